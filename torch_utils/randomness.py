@@ -1,8 +1,8 @@
 """Random numbers that are a function of where in the run they are used, not of what was drawn before.
 
-Every consumer of random numbers (the latents of one phase, the augmentation of one micro-batch, ...) asks for a generator
-under its own name. Its seed is a hash of (seed, rank, images so far, name). Hence a resumed run needs no generator state,
-and switching a consumer on or off changes the numbers of no other.
+Every consumer of random numbers (the latents of one phase, the augmentation of one micro-batch, ...) asks for a
+generator under its own name. Its seed is a hash of (seed, rank, images so far, name). Hence a resumed run needs no
+generator state, and switching a consumer on or off changes the numbers of no other.
 """
 import hashlib
 from dataclasses import dataclass
