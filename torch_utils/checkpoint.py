@@ -1,0 +1,342 @@
+"""Files that hold tensors and a description of them, written so that a crash never costs the previous one.
+
+A file is a plain safetensors file; the metadata in its header has one JSON `document` and a checksum of everything.
+`save` and `load` deal with any tensors. `save_networks` and `load_networks` use them for the native snapshot: whole
+networks that can be rebuilt from the file alone. Nothing in a file is ever imported or executed: class names are only
+accepted from `CLASSES`. The format is described in docs/formats.md.
+"""
+import json
+import math
+import os
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import safetensors.torch
+import torch
+
+import dnnlib.util
+
+SNAPSHOT_FORMAT = 'stylegan2-loss-zoo/networks'
+SNAPSHOT_VERSION = 1
+SNAPSHOT_NAME = re.compile(r'network-snapshot-(\d+)\.(safetensors|pkl)')
+
+# The only classes that a file can ask for.
+CLASSES = (
+    'training.networks.Generator',
+    'training.networks.Discriminator',
+    'training.augment.AugmentPipe',
+    'training.diffaugment.DiffAugment',
+)
+
+DTYPES = {
+    torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
+    torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL',
+}
+
+RESERVED = ('format', 'version', 'networks', 'grafts')      # Keys of a snapshot's document that `meta` cannot use.
+MAX_HEADER_BYTES = 100_000_000      # The safetensors limit.
+
+
+class CheckpointError(ValueError):
+    """A file that is damaged, foreign, from a newer version, or does not hold what it claims. The text is for users."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Any tensors with a document.
+
+def save(path: str | os.PathLike, tensors: dict[str, torch.Tensor], document: dict[str, Any]) -> None:
+    """Writes `tensors` (any device and memory format, may share memory) and `document` (plain data) to `path`.
+
+    The file appears complete or not at all: it is written under a temporary name in the same directory, synced, read
+    back, and renamed. Tensors go to disk one at a time, so no second copy of them is held in memory.
+
+    Raises:
+        OSError: the file could not be written; whatever was at `path` before is still there.
+        TypeError: `document` holds something that JSON cannot say, or a tensor has a type without a name in the format.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    text = document_to_json(document)
+    try:
+        with open(temporary, 'wb') as file:
+            crc = zlib.crc32(_header(tensors, text))
+            file.write(_header(tensors, text))
+            for tensor in tensors.values():
+                data = _bytes_of(tensor)
+                crc = zlib.crc32(data, crc)
+                file.write(data)
+            file.seek(0)
+            file.write(_header(tensors, text, crc))     # Same length: only the checksum changes.
+            file.flush()
+            os.fsync(file.fileno())
+        with open(temporary, 'rb') as file:
+            if document_to_json(_read_header(file, temporary)[0]) != text:
+                raise OSError(f'{path}: what was written does not read back; is the disk failing?')
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path_or_file: str | os.PathLike | BinaryIO) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Reads what `save` wrote: (tensors by name, on the CPU, contiguous; document). Every byte is checked.
+
+    Raises:
+        CheckpointError: one sentence on what is wrong with the file.
+        OSError: the file cannot be opened or read.
+    """
+    if not hasattr(path_or_file, 'read'):
+        with open(path_or_file, 'rb') as file:
+            return load(file)
+    name = _name_of(path_or_file)
+    document, header, crc = _read_header(path_or_file, name)
+    data = path_or_file.read()
+    if zlib.crc32(data, zlib.crc32(header.replace(_crc_field(crc), _crc_field(0), 1))) != crc:
+        raise CheckpointError(f'{name}: damaged: the contents do not match the checksum; use another copy')
+    try:
+        return safetensors.torch.load(header + data), document
+    except Exception as error:      # The library names no common base for what it raises.
+        raise CheckpointError(f'{name}: not a valid safetensors file: {_first_line(error)}') from None
+
+
+def load_document(path_or_file: str | os.PathLike | BinaryIO) -> dict[str, Any]:
+    """The document alone, read from the header (milliseconds, whatever the size). Raises like `load`."""
+    if hasattr(path_or_file, 'read'):
+        return _read_header(path_or_file, _name_of(path_or_file))[0]
+    with open(path_or_file, 'rb') as file:
+        return _read_header(file, path_or_file)[0]
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The elements in row-major order, little endian."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+def _crc_field(crc: int) -> bytes:
+    """The checksum as it stands in the header. Inside the document its quotes would be escaped: it occurs once."""
+    return f'"crc32":"{crc:08x}"'.encode()
+
+
+def _header(tensors: dict[str, torch.Tensor], document: str, crc: int = 0) -> bytes:
+    """Everything before the data: the length of the JSON text (uint64) and the text, padded to a multiple of 8."""
+    entries: dict[str, Any] = {'__metadata__': {'crc32': f'{crc:08x}', 'document': document}}
+    end = 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f'tensor {name} has type {tensor.dtype}, which cannot be saved')
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        entries[name] = {'dtype': DTYPES[tensor.dtype], 'shape': list(tensor.shape), 'data_offsets': [begin, end]}
+    text = json.dumps(entries, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % 8)
+    return struct.pack('<Q', len(text)) + text
+
+
+def _read_header(file: BinaryIO, name: Any) -> tuple[dict[str, Any], bytes, int]:
+    """(document, all bytes of the header, checksum) from the start of `file`; leaves it at the data."""
+    prefix = file.read(8)
+    length = int.from_bytes(prefix, 'little')
+    if len(prefix) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
+        raise CheckpointError(f'{name}: not a safetensors file')
+    text = file.read(length)
+    if len(text) < length:
+        raise CheckpointError(f'{name}: truncated, or not a safetensors file')
+    try:
+        entries = json.loads(text)
+        metadata = entries['__metadata__']
+        crc = int(metadata['crc32'], 16)
+        document = document_from_json(metadata['document'])
+        expected = max((entry['data_offsets'][1] for key, entry in entries.items() if key != '__metadata__'), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        raise CheckpointError(f'{name}: not a file of this program: its header lacks the description of the '
+                              'contents') from None
+    if file.seekable():
+        here, end = file.tell(), file.seek(0, os.SEEK_END)
+        file.seek(here)
+        if end - here != expected:
+            raise CheckpointError(f'{name}: truncated or damaged: {end - here} bytes of tensors, expected {expected}')
+    return document, prefix + text, crc
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition('\n')[0]
+
+
+def _name_of(file: BinaryIO) -> str:
+    return str(getattr(file, 'name', 'file'))
+
+
+def _sync_directory(path: Path) -> None:
+    """Makes a rename in the directory durable, where the system lets directories be synced."""
+    if hasattr(os, 'O_DIRECTORY'):
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Plain data as JSON.
+
+def document_to_json(document: dict[str, Any]) -> str:
+    """Strict JSON of plain data. Tuples become lists, NumPy scalars numbers; NaN and infinities are {'$float': 'nan'}.
+
+    Raises TypeError, naming the place, for anything else.
+    """
+    if not isinstance(document, dict):
+        raise TypeError(f'the document is a {type(document).__name__}, expected a dict')
+    return json.dumps(_plain(document, 'document'), allow_nan=False, separators=(',', ':'))
+
+
+def document_from_json(text: str) -> dict[str, Any]:
+    """Inverse of `document_to_json`. Raises ValueError if `text` is no JSON object."""
+    document = json.loads(text, object_hook=lambda d: float(d['$float']) if set(d) == {'$float'} else d)
+    if not isinstance(document, dict):
+        raise ValueError('the document is not a JSON object')
+    return document
+
+
+def _plain(value: Any, where: str) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {'$float': repr(value)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f'{where}[{i}]') for i, item in enumerate(value)]
+    if isinstance(value, dict) and all(isinstance(key, str) and key != '$float' for key in value):
+        return {key: _plain(item, f'{where}.{key}') for key, item in value.items()}
+    raise TypeError(f'{where}: {value!r} is not plain data (numbers, strings, lists, dicts with string keys)')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Networks.
+
+def save_networks(path: str | os.PathLike, networks: dict[str, torch.nn.Module | None], **meta: Any) -> None:
+    """Writes a snapshot: networks by name ('G', 'D', 'G_ema', 'augment_pipe', further critics), and `meta`, plain data.
+
+    Each module must be of one of `CLASSES` and rebuildable from its `init_kwargs`. Tensors that it has beyond that
+    (layers that a method grafted on) are kept and come back from `load_networks` under 'grafts'.
+    `meta` usually has `training_set_kwargs`. Raises like `save`, and TypeError for a module that could not be rebuilt.
+    """
+    assert not set(meta) & {*RESERVED, *networks}, f'names with a meaning of their own among {sorted(meta)}'
+    entries: dict[str, Any] = dict.fromkeys(networks)
+    tensors = {}
+    for name, module in networks.items():
+        if module is None:
+            continue
+        state = module.state_dict()
+        entries[name] = {'class_name': _class_name(module), 'kwargs': dict(module.init_kwargs)}
+        try:
+            _extra_tensors(**entries[name], state=state)
+        except ValueError as error:
+            raise TypeError(f'{name} does not equal what its init_kwargs build: {error}') from error
+        tensors.update({f'{name}/{key}': tensor for key, tensor in state.items()})
+    document = {'format': SNAPSHOT_FORMAT, 'version': SNAPSHOT_VERSION, 'networks': entries, **meta}
+    save(path, tensors, document)
+
+
+def load_networks(path_or_file: str | os.PathLike | BinaryIO) -> dict[str, Any]:
+    """Reads a snapshot: every network by its name, rebuilt, on the CPU, in eval mode, without gradients (or None).
+
+    The dict also has `training_set_kwargs` (None if the file has none), everything else that was saved as `meta`, and
+    'grafts': {network: {key: tensor}} for tensors that the network's class does not have.
+    The caller's random state is untouched. Raises like `load`.
+    """
+    name = path_or_file if not hasattr(path_or_file, 'read') else _name_of(path_or_file)
+    tensors, document = load(path_or_file)
+    entries = _check_snapshot(document, name)
+    result: dict[str, Any] = {'training_set_kwargs': None, 'grafts': {}}
+    result.update({key: value for key, value in document.items() if key not in RESERVED})
+    for network, entry in entries.items():
+        prefix = f'{network}/'
+        state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        try:
+            result[network], grafts = (None, {}) if entry is None else build_network(**entry, state=state)
+        except ValueError as error:
+            raise CheckpointError(f'{name}: {network} cannot be rebuilt: {error}') from error
+        if grafts:
+            result['grafts'][network] = grafts
+    return result
+
+
+def build_network(class_name: str, kwargs: dict[str, Any], state: dict[str, torch.Tensor]) \
+        -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """(a network of class `class_name` that holds `state`, the tensors of `state` that the class has no place for).
+
+    All shapes are compared before memory for the network is taken, so untrusted arguments cannot ask for more than
+    the file holds. Raises ValueError.
+    """
+    grafts = _extra_tensors(class_name, kwargs, state)
+    with torch.random.fork_rng(devices=[]):
+        module = dnnlib.util.get_obj_by_name(class_name)(**kwargs)
+    module.load_state_dict({key: tensor for key, tensor in state.items() if key not in grafts})
+    return module.eval().requires_grad_(False), {key: state[key] for key in grafts}
+
+
+def newest_snapshot(run_dir: str | os.PathLike) -> Path:
+    """The snapshot with the highest number in a run directory. Raises FileNotFoundError if there is none."""
+    found = [(int(match[1]), match[2] == 'safetensors', path) for path in Path(run_dir).iterdir()
+             if (match := SNAPSHOT_NAME.fullmatch(path.name))]
+    if not found:
+        raise FileNotFoundError(f'{run_dir}: no network-snapshot-*.safetensors in this directory')
+    return max(found)[2]
+
+
+def _class_name(module: torch.nn.Module) -> str:
+    name = next((name for name in CLASSES if name.endswith(f'.{type(module).__name__}')), None)
+    if name is None or dnnlib.util.get_obj_by_name(name) is not type(module):
+        raise TypeError(f'{type(module).__module__}.{type(module).__name__} cannot be saved; known are '
+                        + ', '.join(CLASSES))
+    return name
+
+
+def _check_snapshot(document: dict[str, Any], name: Any) -> dict[str, Any]:
+    """The table of networks of a snapshot's document, once it is known to be one that this version reads."""
+    if document.get('format') != SNAPSHOT_FORMAT:
+        raise CheckpointError(f'{name}: holds {document.get("format")!r}, not a network snapshot')
+    version, entries = document.get('version'), document.get('networks')
+    if isinstance(version, int) and version > SNAPSHOT_VERSION:
+        raise CheckpointError(f'{name}: format version {version} is newer than {SNAPSHOT_VERSION}, which this program '
+                              'reads; update the program')
+    if version != SNAPSHOT_VERSION or not isinstance(entries, dict) or not all(map(_is_entry, entries.values())):
+        raise CheckpointError(f'{name}: the description of its networks is malformed')
+    return entries
+
+
+def _is_entry(entry: Any) -> bool:
+    return entry is None or (isinstance(entry, dict) and set(entry) == {'class_name', 'kwargs'}
+                             and isinstance(entry['kwargs'], dict))
+
+
+def _extra_tensors(class_name: str, kwargs: dict[str, Any], state: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors in `state` that the described network lacks. ValueError unless all others fit exactly."""
+    if class_name not in CLASSES:
+        raise ValueError(f'class {class_name!r} is not one of {", ".join(CLASSES)}')
+    _limit_layers(kwargs, len(state))
+    try:
+        with torch.device('meta'):
+            expected = dnnlib.util.get_obj_by_name(class_name)(**kwargs).state_dict()
+    except Exception as error:      # Arguments of any kind may fail in any way inside the constructor.
+        raise ValueError(f'{class_name} does not accept its arguments: {_first_line(error)}') from error
+    for key, tensor in expected.items():
+        if key not in state:
+            raise ValueError(f'tensor {key} is missing')
+        if state[key].shape != tensor.shape:
+            raise ValueError(f'tensor {key} is {list(state[key].shape)}, its arguments say {list(tensor.shape)}')
+    return [key for key in state if key not in expected]
+
+
+def _limit_layers(kwargs: dict[str, Any], num_tensors: int) -> None:
+    """A network has no more layers than tensors: stops arguments that would build layers without end."""
+    for key, value in kwargs.items():
+        if isinstance(value, dict):
+            _limit_layers(value, num_tensors)
+        elif key == 'num_layers' and isinstance(value, (int, float)) and value > num_tensors:
+            raise ValueError(f'{value} layers, but the file has {num_tensors} tensors')
