@@ -1,0 +1,1 @@
+"""Training: networks, data, augmentation, losses, and the loop."""

@@ -1,0 +1,333 @@
+"""Layers of the StyleGAN2 networks: equalised learning rate, modulated convolution, minibatch statistics.
+
+Sources: equalised learning rate and minibatch deviation [Karras et al. 2018, arXiv:1710.10196]; styles and noise
+[Karras et al. 2019, arXiv:1812.04948]; modulation and demodulation [Karras et al. 2020, arXiv:1912.04958, section 2.2];
+clamped float16 activations [Karras et al. 2020, arXiv:2006.06676, appendix D].
+
+All parameters are float32. A layer computes in the dtype of its input; only styles, demodulation and noise are formed
+in float32 and cast when they meet the activations.
+"""
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
+
+EPS = 1e-8  # Inside every root: second moment, demodulation, minibatch deviation.
+LOW_PASS = (1, 3, 3, 1)  # Taps of the filter that goes with every change of resolution.
+NOISE_MODES = ('random', 'const', 'none')
+
+
+def check_choice(name: str, value: object, choices: Iterable) -> None:
+    """Raises ValueError unless `value` is one of `choices`; `name` is the option as the user knows it."""
+    if value not in choices:
+        raise ValueError(f'{name}={value}: must be one of {", ".join(map(str, choices))}')
+
+
+def normalize_2nd_moment(x: Tensor, dim: int = 1, eps: float = EPS) -> Tensor:
+    """x, any shape, scaled so that the mean of its squares along `dim` is 1."""
+    return x * (x.square().mean(dim=dim, keepdim=True) + eps).rsqrt()
+
+
+# ----------------------------------------------------------------------------
+# Modulated convolution.
+
+
+def modulated_conv2d(
+    x: Tensor,                          # [N, I, H, W]
+    weight: Tensor,                     # [O, I, kh, kw], shared by all samples.
+    styles: Tensor,                     # [N, I]: factor of every input channel.
+    noise: Tensor | None = None,        # [N, 1, H', W'] or [H', W'], added to the result.
+    up: int = 1,
+    down: int = 1,
+    padding: int = 0,                   # At the upsampled resolution.
+    resample_filter: Tensor | None = None,  # Low-pass filter of setup_filter() for up and down.
+    demodulate: bool = True,            # Scale every output channel's kernel to unit length?
+    flip_weight: bool = True,           # True: correlation, as in stock convolutions. False: convolution.
+    fused_modconv: bool = True,         # True: modulate the weights. False: modulate the activations.
+) -> Tensor:                            # [N, O, H', W'] in the dtype of x.
+    """Convolves every sample with its own kernel, modulated by its style [arXiv:1912.04958, equations 1 and 3].
+
+        w'[n,o,i,k] = styles[n,i] * weight[o,i,k]
+        d[n,o]      = 1 / sqrt(sum over i,k of w'[n,o,i,k]^2 + 1e-8)    or 1 without `demodulate`
+        y[n]        = x[n] * (d[n] * w'[n]) + noise
+
+    Both evaluations agree to rounding and have derivatives of any order. The fused one runs a single convolution with N
+    groups; the other scales the activations before and after a plain convolution.
+    """
+    if demodulate and x.dtype == torch.float16:
+        weight, styles = _prenormalize(weight, styles)
+    demod = _demodulation(weight, styles) if demodulate else None
+    noise = noise.to(x.dtype) if noise is not None else None
+
+    # A 1x1 convolution is a matrix product per pixel. With one matrix per sample there is no modulated copy of x to be
+    # made, and none to be kept for the backward pass.
+    is_pointwise = weight.shape[2:] == (1, 1) and up == down == 1 and padding == 0
+    if is_pointwise:
+        x = (_sample_weights(weight, styles, demod, x.dtype).flatten(2) @ x.flatten(2)).unflatten(2, x.shape[2:])
+        return x if noise is None else x + noise
+
+    resample = {'f': resample_filter, 'up': up, 'down': down, 'padding': padding, 'flip_weight': flip_weight}
+    if fused_modconv:
+        w = _sample_weights(weight, styles, demod, x.dtype)                          # [N, O, I, kh, kw]
+        x = conv2d_resample.conv2d_resample(x.reshape(1, -1, *x.shape[2:]), w.flatten(0, 1), groups=len(w), **resample)
+        x = x.reshape(len(w), -1, *x.shape[2:])
+        return x if noise is None else x + noise
+
+    x = x * styles.to(x.dtype)[:, :, None, None]
+    x = conv2d_resample.conv2d_resample(x, weight.to(x.dtype), **resample)
+    if demodulate:
+        demod = demod.to(x.dtype)[:, :, None, None]
+        return x * demod if noise is None else fma.fma(x, demod, noise)
+    return x if noise is None else x + noise
+
+
+def _prenormalize(weight, styles):
+    """Scales weights and styles so that float16 sums cannot overflow; demodulation cancels the factors."""
+    weight = weight / (weight.abs().amax(dim=[1, 2, 3], keepdim=True) * math.sqrt(weight[0].numel()))
+    styles = styles / styles.abs().amax(dim=1, keepdim=True)
+    return weight, styles
+
+
+def _demodulation(weight, styles):
+    """d [N, O]. The sum over the kernel does not depend on the sample, so no weights per sample are formed."""
+    return (styles.square() @ weight.square().sum(dim=[2, 3]).t() + EPS).rsqrt()
+
+
+def _sample_weights(weight, styles, demod, dtype):
+    """Kernel of every sample, [N, O, I, kh, kw]."""
+    scale = styles[:, None] if demod is None else styles[:, None] * demod[:, :, None]  # [N, 1 or O, I]
+    return (weight * scale[..., None, None]).to(dtype)
+
+
+# ----------------------------------------------------------------------------
+# Plain layers.
+
+
+class FullyConnectedLayer(nn.Module):
+    """y = activation(x @ weight.T * lr_multiplier / sqrt(in_features) + bias * lr_multiplier), x [N, in_features]."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        activation: str = 'linear',     # As in bias_act; its default gain applies.
+        lr_multiplier: float = 1,       # Learning-rate multiplier: parameters are stored this much larger.
+        bias_init: float = 0,           # Initial value of the stored bias.
+    ):
+        super().__init__()
+        check_activation(activation)
+        self.activation = activation
+        self.weight = nn.Parameter(torch.randn([out_features, in_features]) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full([out_features], float(bias_init))) if bias else None
+        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_features] -> [N, out_features]."""
+        weight = self.weight.to(x.dtype)
+        bias = self.bias
+        if bias is not None:
+            bias = bias.to(x.dtype)
+            if self.bias_gain != 1:
+                bias = bias * self.bias_gain
+        x = x * self.weight_gain        # Rather than the weight: a batch is smaller.
+        if self.activation == 'linear':
+            return F.linear(x, weight, bias)
+        return bias_act.bias_act(F.linear(x, weight), bias, act=self.activation)
+
+
+class Conv2dLayer(nn.Module):
+    """Convolution with optional resampling, bias, activation and clamp.
+
+    The weight is scaled by 1 / sqrt(fan-in) in every call. Layers that upsample are true convolutions, all others
+    correlations.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        bias: bool = True,
+        activation: str = 'linear',
+        up: int = 1,
+        down: int = 1,
+        resample_filter: Sequence[float] | None = LOW_PASS,
+        conv_clamp: float | None = None,    # Output is clamped to +-conv_clamp. None = no clamp.
+        channels_last: bool = False,        # Memory format of the weight.
+        trainable: bool = True,             # False: weight and bias are buffers.
+    ):
+        super().__init__()
+        check_activation(activation)
+        self.activation = activation
+        self.up = up
+        self.down = down
+        self.conv_clamp = conv_clamp
+        self.padding = kernel_size // 2
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size ** 2)
+        self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
+
+        weight = _draw_weight(out_channels, in_channels, kernel_size, channels_last)
+        bias = torch.zeros([out_channels]) if bias else None
+        if trainable:
+            self.weight = nn.Parameter(weight)
+            self.bias = nn.Parameter(bias) if bias is not None else None
+        else:
+            self.register_buffer('weight', weight)
+            self.register_buffer('bias', bias)
+
+    def forward(self, x: Tensor, gain: float = 1) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, H * up / down, W * up / down]; `gain` scales output and clamp."""
+        # Without bias, activation and clamp the gain joins the weight's, which saves a pass over the output.
+        is_plain = self.bias is None and self.activation == 'linear' and self.conv_clamp is None
+        weight_gain = self.weight_gain * gain if is_plain else self.weight_gain
+        x = conv2d_resample.conv2d_resample(
+            x, (self.weight * weight_gain).to(x.dtype), f=self.resample_filter,
+            up=self.up, down=self.down, padding=self.padding, flip_weight=(self.up == 1))
+        return x if is_plain else _activate(x, self.bias, self.activation, gain, self.conv_clamp)
+
+
+class MinibatchStdLayer(nn.Module):
+    """Appends how much the samples of a group differ, as constant feature maps [arXiv:1710.10196, section 3]."""
+
+    def __init__(
+        self,
+        group_size: int | None,         # Samples per group, at most the batch. None = the whole batch.
+        num_channels: int = 1,          # Number of appended maps, one per slice of the input channels.
+    ):
+        super().__init__()
+        self.group_size = group_size
+        self.num_channels = num_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C + num_channels, H, W]; sample n belongs to group n mod (N / group size).
+
+        Raises ValueError if the batch does not divide into groups or C into slices.
+        """
+        N, C, H, W = x.shape
+        group_size = N if self.group_size is None else min(self.group_size, N)
+        if N % group_size or C % self.num_channels:
+            raise ValueError(
+                f'minibatch deviation: {N} samples and {C} channels do not divide into groups of {group_size} samples '
+                f'and {self.num_channels} slices of channels')
+        y = x.reshape(group_size, N // group_size, self.num_channels, C // self.num_channels, H, W)
+        y = y - y.mean(dim=0)                               # Faster on CPUs than var().
+        y = (y.square().mean(dim=0) + EPS).sqrt()           # [groups, slices, C / slices, H, W]
+        y = y.mean(dim=[2, 3, 4])                           # [groups, slices]
+        return torch.cat([x, y.repeat(group_size, 1)[:, :, None, None].expand(-1, -1, H, W)], dim=1)
+
+
+# ----------------------------------------------------------------------------
+# Layers with a style.
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated convolution with noise, bias, activation and clamp [arXiv:1912.04958, figure 2c]."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,                    # Of the output; the input's is resolution / up.
+        kernel_size: int = 3,
+        up: int = 1,
+        use_noise: bool = True,
+        activation: str = 'lrelu',
+        resample_filter: Sequence[float] | None = LOW_PASS,
+        conv_clamp: float | None = None,    # Output is clamped to +-conv_clamp. None = no clamp.
+        channels_last: bool = False,        # Memory format of the weight.
+    ):
+        super().__init__()
+        check_activation(activation)
+        self.resolution = resolution
+        self.up = up
+        self.use_noise = use_noise
+        self.activation = activation
+        self.conv_clamp = conv_clamp
+        self.padding = kernel_size // 2
+        self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(_draw_weight(out_channels, in_channels, kernel_size, channels_last))
+        if use_noise:
+            self.register_buffer('noise_const', torch.randn([resolution, resolution]))
+            self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.bias = nn.Parameter(torch.zeros([out_channels]))
+
+    def forward(
+        self,
+        x: Tensor,                          # [N, in_channels, resolution / up, resolution / up]
+        w: Tensor,                          # [N, w_dim]
+        noise_mode: str = 'random',         # 'random': fresh in every call, 'const': the layer's own, 'none'.
+        fused_modconv: bool = True,         # As in modulated_conv2d.
+        gain: float = 1,                    # Scales output and clamp.
+        noise_generator: torch.Generator | None = None,     # Of 'random'. None = the default of x's device.
+    ) -> Tensor:                            # [N, out_channels, resolution, resolution]
+        """Applies the layer in the style w."""
+        x = modulated_conv2d(
+            x, self.weight, self.affine(w), noise=self._noise(x, noise_mode, noise_generator), up=self.up,
+            padding=self.padding, resample_filter=self.resample_filter, flip_weight=(self.up == 1),
+            fused_modconv=fused_modconv)
+        return _activate(x, self.bias, self.activation, gain, self.conv_clamp)
+
+    def _noise(self, x, mode, generator):
+        """[N, 1, resolution, resolution] or [resolution, resolution] float32, or None."""
+        check_choice('noise_mode', mode, NOISE_MODES)
+        if not self.use_noise or mode == 'none':
+            return None
+        if mode == 'const':
+            return self.noise_const * self.noise_strength
+        shape = [len(x), 1, self.resolution, self.resolution]
+        return torch.randn(shape, device=x.device, generator=generator) * self.noise_strength
+
+
+class ToRGBLayer(nn.Module):
+    """Feature map to image: modulated convolution without demodulation, with bias and clamp."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        kernel_size: int = 1,
+        conv_clamp: float | None = None,    # Output is clamped to +-conv_clamp. None = no clamp.
+        channels_last: bool = False,        # Memory format of the weight.
+    ):
+        super().__init__()
+        self.conv_clamp = conv_clamp
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(_draw_weight(out_channels, in_channels, kernel_size, channels_last))
+        self.bias = nn.Parameter(torch.zeros([out_channels]))
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size ** 2)
+
+    def forward(self, x: Tensor, w: Tensor, fused_modconv: bool = True) -> Tensor:
+        """x [N, in_channels, H, W] in the style w [N, w_dim] -> [N, out_channels, H, W]."""
+        styles = self.affine(w) * self.weight_gain
+        x = modulated_conv2d(x, self.weight, styles, demodulate=False, fused_modconv=fused_modconv)
+        return _activate(x, self.bias, 'linear', 1, self.conv_clamp)
+
+
+# ----------------------------------------------------------------------------
+# Shared by the layers.
+
+
+def check_activation(activation: str) -> None:
+    """Raises ValueError unless bias_act knows the activation."""
+    check_choice('activation', activation, bias_act.activation_funcs)
+
+
+def _draw_weight(out_channels, in_channels, kernel_size, channels_last):
+    weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
+    return weight.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def _activate(x, bias, activation, gain, clamp):
+    """Bias, activation with its own gain times `gain`, clamp scaled by `gain`."""
+    return bias_act.bias_act(
+        x, bias if bias is None else bias.to(x.dtype), act=activation,
+        gain=bias_act.activation_funcs[activation].def_gain * gain, clamp=None if clamp is None else clamp * gain)
