@@ -1,0 +1,92 @@
+"""Bias, activation, gain and clamp in one operator:
+
+    y = clamp(gain * act(x + b), -c, c)
+
+Each activation has a gain that keeps the variance of normally distributed input roughly where it is (sqrt(2) for the
+rectifiers), used unless the caller gives another.
+"""
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from torch_utils.ops import backend
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation function and its defaults."""
+    func: Callable[[Tensor, float], Tensor]     # (t, alpha) -> value.
+    def_alpha: float = 0                        # Slope for t < 0; only `lrelu` has one.
+    def_gain: float = 1
+
+
+activation_funcs = {
+    'linear':   Activation(lambda t, alpha: t),
+    'relu':     Activation(lambda t, alpha: t.relu(), def_gain=math.sqrt(2)),
+    'lrelu':    Activation(F.leaky_relu, def_alpha=0.2, def_gain=math.sqrt(2)),
+    'tanh':     Activation(lambda t, alpha: t.tanh()),
+    'sigmoid':  Activation(lambda t, alpha: t.sigmoid()),
+    'elu':      Activation(lambda t, alpha: F.elu(t)),
+    'selu':     Activation(lambda t, alpha: F.selu(t)),
+    'softplus': Activation(lambda t, alpha: F.softplus(t)),
+    'swish':    Activation(lambda t, alpha: F.silu(t), def_gain=math.sqrt(2)),
+}
+
+
+def bias_act(
+    x: Tensor,
+    b: Tensor | None = None,
+    dim: int = 1,
+    act: str = 'linear',
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+    impl: str = 'auto',
+) -> Tensor:
+    """Adds a bias, applies an activation function, scales and clamps; twice differentiable in `x` and `b`.
+
+    Args:
+        x:     Tensor of any shape, floating point.
+        b:     Bias [x.shape[dim]] with the dtype of `x`, or None.
+        dim:   Axis of `x` that the bias belongs to, 0 or more; of no consequence without bias.
+        act:   Name of the activation, a key of `activation_funcs`.
+        alpha: Slope of `lrelu` for negative values; None: 0.2.
+        gain:  Factor for the activation's value; None: the activation's own.
+        clamp: Largest magnitude of the result, applied after the gain; None: no limit.
+        impl:  Implementation, see `torch_utils.ops.backend`.
+
+    Returns:
+        Tensor with the shape, dtype and memory format of `x`.
+    """
+    _check(x, b, dim, act, clamp)
+    spec = activation_funcs[act]
+    alpha = float(spec.def_alpha if alpha is None else alpha)
+    gain = float(spec.def_gain if gain is None else gain)
+    assert not backend.use_native(impl, x)
+    return _plain(x, b, dim, spec.func, alpha, gain, clamp)
+
+
+def _check(x, b, dim, act, clamp):
+    assert x.is_floating_point(), f'x is {x.dtype}: must be floating point'
+    assert act in activation_funcs, f'act={act!r}: must be one of {", ".join(activation_funcs)}'
+    assert clamp is None or clamp >= 0, f'clamp={clamp}: must be None, or 0 or more'
+    if b is None:
+        return
+    assert 0 <= dim < x.ndim, f'dim={dim}: x has axes 0 ... {x.ndim - 1}'
+    assert list(b.shape) == [x.shape[dim]], f'b {list(b.shape)}: must be [{x.shape[dim]}], x being {list(x.shape)}'
+    assert b.dtype == x.dtype, f'b is {b.dtype}, x is {x.dtype}'
+
+
+def _plain(x, b, dim, func, alpha, gain, clamp):
+    """The operator in stock tensor operations, rounding to the dtype of `x` after each."""
+    if b is not None:
+        x = x + b.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
+    x = func(x, alpha)
+    if gain != 1:
+        x = x * gain
+    if clamp is not None:
+        x = x.clamp(-clamp, clamp)
+    return x
