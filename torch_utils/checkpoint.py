@@ -232,7 +232,7 @@ def save_networks(path: str | os.PathLike, networks: dict[str, torch.nn.Module |
         if module is None:
             continue
         state = module.state_dict()
-        entries[name] = {'class_name': _class_name(module), 'kwargs': dict(module.init_kwargs)}
+        entries[name] = {'class_name': class_name_of(module), 'kwargs': dict(module.init_kwargs)}
         try:
             _extra_tensors(**entries[name], state=state)
         except ValueError as error:
@@ -280,6 +280,15 @@ def build_network(class_name: str, kwargs: dict[str, Any], state: dict[str, torc
     return module.eval().requires_grad_(False), {key: state[key] for key in grafts}
 
 
+def class_name_of(module: torch.nn.Module) -> str:
+    """The name of the module's class in `CLASSES`. Raises TypeError if it has none."""
+    name = next((name for name in CLASSES if name.endswith(f'.{type(module).__name__}')), None)
+    if name is None or dnnlib.util.get_obj_by_name(name) is not type(module):
+        raise TypeError(f'{type(module).__module__}.{type(module).__name__} cannot be saved; known are '
+                        + ', '.join(CLASSES))
+    return name
+
+
 def newest_snapshot(run_dir: str | os.PathLike) -> Path:
     """The snapshot with the highest number in a run directory. Raises FileNotFoundError if there is none."""
     found = [(int(match[1]), match[2] == 'safetensors', path) for path in Path(run_dir).iterdir()
@@ -287,14 +296,6 @@ def newest_snapshot(run_dir: str | os.PathLike) -> Path:
     if not found:
         raise FileNotFoundError(f'{run_dir}: no network-snapshot-*.safetensors in this directory')
     return max(found)[2]
-
-
-def _class_name(module: torch.nn.Module) -> str:
-    name = next((name for name in CLASSES if name.endswith(f'.{type(module).__name__}')), None)
-    if name is None or dnnlib.util.get_obj_by_name(name) is not type(module):
-        raise TypeError(f'{type(module).__module__}.{type(module).__name__} cannot be saved; known are '
-                        + ', '.join(CLASSES))
-    return name
 
 
 def _check_snapshot(document: dict[str, Any], name: Any) -> dict[str, Any]:

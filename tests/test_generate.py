@@ -1,0 +1,186 @@
+"""generate.py: the pictures a seed promises, and one clear sentence for every mistake."""
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from network_files import SMALL, assert_picture, expected_picture, make_generator, run, write_networks
+from PIL import Image
+
+import generate
+import legacy
+from torch_utils import checkpoint
+from training.networks import Discriminator
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return write_networks(tmp_path_factory.mktemp('networks'))
+
+
+@pytest.mark.parametrize('psi, noise_mode', [(1, 'const'), (0.5, 'none')])
+def test_a_seed_is_the_specified_picture(folder, tmp_path, psi, noise_mode):
+    status, output = run(generate.main, '--network', folder / 'run', '--seeds=3,12', '--outdir', tmp_path / 'a/b',
+                         '--batch=1', f'--trunc={psi}', f'--noise-mode={noise_mode}')
+    assert status == 0 and 'seed0003.png (0/2)' in output and 'seed0012.png (1/2)' in output
+    G = make_generator(seed=100)        # The newest by number, not by name.
+    assert sorted(p.name for p in (tmp_path / 'a/b').iterdir()) == ['seed0003.png', 'seed0012.png']
+    for seed in (3, 12):
+        assert_picture(tmp_path / f'a/b/seed{seed:04d}.png', expected_picture(G, seed, None, psi, noise_mode), 1)
+
+
+def test_a_seed_is_the_same_picture_in_any_batch(folder, tmp_path):
+    run(generate.main, '--network', folder / 'run', '--seeds=0-6', '--outdir', tmp_path, '--batch=4')
+    G = make_generator(seed=100)
+    for seed in range(7):
+        assert_picture(tmp_path / f'seed{seed:04d}.png', expected_picture(G, seed), 1)
+
+
+def test_random_noise_differs_from_run_to_run(folder, tmp_path):
+    for name in 'ab':
+        run(generate.main, '--network', folder / 'run', '--seeds=5', '--outdir', tmp_path / name, '--noise-mode=random')
+    assert (tmp_path / 'a/seed0005.png').read_bytes() != (tmp_path / 'b/seed0005.png').read_bytes()
+
+
+def test_a_conditional_grey_network_draws_the_class(folder, tmp_path):
+    for c in (0, 2):
+        assert run(generate.main, '--network', folder / 'grey.safetensors', '--seeds=1', f'--class={c}',
+                   '--outdir', tmp_path)[0] == 0
+        assert_picture(tmp_path / 'seed0001.png', expected_picture(make_generator(3, 1), 1, c), 1)
+
+
+def test_grids_hold_the_pictures_in_order_and_are_black_beyond(folder, tmp_path):
+    assert run(generate.main, '--network', folder / 'run', '--seeds=0-7', '--grid=3x2', '--outdir', tmp_path)[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['grid00.png', 'grid01.png']
+    G = make_generator(seed=100)
+    for idx in range(12):
+        grid = np.asarray(Image.open(tmp_path / f'grid{idx // 6:02d}.png')).astype(int)
+        assert grid.shape == (32, 48, 3)
+        row, col = idx % 6 // 3, idx % 3
+        expected = expected_picture(G, idx) if idx < 8 else np.zeros([16, 16, 3], int)
+        assert np.abs(grid[row * 16:row * 16 + 16, col * 16:col * 16 + 16] - expected).max() <= 1
+
+
+def test_projected_latents_are_drawn_row_by_row(folder, tmp_path):
+    G = make_generator(seed=100)
+    ws = np.random.RandomState(0).randn(3, G.num_ws, 8)
+    np.savez(tmp_path / 'w.npz', w=ws)
+    for option in ('--projected-w', '--projected_w'):
+        status, output = run(generate.main, '--network', folder / 'run', option, tmp_path / 'w.npz', '--seeds=1',
+                             '--outdir', tmp_path / 'out')
+        assert status == 0 and 'Note: --seeds' in output
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['proj00.png', 'proj01.png', 'proj02.png']
+    img = G.synthesis(torch.from_numpy(ws).float(), noise_mode='const').permute(0, 2, 3, 1).numpy()
+    for idx in range(3):
+        expected = np.clip(img[idx] * 127.5 + 128, 0, 255).astype(np.uint8)
+        assert_picture(tmp_path / f'out/proj{idx:02d}.png', expected, 1)
+
+
+def test_a_class_without_effect_is_said_so(folder, tmp_path):
+    status, output = run(generate.main, '--network', folder / 'run', '--seeds=1', '--class=1', '--outdir', tmp_path)
+    assert status == 0 and '--class has no effect' in output
+
+
+@pytest.mark.parametrize('text, seeds', [('0-3', [0, 1, 2, 3]), ('7', [7]), ('5, 1,5', [5, 1, 5]), ('2-2', [2])])
+def test_seed_lists(text, seeds):
+    assert list(generate.SeedList().convert(text, None, None)) == seeds
+
+
+BAD = [
+    (['--seeds=1-3,5'], "'1-3,5' is neither a range like 0-7 nor a list like 1,5,9"),
+    (['--seeds=-1'], 'neither a range'),
+    (['--seeds=a'], 'neither a range'),
+    (['--seeds='], 'neither a range'),
+    (['--seeds=5-3'], "'5-3' is empty"),
+    (['--seeds=4294967296'], '4294967296 is too large'),
+    ([], '--seeds is missing'),
+    (['--seeds=1', '--grid=3'], "'3' is not a size like 8x4"),
+    (['--seeds=1', '--grid=0x3'], "'0x3' is not a size like 8x4"),
+    (['--seeds=1', '--batch=0'], "'--batch'"),
+    (['--seeds=1', '--noise-mode=loud'], "'--noise-mode'"),
+    (['--seeds=1', '--network={}/grey.safetensors'], '--class is missing: this network is conditional, choose from 0'),
+    (['--seeds=1', '--network={}/grey.safetensors', '--class=3'], '3 is not a class of this network: 0 to 2'),
+    (['--seeds=1', '--network={}/grey.safetensors', '--class=-1'], '-1 is not a class of this network: 0 to 2'),
+    (['--seeds=1', '--network={}/two.safetensors'], 'makes images of 2 channels; only 1 and 3'),
+    (['--seeds=1', '--network={}/empty.safetensors'], 'has no averaged generator (G_ema)'),
+    (['--seeds=1', '--network={}/nowhere'], 'No such file'),
+    (['--seeds=1', '--network={}'], 'no network-snapshot-*.safetensors in this directory'),
+    (['--seeds=1', '--network={}/../test_file'], 'not a'),
+    (['--projected-w={}/nowhere.npz'], 'cannot be read: No such file'),
+    (['--projected-w={}/../test_file'], 'is not an .npz file with an array "w"'),
+    (['--projected-w={}/../other.npz'], 'is not an .npz file with an array "w"'),
+    (['--projected-w={}/../pickled.npz'], 'is not an .npz file with an array "w"'),
+    (['--projected-w={}/../shape.npz'], '"w" is float64 [2, 8], this network takes floats [K, 6, 8]'),
+    (['--projected-w={}/../ints.npz'], '"w" is int64 [1, 6, 8], this network takes floats'),
+    (['--seeds=1', '--outdir={}/grey.safetensors'], 'cannot be created'),
+    (['--seeds=1', '--outdir={}/grey.safetensors/below'], 'cannot be created: Not a directory'),
+]
+
+
+@pytest.mark.parametrize('args, message', BAD, ids=[message for _, message in BAD])
+def test_a_mistake_is_answered_in_a_sentence_with_status_2(folder, args, message):
+    (folder.parent / 'test_file').write_text('I am a poem.')
+    np.savez(folder.parent / 'other.npz', x=np.zeros(2))
+    np.savez(folder.parent / 'pickled.npz', w=np.array([{}], dtype=object))
+    np.savez(folder.parent / 'shape.npz', w=np.zeros([2, 8]))
+    np.savez(folder.parent / 'ints.npz', w=np.zeros([1, 6, 8], dtype=np.int64))
+    defaults = ['--network={}/run', '--outdir={}/../out']
+    status, output = run(generate.main, *(arg.format(folder) for arg in defaults + args))
+    assert status == 2
+    assert message in ' '.join(output.split()).replace('│ ', '')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has what is asked for')
+def test_a_device_that_is_not_there_is_refused(folder, tmp_path):
+    status, output = run(generate.main, '--network', folder / 'run', '--seeds=1', '--outdir', tmp_path, '--device=cuda')
+    assert status == 2 and '--device' in output
+
+
+def test_a_picture_that_cannot_be_written_is_an_error(folder, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(Image.Image, 'save', fail)
+    status, output = run(generate.main, '--network', folder / 'run', '--seeds=1', '--outdir', tmp_path)
+    assert status == 1 and 'seed0001.png cannot be written: No space left on device' in output
+
+
+@pytest.mark.parametrize('script', ['generate', 'style_mixing'])
+def test_help_loads_nothing_heavy_and_shows_an_example(script):
+    code = f'import sys, {script}; print([m for m in ("torch", "numpy", "PIL", "scipy") if m in sys.modules])'
+    assert subprocess.check_output([sys.executable, '-c', code], cwd=ROOT, text=True).strip() == '[]'
+    output = subprocess.check_output([sys.executable, f'{script}.py', '--help'], cwd=ROOT, text=True)
+    assert f'Example: python {script}.py' in ' '.join(output.split())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# legacy.load_network_pkl on native files.
+
+def test_load_network_pkl_reads_native_files(tmp_path):
+    G, D = make_generator(), Discriminator(0, 16, 3, **SMALL)
+    path = tmp_path / 'network-snapshot-000001.safetensors'
+    checkpoint.save_networks(path, {'G': G, 'D': D, 'G_ema': G}, training_set_kwargs={'path': 'x'})
+    for source in (path, str(path), io.BytesIO(path.read_bytes())):
+        data = legacy.load_network_pkl(source)
+        assert {'G', 'D', 'G_ema', 'training_set_kwargs', 'augment_pipe'} <= set(data)
+        assert data['augment_pipe'] is None and data['training_set_kwargs'] == {'path': 'x'}
+        for name, module in (('G', G), ('D', D), ('G_ema', G)):
+            state = data[name].state_dict()
+            assert all(torch.equal(state[key], value) for key, value in module.state_dict().items())
+
+
+def test_force_fp16_keeps_weights_and_reduces_the_highest_resolutions(tmp_path):
+    G, D = make_generator(), Discriminator(0, 16, 3, **SMALL)
+    checkpoint.save_networks(tmp_path / 'a', {'G': G, 'D': D, 'G_ema': G})
+    data = legacy.load_network_pkl(tmp_path / 'a', force_fp16=True)
+    for name, options in (('G', lambda net: net.init_kwargs['synthesis_kwargs']), ('D', lambda net: net.init_kwargs),
+                          ('G_ema', lambda net: net.init_kwargs['synthesis_kwargs'])):
+        assert options(data[name])['num_fp16_res'] == 4 and options(data[name])['conv_clamp'] == 256
+    assert torch.equal(data['G'].synthesis.b16.conv1.weight, G.synthesis.b16.conv1.weight)
+    img = torch.randn(2, 3, 16, 16)
+    assert data['D'].b16.use_fp16 and not D.b16.use_fp16
+    torch.testing.assert_close(data['D'](img, None, force_fp32=True), D(img, None))
