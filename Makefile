@@ -1,0 +1,44 @@
+# The two commands that a fresh machine needs are `make demo` and `make test`; `make help` lists the rest.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+# What the demo trains: for example `make demo REG=ggdr LOSS=osgan KIMG=50 DATA=photos/`.
+DATA ?= datasets/emoji-faces-noto-32.zip
+DEMO ?= demo-out
+KIMG ?= 60
+REG  ?= none
+LOSS ?= logistic
+
+.PHONY: help demo test slow lint bench clean
+
+help:            ## This list.
+	@grep -hE '^[a-z]+: *##|^[a-z]+: .*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml requirements.txt
+	@echo '== Creating the environment in $(VENV) (once)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	@touch $(READY)
+
+demo: $(READY)   ## Train on the bundled images for about ten minutes on two CPU cores, and draw pictures; can be stopped and started again.
+	@$(BIN)/python scripts/demo.py --data=$(DATA) --outdir=$(DEMO) --kimg=$(KIMG) --reg_type=$(REG) --loss=$(LOSS)
+
+test: $(READY)   ## Run the test suite (about ten minutes on two cores).
+	@$(BIN)/python -m pytest
+
+slow: $(READY)   ## Run the long checks as well.
+	@$(BIN)/python -m pytest -m ''
+
+lint: $(READY)   ## Check style.
+	@$(BIN)/ruff check .
+
+bench: $(READY)  ## Measure operators and the training step on this machine.
+	@$(BIN)/python benchmarks/ops.py
+	@$(BIN)/python benchmarks/train_step.py
+
+clean:           ## Remove the environment and what the demo wrote.
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,77 @@
+"""The registry of the loss zoo: what `--loss` and `--reg_type` may name. One line per method; nothing is imported unasked.
+
+A `--loss` is a recipe of phases and, unless the recipe has an option for it, an adversarial game of the same name.
+A `--reg_type` is a `Regularizer` (training/loss.py) in a file of its own, with a dataclass `Options` beside it.
+"""
+import ast
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+LOSSES = {
+    'logistic': 'training.loss:two_stage',
+    'saturating': 'training.loss:two_stage',
+    'hinge': 'training.loss:two_stage',
+    'lsgan': 'training.loss:two_stage',
+    'wgan': 'training.loss:two_stage',
+    'relativistic': 'training.loss:two_stage',
+}
+
+REG_TYPES: dict[str, str] = {
+}
+
+ALIASES = {'genco': ('weco', 'daco')}
+
+
+def load(target: str) -> Callable:
+    """The object behind a registry entry 'module:name'."""
+    module, name = target.split(':')
+    return getattr(importlib.import_module(module), name)
+
+
+def parse_reg_type(text: str) -> list[str]:
+    """The names in a `--reg_type`, in registry order. Raises ValueError for unknown, repeated or contradicting names."""
+    asked = [name.strip() for name in text.split(',') if name.strip()]
+    valid = f'valid: none, {", ".join([*REG_TYPES, *ALIASES])}'
+    if 'none' in asked and len(asked) > 1:
+        raise ValueError(f'none cannot stand together with {", ".join(n for n in asked if n != "none")}')
+    names = [full for name in asked if name != 'none' for full in ALIASES.get(name, (name,))]
+    for name in names:
+        if name not in REG_TYPES:
+            raise ValueError(f'unknown name {name!r}; {valid}')
+        if names.count(name) > 1:
+            raise ValueError(f'{name} is named more than once')
+    return [name for name in REG_TYPES if name in names]
+
+
+@dataclass(frozen=True)
+class OptionSpec:
+    """One field of a method's `Options`: what the command line needs to know of it."""
+    name: str
+    type: str                       # The annotation as written: 'float', 'int | None', ...
+    default: object
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+@cache
+def method_options(target: str) -> list[OptionSpec]:
+    """The fields of the `Options` dataclass of a registry entry, read from the source of its module.
+
+    The module is not imported: it would import torch, and `--help` has half a second.
+    """
+    spec = importlib.util.find_spec(target.split(':')[0])
+    tree = ast.parse(Path(spec.origin).read_text(encoding='utf-8'))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == 'Options']
+    fields = [node for cls in classes for node in cls.body if isinstance(node, ast.AnnAssign)]
+    return [_option_spec(node) for node in fields]
+
+
+def _option_spec(node):
+    """From the statement `name: type = option(default, 'help', choices=(...))`, all literals."""
+    default, text, *choices = [ast.literal_eval(arg) for arg in node.value.args] + \
+        [ast.literal_eval(keyword.value) for keyword in node.value.keywords]
+    return OptionSpec(node.target.id, ast.unparse(node.annotation), default, text, *choices)

@@ -1,0 +1,399 @@
+"""Trains a StyleGAN2-ADA generator on a folder or archive of images.
+
+    train.py --outdir=runs --data=cats.zip                     # On whatever this machine has.
+    train.py --outdir=runs --data=photos/ --cfg=tiny           # Something to look at within minutes, on a CPU.
+
+Here: the options, the rules between them, and the configuration that follows (plain data). What a run does with it is
+`training/`. Nothing heavy is imported before the options are known to be sound.
+"""
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import click
+
+import losses_ext
+from training.base_configs import CONFIG_NAMES, BaseConfig, base_config
+
+AUGMENT_PIPES = ('blit', 'geom', 'color', 'filter', 'noise', 'cutout', 'bg', 'bgc', 'bgcf', 'bgcfn', 'bgcfnc')
+TRANSFER_URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets/'
+TRANSFER_NETS = {
+    'ffhq256': 'ffhq-res256-mirror-paper256-noaug.pkl',
+    'ffhq512': 'ffhq-res512-mirror-stylegan2-noaug.pkl',
+    'ffhq1024': 'ffhq-res1024-mirror-stylegan2-noaug.pkl',
+    'celebahq256': 'celebahq-res256-mirror-paper256-kimg100000-ada-target0.5.pkl',
+    'lsundog256': 'lsundog-res256-paper256-kimg100000-noaug.pkl',
+}
+
+
+class UserError(click.UsageError):
+    """A rule between options that is not kept: exit status 2 and one sentence."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options
+
+
+def option(*names: str, group: str, **kwargs):
+    """A click option that is listed under a heading in `--help`."""
+    def decorate(function):
+        function = click.option(*names, **kwargs)(function)
+        function.__click_params__[-1].group = group
+        return function
+    return decorate
+
+
+class GroupedHelp(click.Command):
+    """A command whose `--help` lists options under headings, in the order of their definition."""
+
+    def format_options(self, ctx, formatter):
+        groups: dict[str, list] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record:
+                groups.setdefault(getattr(param, 'group', 'Other'), []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+GENERAL, DATA, BASE, AUGMENT, METHODS, TRANSFER, SPEED = \
+    'General', 'Data', 'Base configuration', 'Augmentation', 'Losses and regularizers', 'Transfer learning', 'Performance'
+
+
+def zoo_options(command):
+    """Adds an option `--METHOD_FIELD` for each field of each method's `Options`."""
+    for name, spec in reversed(list(all_zoo_specs())):
+        kind = click.Choice(spec.choices) if spec.choices else \
+            {'float': float, 'int': int, 'bool': bool}.get(spec.type.removesuffix(' | None'), str)
+        default = 'none' if spec.default is None else f'{spec.default:g}' if spec.type == 'float' else spec.default
+        text = f'{spec.help} [default: {default}]'
+        command = option(f'--{name}_{spec.name}', type=kind, help=text, group=METHODS)(command)
+    return command
+
+
+def all_zoo_specs():
+    """(method, field) of everything in the registry that has options."""
+    for name, target in {**losses_ext.LOSSES, **losses_ext.REG_TYPES}.items():
+        for spec in losses_ext.method_options(target):
+            yield name, spec
+
+
+@click.command(cls=GroupedHelp, context_settings=dict(max_content_width=110), epilog='''
+\b
+Examples:
+  train.py --outdir=runs --data=photos/ --mirror=1          Learn from a folder of square images.
+  train.py --outdir=runs --data=cats.zip --gpus=2 --cfg=auto --kimg=5000
+  train.py --outdir=runs --data=cats.zip --resume=ffhq256 --snap=10
+  train.py --outdir=runs --data=cats.zip --dry-run          Print the configuration and stop.
+''')
+@option('--outdir', metavar='DIR', required=True, group=GENERAL, help='Where the run gets a directory of its own.')
+@option('--gpus', type=int, metavar='INT', group=GENERAL, help='Processes, one per GPU; a power of two [default: 1]')
+@option('--snap', type=int, metavar='TICKS', group=GENERAL, help='Ticks between snapshots [default: 50; tiny: 5]')
+@option('--metrics', metavar='LIST', group=GENERAL, help='Metrics at each snapshot, or none [default: fid50k_full; tiny: none]')
+@option('--seed', type=int, metavar='INT', group=GENERAL, help='Random seed [default: 0]')
+@option('-n', '--dry-run', is_flag=True, group=GENERAL, help='Print the configuration and stop.')
+@option('--data', metavar='PATH', required=True, group=DATA, help='Folder or zip of square images, all of one size.')
+@option('--cond', type=bool, metavar='BOOL', group=DATA, help='Learn the classes of the data set [default: no]')
+@option('--subset', type=int, metavar='INT', group=DATA, help='Train with that many images only [default: all]')
+@option('--mirror', type=bool, metavar='BOOL', group=DATA, help='Double the data by mirror images [default: no]')
+@option('--cfg', type=click.Choice(CONFIG_NAMES), group=BASE, help='Base configuration [default: auto]')
+@option('--gamma', type=float, metavar='FLOAT', group=BASE, help='Weight of R1 [default: by --cfg]')
+@option('--kimg', type=int, metavar='INT', group=BASE, help='Length of the run in thousands of images [default: by --cfg]')
+@option('--batch', type=int, metavar='INT', group=BASE, help='Images per iteration [default: by --cfg]')
+@option('--batch-gpu', type=int, metavar='INT', group=BASE, help='Images at once on one GPU [default: by --cfg]')
+@option('--tick', type=float, metavar='KIMG', group=BASE, help='Thousands of images in a tick [default: 4; tiny: 1]')
+@option('--aug', type=click.Choice(['noaug', 'ada', 'fixed', 'diffaug']), group=AUGMENT, help='Augmentation [default: ada]')
+@option('--p', type=float, metavar='FLOAT', group=AUGMENT, help='Strength for --aug=fixed')
+@option('--target', type=float, metavar='FLOAT', group=AUGMENT, help='What --aug=ada holds the sign statistic at [default: 0.6]')
+@option('--augpipe', type=click.Choice(AUGMENT_PIPES), group=AUGMENT, help='Which transformations [default: bgc]')
+@option('--DiffAugment', 'diffaugment', metavar='LIST', group=AUGMENT,
+        help='Policies of DiffAugment (color,translation,cutout); implies --aug=diffaug')
+@option('--loss', type=click.Choice(list(losses_ext.LOSSES)), group=METHODS, help='Adversarial game [default: logistic]')
+@option('--reg_type', metavar='LIST', group=METHODS, help=f'Methods: none, {", ".join([*losses_ext.REG_TYPES, *losses_ext.ALIASES])} [default: none]')
+@zoo_options
+@option('--resume', metavar='NET', group=TRANSFER, help=f'Start from a network: {", ".join(TRANSFER_NETS)}, a file or URL; '
+        'a run directory is continued [default: noresume]')
+@option('--freezed', type=int, metavar='INT', group=TRANSFER, help='Freeze that many layers of D [default: 0]')
+@option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', group=SPEED, show_default=True,
+        help='Where to compute.')
+@option('--precision', type=click.Choice(['auto', 'fp32', 'fp16', 'bf16']), default='auto', group=SPEED, show_default=True,
+        help='Of the four highest resolutions; auto: fp16 on CUDA, fp32 elsewhere.')
+@option('--fp32', type=bool, metavar='BOOL', group=SPEED, help='The same as --precision=fp32 [default: no]')
+@option('--nhwc', type=bool, metavar='BOOL', group=SPEED, help='Channels-last memory in reduced precision [default: no]')
+@option('--nobench', type=bool, metavar='BOOL', group=SPEED, help='Without the cuDNN benchmark [default: no]')
+@option('--allow-tf32', type=bool, metavar='BOOL', group=SPEED, help='TF32 in convolutions and products [default: no]')
+@option('--workers', type=int, metavar='INT', group=SPEED, help='Processes that load images; 0: none [default: 3; tiny: 1]')
+def main(**options):
+    """Train a generator of images with the techniques of StyleGAN2-ADA, and a zoo of losses for limited data."""
+    try:
+        run_name, config = resolve(options)
+    except OSError as error:
+        raise UserError(f'--data: {error}') from error
+    dry_run = options['dry_run']
+    config['run_dir'] = os.path.join(options['outdir'], f'{next_run_id(options["outdir"]):05d}-{run_name}')
+    print_config(config)
+    if dry_run:
+        print('Dry run; nothing was written.')
+        return
+    start(config)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From options to a configuration: one function per group, in the order in which rules are checked
+
+
+def resolve(options: dict) -> tuple[str, dict]:
+    """(name of the run, configuration). Raises UserError with one sentence, OSError if the data cannot be opened."""
+    config: dict = {}
+    names: list[str] = []
+    o = {key: value for key, value in options.items() if value is not None}
+    gpus = o.get('gpus', 1)
+    require(gpus >= 1 and gpus & (gpus - 1) == 0, f'--gpus={gpus}: must be a power of two')
+    require(o.get('snap', 1) >= 1, f'--snap={o.get("snap")}: must be at least 1')
+    metrics = parse_metrics(o['metrics']) if 'metrics' in o else None
+    config['num_gpus'] = gpus
+    config['random_seed'] = o.get('seed', 0)
+
+    data, resolution = resolve_data(o, names)
+    config['training_set_kwargs'] = data
+    base = base_config(o.get('cfg', 'auto'), resolution, gpus)
+    names.append(f'{o.get("cfg", "auto")}{gpus if o.get("cfg", "auto") == "auto" else ""}')
+    config['image_snapshot_ticks'] = config['network_snapshot_ticks'] = o.get('snap', base.snap)
+    config['metrics'] = list(base.metrics) if metrics is None else metrics
+    config['data_loader_kwargs'] = dict(pin_memory=True, num_workers=base.workers, prefetch_factor=2)
+    config.update(networks(base))
+    resolve_base(o, base, gpus, config, names)
+    resolve_augment(o, config, names)
+    resolve_resume(o, config, names)
+    resolve_zoo(o, config, names)
+    resolve_speed(o, config)
+    return '-'.join(names), config
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises UserError unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def parse_metrics(text: str) -> list[str]:
+    """Names of metrics from a comma list; nothing or 'none' is an empty list."""
+    from metrics.names import METRICS
+    names = [name for name in text.split(',') if name] if text.lower() != 'none' else []
+    unknown = [name for name in names if name not in METRICS]
+    require(not unknown, f'--metrics={text}: {", ".join(unknown)} unknown; valid: none, {", ".join(METRICS)}')
+    return names
+
+
+def resolve_data(o: dict, names: list[str]) -> tuple[dict, int]:
+    """(arguments of the data set, its resolution)."""
+    from training.dataset import ImageFolderDataset
+    kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=o['data'], use_labels=True, max_size=None,
+                  xflip=False)
+    dataset = ImageFolderDataset(path=o['data'], use_labels=True)
+    names.append(dataset.name)
+    kwargs.update(use_labels=dataset.has_labels, max_size=len(dataset), resolution=dataset.resolution)
+    if o.get('cond'):
+        require(dataset.has_labels, f'--cond: {o["data"]} has no labels; put them in its dataset.json (docs/data.md)')
+        names.append('cond')
+    else:
+        kwargs['use_labels'] = False
+    if 'subset' in o:
+        require(1 <= o['subset'] <= len(dataset), f'--subset={o["subset"]}: must be between 1 and {len(dataset)}')
+        names.append(f'subset{o["subset"]}')
+        if o['subset'] < len(dataset):
+            kwargs.update(max_size=o['subset'], random_seed=o.get('seed', 0))
+    if o.get('mirror'):
+        names.append('mirror')
+        kwargs['xflip'] = True
+    dataset.close()
+    return kwargs, dataset.resolution
+
+
+def networks(base: BaseConfig) -> dict:
+    """Arguments of networks, optimizers and loss of a base configuration."""
+    channels = dict(channel_base=base.channel_base, channel_max=base.channel_max, num_fp16_res=4, conv_clamp=256)
+    adam = dict(class_name='torch.optim.Adam', lr=base.lr, betas=[0, 0.99], eps=1e-8)
+    config = dict(
+        G_kwargs=dict(class_name='training.networks.Generator', z_dim=base.z_dim, w_dim=base.z_dim,
+                      mapping_kwargs=dict(num_layers=base.mapping_layers), synthesis_kwargs=dict(channels)),
+        D_kwargs=dict(class_name='training.networks.Discriminator', block_kwargs={}, mapping_kwargs={},
+                      epilogue_kwargs=dict(mbstd_group_size=base.mbstd), **channels),
+        G_opt_kwargs=adam, D_opt_kwargs=dict(adam),
+        loss_kwargs=dict(r1_gamma=base.gamma, style_mixing_prob=0.9, pl_weight=2, pl_decay=0.01, pl_batch_shrink=2),
+        G_reg_interval=4, D_reg_interval=16)
+    if base.plain:
+        config['loss_kwargs'].update(pl_weight=0, style_mixing_prob=0)
+        config['D_kwargs']['architecture'] = 'orig'
+    return config
+
+
+def resolve_base(o: dict, base: BaseConfig, gpus: int, config: dict, names: list[str]) -> None:
+    """--gamma, --kimg, --batch, --tick."""
+    if 'gamma' in o:
+        require(o['gamma'] >= 0, f'--gamma={o["gamma"]:g}: must not be negative')
+        names.append(f'gamma{o["gamma"]:g}')
+        config['loss_kwargs']['r1_gamma'] = o['gamma']
+    if 'kimg' in o:
+        require(o['kimg'] >= 1, f'--kimg={o["kimg"]}: must be at least 1')
+        names.append(f'kimg{o["kimg"]}')
+    batch, batch_gpu = base.batch, base.batch // (base.ref_gpus or gpus)
+    if 'batch' in o:
+        batch = o['batch']
+        require(batch >= 1 and batch % gpus == 0, f'--batch={batch}: must be a positive multiple of --gpus={gpus}')
+        names.append(f'batch{batch}')
+        batch_gpu = batch // gpus
+    batch_gpu = o.get('batch_gpu', batch_gpu)
+    require(batch_gpu >= 1 and batch % (batch_gpu * gpus) == 0,
+            f'a batch of {batch} cannot be divided among {gpus} processes in pieces of {batch_gpu}; '
+            f'give --batch a multiple of {batch_gpu * gpus}, or --batch-gpu a divisor of {max(batch // gpus, 1)}')
+    group = min(config['D_kwargs']['epilogue_kwargs']['mbstd_group_size'], batch_gpu)
+    require(batch_gpu % group == 0,
+            f'{batch_gpu} images at once on one GPU are no multiple of the minibatch-std group of {group}; '
+            f'give --batch-gpu a multiple of {group}')
+    require(o.get('tick', 1) > 0, f'--tick={o.get("tick", 1):g}: must be more than 0')
+    config.update(total_kimg=o.get('kimg', base.kimg), batch_size=batch, batch_gpu=batch_gpu, ema_kimg=base.ema_kimg,
+                  ema_rampup=base.ema_rampup, kimg_per_tick=o.get('tick', base.kimg_per_tick))
+
+
+def resolve_augment(o: dict, config: dict, names: list[str]) -> None:
+    """--aug, --p, --target, --augpipe, --DiffAugment."""
+    policy = o.get('diffaugment')
+    if policy:
+        for other in ('p', 'target', 'augpipe'):
+            require(other not in o, f'--{other} has no effect with --DiffAugment')
+        if o.get('aug', 'diffaug') != 'diffaug':
+            click.echo(f'Warning: --DiffAugment={policy} overrules --aug={o["aug"]}.', err=True)
+    aug = 'diffaug' if policy else o.get('aug', 'ada')
+    if policy:
+        names.append('-'.join(policy.split(',')))
+    elif 'aug' in o:
+        names.append(aug)
+    require('p' not in o or aug == 'fixed', '--p has no effect without --aug=fixed')
+    require(aug != 'fixed' or 'p' in o, '--aug=fixed needs --p, the strength between 0 and 1')
+    require('target' not in o or aug == 'ada', '--target has no effect without --aug=ada')
+    require('augpipe' not in o or aug in ('ada', 'fixed'), f'--augpipe has no effect with --aug={aug}')
+    for name in ('p', 'target'):
+        if name in o:
+            require(0 <= o[name] <= 1, f'--{name}={o[name]:g}: must be between 0 and 1')
+            names.append(f'{name}{o[name]:g}')
+    if 'augpipe' in o:
+        names.append(o['augpipe'])
+    config.update(ada_interval=4, ada_kimg=500)
+    if aug == 'ada':
+        config['ada_target'] = o.get('target', 0.6)
+    if aug == 'fixed':
+        config['augment_p'] = o['p']
+    if aug in ('ada', 'fixed'):
+        from training.augment import PIPES
+        config['augment_kwargs'] = dict(class_name='training.augment.AugmentPipe', **PIPES[o.get('augpipe', 'bgc')])
+    if aug == 'diffaug':
+        from training.diffaugment import DiffAugment
+        policy = policy or 'color,translation,cutout'
+        try:
+            DiffAugment(policy)
+        except ValueError as error:
+            raise UserError(f'--DiffAugment: {error}') from error
+        config['augment_kwargs'] = dict(class_name='training.diffaugment.DiffAugment', policy=policy)
+
+
+def resolve_resume(o: dict, config: dict, names: list[str]) -> None:
+    """--resume, --freezed."""
+    resume = o.get('resume', 'noresume')
+    if 'resume' in o:
+        names.append(resume if resume == 'noresume' else f'resume{resume if resume in TRANSFER_NETS else "custom"}')
+    if resume != 'noresume':
+        config['resume_pkl'] = TRANSFER_URL + TRANSFER_NETS[resume] if resume in TRANSFER_NETS else resume
+        config.update(ada_kimg=100, ema_rampup=None)
+    if 'freezed' in o:
+        require(o['freezed'] >= 0, f'--freezed={o["freezed"]}: must not be negative')
+        names.append(f'freezed{o["freezed"]}')
+        config['D_kwargs']['block_kwargs']['freeze_layers'] = o['freezed']
+
+
+def resolve_zoo(o: dict, config: dict, names: list[str]) -> None:
+    """--loss, --reg_type and the options of the methods."""
+    loss = o.get('loss', 'logistic')
+    try:
+        chosen = losses_ext.parse_reg_type(o.get('reg_type', 'none'))
+    except ValueError as error:
+        raise UserError(f'--reg_type={o["reg_type"]}: {error}') from error
+    config['loss'] = loss
+    config['loss_kwargs']['game'] = loss
+    config['regularizers'] = {name: {} for name in chosen}
+    if loss != 'logistic':
+        names.append(loss)
+    names += chosen
+
+
+def resolve_speed(o: dict, config: dict) -> None:
+    """--device, --precision and the switches of the reference."""
+    from torch_utils import distributed
+    try:
+        device = distributed.pick_device(o['device'])
+    except ValueError as error:
+        raise UserError(f'--device={o["device"]}: {error}') from error
+    precision = 'fp32' if o.get('fp32') else o['precision']
+    require(not (o.get('fp32') and o['precision'] in ('fp16', 'bf16')),
+            f'--fp32=1 and --precision={o["precision"]} contradict each other')
+    if precision == 'auto':
+        precision = 'fp16' if device.type == 'cuda' else 'fp32'
+    for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
+        if precision == 'fp32':
+            kwargs.update(num_fp16_res=0, conv_clamp=None)
+        elif precision == 'bf16':
+            kwargs['reduced_dtype'] = 'bfloat16'
+    if o.get('nhwc'):
+        config['G_kwargs']['synthesis_kwargs']['fp16_channels_last'] = True
+        config['D_kwargs']['block_kwargs']['fp16_channels_last'] = True
+    workers = o.get('workers', config['data_loader_kwargs']['num_workers'])
+    require(workers >= 0, f'--workers={workers}: must not be negative')
+    config['data_loader_kwargs'] = dict(pin_memory=device.type == 'cuda', num_workers=workers,
+                                        prefetch_factor=2 if workers else None)
+    config.update(device=o['device'], cudnn_benchmark=not o.get('nobench', False),
+                  allow_tf32=o.get('allow_tf32', False))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The run directory, and the start
+
+
+def next_run_id(outdir: str) -> int:
+    """One more than the highest number that a directory in `outdir` begins with."""
+    names = [entry.name for entry in os.scandir(outdir) if entry.is_dir()] if os.path.isdir(outdir) else []
+    return max([int(match[0]) for name in names if (match := re.match(r'\d+', name))], default=-1) + 1
+
+
+def print_config(config: dict) -> None:
+    """The whole configuration, then what matters most of it."""
+    data = config['training_set_kwargs']
+    print('\nTraining options:')
+    print(json.dumps(config, indent=2))
+    print(f'\nOutput directory:   {config["run_dir"]}')
+    print(f'Training data:      {data["path"]}')
+    print(f'Training duration:  {config["total_kimg"]} kimg')
+    print(f'Number of GPUs:     {config["num_gpus"]}')
+    print(f'Number of images:   {data["max_size"]}')
+    print(f'Image resolution:   {data["resolution"]}')
+    print(f'Conditional model:  {data["use_labels"]}')
+    print(f'Dataset x-flips:    {data["xflip"]}\n')
+
+
+def start(config: dict) -> None:
+    """Creates the run directory and runs the processes."""
+    from torch_utils import distributed
+    from training.launch import train_process
+    run_dir = Path(config['run_dir'])
+    try:
+        run_dir.mkdir(parents=True)
+        (run_dir / 'training_options.json').write_text(json.dumps(config, indent=2), encoding='utf-8')
+    except OSError as error:
+        raise click.ClickException(f'--outdir: cannot write {run_dir}: {error.strerror}') from error
+    distributed.launch(train_process, config['num_gpus'], (config,))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""The named base configurations of `train.py --cfg`, and the formulas of `auto`. Plain data; imports nothing.
+
+Source: Karras et al. 2020, arXiv:2006.06676, appendix C; `tiny` is ours, sized for a CPU.
+"""
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """What a base configuration sets. None: computed by `auto_config` or not used."""
+    ref_gpus: int | None            # batch_gpu = batch // ref_gpus; None = the number of GPUs asked for.
+    kimg: int                       # Length of the run.
+    batch: int                      # Images per iteration.
+    mbstd: int                      # Group size of the minibatch standard deviation.
+    channel_base: int               # Channels at resolution r: min(channel_base / r, channel_max).
+    lr: float                       # Of G and D.
+    gamma: float                    # R1 weight.
+    ema_kimg: float                 # Half-life of the generator average.
+    ema_rampup: float | None        # ... at most this share of the images shown so far. None = no ramp-up.
+    mapping_layers: int             # Depth of G's mapping network.
+    channel_max: int = 512
+    z_dim: int = 512                # Also w_dim.
+    plain: bool = False             # Without path length, style mixing and residual D.
+    kimg_per_tick: float = 4
+    snap: int = 50                  # Ticks between snapshots.
+    metrics: tuple[str, ...] = ('fid50k_full',)
+    workers: int = 3
+
+
+BASE_CONFIGS = {
+    'stylegan2': BaseConfig(8, 25000, 32, 4, 32768, 0.002, 10, 10, None, 8),
+    'paper256': BaseConfig(8, 25000, 64, 8, 16384, 0.0025, 1, 20, None, 8),
+    'paper512': BaseConfig(8, 25000, 64, 8, 32768, 0.0025, 0.5, 20, None, 8),
+    'paper1024': BaseConfig(8, 25000, 32, 4, 32768, 0.002, 2, 10, None, 8),
+    'cifar': BaseConfig(2, 100000, 64, 32, 32768, 0.0025, 0.01, 500, 0.05, 2, plain=True),
+}
+CONFIG_NAMES = ('auto', *BASE_CONFIGS, 'tiny')
+
+
+def base_config(name: str, resolution: int, gpus: int) -> BaseConfig:
+    """The base configuration of that name for a data set resolution and a number of processes."""
+    if name == 'auto':
+        return auto_config(resolution, gpus)
+    if name == 'tiny':
+        return tiny_config(resolution, gpus)
+    return BASE_CONFIGS[name]
+
+
+def auto_config(resolution: int, gpus: int) -> BaseConfig:
+    """Settings that fit a resolution and a number of GPUs."""
+    batch = max(min(gpus * min(4096 // resolution, 32), 64), gpus)
+    return BaseConfig(
+        ref_gpus=gpus, kimg=25000, batch=batch, mbstd=min(batch // gpus, 4),
+        channel_base=32768 if resolution >= 512 else 16384,
+        lr=0.002 if resolution >= 1024 else 0.0025,
+        gamma=0.0002 * resolution ** 2 / batch,
+        ema_kimg=batch * 10 / 32, ema_rampup=0.05, mapping_layers=2)
+
+
+def tiny_config(resolution: int, gpus: int) -> BaseConfig:
+    """A network small enough to see something happen on a CPU within minutes, at 32 or 64 pixels."""
+    batch = max(16, gpus)
+    return BaseConfig(
+        ref_gpus=gpus, kimg=200, batch=batch, mbstd=min(batch // gpus, 4), channel_base=1024, channel_max=64, z_dim=64,
+        lr=0.0025, gamma=0.0002 * resolution ** 2 / batch, ema_kimg=2, ema_rampup=0.1, mapping_layers=2,
+        kimg_per_tick=1, snap=5, metrics=(), workers=1)

@@ -1,0 +1,22 @@
+"""The moving average of the generator [Karras et al. 2018, arXiv:1710.10196, section 5]."""
+import torch
+
+
+def ema_decay(batch_size: int, nimg: int, ema_kimg: float, ema_rampup: float | None) -> float:
+    """The weight of the old average after `nimg` images: half of it is left after `ema_kimg` thousand images.
+
+    With `ema_rampup` the half-life is at most that share of the images shown so far.
+    """
+    half_life_nimg = ema_kimg * 1000
+    if ema_rampup is not None:
+        half_life_nimg = min(half_life_nimg, nimg * ema_rampup)
+    return 0.5 ** (batch_size / max(half_life_nimg, 1e-8))
+
+
+@torch.no_grad()
+def update_ema(G_ema: torch.nn.Module, G: torch.nn.Module, decay: float) -> None:
+    """Parameters: p_ema <- p + decay * (p_ema - p). Buffers: copied."""
+    for p_ema, p in zip(G_ema.parameters(), G.parameters()):
+        p_ema.copy_(p.lerp(p_ema, decay))
+    for b_ema, b in zip(G_ema.buffers(), G.buffers()):
+        b_ema.copy_(b)

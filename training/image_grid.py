@@ -1,0 +1,47 @@
+"""The grid of images that a run draws again and again: its layout, its contents, its picture file."""
+import os
+
+import numpy as np
+import PIL.Image
+
+
+def grid_size(height: int, width: int) -> tuple[int, int]:
+    """(columns, rows) of a grid of images of that size: about 8K, at least 7x4 and at most 32x32 images."""
+    return int(np.clip(7680 // width, 7, 32)), int(np.clip(4320 // height, 4, 32))
+
+
+def grid_indices(dataset, columns: int, rows: int) -> list[int]:
+    """Which items of a data set the grid shows, row by row. With labels, every row has one label, in turn.
+
+    The choice depends on the data set only, so that all runs on it can be compared.
+    """
+    rng = np.random.RandomState(0)
+    if not dataset.has_labels:
+        order = list(range(len(dataset)))
+        rng.shuffle(order)
+        return [order[i % len(order)] for i in range(columns * rows)]
+    groups: dict[tuple, list[int]] = {}
+    for i in range(len(dataset)):
+        label = np.atleast_1d(dataset.get_details(i).raw_label)
+        groups.setdefault(tuple(label.tolist()[::-1]), []).append(i)
+    by_label = [groups[label] for label in sorted(groups)]
+    for group in by_label:
+        rng.shuffle(group)
+    indices = []
+    for row in range(rows):
+        group = by_label[row % len(by_label)]
+        start = row // len(by_label) * columns      # Where the label's previous row ended.
+        indices += [group[(start + column) % len(group)] for column in range(columns)]
+    return indices
+
+
+def save_grid(images: np.ndarray, path: str | os.PathLike, value_range: tuple[float, float], columns: int) -> None:
+    """Writes images [N,C,H,W], N a multiple of `columns`, C 1 or 3, as one picture; `value_range` becomes 0..255."""
+    low, high = value_range
+    pixels = (np.asarray(images, np.float32) - low) * (255 / (high - low))
+    pixels = np.rint(pixels).clip(0, 255).astype(np.uint8)
+    num, channels, height, width = pixels.shape
+    assert channels in (1, 3), f'images have {channels} channels, expected 1 or 3'
+    pixels = pixels.reshape(num // columns, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    pixels = pixels.reshape(num // columns * height, columns * width, channels)
+    PIL.Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(path)

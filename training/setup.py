@@ -1,0 +1,203 @@
+"""From a configuration to everything that a run consists of: data, players, regularizers, phases, average, state.
+
+The configuration is plain data (`training_options.json`); `build` is the only reader of most of it.
+"""
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import dnnlib
+import losses_ext
+from torch_utils import distributed, misc, training_stats
+from torch_utils.randomness import Streams
+from training.ada import AdaptiveStrength
+from training.adversarial import ADVERSARIAL
+from training.loss import R1, SITES, Game, PathLength, Phase, Player
+from training.stages import RealStream, Source, Stage
+
+
+@dataclass
+class Run:
+    """A run in progress: what learns, from what, and how far it is."""
+    config: dict
+    device: torch.device
+    randomness: Streams
+    game: Game
+    phases: list[Phase]
+    G_ema: torch.nn.Module
+    stages: list[Stage]
+    ada: AdaptiveStrength | None
+    nimg: int = 0                       # Reals shown so far, by all ranks.
+    batch_idx: int = 0                  # Iterations so far.
+    stage_idx: int = 0
+    stage_begun: bool = False           # Has the current stage's `begin_stage` been called?
+    reals: list[RealStream] | None = None   # Of the current stage's sources, once it is entered.
+
+    @property
+    def stage(self) -> Stage:
+        """The current stage."""
+        return self.stages[self.stage_idx]
+
+    @property
+    def batch_size(self) -> int:
+        """Images per iteration, of all ranks."""
+        return self.config['batch_size']
+
+    @property
+    def batch_gpu(self) -> int:
+        """Images per micro-batch of one rank."""
+        return self.config['batch_gpu']
+
+    @property
+    def total_nimg(self) -> int:
+        """Images that the whole run shows."""
+        return self.stages[-1].end_nimg
+
+    def enter_stage(self, stage_idx: int) -> None:
+        """Makes a stage the current one: opens its data; tells the regularizers, unless they were told already."""
+        if stage_idx != self.stage_idx:
+            self.stage_idx, self.stage_begun, self.reals = stage_idx, False, None
+        if not self.stage_begun:
+            for regularizer in self.game.having('begin_stage'):
+                regularizer.begin_stage(self.stage)
+            self.stage_begun = True
+        if self.reals is None:
+            self.reals = [open_reals(self.config, source.dataset, self.device, self.nimg)
+                          for source in self.stage.sources]
+
+    def state_dict(self) -> dict:
+        """Everything that a resumed run needs to go on as if nothing had happened, of this rank."""
+        return dict(
+            players={player.name: player.state_dict() for player in self.game.players},
+            G_ema=self.G_ema.state_dict(),
+            augment=self.game.augment.state_dict() if self.game.augment is not None else None,
+            regularizers={type(r).__name__: r.state_dict() for r in self.game.regularizers},
+            nimg=self.nimg, batch_idx=self.batch_idx, stage_idx=self.stage_idx, stage_begun=self.stage_begun,
+            statistics=training_stats.state_dict())
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restores what `state_dict` returned."""
+        for player in self.game.players:
+            player.load_state_dict(state['players'][player.name])
+        self.G_ema.load_state_dict(state['G_ema'])
+        if self.game.augment is not None:
+            self.game.augment.load_state_dict(state['augment'])
+        for regularizer in self.game.regularizers:
+            regularizer.load_state_dict(state['regularizers'][type(regularizer).__name__])
+        self.nimg, self.batch_idx = state['nimg'], state['batch_idx']
+        self.stage_idx, self.stage_begun, self.reals = state['stage_idx'], state['stage_begun'], None
+        training_stats.load_state_dict(state['statistics'])
+
+
+def build(config: dict, device: torch.device) -> Run:
+    """A run at its start. The order fixes which random numbers go into which weights.
+
+    Raises ValueError, in the user's words, for what does not fit together.
+    """
+    rank, world_size = distributed.rank(), distributed.world_size()
+    torch.manual_seed(config['random_seed'] * world_size + rank)
+    torch.backends.cudnn.benchmark = config['cudnn_benchmark']
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config['allow_tf32']
+
+    dataset = dnnlib.util.construct_class_by_name(**config['training_set_kwargs'])
+    first_reals = open_reals(config, dataset, device)
+    game = build_game(config, dataset, device)
+    G_ema = copy.deepcopy(game.G.module).eval()
+    for player in game.players:
+        distributed.broadcast_module_(player.module)
+    distributed.broadcast_module_(G_ema)
+
+    phases = list(losses_ext.load(losses_ext.LOSSES[config['loss']])(game))
+    phases += [phase for regularizer in game.regularizers for phase in regularizer.phases()]
+    check_sites(game, phases, config['loss'])
+    stages = [stage for regularizer in game.having('stages')
+              for stage in regularizer.stages(dataset, config['total_kimg'] * 1000)]
+    run = Run(config, device, Streams(config['random_seed'], rank, device), game, phases, G_ema,
+              stages or [Stage(config['total_kimg'] * 1000, [Source(dataset)])], build_ada(config))
+    run.reals = None if stages else [first_reals]
+    return run
+
+
+def open_reals(config: dict, dataset: Any, device: torch.device, start_nimg: int = 0) -> RealStream:
+    """This rank's endless reals of a data set, from a position of the run on."""
+    return RealStream(dataset, config['batch_size'], distributed.rank(), distributed.world_size(),
+                      config['random_seed'], config['data_loader_kwargs'], device, start_nimg)
+
+
+def build_game(config: dict, dataset: Any, device: torch.device) -> Game:
+    """Players, augmentation and regularizers, in registry order after the base's own."""
+    shape = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
+    G = build_player('G', {**shape, **config['G_kwargs']}, config['G_opt_kwargs'], config['G_reg_interval'], device)
+    D = build_player('D', {**shape, **config['D_kwargs']}, config['D_opt_kwargs'], config['D_reg_interval'], device)
+    loss = config['loss_kwargs']
+    game = Game(G, D, ADVERSARIAL[loss['game']], build_augment(config, device), loss['style_mixing_prob'])
+    path_length = PathLength.Options(loss['pl_weight'], loss['pl_decay'], loss['pl_batch_shrink'])
+    wanted = [(PathLength, path_length), (R1, R1.Options(loss['r1_gamma']))]
+    for name, options in config['regularizers'].items():
+        cls = losses_ext.load(losses_ext.REG_TYPES[name])
+        wanted.append((cls, cls.Options(**options)))
+    for cls, options in wanted:
+        if not cls.is_off(options):
+            game.regularizers.append(cls(game, options))
+    return game
+
+
+def build_player(name: str, kwargs: dict, opt_kwargs: dict, reg_interval: int | None, device: torch.device) -> Player:
+    """A player whose optimizer has the rates that its lazy regularization asks for."""
+    opt_kwargs = lazy_rates(opt_kwargs, reg_interval)
+    return Player(
+        name, reg_interval=reg_interval,
+        make_module=lambda: dnnlib.util.construct_class_by_name(**kwargs).to(device),
+        make_optimizer=lambda parameters: dnnlib.util.construct_class_by_name(parameters, **opt_kwargs))
+
+
+def lazy_rates(opt_kwargs: dict, reg_interval: int | None) -> dict:
+    """Optimizer arguments for k main steps and one regularization step: lr * m, beta ** m, m = k / (k + 1).
+
+    Source: Karras et al. 2020, arXiv:1912.04958, appendix B, "Lazy regularization".
+    """
+    betas = [float(beta) for beta in opt_kwargs['betas']]
+    if reg_interval is None:
+        return {**opt_kwargs, 'betas': betas}
+    m = reg_interval / (reg_interval + 1)
+    return {**opt_kwargs, 'lr': opt_kwargs['lr'] * m, 'betas': [beta ** m for beta in betas]}
+
+
+def build_augment(config: dict, device: torch.device) -> torch.nn.Module | None:
+    """The augmentation, if it can ever do anything."""
+    if config.get('augment_kwargs') is None:
+        return None
+    augment = dnnlib.util.construct_class_by_name(**config['augment_kwargs']).train().requires_grad_(False).to(device)
+    if hasattr(augment, 'p'):
+        augment.p.copy_(torch.as_tensor(float(config.get('augment_p', 0))))
+    return augment
+
+
+def build_ada(config: dict) -> AdaptiveStrength | None:
+    """The controller of the augmentation's strength, if there is a target."""
+    if config.get('ada_target') is None:
+        return None
+    return AdaptiveStrength(config['ada_target'], config['ada_kimg'], config['ada_interval'], config['batch_size'])
+
+
+def check_sites(game: Game, phases: list[Phase], loss: str) -> None:
+    """Refuses a regularizer that acts where the recipe has no place for it. Raises ValueError."""
+    offered = {site for phase in phases for site in phase.step.sites}
+    for regularizer in game.regularizers:
+        for site in SITES:
+            if site in regularizer.sites and site not in offered:
+                raise ValueError(f'{type(regularizer).__name__} acts at {site}, which --loss={loss} does not offer')
+
+
+def init_from(run: Run, networks: dict[str, torch.nn.Module]) -> None:
+    """Copies G, D and G_ema from loaded networks, by name, on rank 0; then makes all ranks equal."""
+    if distributed.rank() == 0:
+        mine = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
+        for name, module in mine.items():
+            if networks.get(name) is not None:
+                misc.copy_params_and_buffers(networks[name], module)
+    for player in run.game.players:
+        distributed.broadcast_module_(player.module)
+    distributed.broadcast_module_(run.G_ema)

@@ -1,0 +1,55 @@
+"""What feeds a step: sources of reals and labels, the stages that say which are on line, and endless batches of reals."""
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from torch_utils.misc import InfiniteSampler
+
+
+@dataclass
+class Source:
+    """One data set, the labels that fakes of its kind get, and what they count."""
+    dataset: Any
+    code: np.ndarray | None = None      # [k], appended to the labels that G gets of them; critics do not see it.
+
+    def draw_labels(self, num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Labels of items picked at random: for G [num,G.c_dim], for critics [num,c_dim], float32."""
+        c = np.zeros([num, 0], np.float32)
+        if self.dataset.label_dim > 0:
+            c = np.stack([self.dataset.get_label(i) for i in rng.integers(len(self.dataset), size=num)])
+        return self.with_code(c), c
+
+    def with_code(self, c: np.ndarray) -> np.ndarray:
+        """Labels [N,c_dim] as G gets them."""
+        return c if self.code is None else np.concatenate([c, np.tile(self.code, [len(c), 1])], axis=1)
+
+
+@dataclass
+class Stage:
+    """A stretch of the run, until `end_nimg` images have been shown, with its own sources."""
+    end_nimg: int
+    sources: list[Source]
+    reg_source: Source | None = None    # Labels for the generator's lazy step. None = the first source.
+
+
+class RealStream:
+    """This rank's share of the reals of one source, from any position of the run.
+
+    Every rank runs the same permutation of the data set and takes interleaved elements.
+    """
+
+    def __init__(self, dataset: Any, batch_size: int, rank: int, world_size: int, seed: int, loader_kwargs: dict,
+                 device: torch.device, start_nimg: int = 0):
+        self.device = device
+        sampler = InfiniteSampler(dataset, rank, world_size, seed=seed, start=start_nimg // world_size)
+        loader = DataLoader(dataset, batch_size // world_size, sampler=sampler, **loader_kwargs)
+        self._batches = iter(loader)    # Starts the workers, and draws their base seed from torch's global generator.
+
+    def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images [N,C,H,W] in -1..1 and labels [N,c_dim] on the device; N is the batch size of one rank."""
+        img, c = next(self._batches)
+        img = img.to(self.device, non_blocking=True).to(torch.float32) / 127.5 - 1
+        return img, c.to(self.device, non_blocking=True)

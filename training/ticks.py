@@ -1,0 +1,153 @@
+"""What happens between iterations now and then: status, pictures, snapshots, metrics, statistics, and stopping.
+
+A tick is `kimg_per_tick` thousand images. The first one ends after the first iteration, so that everything periodic is
+seen to work at once.
+"""
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from torch_utils import checkpoint, distributed, training_stats
+from torch_utils.state_file import save_state
+from training.image_grid import grid_indices, grid_size, save_grid
+from training.setup import Run
+from training.status import PhaseTimer, StatsWriter, progress_bar, resources, status_line
+
+
+class Ticks:
+    """The periodic part of one run, of this rank.
+
+    `wants_stop()` is asked after every iteration on every rank; if it is true on any, all stop after a last tick.
+    """
+
+    def __init__(self, config: dict, run_dir: str | os.PathLike, device: torch.device,
+                 wants_stop: Callable[[], bool] = lambda: False, resumed: bool = False):
+        self.config = config
+        self.run_dir = Path(run_dir)
+        self.device = device
+        self.wants_stop = wants_stop
+        self.resumed = resumed
+        self.stopped = False
+        self.tick = 0
+        self.timer = PhaseTimer(device)
+        self.is_main = distributed.rank() == 0
+
+    def begin(self, run: Run) -> None:
+        """Opens the logs, draws the first pictures."""
+        self._collector = training_stats.Collector(regex='.*')
+        self._start_time = self._tick_time = time.time()
+        self._tick_nimg = run.nimg
+        self._maintenance_sec = 0.0
+        self._metrics: dict[str, float] = {}
+        if self.is_main:
+            self._stats = StatsWriter(self.run_dir, append=self.resumed)
+            self._bar = progress_bar(run.total_nimg, run.nimg)
+            self._grid = Grid(run)
+            if not self.resumed:
+                self._grid.save_reals(self.run_dir / 'reals.png')
+                self._grid.save_fakes(run.G_ema, self.run_dir / 'fakes_init.png')
+        if self.resumed:
+            self.tick = 1
+        self._maintenance_sec = time.time() - self._start_time
+
+    def after_iteration(self, run: Run) -> None:
+        """Ends a tick if it is time."""
+        if self.is_main:
+            self._bar.update(run.nimg / 1000 - self._bar.n)
+        done = run.nimg >= run.total_nimg
+        if distributed.any(self.wants_stop()):
+            self.stopped = True
+        kimg = (run.nimg - self._tick_nimg) / 1000
+        if done or self.stopped or self.tick == 0 or kimg >= self.config['kimg_per_tick']:
+            self._end_tick(run, done or self.stopped)
+
+    def end(self, run: Run) -> None:
+        """Closes the logs."""
+        if self.is_main:
+            self._bar.close()
+            self._stats.close()
+
+    def _end_tick(self, run: Run, last: bool) -> None:
+        now = time.time()
+        if self.is_main:
+            self._bar.clear()
+            print(status_line(self._values(run, now)), flush=True)
+            if last or self._image_due():
+                self._grid.save_fakes(run.G_ema, self.run_dir / f'fakes{run.nimg // 1000:06d}.png')
+        if last or self.tick % self.config['network_snapshot_ticks'] == 0:
+            self._snapshot(run)
+        self._write_stats(run)
+        self.tick += 1
+        self._tick_nimg, self._tick_time = run.nimg, time.time()
+        self._maintenance_sec = self._tick_time - now
+
+    def _values(self, run: Run, now: float) -> dict[str, float]:
+        sec = now - self._tick_time
+        total_sec = now - self._start_time
+        training_stats.report0('Timing/total_hours', total_sec / 3600)
+        training_stats.report0('Timing/total_days', total_sec / 86400)
+        p = getattr(run.game.augment, 'p', None)
+        return {
+            'Progress/tick': self.tick,
+            'Progress/kimg': run.nimg / 1000,
+            'Timing/total_sec': total_sec,
+            'Timing/sec_per_tick': sec,
+            'Timing/sec_per_kimg': sec / max(run.nimg - self._tick_nimg, 1) * 1000,
+            'Timing/maintenance_sec': self._maintenance_sec,
+            'Progress/augment': float(p) if p is not None else 0.0,
+            **resources(self.device)}
+
+    def _image_due(self) -> bool:
+        """On schedule, and early: also at ticks 1, 2, 4, 8, ..."""
+        return self.tick % self.config['image_snapshot_ticks'] == 0 or self.tick & (self.tick - 1) == 0
+
+    def _snapshot(self, run: Run) -> None:
+        """The networks for others to use, and the whole state to go on from."""
+        networks = {player.name: player.module for player in run.game.players}
+        distributed.check_equal({**networks, 'G_ema': run.G_ema})
+        states = distributed.gather(run.state_dict())
+        if not self.is_main:
+            return
+        kimg = run.nimg // 1000
+        path = self.run_dir / f'network-snapshot-{kimg:06d}.safetensors'
+        checkpoint.save_networks(
+            path, {**networks, 'G_ema': run.G_ema, 'augment_pipe': run.game.augment},
+            training_set_kwargs=dict(self.config['training_set_kwargs']), nimg=run.nimg)
+        save_state(self.run_dir / f'training-state-{kimg:06d}.safetensors', states, nimg=run.nimg)
+
+    def _write_stats(self, run: Run) -> None:
+        self.timer.report()
+        self._collector.update()
+        if self.is_main:
+            self._stats.write(self._collector.as_dict(), self._metrics, run.nimg)
+
+
+class Grid:
+    """The same latents and labels again and again, so that pictures can be compared over time."""
+
+    def __init__(self, run: Run):
+        source = run.stage.sources[0]
+        self._dataset, self._device, self._batch = source.dataset, run.device, run.batch_gpu
+        _, height, width = source.dataset.image_shape
+        self.columns, rows = grid_size(height, width)
+        self._indices = grid_indices(source.dataset, self.columns, rows)
+        c = np.stack([source.dataset.get_label(i) for i in self._indices])
+        self._c = torch.from_numpy(source.with_code(c)).to(run.device)
+        self._z = torch.randn([len(self._indices), run.G_ema.z_dim], device=run.device,
+                              generator=run.randomness.generator(0, 'grid'))
+
+    def save_reals(self, path: Path) -> None:
+        """The grid of training images."""
+        images = np.stack([self._dataset[i][0] for i in self._indices])
+        save_grid(images, path, (0, 255), self.columns)
+
+    @torch.no_grad()
+    def save_fakes(self, G_ema: torch.nn.Module, path: Path) -> None:
+        """The grid of what G_ema makes of the latents, with constant noise."""
+        images = [G_ema(z, c, noise_mode='const').cpu()
+                  for z, c in zip(self._z.split(self._batch), self._c.split(self._batch))]
+        save_grid(torch.cat(images).numpy(), path, (-1, 1), self.columns)

@@ -1,0 +1,114 @@
+"""The loop: which phase is due, its micro-batches, the optimizer step, the generator average, adaptive augmentation.
+
+What a phase does is `loss.py`; how a run is put together is `setup.py`; what is periodic or for humans is `ticks.py`.
+"""
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from torch_utils import distributed, training_stats
+from training.ema import ema_decay, update_ema
+from training.loss import Phase, Player, StepContext
+from training.setup import Run
+from training.ticks import Ticks
+
+
+def training_loop(run: Run, ticks: Ticks) -> None:
+    """Trains until the last stage is through, or `ticks` says stop."""
+    ticks.begin(run)
+    for stage_idx in range(run.stage_idx, len(run.stages)):
+        run.enter_stage(stage_idx)
+        while run.nimg < run.stage.end_nimg and not ticks.stopped:
+            run_iteration(run, ticks)
+            ticks.after_iteration(run)
+    ticks.end(run)
+
+
+def run_iteration(run: Run, ticks: Ticks) -> None:
+    """One batch of reals: every phase that is due, then all that follows them."""
+    reals = [stream.next_batch() for stream in run.reals]
+    shared: dict = {}
+    for phase in run.phases:
+        if run.batch_idx % phase.interval == 0:
+            with ticks.timer(phase.name):
+                run_phase(run, phase, reals, shared)
+    decay = ema_decay(run.batch_size, run.nimg, run.config['ema_kimg'], run.config['ema_rampup'])
+    update_ema(run.G_ema, run.game.G.module, decay)
+    run.nimg += run.batch_size
+    run.batch_idx += 1
+    for regularizer in run.game.having('end_iteration'):
+        regularizer.end_iteration(run.nimg, run.batch_idx)
+    if run.ada is not None and run.batch_idx % run.config['ada_interval'] == 0:
+        adapt_augmentation(run)
+
+
+def run_phase(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared: dict) -> None:
+    """Accumulates the gradients of the phase's players over its micro-batches, then steps their optimizers."""
+    for player in phase.players:
+        player.optimizer.zero_grad(set_to_none=True)
+        player.module.requires_grad_(True)
+    for ctx in micro_batches(run, phase, reals, shared):
+        phase.step(run.game, ctx)
+    finish_phase(phase.players)
+
+
+def micro_batches(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared: dict) -> Iterator[StepContext]:
+    """The contexts of a phase: reals, latents and labels of each of its sources, in pieces of `batch_gpu`."""
+    for index in sources_of(run, phase):
+        source = run.stage.sources[index]
+        if phase.critic is None and not phase.every_source:
+            source = run.stage.reg_source or source
+        real_img, real_c = reals[index]
+        for round_idx, (img, c) in enumerate(zip(real_img.split(run.batch_gpu), real_c.split(run.batch_gpu))):
+            ctx = StepContext(
+                run.game, phase, run.randomness, run.nimg, run.batch_idx, progress=run.nimg / run.total_nimg,
+                round=round_idx, source=index, real_img=img, real_c=c, iteration=shared)
+            ctx.gen_z = torch.randn([len(img), run.game.G.module.z_dim], device=img.device, generator=ctx.rng('z'))
+            ctx.gen_c, ctx.fake_c = fake_labels(run, source, ctx)
+            yield ctx
+
+
+def sources_of(run: Run, phase: Phase) -> list[int]:
+    """Indices of the stage's sources that a phase learns from."""
+    if phase.critic is not None:
+        return [phase.critic.source]
+    return list(range(len(run.stage.sources))) if phase.every_source else [0]
+
+
+def fake_labels(run: Run, source, ctx: StepContext) -> tuple[Tensor, Tensor]:
+    """Labels of the fakes of a micro-batch, for G and for critics; a paired game compares like with like."""
+    num, device = len(ctx.real_img), ctx.real_img.device
+    if run.game.adversarial.paired and source.code is None:
+        return ctx.real_c, ctx.real_c
+    gen_c, fake_c = source.draw_labels(num, ctx.numpy_rng('labels'))
+    return tuple(torch.from_numpy(c).to(device, non_blocking=True) for c in (gen_c, fake_c))
+
+
+def finish_phase(players: list[Player]) -> None:
+    """One gradient for all ranks, cleaned; one optimizer step. A phase that back-propagated nothing takes none."""
+    parameters = []
+    for player in players:
+        player.module.requires_grad_(False)
+        parameters += player.module.parameters()
+    if all(parameter.grad is None for parameter in parameters):
+        return
+    for parameter in parameters:            # To Adam no gradient and a zero gradient are not the same.
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    distributed.all_reduce_mean_([flat])
+    training_stats.report0('Progress/nonfinite_grads', flat.isfinite().logical_not().sum())
+    torch.nan_to_num(flat, nan=0, posinf=1e5, neginf=-1e5, out=flat)
+    for parameter, grad in zip(parameters, flat.split([parameter.numel() for parameter in parameters])):
+        parameter.grad.copy_(grad.view_as(parameter))
+    for player in players:
+        player.optimizer.step()
+
+
+def adapt_augmentation(run: Run) -> None:
+    """Moves the strength of the augmentation towards the point where the first critic's reals look as real as asked."""
+    signs = run.game.D.real_signs           # [2]: sum, count.
+    distributed.all_reduce_mean_([signs])
+    run.game.augment.p.copy_(run.ada.step(run.game.augment.p, signs[0] / signs[1]))
+    signs.zero_()
