@@ -1,0 +1,96 @@
+"""Makes a training set of images: equal squares with a power of two as their side, in a zip archive or a folder."""
+import math
+
+import click
+
+
+@click.command(name='dataset_tool.py', context_settings={'max_content_width': 120})
+@click.option('--source', metavar='PATH', required=True,
+              help='Folder, .zip archive, LSUN folder ..._lmdb, cifar-10-python.tar.gz, train-images-idx3-ubyte.gz.')
+@click.option('--dest', metavar='PATH',
+              help='New folder or .zip archive; an existing archive is replaced.')
+@click.option('--check', is_flag=True,
+              help='Write nothing: decode every image, list those that would not do, and say why.')
+@click.option('--max-images', metavar='N', type=click.IntRange(min=1),
+              help='Use only the first N images.  [default: all]')
+@click.option('--transform', type=click.Choice(['center-crop', 'center-crop-wide']),
+              help='What to crop to --width and --height: the middle square, or the middle rows on a black square.')
+@click.option('--width', type=click.IntRange(min=1),
+              help='Of the result, in pixels.  [default: as it is]')
+@click.option('--height', type=click.IntRange(min=1),
+              help='Of the result, in pixels.  [default: as it is]')
+@click.option('--resize-filter', type=click.Choice(['box', 'lanczos']), default='lanczos', show_default=True,
+              help='How pixels are averaged.')
+@click.option('--color', type=click.Choice(['auto', 'rgb', 'gray']), default='auto', show_default=True,
+              help='Convert to colour or to grey; auto leaves each image as it is.')
+@click.option('--background', metavar='COLOR', default='white', show_default=True,
+              help='What transparent images are laid on: a name, or #rrggbb.')
+@click.option('--labels-from', type=click.Choice(['json', 'folders']), default='json', show_default=True,
+              help='Take labels from dataset.json, or make every subfolder a class.')
+@click.option('--skip-bad', metavar='N', type=click.IntRange(min=0),
+              help='Leave out up to N images that cannot be read.  [default: 0; for LSUN, any number]')
+def main(source, dest, check, max_images, background, labels_from, skip_bad, **transform_options):
+    """Make a training set of images: equal squares with a power of two as their side.
+
+    \b
+    python dataset_tool.py --source=photos --dest=photos-256.zip --transform=center-crop --width=256 --height=256
+    python dataset_tool.py --source=photos-256.zip --check
+    """
+    if bool(dest) == check:
+        raise click.UsageError('give either --dest, the folder or .zip archive to write, or --check')
+    _require_sizes(**transform_options)
+    # Imported only now, so that --help need not wait for them.
+    from training import conversion, sources, transforms
+    try:
+        transform = transforms.make_transform(**transform_options)
+        images = sources.open_source(source, labels_from, _parse_color(background))
+        if check:
+            _report_problems(images, conversion.outcomes(images, transform, max_images))
+        else:
+            max_bad = skip_bad if skip_bad is not None else math.inf if images.skips_bad else 0
+            _report_summary(dest, conversion.convert(images, dest, transform, max_images, max_bad))
+    except OSError as error:
+        raise click.ClickException(f'{error.filename}: {error.strerror}' if error.filename else str(error)) from error
+
+
+def _require_sizes(transform, width, height, **_) -> None:
+    if transform and not (width and height):
+        raise click.ClickException(f'--transform={transform}: needs --width and --height')
+    if transform == 'center-crop-wide' and height > width:
+        raise click.ClickException(f'--height={height}: must not exceed --width={width} with --transform={transform}')
+
+
+def _parse_color(name: str) -> tuple[int, int, int]:
+    from PIL import ImageColor
+    try:
+        return ImageColor.getrgb(name)[:3]
+    except ValueError:
+        raise click.ClickException(f'--background={name}: not a colour; use a name like black, or #rrggbb') from None
+
+
+def _report_problems(source, outcomes) -> None:
+    """Prints a line per image that will not do; exit status 1 if there is any."""
+    from tqdm import tqdm
+    num_images, remedies = 0, []
+    for outcome in outcomes:
+        num_images += 1
+        if outcome.problem:
+            remedies.append(outcome.remedy)
+            tqdm.write(f'{outcome.item.name}: {outcome.problem}')
+    if remedies:
+        raise click.ClickException('; '.join([
+            f'{source.path}: {len(remedies)} of {num_images} images will not do', *dict.fromkeys(remedies)]))
+    click.echo(f'{source.path}: {num_images} images, nothing wrong')
+
+
+def _report_summary(dest: str, summary) -> None:
+    height, width, channels = summary.shape
+    kind = 'RGB' if channels == 3 else 'grey'
+    click.echo(f'{dest}: {summary.num_written} images, {width}x{height} {kind}; '
+               f'{summary.num_dropped} dropped as too small, {summary.num_bad} skipped as unreadable')
+    if 0 < summary.num_labelled < summary.num_written:
+        click.echo(f'Warning: no labels are written, as only {summary.num_labelled} of the images have one', err=True)
+
+
+if __name__ == '__main__':
+    main()

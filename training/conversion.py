@@ -1,0 +1,106 @@
+"""From a source of images to a training set: the loop of `dataset_tool.py`."""
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from training.dataset import largest_side, shape_problem, side_problem
+from training.images import encode_png
+from training.labels import LABEL_FILE, dump_labels
+from training.sources import Item, Source
+from training.storage import DatasetError, open_writer
+from training.transforms import Transform
+
+
+class Outcome(NamedTuple):
+    """What became of one image of a source: an array, or a problem, or neither if the transform dropped it."""
+    index: int
+    item: Item
+    pixels: np.ndarray | None = None        # uint8 [H, W, C]
+    problem: str | None = None              # Continues a sentence that begins with the image's name ...
+    remedy: str = ''                        # ... and what would do about it.
+    unreadable: bool = False                # The file itself is bad; otherwise it does not go with the others.
+
+
+class Summary(NamedTuple):
+    """What `convert` has done."""
+    shape: tuple[int, int, int]             # (H, W, C) of all images.
+    num_written: int
+    num_dropped: int                        # By the transform.
+    num_bad: int                            # Unreadable and skipped.
+    num_labelled: int                       # Labels are written if all images have one.
+
+
+def convert(
+    source: Source,
+    dest: str,
+    transform: Transform,
+    max_images: int | None = None,
+    max_bad: float = 0,
+) -> Summary:
+    """Writes the transformed images of `source`, with their labels, to the folder or .zip archive `dest`.
+
+    Files are numbered by their position in the source, so a dropped image leaves a gap. Up to `max_bad` unreadable
+    images are named and skipped. Unless all goes well nothing is written.
+
+    Raises:
+        DatasetError: `dest` is taken, there is one unreadable image too many, an image does not go with the others, or
+            none is left.
+    """
+    shape, labels, num_dropped, num_bad = None, {}, 0, 0
+    with open_writer(dest) as add:
+        for outcome in outcomes(source, transform, max_images):
+            if outcome.problem:
+                sentence = f'{source.path}: image {outcome.item.name} {outcome.problem}'
+                num_bad += 1
+                if not outcome.unreadable or num_bad > max_bad:
+                    raise DatasetError(f'{sentence}; {outcome.remedy}')
+                tqdm.write(f'Skipped: {sentence}')
+            elif outcome.pixels is None:
+                num_dropped += 1
+            else:
+                shape = outcome.pixels.shape
+                name = _file_name(outcome.index)
+                labels[name] = outcome.item.label
+                add(name, encode_png(outcome.pixels))
+        if not labels:
+            raise DatasetError(f'{source.path}: no image left to write ({num_dropped} dropped, {num_bad} unreadable)')
+        num_labelled = sum(label is not None for label in labels.values())
+        pairs = list(labels.items()) if num_labelled == len(labels) else None
+        add(LABEL_FILE, dump_labels(pairs, source.class_names))
+    return Summary(shape, len(labels), num_dropped, num_bad, num_labelled)
+
+
+def outcomes(source: Source, transform: Transform, max_images: int | None = None) -> Iterator[Outcome]:
+    """Reads and transforms the images of `source` in turn, with a progress bar on a terminal."""
+    first_shape = None                      # Of the first image that can be trained on.
+    total = source.count if max_images is None else min(source.count, max_images)
+    items = tqdm(islice(source.items, max_images), total=total, unit='image', disable=None)
+    for index, item in enumerate(items):
+        try:
+            pixels = transform(item.load())
+        except OSError as error:
+            yield Outcome(index, item, problem=f'cannot be read ({error})', unreadable=True,
+                          remedy='--skip-bad=N leaves up to N such images out, --check lists them')
+            continue
+        if pixels is None:
+            yield Outcome(index, item)
+            continue
+        problem = shape_problem(pixels.shape, first_shape) if first_shape else side_problem(pixels.shape)
+        first_shape = first_shape or (None if problem else pixels.shape)
+        yield Outcome(index, item, pixels, problem, _how_to_fit(pixels.shape, first_shape) if problem else '')
+
+
+def _how_to_fit(shape: tuple[int, int, int], first_shape: tuple[int, int, int] | None) -> str:
+    if first_shape and shape[:2] == first_shape[:2]:
+        return '--color=rgb or --color=gray makes them so'
+    side = largest_side(first_shape or shape)
+    return f'--transform=center-crop --width={side} --height={side} makes them so'
+
+
+def _file_name(index: int) -> str:
+    """12345 -> '00012/img00012345.png': at most 1000 images in a folder."""
+    number = f'{index:08d}'
+    return f'{number[:5]}/img{number}.png'

@@ -1,0 +1,319 @@
+"""Image data sets: what training and metrics read.
+
+An item is (image uint8 [C, H, W], label float32 [label_dim]). Nothing here needs torch: a `DataLoader` takes anything
+with `__len__` and `__getitem__`.
+"""
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from training import images
+from training.labels import LABEL_FILE, find_labels, label_array
+from training.storage import DatasetError, fingerprint, open_files
+
+__all__ = ['BadFile', 'Dataset', 'DatasetError', 'Details', 'ImageFolderDataset']
+
+MIN_RESOLUTION = 8              # The networks begin at 4x4 and need at least one block above it.
+MAX_CHECKED_PIXELS = 2 ** 26    # Smaller sets are decoded before training (a few seconds); else headers are read.
+
+
+class Details(NamedTuple):
+    """Where an item comes from; `raw_label` is an int64 scalar (class) or a float32 vector."""
+    raw_idx: int
+    xflip: bool
+    raw_label: np.ndarray
+
+
+class BadFile(NamedTuple):
+    """A file of a set that cannot be used: "image {name} {reason}; {remedy}" is a sentence."""
+    name: str
+    reason: str
+    remedy: str
+
+
+class Dataset:
+    """Images and labels by index; where they come from is up to `_load_raw_image` and `_load_raw_labels`.
+
+    Args:
+        name: what the set is called in names of runs.
+        raw_shape: [number of images, C, H, W] of what there is.
+        max_size: keep a random choice of this many images; None keeps all.
+        use_labels: hand out labels; otherwise they have length 0.
+        xflip: append the mirror image of every image, so that item k + N/2 is item k mirrored.
+        random_seed: of the choice.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        raw_shape: Sequence[int],
+        max_size: int | None = None,
+        use_labels: bool = False,
+        xflip: bool = False,
+        random_seed: int = 0,
+    ):
+        self._name = name
+        self._raw_shape = list(raw_shape)
+        self._use_labels = use_labels
+        raw_idx = _choose(self._raw_shape[0], max_size, random_seed)
+        self._raw_idx = np.tile(raw_idx, 2) if xflip else raw_idx               # [N]
+        self._xflip = np.arange(len(self._raw_idx)) >= len(raw_idx)             # [N], the second half if any
+
+    def _load_raw_image(self, raw_idx: int) -> np.ndarray:
+        """One image, uint8 [C, H, W]."""
+        raise NotImplementedError
+
+    def _load_raw_labels(self) -> np.ndarray | None:
+        """All labels, int64 [number of images] or float32 [number of images, K]; None if there are none."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Closes what is open; it opens again when needed."""
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key not in ('_raw_labels', 'label_shape')}
+
+    def __len__(self) -> int:
+        return len(self._raw_idx)
+
+    def __getitem__(self, idx: int) -> tuple[np.ndarray, np.ndarray]:
+        image = self._load_raw_image(self._raw_idx[idx])
+        assert image.dtype == np.uint8 and list(image.shape) == self.image_shape, \
+            f'image {idx} is {image.dtype} {list(image.shape)}, expected uint8 {self.image_shape}'
+        if self._xflip[idx]:
+            image = image[:, :, ::-1]
+        return image.copy(), self.get_label(idx)
+
+    def get_label(self, idx: int) -> np.ndarray:
+        """Label of an item, float32 [label_dim]: one-hot for classes, length 0 without labels."""
+        label = self._raw_labels[self._raw_idx[idx]]
+        if self._raw_labels.ndim > 1:
+            return label.copy()
+        onehot = np.zeros(self.label_shape, dtype=np.float32)
+        onehot[label] = 1
+        return onehot
+
+    def get_details(self, idx: int) -> Details:
+        """Raw index, mirrored or not, and raw label of an item."""
+        raw_idx = int(self._raw_idx[idx])
+        return Details(raw_idx, bool(self._xflip[idx]), self._raw_labels[raw_idx].copy())
+
+    @cached_property
+    def _raw_labels(self) -> np.ndarray:
+        """int64 [number of images] or float32 [number of images, K], K = 0 without labels."""
+        labels = self._load_raw_labels() if self._use_labels else None
+        return np.zeros([self._raw_shape[0], 0], dtype=np.float32) if labels is None else labels
+
+    @property
+    def name(self) -> str:
+        """What the set is called."""
+        return self._name
+
+    @property
+    def image_shape(self) -> list[int]:
+        """[C, H, W] of every image."""
+        return list(self._raw_shape[1:])
+
+    @property
+    def num_channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return self.image_shape[0]
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images in pixels; DatasetError if they are not square."""
+        _, height, width = self.image_shape
+        if height != width:
+            raise DatasetError(f'{self.name}: images are {width}x{height}, not square')
+        return height
+
+    @cached_property
+    def label_shape(self) -> list[int]:
+        """[number of classes] over all images, whatever subset is used; [K] for vectors, [0] without labels."""
+        labels = self._raw_labels
+        return [int(labels.max()) + 1] if labels.ndim == 1 else list(labels.shape[1:])
+
+    @property
+    def label_dim(self) -> int:
+        """Length of a label."""
+        return self.label_shape[0]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether labels are used and there are any."""
+        return self.label_dim > 0
+
+    @property
+    def has_onehot_labels(self) -> bool:
+        """Whether labels are classes."""
+        return self._raw_labels.ndim == 1
+
+
+class ImageFolderDataset(Dataset):
+    """The images in a folder and its subfolders or in a zip archive, in plain string order of their names.
+
+    Opening lists the files and decodes the first image, no more; the label file is read when labels are first needed,
+    and an archive is opened once in every process that reads from it, however that was started.
+
+    Args:
+        path: folder or .zip archive.
+        resolution: side in pixels that the images must have; None takes it from the first image.
+        max_size, use_labels, xflip, random_seed: as in `Dataset`.
+        labels_from: 'json' reads `dataset.json`; 'folders' makes every subfolder a class, in string order.
+
+    Raises:
+        DatasetError: nothing to read at `path`, or the first image is damaged or of another resolution. Later, when the
+            file concerned is first needed: any other image is damaged or of another shape than the first, or the label
+            file is not what it should be.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        resolution: int | None = None,
+        max_size: int | None = None,
+        use_labels: bool = False,
+        xflip: bool = False,
+        random_seed: int = 0,
+        labels_from: str = 'json',
+    ):
+        self._path = os.fspath(path)
+        self._labels_from = labels_from
+        self._files = open_files(self._path)
+        self._image_names = [name for name in self._files.names if images.is_image_name(name)]
+        if not self._image_names:
+            raise DatasetError(f'{path}: no images in it (.png, .jpg, .webp and so on), nor in its subfolders')
+        height, width, channels = self._first_shape = self._decode(self._image_names[0]).shape
+        if resolution is not None and (height, width) != (resolution, resolution):
+            raise DatasetError(f'{path}: images are {width}x{height}, not {resolution}x{resolution} as asked for')
+        super().__init__(
+            name=_name_of(self._path),
+            raw_shape=[len(self._image_names), channels, height, width],
+            max_size=max_size,
+            use_labels=use_labels,
+            xflip=xflip,
+            random_seed=random_seed,
+        )
+
+    def close(self) -> None:
+        """Closes the archive; it opens again when needed."""
+        self._files.close()
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the content: names, lengths and checksums of all images and of the label file.
+
+        It does not depend on where the set lies, on the options that it is opened with, or on whether it is a folder
+        or an archive. Of an archive only the directory is read; of a folder, every file.
+        """
+        label_file = [LABEL_FILE] if LABEL_FILE in self._files.names else []
+        return fingerprint(self._files, self._image_names + label_file)
+
+    def check(self, decode: bool = True) -> Iterator[BadFile]:
+        """Goes through the images of this set and yields those that cannot be used; without `decode`, by headers."""
+        for raw_idx in np.unique(self._raw_idx):
+            name = self._image_names[raw_idx]
+            try:
+                problem = shape_problem(self._shape_of(name, decode), self._first_shape)
+            except OSError as error:
+                yield BadFile(name, f'cannot be read ({error})', self._how_to_list())
+            else:
+                if problem:
+                    yield BadFile(name, problem, self._how_to_convert())
+
+    def require_trainable(self) -> None:
+        """Raises a DatasetError unless a network can be trained on this set.
+
+        Looked at are the side of the images, the labels (if used), and every image: decoded if there are not more than
+        MAX_CHECKED_PIXELS in all, else its header.
+        """
+        problem = side_problem(self._first_shape)
+        if problem:
+            raise self._error(self._image_names[0], problem, self._how_to_convert())
+        _ = self._raw_labels        # Reads the label file.
+        num_pixels = self._raw_shape[0] * self._first_shape[0] * self._first_shape[1]
+        for bad in self.check(decode=num_pixels <= MAX_CHECKED_PIXELS):
+            raise self._error(*bad)
+
+    def _load_raw_image(self, raw_idx: int) -> np.ndarray:
+        name = self._image_names[raw_idx]
+        pixels = self._decode(name)                                             # [H, W, C]
+        problem = shape_problem(pixels.shape, self._first_shape)
+        if problem:
+            raise self._error(name, problem, self._how_to_convert())
+        return pixels.transpose(2, 0, 1)
+
+    def _load_raw_labels(self) -> np.ndarray | None:
+        labels = find_labels(self._files, self._image_names, self._labels_from).by_name
+        return None if labels is None else label_array(labels, self._image_names, self._path)
+
+    def _decode(self, name: str) -> np.ndarray:
+        """One image, uint8 [H, W, C]."""
+        try:
+            return images.decode(self._files.read(name))
+        except OSError as error:
+            raise self._error(name, f'cannot be read ({error})', self._how_to_list()) from error
+
+    def _shape_of(self, name: str, decode: bool) -> tuple[int, ...]:
+        """(H, W, C) of one image."""
+        if decode:
+            return images.decode(self._files.read(name)).shape
+        with self._files.open(name) as file:
+            return images.read_shape(file)
+
+    def _error(self, name: str, reason: str, remedy: str) -> DatasetError:
+        return DatasetError(f'{self._path}: image {name} {reason}; {remedy}')
+
+    def _how_to_list(self) -> str:
+        return 'to list all such files: ' + shlex.join([
+            'python', 'dataset_tool.py', '--check', f'--source={self._path}'])
+
+    def _how_to_convert(self) -> str:
+        side = largest_side(self._first_shape)
+        return 'to make a set of equal images: ' + shlex.join([
+            'python', 'dataset_tool.py', f'--source={self._path}', f'--dest={_name_of(self._path)}-{side}.zip',
+            '--transform=center-crop', f'--width={side}', f'--height={side}', '--color=rgb'])
+
+
+def shape_problem(shape: Sequence[int], first_shape: Sequence[int]) -> str | None:
+    """In what an image of `shape` [H, W, C] differs from the first one, None if in nothing."""
+    (height, width, channels), (first_height, first_width, first_channels) = shape, first_shape
+    if (height, width) != (first_height, first_width):
+        return f'is {width}x{height}; all images must be {first_width}x{first_height} like the first one'
+    if channels != first_channels:
+        return f'is {_COLORS[channels]}; all images must be {_COLORS[first_channels]} like the first one'
+    return None
+
+
+def side_problem(shape: Sequence[int]) -> str | None:
+    """What keeps networks from images of `shape` [H, W, C], None if nothing does."""
+    height, width = shape[:2]
+    if height == width and height >= MIN_RESOLUTION and height & (height - 1) == 0:
+        return None
+    return f'is {width}x{height}; training needs squares with a power of two, at least {MIN_RESOLUTION}, as their side'
+
+
+def largest_side(shape: Sequence[int]) -> int:
+    """The largest side that networks can be trained at and that an image of `shape` [H, W, C] has pixels for."""
+    return max(2 ** (min(shape[:2]).bit_length() - 1), MIN_RESOLUTION)
+
+
+_COLORS = {1: 'grey', 3: 'RGB'}
+
+
+def _choose(count: int, max_size: int | None, random_seed: int) -> np.ndarray:
+    """Indices of the images to keep, int64, ascending."""
+    indices = np.arange(count, dtype=np.int64)
+    if max_size is None or max_size >= count:
+        return indices
+    np.random.RandomState(random_seed).shuffle(indices)
+    return np.sort(indices[:max_size])
+
+
+def _name_of(path: str) -> str:
+    """'sets/cats.zip' and 'sets/cats/' -> 'cats'."""
+    name = os.path.basename(os.path.abspath(path))
+    return name if os.path.isdir(path) else os.path.splitext(name)[0]

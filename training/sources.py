@@ -1,0 +1,155 @@
+"""Where `dataset_tool.py` takes images from: folders, archives, LSUN databases, the files of CIFAR-10 and MNIST."""
+import gzip
+import math
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from training.cifar10 import read_cifar10
+from training.images import WHITE, decode, is_image_name, recolor
+from training.labels import find_labels, label_array
+from training.storage import MAX_FILE_BYTES, DatasetError, FolderFiles, open_files
+
+CIFAR10_FILE = 'cifar-10-python.tar.gz'
+MNIST_FILE = 'train-images-idx3-ubyte.gz'
+
+
+class Item(NamedTuple):
+    """One image of a source; `load` gives uint8 [H, W, C] or raises an OSError with the reason alone."""
+    name: str
+    load: Callable[[], np.ndarray]
+    label: Any = None
+
+
+class Source(NamedTuple):
+    """Images in their order."""
+    path: str
+    items: Iterable[Item]
+    count: int
+    class_names: list[str] | None = None
+    skips_bad: bool = False         # Whether unreadable images are a matter of course in a source of this kind.
+
+
+def open_source(path: str, labels_from: str = 'json', background: tuple[int, int, int] = WHITE) -> Source:
+    """The images at `path`, of the kind that its name tells.
+
+    Raises:
+        DatasetError: nothing there, not of a known kind, damaged, or without the labels asked for.
+    """
+    file_name = os.path.basename(os.path.abspath(path))
+    if not os.path.exists(path):
+        raise DatasetError(f'{path}: no such file or folder')
+    if os.path.isdir(path) and not file_name.endswith('_lmdb') or file_name.lower().endswith('.zip'):
+        return _files(path, labels_from, background)
+    if labels_from != 'json':
+        raise DatasetError(f'{path}: has no folders to take labels from; leave out --labels-from={labels_from}')
+    if os.path.isdir(path):
+        return _lsun(path, background)
+    if file_name == CIFAR10_FILE:
+        return _cifar10(path)
+    if file_name == MNIST_FILE:
+        return _mnist(path)
+    raise DatasetError(f'{path}: not a source of a known kind; there are folders, .zip archives, LSUN folders named '
+                       f'..._lmdb, {CIFAR10_FILE} and {MNIST_FILE}')
+
+
+def _files(path: str, labels_from: str, background: tuple[int, int, int]) -> Source:
+    """A folder, in the order of path components, or an archive, in string order, which puts 'a-z' before 'a/x'."""
+    files = open_files(path)
+    names = [name for name in files.names if is_image_name(name)]
+    if not names:
+        raise DatasetError(f'{path}: no images in it (.png, .jpg, .webp and so on), nor in its subfolders')
+    if isinstance(files, FolderFiles):
+        names.sort(key=lambda name: name.split('/'))
+    found = find_labels(files, names, labels_from)
+    labels = found.by_name or {}
+    labelled = [name for name in names if labels.get(name) is not None]
+    if labelled:
+        label_array(labels, labelled, path)         # Refuses what no data set could use.
+
+    def load(name: str) -> np.ndarray:
+        return decode(files.read(name), background)
+
+    items = [Item(name, partial(load, name), labels.get(name)) for name in names]
+    return Source(path, items, len(items), found.class_names)
+
+
+def _lsun(path: str, background: tuple[int, int, int]) -> Source:
+    """Encoded pictures by key, without labels, all in colour."""
+    try:
+        import lmdb
+    except ImportError:
+        raise DatasetError(f'{path}: LSUN databases need the package lmdb: pip install lmdb') from None
+    with _reading(path, 'LSUN database'):
+        database = lmdb.open(os.fspath(path), readonly=True, lock=False, create=False)
+        count = database.stat()['entries']
+
+    def load(value: bytes) -> np.ndarray:
+        return recolor(decode(value, background), 'rgb')
+
+    def items() -> Iterator[Item]:
+        with database.begin() as transaction:
+            for key, value in transaction.cursor():
+                yield Item(repr(key), partial(load, value))
+
+    return Source(path, items(), count, skips_bad=True)
+
+
+def _cifar10(path: str) -> Source:
+    """The training images, 32x32 RGB, classes 0 to 9."""
+    with _reading(path, 'CIFAR-10 archive'):
+        pixels, labels = read_cifar10(path)                                     # [N, 32, 32, 3], [N]
+        _check_classes(labels, len(pixels))
+    return _arrays(path, pixels, labels)
+
+
+def _mnist(path: str) -> Source:
+    """The training digits, grey, padded with black from 28x28 to 32x32, classes 0 to 9."""
+    labels_path = os.fspath(path).removesuffix('-images-idx3-ubyte.gz') + '-labels-idx1-ubyte.gz'
+    if not os.path.exists(labels_path):
+        raise DatasetError(f'{labels_path}: no such file; the labels of MNIST belong beside its images')
+    with _reading(path, 'MNIST image file'):
+        pixels = _read_idx(path, ndim=3)                                        # [N, 28, 28]
+        if pixels.shape[1:] != (28, 28):
+            raise ValueError(f'images of {pixels.shape[2]}x{pixels.shape[1]} instead of 28x28 pixels')
+    with _reading(labels_path, 'MNIST label file'):
+        labels = _read_idx(labels_path, ndim=1)                                 # [N]
+        _check_classes(labels, len(pixels))
+    return _arrays(path, np.pad(pixels, [(0, 0), (2, 2), (2, 2)])[..., None], labels)
+
+
+def _read_idx(path: str, ndim: int) -> np.ndarray:
+    """A gzipped IDX file of bytes: big-endian magic number (0x800 + ndim) and shape, then the data."""
+    with gzip.open(path) as file:
+        magic, *shape = struct.unpack(f'>{1 + ndim}I', file.read(4 + 4 * ndim))
+        size = math.prod(shape)
+        if magic != 0x800 + ndim or size > MAX_FILE_BYTES:
+            raise ValueError(f'header {magic:#x} {shape}')
+        data = file.read(size + 1)
+    if len(data) != size:
+        raise ValueError(f'{"more" if len(data) > size else "less"} data than the {size} bytes of its header')
+    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def _check_classes(labels: np.ndarray, count: int) -> None:
+    if len(labels) != count or not np.isin(labels, range(10)).all():
+        raise ValueError(f'its labels are not {count} classes from 0 to 9')
+
+
+def _arrays(path: str, pixels: np.ndarray, labels: np.ndarray) -> Source:
+    items = [Item(str(i), partial(pixels.__getitem__, i), int(label)) for i, label in enumerate(labels)]
+    return Source(path, items, len(items))
+
+
+@contextmanager
+def _reading(path: str, kind: str) -> Iterator[None]:
+    """Whatever the readers of a foreign format raise on damaged files, as a DatasetError."""
+    try:
+        yield
+    except Exception as error:
+        raise DatasetError(f'{path}: not a readable {kind} ({error or type(error).__name__})') from error

@@ -1,0 +1,237 @@
+"""A folder or a zip archive as a set of named files, read by any process and written all or nothing.
+
+Names are relative to the folder or archive and have forward slashes.
+"""
+import hashlib
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+MAX_FILE_BYTES = 2 ** 29        # Of one file in a set; an archive's directory may claim anything.
+
+_COPY_BYTES = 2 ** 20
+
+
+class DatasetError(OSError):
+    """What is wrong with a data set: one sentence for its user that names path and file."""
+
+
+class FolderFiles:
+    """The files below a folder.
+
+    Attributes:
+        path: the folder, as given.
+        names: all files, in plain string order.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self.names = sorted(_walk(path))
+
+    def open(self, name: str) -> BinaryIO:
+        """Opens one file for reading; OSError with the reason alone."""
+        try:
+            return open(os.path.join(self.path, name), 'rb')
+        except OSError as error:
+            raise OSError(error.strerror or str(error)) from error
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file; OSError with the reason alone."""
+        with self.open(name) as file:
+            return _read_all(file, os.fstat(file.fileno()).st_size)
+
+    def size_and_crc(self, name: str) -> tuple[int, int]:
+        """Length in bytes and CRC-32 of one file, which is read for it."""
+        size, crc = 0, 0
+        with self.open(name) as file:
+            while block := file.read(_COPY_BYTES):
+                size, crc = size + len(block), zlib.crc32(block, crc)
+        return size, crc
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class ZipFiles:
+    """The members of a zip archive.
+
+    The archive is opened when first needed, once in every process: a forked worker that used its parent's open file
+    would share its position and read garbage, and a spawned one cannot receive it at all.
+
+    Attributes:
+        path: the archive, as given.
+        names: all members, in plain string order.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self._zip = None
+        self._owner = None          # Id of the process that opened self._zip.
+        self.names = sorted(set(self._archive().namelist()))
+
+    def open(self, name: str) -> BinaryIO:
+        """Opens one member for reading; OSError with the reason alone."""
+        with _zip_errors():
+            return self._archive().open(name)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one member, their checksum verified; OSError with the reason alone."""
+        with _zip_errors(), self._archive().open(name) as file:
+            return _read_all(file, self._archive().getinfo(name).file_size)
+
+    def size_and_crc(self, name: str) -> tuple[int, int]:
+        """Length in bytes and CRC-32 of one member as the archive's directory states them; nothing is read."""
+        info = self._archive().getinfo(name)
+        return info.file_size, info.CRC
+
+    def close(self) -> None:
+        """Closes the archive; it opens again when needed."""
+        if self._zip is not None:
+            self._zip.close()
+        self._zip = self._owner = None
+
+    def _archive(self) -> zipfile.ZipFile:
+        if self._zip is None or self._owner != os.getpid():
+            self._zip, self._owner = _open_zip(self.path), os.getpid()
+        return self._zip
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, '_zip': None, '_owner': None}
+
+
+def open_files(path: str) -> FolderFiles | ZipFiles:
+    """The folder or archive at `path`.
+
+    Raises:
+        DatasetError: there is nothing, or neither a folder nor a readable zip archive.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        return FolderFiles(path)
+    if not os.path.exists(path):
+        raise DatasetError(f'{path}: no such file or folder')
+    if not path.lower().endswith('.zip'):
+        raise DatasetError(f'{path}: neither a folder nor a .zip archive')
+    return ZipFiles(path)
+
+
+def fingerprint(files: FolderFiles | ZipFiles, names: Iterable[str]) -> str:
+    """SHA-256, in hex, over name, length and CRC-32 of each named file: equal for a folder and the zip made of it."""
+    digest = hashlib.sha256()
+    for name in names:
+        size, crc = files.size_and_crc(name)
+        digest.update(f'{name}\0{size}\0{crc:08x}\n'.encode(errors='surrogateescape'))
+    return digest.hexdigest()
+
+
+def open_writer(path: str):
+    """Context manager that writes a folder, or a zip archive where `path` ends in .zip, and gives `add(name, data)`.
+
+    Everything goes under a temporary name beside `path`, which takes its place when the block ends; if it ends with an
+    exception nothing is left behind. An existing archive is replaced; an existing folder must be empty.
+
+    Raises:
+        DatasetError: `path` is taken.
+    """
+    path = os.path.abspath(path)
+    if path.lower().endswith('.zip'):
+        if os.path.isdir(path):
+            raise DatasetError(f'{path}: is a folder, not a zip archive')
+        return _zip_writer(path)
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise DatasetError(f'{path}: exists and is not a folder; name a new folder or a .zip archive')
+    if os.path.isdir(path) and os.listdir(path):
+        raise DatasetError(f'{path}: the folder is not empty; name a new or empty folder, or a .zip archive')
+    return _folder_writer(path)
+
+
+@contextmanager
+def _zip_writer(path: str) -> Iterator[Callable[[str, bytes], None]]:
+    with _in_place_of(path) as temporary:
+        with zipfile.ZipFile(temporary, 'w') as archive:
+            yield lambda name, data: archive.writestr(_member(name), data)
+        os.replace(temporary, path)
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    """A stored member that everybody may read, without clock time: equal input makes equal archives."""
+    info = zipfile.ZipInfo(name)
+    info.external_attr = 0o644 << 16
+    return info
+
+
+@contextmanager
+def _folder_writer(path: str) -> Iterator[Callable[[str, bytes], None]]:
+    def add(name: str, data: bytes) -> None:
+        file = Path(temporary, name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+
+    with _in_place_of(path) as temporary:
+        os.mkdir(temporary)
+        yield add
+        if os.path.isdir(path):
+            os.rmdir(path)
+        os.rename(temporary, path)
+
+
+@contextmanager
+def _in_place_of(path: str) -> Iterator[str]:
+    """A temporary name beside `path`; after an exception it is removed, and so are the parents made for it."""
+    temporary = f'{path}.tmp{os.getpid()}'
+    made = [parent for parent in Path(path).parents if not parent.exists()]     # The innermost first.
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        yield temporary
+    except BaseException:
+        if os.path.isdir(temporary):
+            shutil.rmtree(temporary)
+        elif os.path.exists(temporary):
+            os.remove(temporary)
+        for parent in made:
+            with suppress(OSError):         # Not made after all, or somebody else uses it by now.
+                parent.rmdir()
+        raise
+
+
+def _walk(root: str) -> Iterator[str]:
+    """Names of the regular files below a folder; links to files count, links to folders are not followed."""
+    try:
+        entries = list(os.scandir(root))
+    except OSError as error:
+        raise DatasetError(f'{root}: {error.strerror}') from error
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from (f'{entry.name}/{name}' for name in _walk(entry.path))
+        elif entry.is_file():
+            yield entry.name
+
+
+def _open_zip(path: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except Exception as error:      # zipfile lets struct, value, ... errors of damaged directories escape.
+        reason = getattr(error, 'strerror', None) or error
+        raise DatasetError(f'{path}: cannot be read as a zip archive ({reason})') from error
+
+
+@contextmanager
+def _zip_errors() -> Iterator[None]:
+    """What zipfile and its decompressors raise on damaged or encrypted members, as OSError with the reason alone."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(str(error) or type(error).__name__) from error
+
+
+def _read_all(file: BinaryIO, size: int) -> bytes:
+    if size > MAX_FILE_BYTES:
+        raise OSError(f'{size} bytes are more than the {MAX_FILE_BYTES} that are allowed')
+    return file.read()
