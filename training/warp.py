@@ -1,0 +1,98 @@
+"""Geometry of the augmentation: which place of the input each place of the output shows.
+
+Positions are pixels relative to the centre of the image, x to the right, y downwards.
+"""
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from torch_utils import misc
+from torch_utils.ops import grid_sample_gradfix
+
+REACH = 3   # Pixels to either side of which the filters that double and halve the resolution make use.
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Geometric part of a draw, for images of any size. Position x of the output shows the input at
+
+        blit (stretch (x - xfrac * size) - round(xint * size))
+    """
+    blit: torch.Tensor          # [N, 2, 2] flips and quarter turns
+    stretch: torch.Tensor       # [N, 2, 2] scalings and rotations
+    xint: torch.Tensor          # [N, 2] shares of width and height
+    xfrac: torch.Tensor         # [N, 2] shares of width and height
+
+    def at(self, width: int, height: int) -> 'Warp':
+        """The same in the pixels of images of this size. Shifts by whole pixels are rounded here, half to even."""
+        size = _size(width, height, self.blit.device)
+        linear = self.blit @ self.stretch                                                       # [N, 2, 2]
+        shift = self.blit @ (self.xint * size).round()[:, :, None] + linear @ (self.xfrac * size)[:, :, None]
+        return Warp(width, height, linear, -shift)
+
+
+class Warp:
+    """A geometry at one image size: position x of the output shows the input at `linear x + offset`.
+
+    Beyond its borders the image continues as its reflection, by as many pixels as some sample of the batch needs, at
+    most size - 1; then comes zero. The host has to know these margins to allocate memory. Their way there begins at
+    once, and only `padding()` waits for its end: whoever draws well before transforming does not hold up the device.
+    (Always padding by size - 1 needs no waiting, but nine times the memory and work of the image; two to four times
+    are typical.)
+    """
+
+    def __init__(self, width: int, height: int, linear: torch.Tensor, offset: torch.Tensor):
+        self.width, self.height = width, height
+        self.size = _size(width, height, linear.device)
+        self.linear = linear                            # [N, 2, 2]
+        self.offset = offset                            # [N, 2, 1]
+        corner = (self.size[:, None] - 1) / 2
+        extent = linear.abs() @ corner                  # [N, 2, 1] of the input that the output shows, half of it.
+        margins = torch.stack([extent - offset, extent + offset]).amax(dim=1)[:, :, 0] + (2 * REACH - corner[:, 0])
+        self.margins = torch.minimum(margins.clamp(min=0), self.size - 1).ceil()    # [before and after, x and y]
+        self._on_host, self._arrived = self.margins, None
+        if self.margins.is_cuda:
+            self._on_host = self.margins.to('cpu', non_blocking=True)               # Into pinned memory.
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(self.margins.device))
+
+    def padding(self) -> list[int]:
+        """Margins left, right, top, bottom, in pixels, as `torch.nn.functional.pad` takes them."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        (left, top), (right, bottom) = self._on_host.tolist()
+        return [int(left), int(right), int(top), int(bottom)]
+
+    def sampling_grid(self) -> torch.Tensor:
+        """[N, 2 (H + 2 REACH), 2 (W + 2 REACH), 2] for `grid_sample`, in the image after padding and doubling.
+
+        The output is doubled, too, with a border of REACH pixels. Doubling by the wavelet filter centres the doubled
+        pixels half of one beside their places.
+        """
+        before, after = self.margins
+        size_in = 2 * (self.size + before + after)
+        size_out = 2 * (self.size + 2 * REACH)
+        offset = 2 * self.offset + (before - after)[:, None] + (self.linear.sum(dim=2, keepdim=True) - 1) / 2
+        theta = torch.cat([self.linear * size_out, 2 * offset], dim=2) / size_in[:, None]
+        shape = [len(theta), 1, 2 * (self.height + 2 * REACH), 2 * (self.width + 2 * REACH)]
+        return F.affine_grid(theta, shape, align_corners=False)
+
+    def apply_to(self, maps: torch.Tensor) -> torch.Tensor:
+        """Feature maps [N, C, h, w] that show what the image shows, moved in the same way, by bilinear sampling.
+
+        They are reflected where the image is, at the centres of its outermost pixels, and zero where it is.
+        """
+        height, width = maps.shape[2:]
+        theta = torch.cat([self.linear * self.size, 2 * self.offset], dim=2) / self.size[:, None]
+        position = F.affine_grid(theta, list(maps.shape), align_corners=False)      # [N, h, w, 2], +-1 at the borders.
+        mirror = 1 - 1 / self.size
+        limit = 1 - 1 / _size(width, height, maps.device)
+        folded = position.sign() * (mirror - (position.abs() - mirror).abs())
+        folded = torch.minimum(torch.maximum(folded, -limit), limit)
+        grid = torch.where(position.abs() <= 3 * mirror, folded, 3)                 # At 3 there is nothing: zero.
+        return grid_sample_gradfix.grid_sample(maps, grid.to(maps.dtype))
+
+
+def _size(width, height, device):
+    return misc.constant([width, height], dtype=torch.float32, device=device)
