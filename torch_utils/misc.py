@@ -8,12 +8,13 @@ from functools import cache
 import numpy as np
 import torch
 
+from torch_utils import distributed
 from torch_utils.sampler import InfiniteSampler
 from torch_utils.summary import print_module_summary
 
 __all__ = [
-    'InfiniteSampler', 'assert_shape', 'constant', 'copy_params_and_buffers', 'named_params_and_buffers',
-    'params_and_buffers', 'print_module_summary',
+    'InfiniteSampler', 'assert_shape', 'check_ddp_consistency', 'constant', 'copy_params_and_buffers',
+    'named_params_and_buffers', 'params_and_buffers', 'print_module_summary',
 ]
 
 
@@ -95,3 +96,14 @@ def copy_params_and_buffers(
     with torch.no_grad():
         for src, dst in pairs:
             dst.copy_(src)
+
+
+def check_ddp_consistency(module: torch.nn.Module, ignore_regex: str | None = None) -> None:
+    """Makes sure that the module has the same parameters and buffers on all ranks.
+
+    Full names, which `ignore_regex` may match, begin with the name of the class: 'Generator.mapping.w_avg'.
+
+    Raises:
+        RuntimeError: On all ranks, naming rank, tensor and difference.
+    """
+    distributed.check_equal({type(module).__name__: module}, ignore_regex or '')

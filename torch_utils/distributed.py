@@ -1,0 +1,205 @@
+"""What the processes of a data-parallel run do together. Without a process group, everything here is a no-op for one.
+
+Each rank holds whole networks and its share of the batch. The ranks start equal (`broadcast_module_`), average their
+gradients once per phase (`all_reduce_mean_`), and hence stay equal, which `check_equal` verifies.
+"""
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+import torch
+import torch.distributed as dist
+
+from torch_utils.launcher import RankError, launch, torchrun_world_size
+
+__all__ = [
+    'DEVICES', 'RankError', 'all_agree', 'all_reduce_mean_', 'any', 'barrier', 'broadcast_module_', 'broadcast_object',
+    'check_device', 'check_equal', 'gather_objects', 'launch', 'local_rank', 'pick_device', 'rank',
+    'torchrun_world_size', 'world_size',
+]
+
+
+def rank() -> int:
+    """Number of this process in the group, 0 without one."""
+    return dist.get_rank() if _has_group() else 0
+
+
+def world_size() -> int:
+    """Number of processes in the group, 1 without one."""
+    return dist.get_world_size() if _has_group() else 1
+
+
+def local_rank() -> int:
+    """Number of this process among those on this machine."""
+    return int(os.environ.get('LOCAL_RANK', 0))
+
+
+def _has_group():
+    return dist.is_available() and dist.is_initialized()
+
+
+# Devices.
+
+DEVICES = ('auto', 'cpu', 'cuda', 'mps')
+
+
+def check_device(name: str, num_processes: int = 1) -> None:
+    """Raises click.UsageError if this machine cannot give `num_processes` processes a device of this kind each."""
+    assert name in DEVICES, f'device {name}, expected one of {DEVICES}'
+    num_processes = int(os.environ.get('LOCAL_WORLD_SIZE', num_processes))  # What torchrun has started here.
+    if name == 'mps' and num_processes > 1:
+        raise click.UsageError(f'--device=mps serves one process, not {num_processes}')
+    if name == 'mps' and not torch.backends.mps.is_available():
+        raise click.UsageError('--device=mps: this machine has no such device; try --device=cpu')
+    if _kind(name) == 'cuda' and (found := torch.cuda.device_count()) < num_processes:
+        raise click.UsageError(
+            f'--device={name}: CUDA devices needed: {num_processes}, found: {found}; --device=cpu needs none')
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this process, made the current one.
+
+    Args:
+        name: One of DEVICES. 'auto' is CUDA if there is any, else the CPU. ('mps' must be asked for: it has no float64
+            and lacks some second derivatives.)
+
+    Raises:
+        click.UsageError: There is no such device for this process.
+    """
+    check_device(name, world_size())
+    kind = _kind(name)
+    if kind != 'cuda':
+        return torch.device(kind)
+    device = torch.device(kind, local_rank())
+    torch.cuda.set_device(device)
+    return device
+
+
+def _kind(name):
+    if name == 'auto':
+        return 'cuda' if torch.cuda.is_available() else 'cpu'
+    return name
+
+
+# Collectives: every rank calls the same ones in the same order.
+
+
+def barrier() -> None:
+    """Waits until all ranks are here."""
+    all_agree(True)
+
+
+def all_agree(flag: bool) -> bool:
+    """Whether the flag is set on all ranks."""
+    return _reduced_flag(flag, dist.ReduceOp.MIN)
+
+
+def any(flag: bool) -> bool:
+    """Whether the flag is set on any rank."""
+    return _reduced_flag(flag, dist.ReduceOp.MAX)
+
+
+def _reduced_flag(flag, op):
+    value = torch.tensor(int(flag))
+    if _has_group():
+        dist.all_reduce(value, op=op)
+    return bool(value)
+
+
+def all_reduce_mean_(tensors: Sequence[torch.Tensor]) -> None:
+    """Replaces each tensor, in place, by its mean over the ranks. One exchange for all tensors of one type."""
+    if world_size() > 1:
+        _in_one_piece(tensors, lambda flat: (dist.all_reduce(flat), flat.div_(world_size())))
+
+
+def broadcast_object(value: Any) -> Any:
+    """Plain data of rank 0, on every rank. (It travels by pickle, between processes of this program only.)"""
+    values = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Plain data and CPU tensors of all ranks, by rank, on every rank. (By pickle, as in `broadcast_object`.)"""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast_module_(module: torch.nn.Module) -> None:
+    """Overwrites all parameters and buffers, in place, by those of rank 0."""
+    if world_size() > 1:
+        _in_one_piece([*module.parameters(), *module.buffers()], lambda flat: dist.broadcast(flat, src=0))
+
+
+@torch.no_grad()
+def _in_one_piece(tensors: Sequence[torch.Tensor], collective: Callable) -> None:
+    """Runs an in-place collective on all tensors of one type and device at once. Strides stay as they are."""
+    groups = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for group in groups.values():
+        flat = torch.cat([tensor.reshape(-1) for tensor in group])
+        collective(flat)
+        for tensor, piece in zip(group, flat.split([tensor.numel() for tensor in group])):
+            tensor.copy_(piece.view(tensor.shape))
+
+
+def check_equal(modules: Mapping[str, torch.nn.Module], ignore: str = r'.*\.w_avg') -> None:
+    """Makes sure that all parameters and buffers have the same values on all ranks. NaN equals NaN.
+
+    Args:
+        modules: The modules under names of their own, like 'G'.
+        ignore: Tensors whose full names, like 'G.mapping.w_avg', match this are left out. (The average of w follows the
+            latents of each rank.)
+
+    Raises:
+        RuntimeError: On all ranks, naming rank, tensor and difference.
+    """
+    if world_size() == 1:
+        return
+    tensors = {
+        f'{prefix}.{name}': tensor.detach()
+        for prefix, module in modules.items()
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]
+    }
+    tensors = {name: tensors[name] for name in sorted(tensors) if not re.fullmatch(ignore, name)}
+    _raise_on_all_ranks(_difference_in_layout(tensors))
+    _raise_on_all_ranks(_difference_in_values(tensors))
+
+
+def _difference_in_layout(tensors):
+    """A sentence about the first name, shape or type that rank 0 does not have, or the other way round; else None."""
+    here = [f'{name} {list(tensor.shape)} {tensor.dtype}' for name, tensor in tensors.items()]
+    there = broadcast_object(here)
+    if here == there:
+        return None
+    only_here, only_there = set(here) - set(there), set(there) - set(here)
+    return f'has {sorted(only_here)} where rank 0 has {sorted(only_there)}'
+
+
+def _difference_in_values(tensors):
+    """A sentence about the first tensor that differs from that of rank 0, else None."""
+    problems = []
+    for name, tensor in tensors.items():
+        first = tensor.clone(memory_format=torch.contiguous_format)
+        dist.broadcast(first, src=0)
+        differs = (tensor != first) & ~(tensor.isnan() & first.isnan())
+        if differs.any():
+            largest = (tensor.double() - first.double()).abs()[differs].max()
+            problems.append(f'{name} differs from rank 0 in {int(differs.sum())} of {tensor.numel()} elements, '
+                            f'by up to {largest:.3g}')
+    if not problems:
+        return None
+    return problems[0] + (f' (and {len(problems) - 1} more tensors differ)' if problems[1:] else '')
+
+
+def _raise_on_all_ranks(problem):
+    sentences = [f'rank {number}: {text}' for number, text in enumerate(gather_objects(problem)) if text is not None]
+    if sentences:
+        raise RuntimeError('; '.join(sentences))

@@ -1,0 +1,218 @@
+"""Starts the processes of a data-parallel run, and ends them all when one of them fails.
+
+Two ways lead to a process group: `launch` spawns the processes of one machine itself, or torchrun has started them, on
+one or several machines, and `launch` only joins them. Tensors on the CPU travel by gloo, CUDA tensors by nccl.
+"""
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing import connection
+from pathlib import Path
+
+import click
+import torch
+import torch.distributed as dist
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # For what no parent sees: a machine or a network that falls silent.
+SECONDARY_SEC = 1                           # So long after a failure, further ones are taken for its consequences.
+TERMINATE_SEC = 5                           # Between asking a process to end and killing it.
+INTERRUPT_SEC = 60                          # After Ctrl-C, for ranks that save something.
+
+
+class RankError(click.ClickException):
+    """A process of the group failed; the message is one sentence that names its rank."""
+
+
+def torchrun_world_size() -> int | None:
+    """Number of processes that torchrun has started, on all machines together; None if it has not."""
+    if {'RANK', 'WORLD_SIZE', 'LOCAL_RANK'} <= os.environ.keys():
+        return int(os.environ['WORLD_SIZE'])
+    return None
+
+
+def launch(fn: Callable, num_processes: int, args: Sequence = ()) -> None:
+    """Runs `fn(rank, *args)` in `num_processes` processes that form a process group, and waits for their end.
+
+    One process is this one, without a group. Several are spawned, hence `fn` and `args` must be picklable. Under
+    torchrun this process is one of the group already.
+
+    If a spawned process raises or dies, the others are ended within seconds. The traceback goes to stderr.
+
+    Raises:
+        RankError: For the first process that failed. A `click.ClickException` of it (a user's error) is raised as such,
+            without a traceback.
+        click.UsageError: torchrun has started another number of processes.
+    """
+    world_size = torchrun_world_size()
+    if world_size is not None and world_size != num_processes:
+        raise click.UsageError(f'torchrun has started {world_size} processes, the options ask for {num_processes}')
+    if num_processes == 1:
+        fn(0, *args)
+    elif world_size is not None:
+        _run_in_group(fn, int(os.environ['RANK']), world_size, args)
+    else:
+        _spawn(fn, num_processes, args)
+
+
+def _run_in_group(fn, rank, world_size, args, store=None):
+    """Calls `fn` with the process group up. Without a store, the ranks meet where torchrun's environment says."""
+    nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    backend = 'cpu:gloo,cuda:nccl' if nccl else 'gloo'
+    dist.init_process_group(backend, rank=rank, world_size=world_size, store=store, timeout=COLLECTIVE_TIMEOUT)
+    fn(rank, *args)
+    dist.all_reduce(torch.zeros([]))        # Nobody leaves while another may still need the group.
+    dist.destroy_process_group()
+
+
+# In the parent.
+
+
+def _spawn(fn, num_processes, args):
+    with tempfile.TemporaryDirectory() as folder:
+        context = multiprocessing.get_context('spawn')
+        processes = [
+            context.Process(target=_child, args=(fn, rank, num_processes, args, folder), name=f'rank{rank}')
+            for rank in range(num_processes)
+        ]
+        try:
+            with _sigterm_passed_on(processes):
+                for process in processes:
+                    process.start()
+                _wait(processes)
+            error = _cause(processes, folder)
+        finally:
+            _end(processes)
+    if error is not None:
+        raise error
+
+
+def _wait(processes):
+    """Returns when all have ended well, or soon after one has not."""
+    try:
+        while running := [process.sentinel for process in processes if process.exitcode is None]:
+            if _ended_badly(processes):
+                _join(processes, SECONDARY_SEC)
+                break
+            connection.wait(running)
+    except KeyboardInterrupt:               # The processes got it too, and may take their time to end in good order.
+        _join(processes, INTERRUPT_SEC)
+        if any(process.exitcode != 0 for process in processes):
+            raise
+
+
+def _ended_badly(processes):
+    """The processes that have ended with a failure, by rank."""
+    return {rank: process for rank, process in enumerate(processes) if process.exitcode not in (None, 0)}
+
+
+def _join(processes, patience_sec):
+    deadline = time.monotonic() + patience_sec
+    for process in processes:
+        process.join(max(deadline - time.monotonic(), 0))
+
+
+def _end(processes):
+    """Leaves no process behind, not even one that does not listen."""
+    started = [process for process in processes if process.pid is not None]
+    for process in started:
+        process.terminate()
+    _join(started, TERMINATE_SEC)
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def _cause(processes, folder):
+    """The exception for what went wrong first, None if nothing did.
+
+    A process that was killed left no report, but its peers may have, of a broken connection: gloo raises, nccl aborts.
+    """
+    failed = _ended_badly(processes)
+    reports = [json.loads(path.read_text()) for path in Path(folder).glob('failure*.json')]
+    killed = [rank for rank, process in failed.items() if process.exitcode < 0 and process.exitcode != -signal.SIGABRT]
+    if reports and not killed:
+        return _reported_error(min(reports, key=lambda report: report['time']), len(processes))
+    for rank in [*killed, *failed]:
+        return RankError(f'rank {rank} of {len(processes)} {_end_in_words(processes[rank].exitcode)}')
+    return None
+
+
+def _end_in_words(exitcode):
+    if exitcode > 0:
+        return f'ended with status {exitcode}'
+    name = signal.Signals(-exitcode).name
+    return f'was killed by {name}' + (' (is the memory of this machine exhausted?)' if name == 'SIGKILL' else '')
+
+
+def _reported_error(report, num_processes):
+    if report['exit_code'] is not None:
+        error = click.ClickException(report['message'])
+        error.exit_code = report['exit_code']
+        return error
+    sys.stderr.write(report['traceback'])
+    return RankError(f'rank {report["rank"]} of {num_processes} failed: {report["message"]}')
+
+
+@contextmanager
+def _sigterm_passed_on(processes):
+    """Who asks this process to end means all of them. (Only the main thread can listen for it.)"""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def pass_on(_signum, _frame):
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+
+    previous = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+# In a spawned process.
+
+
+def _child(fn, rank, num_processes, args, folder):
+    os.environ['LOCAL_RANK'] = str(rank)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if 'OMP_NUM_THREADS' not in os.environ:
+        torch.set_num_threads(max(torch.get_num_threads() // num_processes, 1))
+    try:
+        _run_in_group(fn, rank, num_processes, args, dist.FileStore(os.path.join(folder, 'store'), num_processes))
+    except KeyboardInterrupt:
+        os._exit(130)
+    except Exception as error:
+        _report(error, rank, folder)
+        sys.stdout.flush()
+        os._exit(1)                         # Not sys.exit(): tearing down a broken group may wait for its peers.
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _report(error, rank, folder):
+    """Writes down what the parent needs to know."""
+    by_user = isinstance(error, click.ClickException)
+    path = Path(folder, f'failure{rank}.json')
+    path.with_suffix('.partial').write_text(json.dumps({
+        'time': time.time(),
+        'rank': rank,
+        'message': error.format_message() if by_user else traceback.format_exception_only(error)[-1].strip(),
+        'exit_code': error.exit_code if by_user else None,
+        'traceback': traceback.format_exc(),
+    }))
+    path.with_suffix('.partial').rename(path)
