@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from fixture_data import case_ids
 
 from torch_utils.ops import upfirdn2d
-from training import networks
 from training.networks import (
     Conv2dLayer,
     FullyConnectedLayer,
@@ -30,7 +29,8 @@ def check_grads(case, y, variables):
 
 
 def relative_deviation(obtained, expected):
-    return float((obtained.double() - expected.double()).abs().max() / expected.double().abs().max())
+    obtained, expected = obtained.detach().double(), expected.detach().double()
+    return float((obtained - expected).abs().max() / expected.abs().max())
 
 
 # ----------------------------------------------------------------------------
@@ -308,7 +308,3 @@ def test_unknown_noise_modes_are_refused():
     layer = SynthesisLayer(3, 4, w_dim=5, resolution=6)
     with pytest.raises(ValueError, match='noise_mode=fixed: must be one of random, const, none'):
         layer(torch.randn(2, 3, 6, 6), torch.randn(2, 5), noise_mode='fixed')
-
-
-def test_every_public_name_can_be_imported_from_the_networks_module():
-    assert all(hasattr(networks, name) for name in networks.__all__)

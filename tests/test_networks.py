@@ -1,0 +1,422 @@
+"""What the networks promise beyond numbers: precision, noise, feature maps, truncation, reconstruction, refusals."""
+import inspect
+import json
+
+import pytest
+import torch
+
+from training import layers, networks
+from training.networks import (
+    Discriminator,
+    DiscriminatorBlock,
+    DiscriminatorEpilogue,
+    Generator,
+    MappingNetwork,
+    SynthesisBlock,
+    SynthesisNetwork,
+)
+
+ARCHITECTURES = ['orig', 'skip', 'resnet']
+REDUCED = {'float16': 1e-2, 'bfloat16': 5e-2}   # Largest deviation over largest value, through all layers.
+
+
+def make_G(c_dim=0, img_resolution=32, mapping_kwargs=None, **synthesis_kwargs):
+    return Generator(
+        z_dim=8, c_dim=c_dim, w_dim=8, img_resolution=img_resolution, img_channels=3,
+        mapping_kwargs={'num_layers': 2, **(mapping_kwargs or {})},
+        synthesis_kwargs={'channel_base': 512, 'channel_max': 16, **synthesis_kwargs})
+
+
+def make_D(c_dim=0, img_resolution=32, **kwargs):
+    return Discriminator(
+        c_dim=c_dim, img_resolution=img_resolution, img_channels=3, channel_base=512, channel_max=16, **kwargs)
+
+
+def set_noise_strength(G, value):
+    for name, param in G.named_parameters():
+        if name.endswith('noise_strength'):
+            torch.nn.init.constant_(param, value)
+
+
+def relative_deviation(obtained, expected):
+    obtained, expected = obtained.detach().double(), expected.detach().double()
+    return float((obtained - expected).abs().max() / expected.abs().max())
+
+
+# ----------------------------------------------------------------------------
+# Mapping.
+
+
+def test_mean_of_ws_is_tracked_once_per_training_call_only():
+    net = MappingNetwork(z_dim=8, c_dim=0, w_dim=8, num_ws=3, num_layers=2)
+    z = torch.randn(4, 8)
+    mean = net.eval()(z, None)[:, 0].mean(dim=0).detach()
+    net.train()(z, None, skip_w_avg_update=True)
+    assert (net.w_avg == 0).all()
+    net(z, None)
+    torch.testing.assert_close(net.w_avg, 0.005 * mean)
+    net(z, None)
+    torch.testing.assert_close(net.w_avg, (0.005 + 0.995 * 0.005) * mean)
+    assert not net.w_avg.requires_grad
+
+
+def test_generator_forward_tracks_the_mean_once():
+    G = make_G()
+    z = torch.randn(4, 8)
+    mean = G.eval().mapping(z, None)[:, 0].mean(dim=0)
+    G.train()(z, None)
+    torch.testing.assert_close(G.mapping.w_avg, 0.005 * mean)
+
+
+def test_truncation_uses_the_mean_after_its_update():
+    net = MappingNetwork(z_dim=8, c_dim=0, w_dim=8, num_ws=3, num_layers=2, w_avg_beta=0)
+    z = torch.randn(1, 8)
+    torch.testing.assert_close(net.train()(z, None, truncation_psi=0)[0, 0], net.w_avg)
+    assert (net.w_avg != 0).any()
+
+
+@pytest.mark.parametrize('truncation', [{}, {'truncation_psi': 0.5}, {'truncation_psi': 0.5, 'truncation_cutoff': 1}])
+def test_ws_can_be_written_to(truncation):
+    net = MappingNetwork(z_dim=8, c_dim=0, w_dim=8, num_ws=3, num_layers=2)
+    ws = net(torch.randn(2, 8), None, **truncation)
+    assert ws.shape == (2, 3, 8) and ws.is_contiguous()
+    others = ws[:, [0, 2]].clone()
+    ws[:, 1] = 7
+    assert torch.equal(ws[:, [0, 2]], others)
+
+
+def test_networks_without_tracking_have_no_mean_and_refuse_truncation():
+    for kwargs in ({'num_ws': None}, {'num_ws': 3, 'w_avg_beta': None}):
+        net = MappingNetwork(z_dim=8, c_dim=0, w_dim=8, num_layers=2, **kwargs)
+        assert 'w_avg' not in net.state_dict()
+        net(torch.randn(2, 8), None)
+        with pytest.raises(AssertionError, match='does not track w_avg'):
+            net(torch.randn(2, 8), None, truncation_psi=0.5)
+
+
+def test_mapping_without_layers_or_labels_or_latents():
+    z, c = torch.randn(2, 8), torch.eye(2, 3)
+    net = MappingNetwork(z_dim=8, c_dim=0, w_dim=8, num_ws=None, num_layers=0)
+    torch.testing.assert_close(net(z, None), layers.normalize_2nd_moment(z))
+    net = MappingNetwork(z_dim=0, c_dim=3, w_dim=8, num_ws=None, num_layers=0)
+    torch.testing.assert_close(net(None, c), layers.normalize_2nd_moment(net.embed(c)))
+
+
+# ----------------------------------------------------------------------------
+# Noise.
+
+
+@pytest.mark.parametrize('architecture', ARCHITECTURES)
+def test_random_noise_is_drawn_layer_by_layer_in_forward_order(architecture):
+    """The draws of the generator, put into the layers' constant noise, give the same image."""
+    G = make_G(architecture=architecture).eval()
+    set_noise_strength(G, 0.5)
+    ws = torch.randn(1, G.num_ws, 8)
+    img = G.synthesis(ws, noise_mode='random', noise_generator=torch.Generator().manual_seed(4))
+    generator = torch.Generator().manual_seed(4)
+    for res in (4, 8, 16, 32):
+        for conv in ['conv1'] if res == 4 else ['conv0', 'conv1']:
+            layer = G.synthesis.get_submodule(f'b{res}.{conv}')
+            layer.noise_const.copy_(torch.randn([1, 1, res, res], generator=generator)[0, 0])
+    torch.testing.assert_close(G.synthesis(ws, noise_mode='const'), img, rtol=0, atol=0)
+    torch.manual_seed(4)
+    torch.testing.assert_close(G.synthesis(ws), img, rtol=0, atol=0)
+
+
+def test_samples_of_a_batch_get_noise_of_their_own():
+    G = make_G().eval()
+    set_noise_strength(G, 0.5)
+    ws = torch.randn(1, G.num_ws, 8).repeat(2, 1, 1)
+    img = G.synthesis(ws)
+    assert (img[0] - img[1]).abs().max() > 0.01
+    img = G.synthesis(ws, noise_mode='const')
+    torch.testing.assert_close(img[0], img[1])
+
+
+# ----------------------------------------------------------------------------
+# Feature maps.
+
+
+@pytest.mark.parametrize('architecture', ARCHITECTURES)
+def test_generator_returns_exactly_the_feature_maps_asked_for(architecture):
+    G = make_G(architecture=architecture, num_fp16_res=1).eval()
+    z = torch.randn(2, 8)
+    outputs = {}
+    for res in (8, 32):
+        G.synthesis.get_submodule(f'b{res}').register_forward_hook(
+            lambda module, args, output, res=res: outputs.__setitem__(res, output[0]))
+    img, feats = G(z, None, noise_mode='const', return_feats={32, 8})
+    assert list(feats) == [8, 32]
+    for res, feat in feats.items():
+        assert feat.dtype == torch.float32 and feat.shape == (2, 16, res, res)
+        assert torch.equal(feat, outputs[res].float())
+    assert torch.equal(img, G(z, None, noise_mode='const'))
+    assert torch.equal(img, G(z, None, noise_mode='const', return_feats=()))
+
+
+def test_feature_maps_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match='return_feats=64: must be one of 4, 8, 16, 32'):
+        make_G()(torch.randn(1, 8), None, return_feats=[64])
+
+
+@pytest.mark.parametrize('architecture', ARCHITECTURES)
+def test_discriminator_returns_the_outputs_of_its_blocks_as_computed(architecture):
+    D = make_D(architecture=architecture, num_fp16_res=1, reduced_dtype='bfloat16')
+    img = torch.randn(4, 3, 32, 32)
+    logits, feats = D(img, None, return_feats=True)
+    assert {res: (list(feat.shape), feat.dtype) for res, feat in feats.items()} == {
+        16: ([4, 16, 16, 16], torch.bfloat16), 8: ([4, 16, 8, 8], torch.float32), 4: ([4, 16, 4, 4], torch.float32)}
+    assert torch.equal(logits, D(img, None))
+    if architecture != 'skip':      # The epilogue then depends on the last map only.
+        assert torch.equal(logits, D.b4(feats[4], None, None))
+
+
+# ----------------------------------------------------------------------------
+# Precision.
+
+
+@pytest.mark.parametrize('channels_last', [False, True])
+@pytest.mark.parametrize('dtype', REDUCED)
+@pytest.mark.parametrize('architecture', ARCHITECTURES)
+def test_generator_in_reduced_precision_agrees_with_float32(architecture, dtype, channels_last):
+    G = make_G(architecture=architecture, num_fp16_res=4, conv_clamp=256, reduced_dtype=dtype,
+               fp16_channels_last=channels_last)
+    set_noise_strength(G, 0.1)
+    ws = torch.randn(3, G.num_ws, 8)
+    for training in (False, True):
+        G.train(training)
+        expected = G.synthesis(ws, noise_mode='const', force_fp32=True)
+        img = G.synthesis(ws, noise_mode='const')
+        assert img.dtype == torch.float32 and img.is_contiguous()
+        assert 0 < relative_deviation(img, expected) < REDUCED[dtype]
+
+
+@pytest.mark.parametrize('channels_last', [False, True])
+@pytest.mark.parametrize('dtype', REDUCED)
+@pytest.mark.parametrize('architecture', ARCHITECTURES)
+def test_discriminator_in_reduced_precision_agrees_with_float32(architecture, dtype, channels_last):
+    D = make_D(architecture=architecture, num_fp16_res=4, conv_clamp=256, reduced_dtype=dtype,
+               block_kwargs={'fp16_channels_last': channels_last})
+    img = torch.randn(4, 3, 32, 32)
+    expected, expected_feats = D(img, None, return_feats=True, force_fp32=True)
+    logits, feats = D(img, None, return_feats=True)
+    assert logits.dtype == torch.float32
+    assert 0 < relative_deviation(logits, expected) < REDUCED[dtype]
+    for res, feat in feats.items():
+        assert feat.dtype == getattr(torch, dtype)
+        assert feat.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        assert 0 < relative_deviation(feat, expected_feats[res]) < REDUCED[dtype]
+
+
+@pytest.mark.parametrize('dtype', REDUCED)
+def test_first_and_second_derivatives_in_reduced_precision_agree_with_float32(dtype):
+    """Smooth activations, since rounding flips kinks; large logits, since nothing else keeps float16 from underflow."""
+    smooth = {'activation': 'swish'}
+    G = make_G(num_fp16_res=2, conv_clamp=256, reduced_dtype=dtype, **smooth)
+    D = make_D(num_fp16_res=2, conv_clamp=256, reduced_dtype=dtype, block_kwargs=smooth, epilogue_kwargs=smooth)
+    params = [*G.parameters(), *D.parameters()]
+    ws = G.mapping(torch.randn(4, 8), None).detach().requires_grad_()
+
+    def derivatives(**kwargs):
+        img = G.synthesis(ws, noise_mode='const', **kwargs)
+        logits = 64 * D(img, None, **kwargs).sum()
+        first = torch.autograd.grad(
+            logits, [img, ws, *params], create_graph=True, allow_unused=True, materialize_grads=True)
+        penalty = first[0].square().sum() + first[1].square().sum()
+        second = torch.autograd.grad(penalty, params, allow_unused=True, materialize_grads=True)
+        return [torch.cat([grad.detach().flatten() for grad in grads]) for grads in (first, second)]
+
+    for obtained, expected in zip(derivatives(), derivatives(force_fp32=True)):
+        assert 0 < (obtained - expected).norm() / expected.norm() < REDUCED[dtype]
+
+
+@pytest.mark.parametrize(('num_fp16_res', 'reduced'), [(0, []), (1, [32]), (2, [16, 32]), (9, [8, 16, 32])])
+def test_reduced_precision_counts_from_the_highest_resolution_and_spares_the_lowest(num_fp16_res, reduced):
+    G, D = make_G(num_fp16_res=num_fp16_res), make_D(num_fp16_res=num_fp16_res)
+    assert [res for res in (4, 8, 16, 32) if G.synthesis.get_submodule(f'b{res}').use_fp16] == reduced
+    assert [res for res in (8, 16, 32) if D.get_submodule(f'b{res}').use_fp16] == reduced
+
+
+def test_memory_format_goes_back_where_a_float32_block_follows():
+    block = DiscriminatorBlock(0, 4, 4, 16, 3, first_layer_idx=0, use_fp16=True, fp16_channels_last=True)
+    x, _ = block(None, torch.randn(2, 3, 16, 16))
+    assert x.dtype == torch.float16 and x.is_contiguous(memory_format=torch.channels_last)
+    x, _ = DiscriminatorBlock(4, 4, 4, 8, 3, first_layer_idx=0)(x, None)
+    assert x.dtype == torch.float32 and x.is_contiguous()
+
+
+@pytest.mark.parametrize(('training', 'use_fp16', 'batch', 'explicit', 'fused'), [
+    (True, False, 1, None, False),
+    (False, False, 2, None, True),
+    (False, True, 1, None, True),
+    (False, True, 2, None, False),
+    (True, True, 2, True, True),
+    (False, False, 2, False, False),
+])
+def test_modulation_is_fused_in_evaluation_unless_a_batch_is_in_reduced_precision(
+        training, use_fp16, batch, explicit, fused, monkeypatch):
+    seen = []
+    original = layers.modulated_conv2d
+    monkeypatch.setattr(layers, 'modulated_conv2d', lambda *args, fused_modconv, **kwargs: (
+        seen.append(fused_modconv), original(*args, fused_modconv=fused_modconv, **kwargs))[1])
+    block = SynthesisBlock(4, 4, 5, 8, 3, is_last=True, use_fp16=use_fp16).train(training)
+    block(torch.randn(batch, 4, 4, 4), None, torch.randn(batch, 3, 5), fused_modconv=explicit)
+    assert seen == [fused] * 3
+
+
+# ----------------------------------------------------------------------------
+# Construction.
+
+
+@pytest.mark.parametrize('architecture', ARCHITECTURES)
+def test_number_of_ws_is_two_per_resolution_in_every_architecture(architecture):
+    for log2_res in (2, 3, 5):
+        assert make_G(img_resolution=2 ** log2_res, architecture=architecture).num_ws == 2 * log2_res - 2
+
+
+def test_to_rgb_shares_its_w_with_the_next_convolution():
+    """w_1 reaches the 4x4 image and conv0 of 8x8; nothing before."""
+    G = make_G().eval()
+    ws = torch.randn(1, G.num_ws, 8, requires_grad=True)
+    _, feats = G.synthesis(ws, noise_mode='const', return_feats=[4, 8, 32])
+    used = {res: torch.autograd.grad(feat.sum(), ws, retain_graph=True)[0][0].abs().sum(dim=1) > 0
+            for res, feat in feats.items()}
+    assert used[4].tolist() == [True] + [False] * 7
+    assert used[8].tolist() == [True] * 3 + [False] * 5
+    assert used[32].tolist() == [True] * 7 + [False]
+
+
+def test_block_filter_reaches_only_the_layers_that_resample():
+    G = make_G(architecture='resnet', resample_filter=[1, 2, 1])
+    D = make_D(architecture='resnet', block_kwargs={'resample_filter': [1, 2, 1]})
+    for net in (G, D):
+        for name, buffer in net.named_buffers():
+            if name.endswith('resample_filter'):
+                layer = name.split('.')[-2]
+                default = layer in ('fromrgb', 'conv') or layer == ('conv1' if net is G else 'conv0')
+                assert buffer.shape == ((4, 4) if default else (3, 3)), name
+
+
+def test_frozen_layers_keep_their_values_and_gradients_flow_past_them():
+    torch.manual_seed(0)
+    free = make_D()
+    torch.manual_seed(0)
+    D = make_D(block_kwargs={'freeze_layers': 5})
+    state = D.state_dict()
+    assert state.keys() == free.state_dict().keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in free.state_dict().items())
+    D.load_state_dict(free.state_dict())
+    img = torch.randn(4, 3, 32, 32, requires_grad=True)
+    torch.testing.assert_close(D(img, None), free(img, None), rtol=0, atol=0)
+    D(img, None).sum().backward()
+    assert img.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize('net', [
+    lambda: make_G(c_dim=3, architecture='resnet', num_fp16_res=2, conv_clamp=256, fp16_channels_last=True),
+    lambda: make_D(c_dim=3, architecture='skip', cmap_dim=7, block_kwargs={'freeze_layers': 2}, conv_clamp=2,
+                   mapping_kwargs={'num_layers': 1}, epilogue_kwargs={'mbstd_num_channels': 0}),
+], ids=['G', 'D'])
+def test_networks_can_be_rebuilt_from_their_recorded_arguments(net):
+    net = net()
+    assert list(net.init_kwargs) == list(inspect.signature(type(net)).parameters)
+    rebuilt = type(net)(**json.loads(json.dumps(net.init_kwargs)))
+    assert rebuilt.init_kwargs == net.init_kwargs
+    rebuilt.load_state_dict(net.state_dict())
+    assert [name for name, _ in rebuilt.named_parameters()] == [name for name, _ in net.named_parameters()]
+    inputs = (torch.randn(2, 8), torch.eye(2, 3)) if isinstance(net, Generator) else (
+        torch.randn(2, 3, 32, 32), torch.eye(2, 3))
+    kwargs = {'noise_mode': 'const'} if isinstance(net, Generator) else {}
+    assert torch.equal(net.eval()(*inputs, **kwargs), rebuilt.eval()(*inputs, **kwargs))
+
+
+def test_recorded_arguments_do_not_follow_what_the_caller_does_later():
+    synthesis_kwargs = {'channel_base': 64}
+    G = Generator(8, 0, 8, 4, 3, synthesis_kwargs=synthesis_kwargs)
+    synthesis_kwargs['channel_base'] = 32
+    assert G.init_kwargs['synthesis_kwargs'] == {'channel_base': 64}
+    assert G.init_kwargs['mapping_kwargs'] == {}
+
+
+PUBLIC_NAMES = {  # Argument names and defaults that outside scripts rely on; ours come behind or in between by name.
+    MappingNetwork: 'z_dim c_dim w_dim num_ws num_layers=8 embed_features=None layer_features=None activation=lrelu '
+                    'lr_multiplier=0.01 w_avg_beta=0.995',
+    MappingNetwork.forward: 'z c truncation_psi=1 truncation_cutoff=None skip_w_avg_update=False',
+    layers.FullyConnectedLayer: 'in_features out_features bias=True activation=linear lr_multiplier=1 bias_init=0',
+    layers.Conv2dLayer: 'in_channels out_channels kernel_size bias=True activation=linear up=1 down=1 '
+                        'resample_filter=(1,3,3,1) conv_clamp=None channels_last=False trainable=True',
+    layers.Conv2dLayer.forward: 'x gain=1',
+    layers.SynthesisLayer: 'in_channels out_channels w_dim resolution kernel_size=3 up=1 use_noise=True '
+                           'activation=lrelu resample_filter=(1,3,3,1) conv_clamp=None channels_last=False',
+    layers.SynthesisLayer.forward: 'x w noise_mode=random fused_modconv=True gain=1',
+    layers.ToRGBLayer: 'in_channels out_channels w_dim kernel_size=1 conv_clamp=None channels_last=False',
+    layers.ToRGBLayer.forward: 'x w fused_modconv=True',
+    layers.MinibatchStdLayer: 'group_size num_channels=1',
+    layers.modulated_conv2d: 'x weight styles noise=None up=1 down=1 padding=0 resample_filter=None demodulate=True '
+                             'flip_weight=True fused_modconv=True',
+    layers.normalize_2nd_moment: 'x dim=1 eps=1e-08',
+    SynthesisBlock: 'in_channels out_channels w_dim resolution img_channels is_last architecture=skip '
+                    'resample_filter=(1,3,3,1) conv_clamp=None use_fp16=False fp16_channels_last=False',
+    SynthesisBlock.forward: 'x img ws force_fp32=False fused_modconv=None',
+    SynthesisNetwork: 'w_dim img_resolution img_channels channel_base=32768 channel_max=512 num_fp16_res=0',
+    SynthesisNetwork.forward: 'ws',
+    Generator: 'z_dim c_dim w_dim img_resolution img_channels mapping_kwargs={} synthesis_kwargs={}',
+    Generator.forward: 'z c truncation_psi=1 truncation_cutoff=None',
+    DiscriminatorBlock: 'in_channels tmp_channels out_channels resolution img_channels first_layer_idx '
+                        'architecture=resnet activation=lrelu resample_filter=(1,3,3,1) conv_clamp=None '
+                        'use_fp16=False fp16_channels_last=False freeze_layers=0',
+    DiscriminatorBlock.forward: 'x img force_fp32=False',
+    DiscriminatorEpilogue: 'in_channels cmap_dim resolution img_channels architecture=resnet mbstd_group_size=4 '
+                           'mbstd_num_channels=1 activation=lrelu conv_clamp=None',
+    DiscriminatorEpilogue.forward: 'x img cmap force_fp32=False',
+    Discriminator: 'c_dim img_resolution img_channels architecture=resnet channel_base=32768 channel_max=512 '
+                   'num_fp16_res=0 conv_clamp=None cmap_dim=None block_kwargs={} mapping_kwargs={} epilogue_kwargs={}',
+    Discriminator.forward: 'img c',
+}
+
+
+@pytest.mark.parametrize('function', PUBLIC_NAMES, ids=lambda function: function.__qualname__)
+def test_public_arguments_have_their_names_order_and_defaults(function):
+    parameters = [p for name, p in inspect.signature(function).parameters.items() if name != 'self']
+    public = [p.name if p.default is p.empty else f'{p.name}={p.default}'.replace(' ', '') for p in parameters]
+    expected = PUBLIC_NAMES[function].split()
+    assert public[: len(expected)] == expected
+
+
+# ----------------------------------------------------------------------------
+# Refusals.
+
+
+@pytest.mark.parametrize(('make', 'message'), [
+    (lambda: make_G(img_resolution=48), 'img_resolution=48: must be a power of two, at least 4'),
+    (lambda: make_G(img_resolution=2), 'img_resolution=2: must be a power of two, at least 4'),
+    (lambda: make_D(img_resolution=48), 'img_resolution=48: must be a power of two, at least 8'),
+    (lambda: make_D(img_resolution=4), 'img_resolution=4: must be a power of two, at least 8'),
+    (lambda: make_G(architecture='unet'), 'architecture=unet: must be one of orig, skip, resnet'),
+    (lambda: make_D(architecture='unet'), 'architecture=unet: must be one of orig, skip, resnet'),
+    (lambda: DiscriminatorEpilogue(4, 0, 4, 3, architecture='unet'), 'architecture=unet: must be one of orig, skip'),
+    (lambda: make_G(activation='gelu'), 'activation=gelu: must be one of linear, relu, lrelu'),
+    (lambda: make_D(block_kwargs={'activation': 'gelu'}), 'activation=gelu: must be one of linear, relu, lrelu'),
+    (lambda: make_G(mapping_kwargs={'activation': 'gelu'}), 'activation=gelu: must be one of linear, relu, lrelu'),
+    (lambda: make_G(reduced_dtype='float64'), 'reduced_dtype=float64: must be one of float16, bfloat16'),
+    (lambda: make_D(reduced_dtype='float64'), 'reduced_dtype=float64: must be one of float16, bfloat16'),
+    (lambda: make_G(channel_base=16), 'channel_base=16, channel_max=16: no channels at 32x32'),
+])
+def test_wrong_settings_are_refused_in_a_sentence(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(('call', 'message'), [
+    (lambda G, D: G.synthesis(torch.randn(1, 7, 8)), r'shape \[1, 7, 8\], expected \[None, 8, 8\]'),
+    (lambda G, D: G(torch.randn(1, 7), None), r'shape \[1, 7\], expected \[None, 8\]'),
+    (lambda G, D: D(torch.randn(1, 3, 16, 16), None), r'shape \[1, 3, 16, 16\], expected \[None, 3, 32, 32\]'),
+])
+def test_tensors_of_wrong_shape_are_refused(call, message):
+    with pytest.raises(AssertionError, match=message):
+        call(make_G(), make_D())
+
+
+def test_every_public_name_can_be_imported_from_the_networks_module():
+    assert {'modulated_conv2d', 'normalize_2nd_moment', 'Generator', 'Discriminator'} < set(networks.__all__)
+    assert all(hasattr(networks, name) for name in networks.__all__)
