@@ -95,8 +95,11 @@ Examples:
 @option('--metrics', metavar='LIST', group=GENERAL, help='Metrics at each snapshot, or none [default: fid50k_full; tiny: none]')
 @option('--seed', type=int, metavar='INT', group=GENERAL, help='Random seed [default: 0]')
 @option('-n', '--dry-run', is_flag=True, group=GENERAL, help='Print the configuration and stop.')
+@option('--new', is_flag=True, group=GENERAL, help='Start anew; without it, the same command continues an unfinished run.')
 @option('--data', metavar='PATH', required=True, group=DATA, help='Folder or zip of square images, all of one size.')
 @option('--cond', type=bool, metavar='BOOL', group=DATA, help='Learn the classes of the data set [default: no]')
+@option('--labels', type=click.Choice(['json', 'folders']), group=DATA, help='Where classes come from: dataset.json, or '
+        'the names of subfolders [default: json]')
 @option('--subset', type=int, metavar='INT', group=DATA, help='Train with that many images only [default: all]')
 @option('--mirror', type=bool, metavar='BOOL', group=DATA, help='Double the data by mirror images [default: no]')
 @option('--cfg', type=click.Choice(CONFIG_NAMES), group=BASE, help='Base configuration [default: auto]')
@@ -132,13 +135,18 @@ def main(**options):
         run_name, config = resolve(options)
     except OSError as error:
         raise UserError(f'--data: {error}') from error
-    dry_run = options['dry_run']
     config['run_dir'] = os.path.join(options['outdir'], f'{next_run_id(options["outdir"]):05d}-{run_name}')
-    print_config(config)
-    if dry_run:
-        print('Dry run; nothing was written.')
-        return
-    start(config)
+    run_dir, finished = (None, False) if options['new'] else unfinished_run(options['outdir'], run_name, config)
+    if run_dir is not None:
+        config['run_dir'] = str(run_dir)
+    if is_main_process():
+        print_config(config)
+    if finished:
+        click.echo(f'{run_dir} is finished; --new starts another run with the same options.')
+    elif options['dry_run']:
+        click.echo('Dry run; nothing was written.')
+    else:
+        start(config)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -150,7 +158,7 @@ def resolve(options: dict) -> tuple[str, dict]:
     config: dict = {}
     names: list[str] = []
     o = {key: value for key, value in options.items() if value is not None}
-    gpus = o.get('gpus', 1)
+    gpus = o.get('gpus', int(os.environ.get('WORLD_SIZE', 1)))          # As torchrun says, if it does.
     require(gpus >= 1 and gpus & (gpus - 1) == 0, f'--gpus={gpus}: must be a power of two')
     require(o.get('snap', 1) >= 1, f'--snap={o.get("snap")}: must be at least 1')
     metrics = parse_metrics(o['metrics']) if 'metrics' in o else None
@@ -193,11 +201,15 @@ def resolve_data(o: dict, names: list[str]) -> tuple[dict, int]:
     from training.dataset import ImageFolderDataset
     kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=o['data'], use_labels=True, max_size=None,
                   xflip=False)
-    dataset = ImageFolderDataset(path=o['data'], use_labels=True)
+    labels_from = dict(labels_from=o['labels']) if 'labels' in o else {}
+    dataset = ImageFolderDataset(path=o['data'], use_labels=True, **labels_from)
+    dataset.require_trainable()
+    kwargs.update(labels_from)
     names.append(dataset.name)
     kwargs.update(use_labels=dataset.has_labels, max_size=len(dataset), resolution=dataset.resolution)
     if o.get('cond'):
-        require(dataset.has_labels, f'--cond: {o["data"]} has no labels; put them in its dataset.json (docs/data.md)')
+        require(dataset.has_labels, f'--cond: {o["data"]} has no labels; put them in its dataset.json, or images of each class in a '
+                f'subfolder and give --labels=folders (docs/data.md)')
         names.append('cond')
     else:
         kwargs['use_labels'] = False
@@ -332,10 +344,8 @@ def resolve_zoo(o: dict, config: dict, names: list[str]) -> None:
 def resolve_speed(o: dict, config: dict) -> None:
     """--device, --precision and the switches of the reference."""
     from torch_utils import distributed
-    try:
-        device = distributed.pick_device(o['device'])
-    except ValueError as error:
-        raise UserError(f'--device={o["device"]}: {error}') from error
+    distributed.check_device(o['device'], config['num_gpus'])
+    device = distributed.pick_device(o['device'])
     precision = 'fp32' if o.get('fp32') else o['precision']
     require(not (o.get('fp32') and o['precision'] in ('fp16', 'bf16')),
             f'--fp32=1 and --precision={o["precision"]} contradict each other')
@@ -382,17 +392,42 @@ def print_config(config: dict) -> None:
     print(f'Dataset x-flips:    {data["xflip"]}\n')
 
 
+def unfinished_run(outdir: str, run_name: str, config: dict) -> tuple[Path | None, bool]:
+    """(the latest run directory with this very configuration, or None; whether that run is through)."""
+    same = []
+    for entry in os.scandir(outdir) if os.path.isdir(outdir) else []:
+        number, _, name = entry.name.partition('-')
+        options = Path(entry.path) / 'training_options.json'
+        if number.isdigit() and name == run_name and options.is_file():
+            saved = json.loads(options.read_text(encoding='utf-8'))
+            if {**saved, 'run_dir': None} == {**json.loads(json.dumps(config)), 'run_dir': None}:
+                same.append((int(number), Path(entry.path)))
+    if not same:
+        return None, False
+    run_dir = max(same)[1]
+    from torch_utils.state_file import load_meta
+    from training.launch import newest_state
+    state = newest_state(run_dir)
+    return run_dir, state is not None and load_meta(state)['finished']
+
+
 def start(config: dict) -> None:
-    """Creates the run directory and runs the processes."""
+    """Creates the run directory if need be, and runs the processes."""
     from torch_utils import distributed
     from training.launch import train_process
     run_dir = Path(config['run_dir'])
-    try:
-        run_dir.mkdir(parents=True)
-        (run_dir / 'training_options.json').write_text(json.dumps(config, indent=2), encoding='utf-8')
-    except OSError as error:
-        raise click.ClickException(f'--outdir: cannot write {run_dir}: {error.strerror}') from error
+    if is_main_process():
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            (run_dir / 'training_options.json').write_text(json.dumps(config, indent=2), encoding='utf-8')
+        except OSError as error:
+            raise click.ClickException(f'--outdir: cannot write {run_dir}: {error.strerror}') from error
     distributed.launch(train_process, config['num_gpus'], (config,))
+
+
+def is_main_process() -> bool:
+    """Is this the process that speaks and writes? Under torchrun there are several from the start."""
+    return os.environ.get('RANK', '0') == '0'
 
 
 if __name__ == '__main__':

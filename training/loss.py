@@ -83,14 +83,13 @@ class Player:
         return self.name[1:]
 
     def state_dict(self) -> dict:
-        """Weights, optimizer and the sign statistic."""
-        return dict(module=self.module.state_dict(), optimizer=self.optimizer.state_dict(), real_signs=self.real_signs)
+        """Weights and optimizer."""
+        return dict(module=self.module.state_dict(), optimizer=self.optimizer.state_dict())
 
     def load_state_dict(self, state: dict) -> None:
         """Restores what `state_dict` returned."""
         self.module.load_state_dict(state['module'])
         self.optimizer.load_state_dict(state['optimizer'])
-        self.real_signs.copy_(state['real_signs'])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -336,6 +335,7 @@ class Regularizer:
     """
     interval = 1                    # In main steps: act on every interval-th iteration ...
     leaf: str | None = None         # 'img' or 'seen': `d_pair` differentiates the critic with respect to this.
+    through_fakes = False           # Does the gradient of `d_fake` reach the fakes themselves (not weights alone)?
 
     @dataclass(frozen=True)
     class Options:
@@ -365,8 +365,12 @@ class Regularizer:
         return getattr(options, 'weight', None) == 0
 
     @classmethod
-    def configure(cls, config: dict, options: Any) -> None:
-        """Changes network or loop options before anything is built."""
+    def configure(cls, config: dict, options: Any) -> Any:
+        """Checks and completes the options before anything is built; may change the configuration.
+
+        Returns the final options. Raises ValueError with one sentence for people, naming the options that clash.
+        """
+        return options
 
     def reals(self, ctx: StepContext, img: Tensor) -> Tensor:
         """What the critics see as reals, [N,C,H,W]."""

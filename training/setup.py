@@ -68,27 +68,46 @@ class Run:
                           for source in self.stage.sources]
 
     def state_dict(self) -> dict:
-        """Everything that a resumed run needs to go on as if nothing had happened, of this rank."""
+        """What a resumed run needs to go on as if nothing had happened, as far as it is the same on all ranks."""
+        augment = self.game.augment
         return dict(
             players={player.name: player.state_dict() for player in self.game.players},
             G_ema=self.G_ema.state_dict(),
-            augment=self.game.augment.state_dict() if self.game.augment is not None else None,
-            regularizers={type(r).__name__: r.state_dict() for r in self.game.regularizers},
-            nimg=self.nimg, batch_idx=self.batch_idx, stage_idx=self.stage_idx, stage_begun=self.stage_begun,
+            augment=augment.state_dict() if augment is not None else None,
+            nimg=self.nimg, batch_idx=self.batch_idx, stage_idx=self.stage_idx, stage_begun=self.stage_begun)
+
+    def local_state_dict(self) -> dict:
+        """The rest: what every rank has for itself. Plain data and CPU tensors."""
+        return dict(
+            w_avg=self.game.G.module.mapping.w_avg.cpu(),
+            real_signs={name: critic.real_signs.cpu() for name, critic in self.game.critics.items()},
+            regularizers={type(r).__name__: _to_cpu(r.state_dict()) for r in self.game.regularizers},
             statistics=training_stats.state_dict())
 
-    def load_state_dict(self, state: dict) -> None:
-        """Restores what `state_dict` returned."""
+    def load_state_dict(self, state: dict, local: dict) -> None:
+        """Restores what `state_dict` and this rank's `local_state_dict` returned."""
         for player in self.game.players:
             player.load_state_dict(state['players'][player.name])
         self.G_ema.load_state_dict(state['G_ema'])
         if self.game.augment is not None:
             self.game.augment.load_state_dict(state['augment'])
-        for regularizer in self.game.regularizers:
-            regularizer.load_state_dict(state['regularizers'][type(regularizer).__name__])
         self.nimg, self.batch_idx = state['nimg'], state['batch_idx']
         self.stage_idx, self.stage_begun, self.reals = state['stage_idx'], state['stage_begun'], None
-        training_stats.load_state_dict(state['statistics'])
+        self.game.G.module.mapping.w_avg.copy_(local['w_avg'])
+        for name, critic in self.game.critics.items():
+            critic.real_signs.copy_(local['real_signs'][name])
+        for regularizer in self.game.regularizers:
+            regularizer.load_state_dict(local['regularizers'][type(regularizer).__name__])
+        training_stats.load_state_dict(local['statistics'])
+
+
+def _to_cpu(state: Any) -> Any:
+    """The same nested state with tensors on the CPU."""
+    if isinstance(state, dict):
+        return {key: _to_cpu(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_to_cpu(value) for value in state)
+    return state.cpu() if isinstance(state, torch.Tensor) else state
 
 
 def build(config: dict, device: torch.device) -> Run:

@@ -18,6 +18,9 @@ from training.setup import Run
 from training.status import PhaseTimer, StatsWriter, progress_bar, resources, status_line
 
 
+STATE_NAME = 'training-state-{:06d}.safetensors'
+
+
 class Ticks:
     """The periodic part of one run, of this rank.
 
@@ -109,15 +112,16 @@ class Ticks:
         """The networks for others to use, and the whole state to go on from."""
         networks = {player.name: player.module for player in run.game.players}
         distributed.check_equal({**networks, 'G_ema': run.G_ema})
-        states = distributed.gather(run.state_dict())
+        local_states = distributed.gather_objects(run.local_state_dict())
         if not self.is_main:
             return
         kimg = run.nimg // 1000
-        path = self.run_dir / f'network-snapshot-{kimg:06d}.safetensors'
         checkpoint.save_networks(
-            path, {**networks, 'G_ema': run.G_ema, 'augment_pipe': run.game.augment},
-            training_set_kwargs=dict(self.config['training_set_kwargs']), nimg=run.nimg)
-        save_state(self.run_dir / f'training-state-{kimg:06d}.safetensors', states, nimg=run.nimg)
+            self.run_dir / f'network-snapshot-{kimg:06d}.safetensors',
+            {**networks, 'G_ema': run.G_ema, 'augment_pipe': run.game.augment},
+            training_set_kwargs=self.config['training_set_kwargs'], nimg=run.nimg)
+        state = dict(run=run.state_dict(), ranks=local_states)
+        save_state(self.run_dir / STATE_NAME.format(kimg), state, nimg=run.nimg, finished=run.nimg >= run.total_nimg)
 
     def _write_stats(self, run: Run) -> None:
         self.timer.report()
