@@ -1,0 +1,62 @@
+"""A copy of everything printed, in a file."""
+import sys
+import traceback
+from typing import Any
+
+
+class Logger:
+    """While open, everything written to stdout or stderr goes to stdout and to a file.
+
+    Leaving its `with` block by an exception writes the traceback to the file: nothing else would, as the interpreter
+    prints it when the logger is closed.
+
+    Args:
+        file_name: The file; None: only stderr is led into stdout.
+        file_mode: 'w' to begin it anew, 'a' to append.
+        should_flush: Whether everything is in the file, and on the terminal, as soon as it is written.
+    """
+
+    def __init__(self, file_name: str | None = None, file_mode: str = 'w', should_flush: bool = True):
+        self.file = None if file_name is None else open(file_name, file_mode, encoding='utf-8')  # noqa: SIM115
+        self.should_flush = should_flush
+        self.stdout, self.stderr = sys.stdout, sys.stderr
+        sys.stdout = sys.stderr = self
+
+    def __enter__(self) -> 'Logger':
+        return self
+
+    def __exit__(self, error_type, error, _traceback) -> None:
+        if self.file is not None and isinstance(error, Exception):
+            self.file.write(traceback.format_exc())
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else a stream can be asked (isatty, encoding, fileno) is answered by stdout."""
+        return getattr(self.stdout, name)
+
+    def write(self, text: str | bytes) -> None:
+        """Writes to both."""
+        if isinstance(text, bytes):
+            text = text.decode('utf-8')
+        self.stdout.write(text)
+        if self.file is not None:
+            self.file.write(text)
+        if self.should_flush:
+            self.flush()
+
+    def flush(self) -> None:
+        """Flushes both."""
+        self.stdout.flush()
+        if self.file is not None:
+            self.file.flush()
+
+    def close(self) -> None:
+        """Closes the file and puts the streams back. What still holds this logger then writes to stdout only."""
+        self.flush()
+        if sys.stdout is self:
+            sys.stdout = self.stdout
+        if sys.stderr is self:
+            sys.stderr = self.stderr
+        if self.file is not None:
+            self.file.close()
+            self.file = None
