@@ -67,22 +67,19 @@ def decode(data: bytes, background: tuple[int, int, int] = WHITE) -> np.ndarray:
         ImageError: `data` is damaged, no image, too large, or of a kind without an 8-bit form.
     """
     with _opened(io.BytesIO(data)) as image:
-        image.load()
-        upright = _UPRIGHT.get(_orientation(image))
-        return _to_pixels(image if upright is None else image.transpose(upright), background)
+        return _to_pixels(_upright(image), background)
 
 
 def read_shape(file: BinaryIO) -> tuple[int, int, int]:
-    """What the shape of `decode` of this open file would be, (H, W, C), from its header alone.
+    """The shape, (H, W, C), that `decode` would give for this open file, from the header if the image is square.
 
     Raises:
         ImageError: as `decode`, as far as the header tells.
     """
     with _opened(file) as image:
-        width, height = image.size
-        if width != height and _orientation(image) >= 5:
-            width, height = height, width
-        return height, width, 1 if image.mode in _GREY_MODES else 3
+        if image.width != image.height:
+            image = _upright(image)
+        return image.height, image.width, 1 if image.mode in _GREY_MODES else 3
 
 
 def recolor(pixels: np.ndarray, color: str) -> np.ndarray:
@@ -132,10 +129,10 @@ def _opened(file: BinaryIO) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)     # MAX_PIXELS decides.
-            image = Image.open(file, formats=_formats())
-        with image:
-            _check_header(image)
-            yield image
+            warnings.simplefilter('ignore', UserWarning)                        # Oddities beside the pixels.
+            with Image.open(file, formats=_formats()) as image:
+                _check_header(image)
+                yield image
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -151,12 +148,14 @@ def _check_header(image: Image.Image) -> None:
         raise ImageError(f'pixels of mode {image.mode} have no 8-bit form')
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) to 8; a damaged EXIF block counts as none, as in picture viewers."""
+def _upright(image: Image.Image) -> Image.Image:
+    """The image, decoded and turned as its EXIF block says."""
+    image.load()
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
-        return 1
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:               # A damaged EXIF block counts as none, as in picture viewers.
+        orientation = None
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _to_pixels(image: Image.Image, background: tuple[int, int, int]) -> np.ndarray:
