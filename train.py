@@ -176,8 +176,8 @@ def resolve(options: dict) -> tuple[str, dict]:
     resolve_base(o, base, gpus, config, names)
     resolve_augment(o, config, names)
     resolve_resume(o, config, names)
-    resolve_zoo(o, config, names)
     resolve_speed(o, config)
+    resolve_zoo(o, config, names)
     return '-'.join(names), config
 
 
@@ -189,10 +189,10 @@ def require(condition: bool, message: str) -> None:
 
 def parse_metrics(text: str) -> list[str]:
     """Names of metrics from a comma list; nothing or 'none' is an empty list."""
-    from metrics.names import METRICS
+    from metrics.names import is_valid_metric, valid_names_sentence
     names = [name for name in text.split(',') if name] if text.lower() != 'none' else []
-    unknown = [name for name in names if name not in METRICS]
-    require(not unknown, f'--metrics={text}: {", ".join(unknown)} unknown; valid: none, {", ".join(METRICS)}')
+    for name in names:
+        require(is_valid_metric(name), f'--metrics={text}: there is no metric {name}; {valid_names_sentence()}')
     return names
 
 
@@ -327,18 +327,43 @@ def resolve_resume(o: dict, config: dict, names: list[str]) -> None:
 
 
 def resolve_zoo(o: dict, config: dict, names: list[str]) -> None:
-    """--loss, --reg_type and the options of the methods."""
+    """--loss, --reg_type and the options of the methods. Comes last: methods complete their options from the rest."""
     loss = o.get('loss', 'logistic')
     try:
         chosen = losses_ext.parse_reg_type(o.get('reg_type', 'none'))
     except ValueError as error:
         raise UserError(f'--reg_type={o["reg_type"]}: {error}') from error
+    names += [loss] * (loss != 'logistic') + chosen
+    given = {name: given_options(name, o) for name in zoo_names()}
+    for name, fields in given.items():
+        switch = f'--loss={name}' if name in losses_ext.LOSSES else f'--reg_type={name}'
+        require(not fields or name in chosen or name == loss,
+                f'--{name}_{next(iter(fields), None)} has no effect without {switch}')
+        names += [f'{name}_{field}{value:g}' if isinstance(value, float) else f'{name}_{field}{value}'
+                  for field, value in fields.items() if value != zoo_default(name, field)]
     config['loss'] = loss
     config['loss_kwargs']['game'] = loss
-    config['regularizers'] = {name: {} for name in chosen}
-    if loss != 'logistic':
-        names.append(loss)
-    names += chosen
+    config['regularizers'] = {name: given[name] for name in chosen}
+    try:
+        losses_ext.configure(config, given.get(loss, {}))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def zoo_names() -> list[str]:
+    """The methods that have options, in registry order."""
+    return list(dict.fromkeys(name for name, _ in all_zoo_specs()))
+
+
+def given_options(method: str, o: dict) -> dict:
+    """{field: value} of the options of a method that were given."""
+    return {spec.name: o[f'{name}_{spec.name}'] for name, spec in all_zoo_specs()
+            if name == method and f'{name}_{spec.name}' in o}
+
+
+def zoo_default(method: str, field: str):
+    """The default of an option of a method."""
+    return next(spec.default for name, spec in all_zoo_specs() if (name, spec.name) == (method, field))
 
 
 def resolve_speed(o: dict, config: dict) -> None:

@@ -7,7 +7,7 @@ import ast
 import importlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -45,6 +45,26 @@ def parse_reg_type(text: str) -> list[str]:
         if names.count(name) > 1:
             raise ValueError(f'{name} is named more than once')
     return [name for name in REG_TYPES if name in names]
+
+
+def configure(config: dict, loss_options: dict) -> None:
+    """Lets the chosen recipe and regularizers check and complete their options, in `config`, in registry order.
+
+    A recipe's module may have a function `configure(config, options)` like a regularizer's. Raises ValueError with a
+    sentence for people.
+    """
+    from training.adversarial import ADVERSARIAL
+    target = LOSSES[config['loss']]
+    recipe = importlib.import_module(target.split(':')[0])
+    if hasattr(recipe, 'configure'):
+        config['loss_options'] = asdict(recipe.configure(config, recipe.Options(**loss_options)))
+    game = ADVERSARIAL[config['loss_kwargs']['game']]
+    if config.get('ada_target') is not None and not game.zero_decides:
+        raise ValueError(f'--aug=ada cannot follow --loss={game.name}: its logits have no zero that separates real from '
+                         f'fake; give --aug=fixed --p=0.3, or --aug=noaug')
+    for name, options in config['regularizers'].items():
+        cls = load(REG_TYPES[name])
+        config['regularizers'][name] = asdict(cls.configure(config, cls.Options(**options)))
 
 
 @dataclass(frozen=True)

@@ -110,5 +110,5 @@ def adapt_augmentation(run: Run) -> None:
     """Moves the strength of the augmentation towards the point where the first critic's reals look as real as asked."""
     signs = run.game.D.real_signs           # [2]: sum, count.
     distributed.all_reduce_mean_([signs])
-    run.game.augment.p.copy_(run.ada.step(run.game.augment.p, signs[0] / signs[1]))
+    run.game.augment.p.copy_(run.ada.step(run.game.augment.p, (signs[0] / signs[1]).item()))
     signs.zero_()
