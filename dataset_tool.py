@@ -76,7 +76,8 @@ def _report_problems(source, outcomes) -> None:
         num_images += 1
         if outcome.problem:
             remedies.append(outcome.remedy)
-            tqdm.write(f'{outcome.item.name}: {outcome.problem}')
+            with tqdm.external_write_mode():        # Beside the progress bar.
+                click.echo(f'{outcome.item.name}: {outcome.problem}')
     if remedies:
         raise click.ClickException('; '.join([
             f'{source.path}: {len(remedies)} of {num_images} images will not do', *dict.fromkeys(remedies)]))

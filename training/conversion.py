@@ -1,4 +1,5 @@
 """From a source of images to a training set: the loop of `dataset_tool.py`."""
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -6,12 +7,16 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from training.dataset import largest_side, shape_problem, side_problem
+from training.dataset import shape_problem, side_problem
 from training.images import encode_png
 from training.labels import LABEL_FILE, dump_labels
 from training.sources import Item, Source
 from training.storage import DatasetError, open_writer
 from training.transforms import Transform
+
+_SKIP = 'use --skip-bad=N to leave up to N such images out'
+_CROP = 'use --transform=center-crop with --width and --height'
+_RECOLOR = 'use --color=rgb or --color=gray'
 
 
 class Outcome(NamedTuple):
@@ -19,8 +24,8 @@ class Outcome(NamedTuple):
     index: int
     item: Item
     pixels: np.ndarray | None = None        # uint8 [H, W, C]
-    problem: str | None = None              # Continues a sentence that begins with the image's name ...
-    remedy: str = ''                        # ... and what would do about it.
+    problem: str | None = None              # Continues a sentence that begins with the image's name.
+    remedy: str = ''                        # What would do about the problem.
     unreadable: bool = False                # The file itself is bad; otherwise it does not go with the others.
 
 
@@ -56,8 +61,8 @@ def convert(
                 sentence = f'{source.path}: image {outcome.item.name} {outcome.problem}'
                 num_bad += 1
                 if not outcome.unreadable or num_bad > max_bad:
-                    raise DatasetError(f'{sentence}; {outcome.remedy}')
-                tqdm.write(f'Skipped: {sentence}')
+                    raise DatasetError(f'{sentence}; {outcome.remedy} (--check lists all images that will not do)')
+                tqdm.write(f'Skipped: {sentence}', file=sys.stderr)
             elif outcome.pixels is None:
                 num_dropped += 1
             else:
@@ -82,22 +87,15 @@ def outcomes(source: Source, transform: Transform, max_images: int | None = None
         try:
             pixels = transform(item.load())
         except OSError as error:
-            yield Outcome(index, item, problem=f'cannot be read ({error})', unreadable=True,
-                          remedy='--skip-bad=N leaves up to N such images out, --check lists them')
+            yield Outcome(index, item, problem=f'cannot be read ({error})', remedy=_SKIP, unreadable=True)
             continue
         if pixels is None:
             yield Outcome(index, item)
             continue
         problem = shape_problem(pixels.shape, first_shape) if first_shape else side_problem(pixels.shape)
         first_shape = first_shape or (None if problem else pixels.shape)
-        yield Outcome(index, item, pixels, problem, _how_to_fit(pixels.shape, first_shape) if problem else '')
-
-
-def _how_to_fit(shape: tuple[int, int, int], first_shape: tuple[int, int, int] | None) -> str:
-    if first_shape and shape[:2] == first_shape[:2]:
-        return '--color=rgb or --color=gray makes them so'
-    side = largest_side(first_shape or shape)
-    return f'--transform=center-crop --width={side} --height={side} makes them so'
+        remedy = _RECOLOR if first_shape and first_shape[:2] == pixels.shape[:2] else _CROP
+        yield Outcome(index, item, pixels, problem, remedy)
 
 
 def _file_name(index: int) -> str:
