@@ -68,8 +68,7 @@ def test_cuda_device_is_that_of_the_local_rank(monkeypatch):
 def test_device_that_is_not_there_is_a_usage_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: False)
-    distributed.check_device('cuda', 1)
-    distributed.check_device('cpu', 8)
+    assert distributed.check_device('cuda', 1) == 'cuda' and distributed.check_device('cpu', 8) == 'cpu'
     with pytest.raises(click.UsageError, match='--device=cuda: CUDA devices needed: 2, found: 1; --device=cpu'):
         distributed.check_device('cuda', 2)
     with pytest.raises(click.UsageError, match='--device=mps serves one process, not 2'):
@@ -77,7 +76,7 @@ def test_device_that_is_not_there_is_a_usage_error(monkeypatch):
     with pytest.raises(click.UsageError, match='--device=mps: this machine has no such device'):
         distributed.pick_device('mps')
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '1')         # One process here, of two on two machines.
-    distributed.check_device('cuda', 2)
+    assert distributed.check_device('cuda', 2) == 'cuda'
 
 
 # Collectives, two processes.

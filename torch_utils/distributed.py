@@ -45,42 +45,44 @@ def _has_group():
 DEVICES = ('auto', 'cpu', 'cuda', 'mps')
 
 
-def check_device(name: str, num_processes: int = 1) -> None:
-    """Raises click.UsageError if this machine cannot give `num_processes` processes a device of this kind each."""
-    assert name in DEVICES, f'device {name}, expected one of {DEVICES}'
-    num_processes = int(os.environ.get('LOCAL_WORLD_SIZE', num_processes))  # What torchrun has started here.
-    if name == 'mps' and num_processes > 1:
-        raise click.UsageError(f'--device=mps serves one process, not {num_processes}')
-    if name == 'mps' and not torch.backends.mps.is_available():
-        raise click.UsageError('--device=mps: this machine has no such device; try --device=cpu')
-    if _kind(name) == 'cuda' and (found := torch.cuda.device_count()) < num_processes:
-        raise click.UsageError(
-            f'--device={name}: CUDA devices needed: {num_processes}, found: {found}; --device=cpu needs none')
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of this process, made the current one.
+def check_device(name: str, num_processes: int = 1) -> str:
+    """Makes sure, without touching any device, that each of `num_processes` processes can have one of this kind.
 
     Args:
         name: One of DEVICES. 'auto' is CUDA if there is any, else the CPU. ('mps' must be asked for: it has no float64
             and lacks some second derivatives.)
+        num_processes: Under torchrun, what it has started on this machine counts instead.
+
+    Returns:
+        'cpu', 'cuda' or 'mps'.
 
     Raises:
-        click.UsageError: There is no such device for this process.
+        click.UsageError: They cannot.
     """
-    check_device(name, world_size())
-    kind = _kind(name)
+    assert name in DEVICES, f'device {name}, expected one of {DEVICES}'
+    num_processes = int(os.environ.get('LOCAL_WORLD_SIZE', num_processes))
+    if name == 'cpu' or (name == 'auto' and not torch.cuda.is_available()):
+        return 'cpu'
+    if name == 'mps':
+        if num_processes > 1:
+            raise click.UsageError(f'--device=mps serves one process, not {num_processes}')
+        if not torch.backends.mps.is_available():
+            raise click.UsageError('--device=mps: this machine has no such device; try --device=cpu')
+        return 'mps'
+    if (found := torch.cuda.device_count()) < num_processes:
+        raise click.UsageError(
+            f'--device={name}: CUDA devices needed: {num_processes}, found: {found}; --device=cpu needs none')
+    return 'cuda'
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this process, made the current one; arguments and errors as in `check_device`."""
+    kind = check_device(name, world_size())
     if kind != 'cuda':
         return torch.device(kind)
-    device = torch.device(kind, local_rank())
+    device = torch.device('cuda', local_rank())
     torch.cuda.set_device(device)
     return device
-
-
-def _kind(name):
-    if name == 'auto':
-        return 'cuda' if torch.cuda.is_available() else 'cpu'
-    return name
 
 
 # Collectives: every rank calls the same ones in the same order.
