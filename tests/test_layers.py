@@ -153,6 +153,16 @@ def test_second_derivatives_of_the_modulated_convolution_are_those_of_finite_dif
     assert torch.autograd.gradgradcheck(evaluate, inputs)
 
 
+def test_pointwise_modulation_keeps_no_second_copy_of_the_activations():
+    x, weight = torch.randn(2, 8, 16, 16, requires_grad=True), torch.randn(3, 8, 1, 1, requires_grad=True)
+    styles = torch.randn(2, 8, requires_grad=True)
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.setdefault(tensor.data_ptr(), tensor), lambda tensor: tensor):
+        modulated_conv2d(x, weight, styles, demodulate=False, fused_modconv=False)
+    assert [tensor.data_ptr() for tensor in kept.values() if tensor.numel() >= x.numel()] == [x.data_ptr()]
+
+
 # ----------------------------------------------------------------------------
 # Plain layers.
 
@@ -181,9 +191,9 @@ def test_fully_connected_layer_starts_with_weights_divided_and_bias_not_divided_
     torch.testing.assert_close(layer(torch.zeros(2, 200)), torch.full([2, 100], 0.03))
 
 
-@pytest.mark.parametrize('activation', ['lrelu', 'linear'])
-def test_gain_of_a_call_scales_the_clamp_of_a_convolution(activation):
-    layer = Conv2dLayer(3, 4, kernel_size=3, activation=activation, conv_clamp=0.5)
+@pytest.mark.parametrize(('activation', 'bias'), [('lrelu', True), ('linear', True), ('linear', False)])
+def test_gain_of_a_call_scales_the_clamp_of_a_convolution(activation, bias):
+    layer = Conv2dLayer(3, 4, kernel_size=3, bias=bias, activation=activation, conv_clamp=0.5)
     y = layer(torch.randn(2, 3, 6, 6) * 10, gain=0.6)
     torch.testing.assert_close(torch.stack(y.aminmax()), torch.tensor([-0.3, 0.3]))
 

@@ -94,6 +94,16 @@ def test_networks_without_tracking_have_no_mean_and_refuse_truncation():
             net(torch.randn(2, 8), None, truncation_psi=0.5)
 
 
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float16])
+def test_latents_labels_and_ws_of_any_dtype_are_computed_in_float32(dtype):
+    G = make_G(c_dim=3).eval()
+    z, c = torch.randn(2, 8).to(dtype), torch.eye(2, 3)
+    ws = G.mapping(z, c.to(dtype))
+    assert torch.equal(ws, G.mapping(z.float(), c)) and ws.dtype == torch.float32
+    img = G.synthesis(ws.to(dtype), noise_mode='const')
+    assert torch.equal(img, G.synthesis(ws.to(dtype).float(), noise_mode='const')) and img.dtype == torch.float32
+
+
 def test_mapping_without_layers_or_labels_or_latents():
     z, c = torch.randn(2, 8), torch.eye(2, 3)
     net = MappingNetwork(z_dim=8, c_dim=0, w_dim=8, num_ws=None, num_layers=0)
