@@ -1,0 +1,25 @@
+"""Two gloo processes: the same gradients as one, equal ranks, exact resume."""
+import torch
+from tiny import assert_same_bits, make_dataset
+from two_processes import gradient_config, gradients, worker
+
+from torch_utils import distributed
+
+
+def test_two_processes_train_as_one(tmp_path):
+    data = make_dataset(tmp_path / 'data.zip')
+    z, real = torch.randn([4, 16]), torch.randn([4, 3, 16, 16])
+    distributed.launch(worker, 2, (data, str(tmp_path), z, real))
+    ranks = [torch.load(tmp_path / f'rank{rank}.pt') for rank in range(2)]
+
+    alone = gradients(gradient_config(data, 1), z, real, 0, 1)
+    assert alone.keys() == {'Gmain', 'Dmain', 'Dreg'}
+    for rank in ranks:
+        for phase, expected in alone.items():
+            for grad, whole in zip(rank['grads'][phase], expected):
+                torch.testing.assert_close(grad, whole, rtol=1e-4, atol=1e-6, msg=lambda text, p=phase: f'{p}: {text}')
+
+    for rank in ranks:
+        assert_same_bits(rank['resumed'], rank['straight'])
+    one, two = (rank['straight'][1]['w_avg'] for rank in ranks)
+    assert not torch.equal(one, two)            # Ranks draw their own latents.

@@ -1,0 +1,53 @@
+"""What the processes of `test_two_processes.py` run; spawned processes import it by name."""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+from tiny import make_config, run_iterations
+
+from torch_utils import distributed
+from training import setup
+from training.loss import StepContext
+from training.training_loop import finish_phase
+
+
+def gradients(config, z, real, rank, num_ranks):
+    """{phase: gradients after the exchange} of one iteration on this rank's part of z and real [N,...]."""
+    run = setup.build(config, torch.device('cpu'))
+    part = slice(rank * len(z) // num_ranks, (rank + 1) * len(z) // num_ranks)
+    grads = {}
+    for phase in run.phases:
+        if phase.name == 'Greg':        # Its mean and its half batch are per rank.
+            continue
+        c = torch.zeros([len(z[part]), 0])
+        ctx = StepContext(run.game, phase, run.randomness, real_img=real[part], real_c=c, gen_z=z[part], gen_c=c)
+        player, = phase.players
+        player.optimizer.zero_grad()
+        player.module.requires_grad_(True)
+        phase.step(run.game, ctx)
+        finish_phase([player])
+        grads[phase.name] = [parameter.grad.clone() for parameter in player.module.parameters()]
+    return grads
+
+
+def gradient_config(data, num_gpus):
+    """No minibatch statistics, no noise, no style mixing: nothing that couples samples or draws per rank."""
+    config = make_config(data, batch_gpu=4 // num_gpus, num_gpus=num_gpus)
+    config['loss_kwargs'].update(style_mixing_prob=0)
+    config['G_kwargs']['synthesis_kwargs']['use_noise'] = False
+    config['D_kwargs']['epilogue_kwargs']['mbstd_num_channels'] = 0
+    return config
+
+
+def worker(rank, data, folder, z, real):
+    """Everything that two processes are asked to show, in one start."""
+    torch.set_num_threads(1)
+    grads = gradients(gradient_config(data, 2), z, real, rank, 2)
+    config = make_config(data, num_gpus=2, batch_gpu=1)
+    run, straight = run_iterations(config, 6)
+    distributed.check_equal({'G': run.game.G.module, 'D': run.game.D.module, 'G_ema': run.G_ema})
+    _, half = run_iterations(config, 3)
+    _, resumed = run_iterations(config, 3, state=half)
+    torch.save(dict(grads=grads, straight=straight, resumed=resumed), Path(folder) / f'rank{rank}.pt')
