@@ -103,11 +103,17 @@ def unsafe_violations(file, tree, names):
         top = name.split('.')[0]
         if top in UNSAFE and (file, top) not in UNSAFE_BUT_CHECKED:
             yield f'imports {name}'
-    if 'torch.load' in dotted_names(tree):
-        yield 'calls torch.load'
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == 'torch.load' and not only_weights(node):
+            yield 'calls torch.load'
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == 'allow_pickle' and ast.unparse(node.value) != 'False':
             yield 'allows pickles in NumPy files'
+
+
+def only_weights(call):
+    """Does this call of torch.load refuse everything but tensors?"""
+    return any(keyword.arg == 'weights_only' and ast.unparse(keyword.value) == 'True' for keyword in call.keywords)
 
 
 def private_torch(tree, names):
@@ -153,6 +159,7 @@ def test_rules_are_applied_to_all_packages():
     ('generate.py', 'import pickle', 'imports pickle'),
     ('generate.py', 'from torchvision.utils import make_grid', 'imports torchvision.utils'),
     ('generate.py', 'torch.load(f, weights_only=False)', 'calls torch.load'),
+    ('generate.py', 'torch.load(f)', 'calls torch.load'),
     ('generate.py', 'np.load(f, allow_pickle=True)', 'allows pickles in NumPy files'),
     ('training/a.py', 'torch._C._set_something()', 'uses torch._C._set_something'),
     ('training/a.py', 'if torch.__version__ > "2": pass', 'uses torch.__version__'),
@@ -170,6 +177,7 @@ def test_rules_find_what_they_forbid(file, line, expected):
     ('losses_ext/a.py', 'from training.loss import Game; from losses_ext import LOSSES'),
     ('losses_ext/__init__.py', 'REG_TYPES = {"ggdr": "losses_ext.ggdr:GGDR"}'),
     ('metrics/a.py', 'from training import dataset'),
+    ('metrics/a.py', 'torch.load(f, weights_only=True)'),
     ('style_mixing.py', 'import generate, losses_ext, training.setup'),
     ('training/cifar10.py', 'import pickle'),
     ('generate.py', 'np.load(f, allow_pickle=False)'),
