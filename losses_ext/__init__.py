@@ -21,6 +21,7 @@ LOSSES = {
 }
 
 REG_TYPES: dict[str, str] = {
+    'ggdr': 'losses_ext.ggdr:GGDR',
 }
 
 ALIASES = {'genco': ('weco', 'daco')}
@@ -36,14 +37,14 @@ def parse_reg_type(text: str) -> list[str]:
     """The names in a `--reg_type`, in registry order. Raises ValueError for unknown, repeated or contradicting names."""
     asked = [name.strip() for name in text.split(',') if name.strip()]
     valid = f'valid: none, {", ".join([*REG_TYPES, *ALIASES])}'
-    if 'none' in asked and len(asked) > 1:
-        raise ValueError(f'none cannot stand together with {", ".join(n for n in asked if n != "none")}')
-    names = [full for name in asked if name != 'none' for full in ALIASES.get(name, (name,))]
+    names = [full for name in asked for full in ALIASES.get(name, (name,))]
     for name in names:
-        if name not in REG_TYPES:
+        if name not in ('none', *REG_TYPES):
             raise ValueError(f'unknown name {name!r}; {valid}')
         if names.count(name) > 1:
             raise ValueError(f'{name} is named more than once')
+    if 'none' in names and len(names) > 1:
+        raise ValueError(f'none cannot stand together with {", ".join(n for n in names if n != "none")}')
     return [name for name in REG_TYPES if name in names]
 
 

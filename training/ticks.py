@@ -76,9 +76,10 @@ class Ticks:
 
     def _end_tick(self, run: Run, last: bool) -> None:
         now = time.time()
+        status = status_line(self._values(run, now))
         if self.is_main:
             self._bar.clear()
-            print(status_line(self._values(run, now)), flush=True)
+            print(status, flush=True)
             if last or self._image_due():
                 self._grid.save_fakes(run.G_ema, self.run_dir / f'fakes{run.nimg // 1000:06d}.png')
         if last or self.tick % self.config['network_snapshot_ticks'] == 0:
