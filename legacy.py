@@ -3,6 +3,7 @@
 Whatever the format, nothing that a file contains is executed. The formats are described in docs/formats.md.
 """
 import copy
+import io
 import os
 from typing import Any, BinaryIO
 
@@ -10,8 +11,15 @@ import torch
 
 import dnnlib.util
 from torch_utils import checkpoint
+from torch_utils.foreign import inert_pickle, reference, rosinality, tensorflow, tensors
+from torch_utils.foreign.record import NetworkRecord
 
 NETWORKS = ('G', 'D', 'G_ema')
+
+# How files begin.
+PICKLE = b'\x80'
+TORCH_ARCHIVE = b'PK\x03\x04'
+TORCH_STREAM = inert_pickle.dumps(tensors.MAGIC, 2)[:-1]        # Of torch.save before the archives.
 
 
 def load_network_pkl(f: str | os.PathLike | BinaryIO, force_fp16: bool = False) -> dict[str, Any]:
@@ -20,6 +28,9 @@ def load_network_pkl(f: str | os.PathLike | BinaryIO, force_fp16: bool = False) 
     Args:
         f: a path, or a file open for reading in binary mode.
         force_fp16: rebuild G, D and G_ema with the four highest resolutions in float16 and activations clamped at 256.
+
+    Reads native snapshots, snapshots of the official PyTorch implementation and its GGDR fork, the TensorFlow pickles
+    before that, and rosinality's checkpoints.
 
     Returns:
         At least 'G', 'D', 'G_ema', 'augment_pipe' (modules on the CPU, in eval mode, without gradients; None where the
@@ -50,7 +61,50 @@ def load_network(source: str | os.PathLike, force_fp16: bool = False) -> dict[st
 
 
 def _read(file: BinaryIO) -> dict[str, Any]:
-    return checkpoint.load_networks(file)
+    """What `load_network_pkl` returns, as far as the file has it. The first bytes tell the format."""
+    if not file.seekable():
+        file = io.BytesIO(file.read())
+    start = file.read(len(TORCH_STREAM))
+    file.seek(-len(start), os.SEEK_CUR)
+    if not start.startswith((TORCH_ARCHIVE, PICKLE)):
+        return checkpoint.load_networks(file)
+    name = getattr(file, 'name', 'file')
+    try:
+        return _build(*_read_foreign(file, start))
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError) as error:
+        # Whatever a strange file brings about while it is translated. CheckpointError is a ValueError.
+        kind = '' if isinstance(error, ValueError) else 'damaged: '
+        raise checkpoint.CheckpointError(f'{name}: {kind}{checkpoint.first_line(error)}') from error
+
+
+def _read_foreign(file: BinaryIO, start: bytes) -> tuple[dict[str, Any], int]:
+    """(records and plain data by name, size of the file) of a file that other programs wrote."""
+    num_bytes = tensors.size_of(file)
+    if start == TORCH_STREAM or start.startswith(TORCH_ARCHIVE):
+        return rosinality.load(file, is_archive=start.startswith(TORCH_ARCHIVE)), num_bytes
+    content = inert_pickle.load(
+        file, {**tensors.substitutes(num_bytes), **reference.SUBSTITUTES, **tensorflow.SUBSTITUTES})
+    if isinstance(content, dict):
+        return reference.records(content), num_bytes
+    if isinstance(content, tuple):
+        return tensorflow.records(content), num_bytes
+    raise checkpoint.CheckpointError('the pickle holds no networks')
+
+
+def _build(records: dict[str, Any], num_bytes: int) -> dict[str, Any]:
+    """The records as networks; layers that methods added to them under 'grafts', as in native files."""
+    data = {'grafts': {}}
+    for name, record in records.items():
+        if not isinstance(record, NetworkRecord):
+            data[name] = record
+            continue
+        try:
+            data[name] = record.build(num_bytes)
+        except ValueError as error:
+            raise checkpoint.CheckpointError(f'{name} cannot be rebuilt: {error}') from error
+        if record.grafts:
+            data['grafts'][name] = record.grafts
+    return data
 
 
 def _with_fp16(network: torch.nn.Module) -> torch.nn.Module:

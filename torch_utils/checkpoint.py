@@ -11,6 +11,8 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,24 +60,34 @@ def save(path: str | os.PathLike, tensors: dict[str, torch.Tensor], document: di
         OSError: the file could not be written; whatever was at `path` before is still there.
         TypeError: `document` holds something that JSON cannot say, or a tensor has a type without a name in the format.
     """
+    text = document_to_json(document)
+    with atomic_file(path) as file:
+        crc = zlib.crc32(_header(tensors, text))
+        file.write(_header(tensors, text))
+        for tensor in tensors.values():
+            data = _bytes_of(tensor)
+            crc = zlib.crc32(data, crc)
+            file.write(data)
+        file.seek(0)
+        file.write(_header(tensors, text, crc))     # Same length: only the checksum changes.
+        file.seek(0)
+        if document_to_json(_read_header(file, path)[0]) != text:
+            raise OSError(f'{path}: what was written does not read back; is the disk failing?')
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write (and read back) that takes the name `path` at the end of the `with` block, complete and synced.
+
+    Until then, and if the block fails, whatever was at `path` before stays.
+    """
     path = Path(path)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    text = document_to_json(document)
     try:
-        with open(temporary, 'wb') as file:
-            crc = zlib.crc32(_header(tensors, text))
-            file.write(_header(tensors, text))
-            for tensor in tensors.values():
-                data = _bytes_of(tensor)
-                crc = zlib.crc32(data, crc)
-                file.write(data)
-            file.seek(0)
-            file.write(_header(tensors, text, crc))     # Same length: only the checksum changes.
+        with open(temporary, 'w+b') as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        with open(temporary, 'rb') as file:
-            if document_to_json(_read_header(file, temporary)[0]) != text:
-                raise OSError(f'{path}: what was written does not read back; is the disk failing?')
         os.replace(temporary, path)
         _sync_directory(path.parent)
     finally:
@@ -100,7 +112,7 @@ def load(path_or_file: str | os.PathLike | BinaryIO) -> tuple[dict[str, torch.Te
     try:
         return safetensors.torch.load(header + data), document
     except Exception as error:      # The library names no common base for what it raises.
-        raise CheckpointError(f'{name}: not a valid safetensors file: {_first_line(error)}') from None
+        raise CheckpointError(f'{name}: not a valid safetensors file: {first_line(error)}') from None
 
 
 def load_document(path_or_file: str | os.PathLike | BinaryIO) -> dict[str, Any]:
@@ -162,7 +174,8 @@ def _read_header(file: BinaryIO, name: Any) -> tuple[dict[str, Any], bytes, int]
     return document, prefix + text, crc
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, without the pages that some libraries append."""
     return str(error).partition('\n')[0]
 
 
@@ -218,11 +231,13 @@ def _plain(value: Any, where: str) -> Any:
 # ---------------------------------------------------------------------------------------------------------------------
 # Networks.
 
-def save_networks(path: str | os.PathLike, networks: dict[str, torch.nn.Module | None], **meta: Any) -> None:
+def save_networks(path: str | os.PathLike, networks: dict[str, torch.nn.Module | None],
+                  grafts: dict[str, dict[str, torch.Tensor]] | None = None, **meta: Any) -> None:
     """Writes a snapshot: networks by name ('G', 'D', 'G_ema', 'augment_pipe', further critics), and `meta`, plain data.
 
     Each module must be of one of `CLASSES` and rebuildable from its `init_kwargs`. Tensors that it has beyond that
-    (layers that a method grafted on) are kept and come back from `load_networks` under 'grafts'.
+    (layers that a method grafted on) are kept and come back from `load_networks` under 'grafts'; those of a loaded
+    file can be handed on as `grafts`.
     `meta` usually has `training_set_kwargs`. Raises like `save`, and TypeError for a module that could not be rebuilt.
     """
     assert not set(meta) & {*RESERVED, *networks}, f'names with a meaning of their own among {sorted(meta)}'
@@ -238,6 +253,8 @@ def save_networks(path: str | os.PathLike, networks: dict[str, torch.nn.Module |
         except ValueError as error:
             raise TypeError(f'{name} does not equal what its init_kwargs build: {error}') from error
         tensors.update({f'{name}/{key}': tensor for key, tensor in state.items()})
+    for name, extra in (grafts or {}).items():
+        tensors.update({f'{name}/{key}': tensor for key, tensor in extra.items()})
     document = {'format': SNAPSHOT_FORMAT, 'version': SNAPSHOT_VERSION, 'networks': entries, **meta}
     save(path, tensors, document)
 
@@ -280,6 +297,22 @@ def build_network(class_name: str, kwargs: dict[str, Any], state: dict[str, torc
     return module.eval().requires_grad_(False), {key: state[key] for key in grafts}
 
 
+def skeleton(class_name: str, kwargs: dict[str, Any], max_layers: int) -> dict[str, torch.Tensor]:
+    """The state dict of the network that these arguments build. Only filters hold values; the rest takes no memory.
+
+    Raises ValueError for a class that is not in `CLASSES`, arguments that it does not accept, or more layers than
+    `max_layers`: a network has no more layers than tensors, which stops arguments that would build without end.
+    """
+    if class_name not in CLASSES:
+        raise ValueError(f'class {class_name!r} is not one of {", ".join(CLASSES)}')
+    _limit_layers(kwargs, max_layers)
+    try:
+        with torch.device('meta'):
+            return dnnlib.util.get_obj_by_name(class_name)(**kwargs).state_dict()
+    except Exception as error:      # Arguments of any kind may fail in any way inside the constructor.
+        raise ValueError(f'{class_name} does not accept its arguments: {first_line(error)}') from error
+
+
 def class_name_of(module: torch.nn.Module) -> str:
     """The name of the module's class in `CLASSES`. Raises TypeError if it has none."""
     name = next((name for name in CLASSES if name.endswith(f'.{type(module).__name__}')), None)
@@ -318,14 +351,7 @@ def _is_entry(entry: Any) -> bool:
 
 def _extra_tensors(class_name: str, kwargs: dict[str, Any], state: dict[str, torch.Tensor]) -> list[str]:
     """Names of the tensors in `state` that the described network lacks. ValueError unless all others fit exactly."""
-    if class_name not in CLASSES:
-        raise ValueError(f'class {class_name!r} is not one of {", ".join(CLASSES)}')
-    _limit_layers(kwargs, len(state))
-    try:
-        with torch.device('meta'):
-            expected = dnnlib.util.get_obj_by_name(class_name)(**kwargs).state_dict()
-    except Exception as error:      # Arguments of any kind may fail in any way inside the constructor.
-        raise ValueError(f'{class_name} does not accept its arguments: {_first_line(error)}') from error
+    expected = skeleton(class_name, kwargs, len(state))
     for key, tensor in expected.items():
         if key not in state:
             raise ValueError(f'tensor {key} is missing')
@@ -334,10 +360,9 @@ def _extra_tensors(class_name: str, kwargs: dict[str, Any], state: dict[str, tor
     return [key for key in state if key not in expected]
 
 
-def _limit_layers(kwargs: dict[str, Any], num_tensors: int) -> None:
-    """A network has no more layers than tensors: stops arguments that would build layers without end."""
+def _limit_layers(kwargs: dict[str, Any], max_layers: int) -> None:
     for key, value in kwargs.items():
         if isinstance(value, dict):
-            _limit_layers(value, num_tensors)
-        elif key == 'num_layers' and isinstance(value, (int, float)) and value > num_tensors:
-            raise ValueError(f'{value} layers, but the file has {num_tensors} tensors')
+            _limit_layers(value, max_layers)
+        elif key == 'num_layers' and isinstance(value, (int, float)) and value > max_layers:
+            raise ValueError(f'{value} layers, but the file has {max_layers} tensors')

@@ -1,0 +1,92 @@
+"""Network files from one format to another."""
+from pathlib import Path
+from typing import Any
+
+import click
+
+FORMATS = {'.safetensors': 'native', '.pkl': 'reference', '.pt': 'rosinality'}
+NETWORKS = ('G', 'D', 'G_ema')
+
+
+@click.command(epilog='Example: python convert.py --network=runs/00000-cats --out=cats.pkl')
+@click.option('--network', required=True, metavar='FILE|URL|DIR',
+              help='Network file of any format, its URL, or a run directory (its newest snapshot is taken).')
+@click.option('--out', required=True, metavar='FILE', help='File to write.')
+@click.option('--to', 'target', type=click.Choice(list(FORMATS.values())),
+              help='Format to write: our own, that of the official PyTorch implementation, or rosinality\'s. '
+                   '[default: by the name of the file: .safetensors, .pkl, .pt]')
+@click.option('--only', metavar='NAME,..', help='Networks to write, of G, D and G_ema. [default: all there are]')
+def main(network: str, out: str, target: str | None, only: str | None) -> None:
+    """Convert network files.
+
+    Reads our snapshots, those of the official PyTorch implementation of StyleGAN2-ADA and its GGDR fork, TensorFlow
+    pickles of StyleGAN2, and rosinality's checkpoints. Nothing in a file is executed.
+    """
+    target = target or FORMATS.get(Path(out).suffix)
+    if target is None:
+        raise click.UsageError(f'--out={out}: the name ends in none of {", ".join(FORMATS)}; give the format with --to')
+    if Path(out).exists():
+        raise click.BadParameter(f'{out} exists already', param_hint='--out')
+    names = chosen_names(only)
+    data = load(network)
+    networks = choose(network, data, target, names)
+    try:
+        write(out, target, networks, data)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f'{out} cannot be written: {error}') from None
+    click.echo(f'{out}: {", ".join(networks)} in {target} format')
+
+
+def chosen_names(only: str | None) -> list[str] | None:
+    """The networks of `--only`, in the order of files; None if all are wanted."""
+    if only is None:
+        return None
+    names = only.split(',')
+    if unknown := [name for name in names if name not in NETWORKS]:
+        raise click.BadParameter(f'{unknown[0]!r} is none of {", ".join(NETWORKS)}', param_hint='--only')
+    return [name for name in NETWORKS if name in names]
+
+
+def load(network: str) -> dict[str, Any]:
+    """The contents of the file; a usage error if it cannot be read."""
+    import legacy
+    try:
+        return legacy.load_network(network)
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(str(error), param_hint='--network') from None
+
+
+def choose(network: str, data: dict[str, Any], target: str, names: list[str] | None) -> dict[str, Any]:
+    """The networks to write, by name; a usage error if they are not there or not what the format needs."""
+    if target == 'reference' and names not in (None, list(NETWORKS)):
+        raise click.BadParameter('a reference snapshot always has all of G, D and G_ema', param_hint='--only')
+    wanted = names or NETWORKS
+    missing = [name for name in wanted if data[name] is None]
+    if missing and (names or target == 'reference'):
+        raise click.BadParameter(f'{network} has no {" and no ".join(missing)}', param_hint='--network')
+    if target == 'native' and names is None:
+        wanted = [name for name, value in data.items() if hasattr(value, 'state_dict')]
+    return {name: data[name] for name in wanted if data[name] is not None}
+
+
+def write(out: str, target: str, networks: dict[str, Any], data: dict[str, Any]) -> None:
+    """Writes `networks` and, where the format has a place for it, what else the file held."""
+    from torch_utils import checkpoint
+    from torch_utils.foreign import reference, rosinality
+    grafts = {name: layers for name, layers in data['grafts'].items() if name in networks}
+    if target == 'native':
+        meta = {name: value for name, value in data.items()
+                if name not in (*NETWORKS, 'augment_pipe', 'grafts') and not hasattr(value, 'state_dict')}
+        checkpoint.save_networks(out, networks, grafts, **meta)
+        return
+    if grafts:
+        click.echo(f'Note: this format has no place for what a method added to {" and ".join(grafts)}.', err=True)
+    with checkpoint.atomic_file(out) as file:
+        if target == 'reference':
+            reference.write(file, networks, data['training_set_kwargs'])
+        else:
+            rosinality.write(file, networks)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,1 @@
+"""Network files of related programs, read and written without executing anything that a file contains."""

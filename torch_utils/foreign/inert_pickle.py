@@ -1,0 +1,273 @@
+"""Pickles as data: a reader that can build values but cannot call, import or look up anything, and a small writer.
+
+A pickle is a program for a stack machine. The standard machine may call any function of any module; this one knows the
+instructions that build numbers, text, lists and dicts, and where a pickle asks for a function, takes a substitute of
+our own from a table or stops. The bytes of the file are all it can ask for: every size is checked against them.
+"""
+import io
+import pickletools
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from torch_utils.checkpoint import CheckpointError
+
+MAX_TEXT = 100          # Characters of a file's own words that an error message repeats.
+
+
+class Buildable:
+    """Base of substitutes that pickles create empty (`NEWOBJ`) or fill later (`BUILD`)."""
+
+    def build(self, state: Any) -> None:
+        """Takes the state that the pickle gives the object."""
+        raise CheckpointError(f'refused: the file sets the state of a {type(self).__name__}')
+
+
+@dataclass(frozen=True)
+class Global:
+    """A function or class by the name that a pickle has for it. Just the name: nothing is looked up."""
+    module: str
+    name: str
+
+
+Substitute = Callable[..., Any]
+Substitutes = dict[tuple[str, str], Substitute]     # (module, name) as the file spells it -> what is called instead.
+
+_MARK = object()
+
+
+class _Machine:
+    """Runs one pickle."""
+
+    def __init__(self, file: BinaryIO, substitutes: Substitutes, persistent_load: Callable[[Any], Any] | None):
+        self.file = file
+        self.substitutes = substitutes
+        self.persistent_load = persistent_load
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        try:
+            for opcode, argument, _ in pickletools.genops(self.file):
+                instruction = getattr(self, f'op_{opcode.name}', None)
+                if instruction is not None:
+                    instruction(argument)
+                elif opcode.name in _LITERALS:
+                    self.stack.append(_LITERALS[opcode.name](argument))
+                elif opcode.name == 'STOP':
+                    break
+                elif opcode.name not in ('PROTO', 'FRAME'):
+                    raise CheckpointError(f'refused: the pickle uses {opcode.name}, which no network file needs')
+            return self.stack.pop()
+        except CheckpointError:
+            raise
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
+            raise CheckpointError(f'damaged, or no pickle: {shorten(error)}') from error
+
+    def above_mark(self) -> list[Any]:
+        """Takes everything above the topmost mark, and the mark, off the stack."""
+        position = len(self.stack) - 1
+        while self.stack[position] is not _MARK:
+            position -= 1
+            if position < 0:
+                raise ValueError('no mark on the stack')
+        items = self.stack[position + 1:]
+        del self.stack[position:]
+        return items
+
+    def top(self, kind: type) -> Any:
+        if not isinstance(self.stack[-1], kind):
+            raise ValueError(f'a {type(self.stack[-1]).__name__} where a {kind.__name__} must be')
+        return self.stack[-1]
+
+    # Structure.
+
+    def op_MARK(self, _):
+        self.stack.append(_MARK)
+
+    def op_MEMOIZE(self, _):
+        self.memo[len(self.memo)] = self.stack[-1]
+
+    def op_BINPUT(self, index):
+        self.memo[index] = self.stack[-1]
+
+    op_LONG_BINPUT = op_BINPUT
+
+    def op_BINGET(self, index):
+        self.stack.append(self.memo[index])
+
+    op_LONG_BINGET = op_BINGET
+
+    # Containers.
+
+    def op_TUPLE(self, _):
+        items = self.above_mark()
+        self.stack.append(tuple(items))
+
+    def take(self, count):
+        items = [self.stack.pop() for _ in range(count)][::-1]
+        self.stack.append(tuple(items))
+
+    def op_TUPLE1(self, _):
+        self.take(1)
+
+    def op_TUPLE2(self, _):
+        self.take(2)
+
+    def op_TUPLE3(self, _):
+        self.take(3)
+
+    def op_APPEND(self, _):
+        item = self.stack.pop()
+        self.top(list).append(item)
+
+    def op_APPENDS(self, _):
+        items = self.above_mark()
+        self.top(list).extend(items)
+
+    def op_SETITEM(self, _):
+        value, key = self.stack.pop(), self.stack.pop()
+        self.set_item(key, value)
+
+    def op_SETITEMS(self, _):
+        items = self.above_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.set_item(key, value)
+
+    def set_item(self, key, value):
+        if type(key) not in (str, int):
+            raise CheckpointError(f'refused: a dict with a key of type {type(key).__name__}')
+        self.top(dict)[key] = value
+
+    def op_ADDITEMS(self, _):
+        self.above_mark()           # Sets: no network file has one that is not empty, and nothing needs them.
+
+    # Calls.
+
+    def op_GLOBAL(self, name):
+        self.push_global(*name.split(' ', 1))
+
+    def op_STACK_GLOBAL(self, _):
+        name, module = self.stack.pop(), self.stack.pop()
+        self.push_global(module, name)
+
+    def push_global(self, module, name):
+        if not isinstance(module, str) or not isinstance(name, str) or (module, name) not in self.substitutes:
+            raise CheckpointError(f'refused: the file asks for {shorten(module)}.{shorten(name)}, '
+                                  'which no network file needs; nothing was executed')
+        self.stack.append(Global(module, name))
+
+    def op_REDUCE(self, _):
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if not isinstance(function, Global) or not isinstance(arguments, tuple):
+            raise CheckpointError('refused: the file calls something that is not a known function')
+        self.stack.append(self.substitutes[function.module, function.name](*arguments))
+
+    op_NEWOBJ = op_REDUCE
+
+    def op_BUILD(self, _):
+        state = self.stack.pop()
+        self.top(Buildable).build(state)
+
+    def op_BINPERSID(self, _):
+        if self.persistent_load is None:
+            raise CheckpointError('refused: the file refers to something outside of itself')
+        self.stack.append(self.persistent_load(self.stack.pop()))
+
+
+_LITERALS = {
+    'NONE': lambda _: None, 'NEWTRUE': lambda _: True, 'NEWFALSE': lambda _: False,
+    'EMPTY_DICT': lambda _: {}, 'EMPTY_LIST': lambda _: [], 'EMPTY_TUPLE': lambda _: (), 'EMPTY_SET': lambda _: (),
+    **dict.fromkeys(['BININT', 'BININT1', 'BININT2', 'LONG1', 'LONG4', 'BINFLOAT', 'BINUNICODE', 'SHORT_BINUNICODE',
+                     'BINUNICODE8', 'BINBYTES', 'SHORT_BINBYTES', 'BINBYTES8'], lambda argument: argument),
+}
+
+
+def load(file: BinaryIO, substitutes: Substitutes, persistent_load: Callable[[Any], Any] | None = None) -> Any:
+    """The value of the pickle that begins at the position of `file` (protocols 2 to 5), which is left behind it.
+
+    substitutes: what stands for each function or class that the pickle may name; it is given the pickle's arguments.
+    persistent_load: what stands for a reference out of the pickle, given its id. None = there are none.
+
+    Sets become (). Raises CheckpointError, one sentence, for whatever else the pickle tries.
+    """
+    return _Machine(file, substitutes, persistent_load).run()
+
+
+def shorten(value: Any) -> str:
+    text = str(value) if isinstance(value, (str, Exception)) else type(value).__name__
+    text = ' '.join(text.split())
+    return text if len(text) <= MAX_TEXT else f'{text[:MAX_TEXT]}...'
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing.
+
+class Call:
+    """A call to be written: the file asks its reader to call `function` with `arguments`."""
+
+    def __init__(self, function: Global, *arguments: Any):
+        self.function = function
+        self.arguments = arguments
+
+
+class Reference:
+    """A reference out of the pickle to be written, by id."""
+
+    def __init__(self, id: Any):
+        self.id = id
+
+
+def dumps(value: Any, protocol: int = 3) -> bytes:
+    """A pickle of plain data (None, bool, int, float, str, bytes, tuple, list, dict), `Call`s and `Reference`s.
+
+    Equal strings are written once. Only instructions of protocol 2, and of protocol 3 where there are `bytes`.
+    """
+    out = io.BytesIO()
+    out.write(b'\x80' + bytes([protocol]))
+    _write(out, value, {})
+    out.write(b'.')
+    return out.getvalue()
+
+
+def _write(out: BinaryIO, value: Any, memo: dict[str, int]) -> None:
+    kind = type(value)
+    if value is None:
+        out.write(b'N')
+    elif kind is bool:
+        out.write(b'\x88' if value else b'\x89')
+    elif kind is int:
+        data = value.to_bytes(value.bit_length() // 8 + 1, 'little', signed=True)
+        out.write(b'\x8a' + bytes([len(data)]) + data)
+    elif kind is float:
+        out.write(b'G' + struct.pack('>d', value))
+    elif kind is str and value in memo:
+        out.write(b'j' + struct.pack('<I', memo[value]))
+    elif kind is str:
+        data = value.encode()
+        memo[value] = len(memo)
+        out.write(b'X' + struct.pack('<I', len(data)) + data + b'r' + struct.pack('<I', memo[value]))
+    elif kind is bytes:
+        out.write(b'B' + struct.pack('<I', len(value)) + value)
+    elif kind is tuple:
+        _write_all(out, b'(', value, b't', memo)
+    elif kind is list:
+        _write_all(out, b'](', value, b'e', memo)
+    elif isinstance(value, dict):
+        _write_all(out, b'}(', [part for item in value.items() for part in item], b'u', memo)
+    elif kind is Global:
+        out.write(f'c{value.module}\n{value.name}\n'.encode())
+    elif kind is Call:
+        _write_all(out, b'', (value.function, value.arguments), b'R', memo)
+    elif kind is Reference:
+        _write_all(out, b'', (value.id,), b'Q', memo)
+    else:
+        raise TypeError(f'{kind.__name__} cannot be written into a network file')
+
+
+def _write_all(out: BinaryIO, before: bytes, values: Any, after: bytes, memo: dict[str, int]) -> None:
+    out.write(before)
+    for value in values:
+        _write(out, value, memo)
+    out.write(after)
