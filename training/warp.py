@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch_utils import misc
 from torch_utils.ops import grid_sample_gradfix
 
-REACH = 3   # Pixels to either side of which the filters that double and halve the resolution make use.
+REACH = 3   # How far the filters that double and halve the resolution see to either side, in pixels.
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Warp:
     Beyond its borders the image continues as its reflection, by as many pixels as some sample of the batch needs, at
     most size - 1; then comes zero. The host has to know these margins to allocate memory. Their way there begins at
     once, and only `padding()` waits for its end: whoever draws well before transforming does not hold up the device.
-    (Always padding by size - 1 needs no waiting, but nine times the memory and work of the image; two to four times
-    are typical.)
+    (Always padding by size - 1 would need no waiting, but the work of nine images per image. What a batch needs is 1.1
+    at p = 0, 2 to 3 at p = 0.2, 4 to 6 at p = 1, for pipe bgc at 64 to 1024 pixels.)
     """
 
     def __init__(self, width: int, height: int, linear: torch.Tensor, offset: torch.Tensor):
