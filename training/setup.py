@@ -110,17 +110,17 @@ def _to_cpu(state: Any) -> Any:
     return state.cpu() if isinstance(state, torch.Tensor) else state
 
 
-def build(config: dict, device: torch.device) -> Run:
-    """A run at its start. The order fixes which random numbers go into which weights.
+def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
+    """A run at its start, on the configured data set or a given one.
 
-    Raises ValueError, in the user's words, for what does not fit together.
+    The order fixes which random numbers go into which weights. Raises ValueError, in the user's words, for what does not fit together.
     """
     rank, world_size = distributed.rank(), distributed.world_size()
     torch.manual_seed(config['random_seed'] * world_size + rank)
     torch.backends.cudnn.benchmark = config['cudnn_benchmark']
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config['allow_tf32']
 
-    dataset = dnnlib.util.construct_class_by_name(**config['training_set_kwargs'])
+    dataset = dataset or dnnlib.util.construct_class_by_name(**config['training_set_kwargs'])
     first_reals = open_reals(config, dataset, device)
     game = build_game(config, dataset, device)
     G_ema = copy.deepcopy(game.G.module).eval()
@@ -210,13 +210,29 @@ def check_sites(game: Game, phases: list[Phase], loss: str) -> None:
                 raise ValueError(f'{type(regularizer).__name__} acts at {site}, which --loss={loss} does not offer')
 
 
-def init_from(run: Run, networks: dict[str, torch.nn.Module]) -> None:
-    """Copies G, D and G_ema from loaded networks, by name, on rank 0; then makes all ranks equal."""
+def init_from(run: Run, networks: dict[str, Any]) -> None:
+    """Copies players and G_ema from what a network file holds, by name, on rank 0; then makes all ranks equal."""
     if distributed.rank() == 0:
         mine = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
         for name, module in mine.items():
             if networks.get(name) is not None:
                 misc.copy_params_and_buffers(networks[name], module)
+        for player in run.game.players:
+            init_grafts_from(player, networks.get('grafts', {}).get(player.name, {}))
     for player in run.game.players:
         distributed.broadcast_module_(player.module)
     distributed.broadcast_module_(run.G_ema)
+
+
+def init_grafts_from(player: Player, tensors: dict[str, torch.Tensor]) -> None:
+    """Copies the layers grafted on a player from `tensors`, those that fit as a whole; says which ones start fresh."""
+    state, fresh = player.module.state_dict(), []
+    for name in player.grafts:
+        keys = [key for key in state if key.startswith(f'{name}.')]
+        if all(key in tensors and tensors[key].shape == state[key].shape for key in keys):
+            for key in keys:
+                state[key].copy_(tensors[key])
+        else:
+            fresh.append(name)
+    if fresh:
+        print(f'{player.name}: no weights for {", ".join(fresh)}, which start fresh.')
