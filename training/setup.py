@@ -225,11 +225,11 @@ def init_from(run: Run, networks: dict[str, Any]) -> None:
 
 
 def init_grafts_from(player: Player, tensors: dict[str, torch.Tensor]) -> None:
-    """Copies the layers grafted on a player from `tensors`, those that fit as a whole; says which ones start fresh."""
+    """Copies the layers grafted on a player from `tensors`, as far as they are there; says which ones start fresh."""
     state, fresh = player.module.state_dict(), []
     for name in player.grafts:
         keys = [key for key in state if key.startswith(f'{name}.')]
-        if all(key in tensors and tensors[key].shape == state[key].shape for key in keys):
+        if all(key in tensors for key in keys):
             for key in keys:
                 state[key].copy_(tensors[key])
         else:

@@ -1,0 +1,114 @@
+"""Generator-guided discriminator regularization, GGDR [Lee et al. 2022, arXiv:2207.13320].
+
+From a fake x alone, the critic must tell the feature map F that the generator made it of:
+
+    L = weight * (1 - cos(P(x), F))         cosine over channels, mean over positions and samples
+
+F, a constant, is what the generator's block of resolution R hands to its ToRGB layer. P is a linear decoder on the
+critic's features E_r, the output of its block that ends at resolution r:
+
+    y_8  = U_8(E_4)
+    y_2r = U_2r(concat[y_r, E_r])           for r = 8 ... R/2;  P = y_R
+
+Every U is a 1x1 convolution, then upsampling by 2. One draw of the augmentation moves both x and F.
+"""
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from dnnlib.option import option
+from torch_utils import training_stats
+from training.loss import Game, Player, Regularizer
+from training.networks import Conv2dLayer
+
+EPS = 1e-6      # Floor of the norms in the cosine; where F is shorter, the image shows nothing.
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of GGDR."""
+    weight: float = option(10.0, 'Strength of GGDR.')
+    res: str | None = option(None, 'Resolution of the feature map to tell, or a comma list of several, averaged; '
+                             'none: 64, or a quarter of the image below 256 pixels.')
+    warp: str = option('aligned', 'How the feature map follows the augmented image: exactly, or with shifts rounded at '
+                       'its own size, as published.', choices=('aligned', 'official'))
+
+
+class GGDR(Regularizer):
+    """Adds the decoder to D, and the term to its step on fakes. Further critics have none."""
+    Options = Options
+    through_fakes = True
+
+    def __init__(self, game: Game, options: Options):
+        super().__init__(game, options)
+        self._resolutions = [int(res) for res in options.res.split(',')]
+        game.tap_G.update(self._resolutions)
+        game.tap_D = True
+        _graft_decoder(game.D, game.G.module.synthesis.channels, max(self._resolutions))
+
+    @classmethod
+    def configure(cls, config, options):
+        size = config['training_set_kwargs']['resolution']
+        res = options.res or str(64 if size >= 256 else max(size // 4, 8))
+        valid = [str(r) for r in _decoder_resolutions(size)]
+        if not set(res.split(',')) <= set(valid):
+            raise ValueError(f'--ggdr_res={res}: must be among {", ".join(valid)} (powers of two from 8 to the size of '
+                             f'the images), or a comma list of them')
+        if not options.weight >= 0:
+            raise ValueError(f'--ggdr_weight={options.weight:g}: must not be negative')
+        if options.warp == 'official' and 'DiffAugment' in (config.get('augment_kwargs') or {}).get('class_name', ''):
+            raise ValueError('--ggdr_warp=official is defined for --aug=ada and --aug=fixed, not for --aug=diffaug; '
+                             'leave it out')
+        return replace(options, res=res)
+
+    def d_fake(self, ctx):
+        if 'b8_dec' not in ctx.critic.grafts:
+            return None
+        predictions = _decode(ctx.critic.module, ctx.fake.feats, max(self._resolutions))
+        distances = []
+        for res in self._resolutions:
+            target = self.game.warp(ctx.gen.feats[res].detach(), ctx.fake.draw, self.options.warp)
+            uncut = None if ctx.fake.draw is None else ctx.fake.draw.keep_mask(res)
+            distances.append(_cosine_distance(predictions[res], target, uncut))
+        distance = torch.stack(distances).mean(0)                                   # [N]
+        training_stats.report(f'Loss/ggdr/cosine{ctx.critic.suffix}', 1 - distance)
+        return self.options.weight * distance
+
+
+def _decoder_resolutions(res: int) -> list[int]:
+    """8, 16, ..., res."""
+    return [2 ** i for i in range(3, res.bit_length())]
+
+
+def _graft_decoder(critic: Player, G_channels: dict[int, int], res: int) -> None:
+    """Gives a critic the layers `b{r}_dec` for r = 8 ... res, with the generator's numbers of channels as outputs."""
+    assert critic.view is None, f'GGDR asks {critic.name} for a feature map of images that its view hides from it'
+    for r in _decoder_resolutions(res):
+        D_channels = critic.module.channels[r // 2]
+        num_inputs = D_channels if r == 8 else G_channels[r // 2] + D_channels
+        critic.graft(f'b{r}_dec', partial(_decoder_layer, num_inputs=num_inputs, num_outputs=G_channels[r]))
+
+
+def _decoder_layer(_, num_inputs: int, num_outputs: int) -> torch.nn.Module:
+    """U: [N,num_inputs,r/2,r/2] -> [N,num_outputs,r,r]."""
+    return Conv2dLayer(num_inputs, num_outputs, kernel_size=1, up=2)
+
+
+def _decode(D: torch.nn.Module, feats: dict[int, Tensor], res: int) -> dict[int, Tensor]:
+    """{r: y_r [N,C_r,r,r]} for r = 8 ... res from the critic's maps E, in float32."""
+    y: dict[int, Tensor] = {}
+    for r in _decoder_resolutions(res):
+        E = feats[r // 2].float()
+        y[r] = getattr(D, f'b{r}_dec')(E if r == 8 else torch.cat([y[r // 2], E], dim=1))
+    return y
+
+
+def _cosine_distance(prediction: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
+    """[N]: 1 - cos of maps [N,C,r,r] over channels, mean over the positions of `keep` [N,r,r] that have a target."""
+    shown = target.norm(dim=1) >= EPS                                               # [N,r,r]
+    shown = shown if keep is None else shown & keep
+    distance = (1 - cosine_similarity(prediction, target, dim=1, eps=EPS)) * shown
+    return distance.sum([1, 2]) / shown.sum([1, 2]).clamp(min=1)
