@@ -1,5 +1,6 @@
 """The grid of images that a run draws again and again: its layout, its contents, its picture file."""
 import os
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -35,8 +36,8 @@ def grid_indices(dataset, columns: int, rows: int) -> list[int]:
     return indices
 
 
-def save_grid(images: np.ndarray, path: str | os.PathLike, value_range: tuple[float, float], columns: int) -> None:
-    """Writes images [N,C,H,W], N a multiple of `columns`, C 1 or 3, as one picture; `value_range` becomes 0..255."""
+def to_grid(images: np.ndarray, value_range: tuple[float, float], columns: int) -> PIL.Image.Image:
+    """Images [N,C,H,W], N a multiple of `columns`, C 1 or 3, as one picture; `value_range` becomes 0..255."""
     low, high = value_range
     pixels = (np.asarray(images, np.float32) - low) * (255 / (high - low))
     pixels = np.rint(pixels).clip(0, 255).astype(np.uint8)
@@ -44,4 +45,25 @@ def save_grid(images: np.ndarray, path: str | os.PathLike, value_range: tuple[fl
     assert channels in (1, 3), f'images have {channels} channels, expected 1 or 3'
     pixels = pixels.reshape(num // columns, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
     pixels = pixels.reshape(num // columns * height, columns * width, channels)
-    PIL.Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).save(path)
+    return PIL.Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels)
+
+
+def save_picture(picture: PIL.Image.Image, path: str | os.PathLike) -> None:
+    """Writes a PNG, complete or not at all."""
+    path = Path(path)
+    partial = path.with_name(f'.{path.name}.partial')
+    picture.save(partial, 'png')
+    partial.replace(path)
+
+
+def append_row(row: PIL.Image.Image, path: str | os.PathLike, max_rows: int = 64) -> None:
+    """Adds a row to a film strip, and thins the strip out by half when it has `max_rows`. All rows are of one size."""
+    rows = [row]
+    if Path(path).exists():
+        with PIL.Image.open(path) as strip:
+            rows = [strip.crop((0, top, row.width, top + row.height)) for top in range(0, strip.height, row.height)]
+        rows = (rows[::2] if len(rows) >= max_rows else rows) + [row]
+    strip = PIL.Image.new(row.mode, (row.width, row.height * len(rows)))
+    for index, picture in enumerate(rows):
+        strip.paste(picture, (0, index * row.height))
+    save_picture(strip, path)

@@ -113,7 +113,9 @@ def _to_cpu(state: Any) -> Any:
 def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
     """A run at its start, on the configured data set or a given one.
 
-    The order fixes which random numbers go into which weights. Raises ValueError, in the user's words, for what does not fit together.
+    The order fixes which random numbers go into which weights.
+
+    Raises ValueError, in the user's words, for what does not fit together.
     """
     rank, world_size = distributed.rank(), distributed.world_size()
     torch.manual_seed(config['random_seed'] * world_size + rank)

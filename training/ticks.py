@@ -13,12 +13,12 @@ import torch
 
 from torch_utils import checkpoint, distributed, training_stats
 from torch_utils.state_file import save_state
-from training.image_grid import grid_indices, grid_size, save_grid
+from training.image_grid import append_row, grid_indices, grid_size, save_picture, to_grid
 from training.setup import Run
 from training.status import PhaseTimer, StatsWriter, progress_bar, resources, status_line
 
-
 STATE_NAME = 'training-state-{:06d}.safetensors'
+STRIP_IMAGES = 12       # In a row of `fakes_over_time.png`.
 
 
 class Ticks:
@@ -148,11 +148,15 @@ class Grid:
     def save_reals(self, path: Path) -> None:
         """The grid of training images."""
         images = np.stack([self._dataset[i][0] for i in self._indices])
-        save_grid(images, path, (0, 255), self.columns)
+        save_picture(to_grid(images, (0, 255), self.columns), path)
 
     @torch.no_grad()
     def save_fakes(self, G_ema: torch.nn.Module, path: Path) -> None:
-        """The grid of what G_ema makes of the latents, with constant noise."""
-        images = [G_ema(z, c, noise_mode='const').cpu()
-                  for z, c in zip(self._z.split(self._batch), self._c.split(self._batch))]
-        save_grid(torch.cat(images).numpy(), path, (-1, 1), self.columns)
+        """The grid of what G_ema makes of the latents, with constant noise; its first images join the film strip."""
+        images = torch.cat([G_ema(z, c, noise_mode='const').cpu()
+                            for z, c in zip(self._z.split(self._batch), self._c.split(self._batch))]).numpy()
+        save_picture(to_grid(images, (-1, 1), self.columns), path)
+        first = images[:min(self.columns, STRIP_IMAGES)]
+        row = to_grid(first, (-1, 1), len(first))
+        row.thumbnail((STRIP_IMAGES * 128, 128))
+        append_row(row, path.with_name('fakes_over_time.png'))
