@@ -312,12 +312,16 @@ def test_no_images(small_set, tmp_path, name):
         f'{tmp_path}/{name}: no images in it (.png, .jpg, .webp and so on), nor in its subfolders'
 
 
-@pytest.mark.parametrize('data', [b'', b'PK\x03\x04 and no more', b'\0' * 1000])
-def test_damaged_archive(tmp_path, data):
+@pytest.mark.parametrize('data, reason', [
+    (b'', 'File is not a zip file'),
+    (b'PK\x03\x04 and no more', 'File is not a zip file'),
+    (b'PK\1\2' + b'\x99' * 42 + b'PK\5\6' + bytes(6) + b'\1\0\x2e\0\0\0' + bytes(6), 'zip file version 15.3'),
+])
+def test_damaged_archive(tmp_path, data, reason):
     (tmp_path / 'cats.zip').write_bytes(data)
     with pytest.raises(DatasetError) as error:
         ImageFolderDataset(str(tmp_path / 'cats.zip'))
-    assert str(error.value) == f'{tmp_path}/cats.zip: cannot be read as a zip archive (File is not a zip file)'
+    assert str(error.value) == f'{tmp_path}/cats.zip: cannot be read as a zip archive ({reason})'
 
 
 @pytest.mark.parametrize('name', ['cats', 'cats.zip'])

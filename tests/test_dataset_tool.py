@@ -65,6 +65,7 @@ def test_images_and_labels_arrive_unchanged(convert, tmp_path, dest):
     source = write_set(tmp_path / 'cats', {'x.png': picture(), 'y.png': picture(seed=1)},
                        labels=[['y.png', [0.5, 2]], ['x.png', [3, 4]], ['z.png', 1]])
     images, labels = convert(source, dest=dest)
+    assert (tmp_path / dest).is_file() == dest.lower().endswith('.zip')
     assert list(images) == [name_of(0), name_of(1)]
     np.testing.assert_array_equal(images[name_of(0)], noise())
     np.testing.assert_array_equal(images[name_of(1)], noise(seed=1))

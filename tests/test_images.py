@@ -33,11 +33,11 @@ def sixteen_bit(color_type, *pixels):
     return png((len(pixels), 1, 16, color_type), [np.array(pixels, dtype='>u2').tobytes()])
 
 
-# Over white, value v with opacity a is v * a / 255 + 255 * (255 - a) / 255: 100 at 128 gives 177.2, 0 at 1 gives 254.
+# Over white, value v with opacity a is v * a / 255 + 255 * (255 - a) / 255: 100 at 128 gives 177.2, at 127 177.8.
 STORED = {
     '1': (encoded(row('1', 0, 255)), [[0], [255]]),
     'L': (encoded(row('L', 0, 100, 255)), [[0], [100], [255]]),
-    'LA': (encoded(row('LA', (100, 0), (100, 128), (100, 255), (0, 1))), [[255], [177], [100], [254]]),
+    'LA': (encoded(row('LA', (100, 0), (100, 128), (100, 255), (100, 127))), [[255], [177], [100], [178]]),
     'L, one grey transparent': (encoded(row('L', 0, 100), transparency=100), [[0], [255]]),
     'I;16': (encoded(row('I;16', 0, 255, 256, 65535)), [[0], [0], [1], [255]]),
     'I;16, big-endian': (encoded(row('I;16B', 0, 255, 256, 65535), 'tiff'), [[0], [0], [1], [255]]),

@@ -4,7 +4,6 @@
 2, ...) or a list of numbers. `label_names`, which `dataset_tool.py` adds where it knows them, names the classes.
 """
 import json
-import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -127,7 +126,8 @@ def _vector_size(value: Any) -> int:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and abs(value) <= float(np.finfo(np.float32).max) and not math.isnan(value)
+    """Whether it is a number that float32 can hold; comparing a NaN says no."""
+    return isinstance(value, (int, float)) and abs(value) <= float(np.finfo(np.float32).max)
 
 
 def _kind(size: int) -> str:
