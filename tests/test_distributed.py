@@ -257,6 +257,7 @@ def is_running(pid):
     ([-6, -11], [], 'rank 1 of 2 was killed by SIGSEGV'),
     ([-6, 1], [(1, 10.0, 'cause')], 'rank 1 of 2 failed: cause'),
     ([0, 3], [], 'rank 1 of 2 ended with status 3'),
+    ([130, 0], [], 'rank 0 of 2 was interrupted'),
     ([None, -6], [], 'rank 1 of 2 was killed by SIGABRT'),
 ])
 def test_cause_is_told_from_its_consequences(tmp_path, exitcodes, reports, expected):
@@ -275,6 +276,17 @@ def test_user_error_of_a_rank_keeps_its_words_and_exit_status(tmp_path, capsys):
     error = launcher._cause([SimpleNamespace(exitcode=1)], tmp_path)
     assert (error.format_message(), error.exit_code) == ('--resume: no such file', 2)
     assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize(('error', 'expected'), [
+    (RuntimeError('CUDA error\nCompile with something'), 'RuntimeError: CUDA error'),
+    (AssertionError(), 'AssertionError'),
+    (KeyError('a: b'), "KeyError: 'a: b'"),
+])
+def test_error_of_a_rank_is_one_line(tmp_path, error, expected):
+    launcher._report(error, 1, tmp_path)
+    error = launcher._cause([SimpleNamespace(exitcode=code) for code in (None, 1)], tmp_path)
+    assert error.format_message() == f'rank 1 of 2 failed: {expected}'
 
 
 # torchrun, and signals to the parent.
@@ -353,7 +365,8 @@ def test_ranks_do_not_outlive_their_parent(script, tmp_path):
 @pytest.mark.parametrize(('mode', 'signum', 'expected'), [
     ('graceful', signal.SIGINT, 'ended well'),
     ('sleep', signal.SIGINT, 'KeyboardInterrupt'),
-    ('sleep', signal.SIGTERM, 'was killed by SIGTERM'),
+    ('sleep', signal.SIGTERM, 'rank 0 of 2 was interrupted'),
+    ('graceful', signal.SIGTERM, 'ended well'),
 ])
 def test_signals_reach_all_ranks(script, tmp_path, mode, signum, expected):
     parent = subprocess.Popen([sys.executable, str(script), str(tmp_path), mode], start_new_session=True, text=True,

@@ -214,7 +214,8 @@ def test_summary_leaves_no_trace():
     module = Noisy().train()
     module.inner[1].eval()
     before = torch.get_rng_state()
-    misc.print_module_summary(module, [torch.zeros(5, 3), 2])
+    outputs = misc.print_module_summary(module, [torch.zeros(5, 3), 2])
+    assert not outputs['y'].requires_grad
     assert torch.equal(torch.get_rng_state(), before)
     assert module.avg == 0
     assert module.training and module.inner[0].training and not module.inner[1].training

@@ -91,11 +91,12 @@ def test_report0_counts_on_rank_0_only():
 
 
 def test_collector_matches_whole_names_only():
-    collector = Collector('Loss/.*')
-    for name in ('Loss/G', 'Loss/', 'xLoss/G', 'loss/G'):
+    collector = Collector('Loss/[GD]')
+    for name in ('Loss/G', 'Loss/D', 'xLoss/G', 'Loss/G/loss'):
         report(name, 1)
     collector.update()
-    assert collector.names() == ['Loss/G', 'Loss/']
+    assert collector.names() == list(collector.as_dict()) == ['Loss/G', 'Loss/D']
+    assert collector.state_dict()['visible'].keys() == {'Loss/G', 'Loss/D'}
     with pytest.raises(AssertionError, match='xLoss/G does not match'):
         collector.mean('xLoss/G')
 

@@ -25,7 +25,8 @@ import torch.distributed as dist
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # For what no parent sees: a machine or a network that falls silent.
 SECONDARY_SEC = 1                           # So long after a failure, further ones are taken for its consequences.
 TERMINATE_SEC = 5                           # Between asking a process to end and killing it.
-INTERRUPT_SEC = 60                          # After Ctrl-C, for ranks that save something.
+INTERRUPT_SEC = 600                         # After Ctrl-C, for ranks that finish and save something.
+INTERRUPTED = 130                           # Exit status of a process after Ctrl-C, as in shells.
 
 
 class RankError(click.ClickException):
@@ -147,6 +148,8 @@ def _cause(processes, folder):
 
 
 def _end_in_words(exitcode):
+    if exitcode == INTERRUPTED:
+        return 'was interrupted'
     if exitcode > 0:
         return f'ended with status {exitcode}'
     name = signal.Signals(-exitcode).name
@@ -164,7 +167,11 @@ def _reported_error(report, num_processes):
 
 @contextmanager
 def _sigterm_passed_on(processes):
-    """Who asks this process to end means all of them. (Only the main thread can listen for it.)"""
+    """Who asks this process to end means all of them. (Only the main thread can listen for it.)
+
+    It reaches them as SIGINT: some senders ask the whole process group, and a second SIGTERM might cut short what the
+    first one began.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -172,7 +179,7 @@ def _sigterm_passed_on(processes):
     def pass_on(_signum, _frame):
         for process in processes:
             if process.is_alive():
-                process.terminate()
+                os.kill(process.pid, signal.SIGINT)
 
     previous = signal.signal(signal.SIGTERM, pass_on)
     try:
@@ -192,7 +199,7 @@ def _child(fn, rank, num_processes, args, folder):
     try:
         _run_in_group(fn, rank, num_processes, args, dist.FileStore(os.path.join(folder, 'store'), num_processes))
     except KeyboardInterrupt:
-        os._exit(130)
+        os._exit(INTERRUPTED)
     except Exception as error:
         _report(error, rank, folder)
         sys.stdout.flush()
@@ -211,8 +218,12 @@ def _report(error, rank, folder):
     path.with_suffix('.partial').write_text(json.dumps({
         'time': time.time(),
         'rank': rank,
-        'message': error.format_message() if by_user else traceback.format_exception_only(error)[-1].strip(),
+        'message': error.format_message() if by_user else _first_line(error),
         'exit_code': error.exit_code if by_user else None,
         'traceback': traceback.format_exc(),
     }))
     path.with_suffix('.partial').rename(path)
+
+
+def _first_line(error):
+    return f'{type(error).__name__}: {error}'.splitlines()[0].rstrip(': ')
