@@ -14,13 +14,16 @@ class Detector(torch.nn.Module):
         sha256: Of the weight file.
         resize_rule: How images reach the network's input size, in words.
         taps: {tap: width}.
-        main_tap: The tap that distances use if the metric does not say otherwise.
+        main_tap: The tap that kernel distance, precision and recall use.
+        fd_taps: Taps of the Frechet distance. The first gives the metric's value, the others are added under the
+            metric's name and theirs.
     """
     name: str
     sha256: str
     resize_rule: str
     taps: dict[str, int]
     main_tap: str
+    fd_taps: tuple[str, ...]
 
     def forward(self, images: torch.Tensor, taps: Sequence[str]) -> dict[str, torch.Tensor]:
         """Features of uint8 images [N, 3, H, W] at the named taps."""

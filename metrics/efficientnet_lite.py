@@ -36,6 +36,7 @@ class EfficientNetLite0(Detector):
     """
     taps = {'s4': 112, 's5': 192, 's6': 320, 'pool': 1280, 'logits': 1000}
     main_tap = 'pool'
+    fd_taps = ('s4', 'pool')    # 112 features are enough for few images, 1280 want ten thousand.
 
     def __init__(self, state: Mapping[str, torch.Tensor], size: int = 128, name: str = 'efflite0', sha256: str = ''):
         super().__init__()

@@ -65,6 +65,7 @@ class Inception(Detector):
     """
     taps = {'pool': 2048, 'logits': 1008}
     main_tap = 'pool'
+    fd_taps = ('pool',)
 
     def __init__(self, state: Mapping[str, torch.Tensor], name: str = 'inception', sha256: str = ''):
         super().__init__()
@@ -95,6 +96,7 @@ class TorchScriptInception(Detector):
     """The same network from the reference's TorchScript file: a black box that resizes by itself."""
     taps = Inception.taps
     main_tap = 'pool'
+    fd_taps = ('pool',)
 
     def __init__(self, path: str, sha256: str = ''):
         super().__init__()

@@ -93,19 +93,20 @@ def register_metric(function: Callable) -> Callable:
 
 
 def find_metric(name: str) -> Metric | Callable:
-    """The definition behind a name.
+    """The definition behind a name; what follows an '@' (a data centre) is left aside.
 
     Raises:
         MetricError: If there is none.
     """
-    if name not in _registry:
+    base = name.partition('@')[0]
+    if base not in _registry:
         raise MetricError(f'there is no metric {name}; {valid_names_sentence()}')
-    return _registry[name]
+    return _registry[base]
 
 
 def is_valid_metric(metric: str, needs_images: bool = False) -> bool:
     """Is it a metric of a generator (or, with `needs_images`, of a set of generated images)?"""
-    return metric in list_valid_metrics(needs_images)
+    return metric.partition('@')[0] in list_valid_metrics(needs_images)
 
 
 def list_valid_metrics(needs_images: bool = False) -> list[str]:

@@ -28,6 +28,7 @@ class VGG16(Detector):
     """
     taps = {'fc2': 4096}
     main_tap = 'fc2'
+    fd_taps = ('fc2',)
 
     def __init__(self, state: Mapping[str, torch.Tensor], heads: Mapping | None = None, sha256: str = ''):
         super().__init__()
@@ -70,6 +71,7 @@ class TorchScriptVGG16(Detector):
     """The same network with its heads from the reference's TorchScript file: a black box."""
     taps = VGG16.taps
     main_tap = 'fc2'
+    fd_taps = ('fc2',)
     has_heads = True
 
     def __init__(self, path: str, sha256: str = ''):

@@ -10,7 +10,8 @@ from metrics.inception_score import inception_score
 from metrics.kernel import kernel_distance, subset_kernel_distance
 from metrics.moments import Moments
 from metrics.names import MetricError
-from metrics.precision_recall import density_coverage, neighbour_distances, precision_recall
+from metrics.neighbours import nearest, neighbour_distances
+from metrics.precision_recall import density_coverage, precision_recall
 
 SQUARE = torch.tensor([[0., 0], [1, 0], [0, 1], [1, 1]], dtype=torch.float64)
 MOVED = SQUARE + torch.tensor([0.5, 0])
@@ -200,6 +201,14 @@ class TestPrecisionRecall:
         real, gen = torch.tensor([[0., 0], [3, 4]]), torch.tensor([[-5., 0], [-50, 0], [-95, 0]])
         assert precision_recall(real, gen, k=1)[0] == pytest.approx(1 / 3)    # |(-5, 0)| = 5 = |(3, 4)|
         assert density_coverage(real, gen, k=1) == (0, 0)
+
+    @pytest.mark.parametrize('block', [3, 100])
+    def test_nearest_finds_the_nearest(self, block):
+        probes, points = normal(10, 3, seed=1), normal(20, 3, seed=2)
+        table = np.linalg.norm(probes.numpy()[:, None] - points.numpy(), axis=2)
+        distances, indices = nearest(probes, points, k=4, block=block)
+        np.testing.assert_array_equal(indices.numpy(), np.argsort(table, axis=1)[:, :4])
+        np.testing.assert_allclose(distances.numpy(), np.sort(table, axis=1)[:, :4], rtol=1e-10)
 
     def test_repeated_points_lie_in_their_own_ball_of_radius_zero(self):
         point = normal(1, 300) * 7    # No round numbers: the self-distance would come out as rounding noise.

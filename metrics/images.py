@@ -1,0 +1,120 @@
+"""Streams of numbered uint8 images [N, 3, H, W]: those of a data set, and those that a generator makes."""
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+import dnnlib.util
+from metrics.draws import Draws, with_noise
+from metrics.names import MetricError
+
+
+def open_dataset(dataset_kwargs: Mapping[str, Any], **changes: Any):
+    """The data set of these arguments (class_name among them), some of them changed.
+
+    Raises:
+        MetricError: If it cannot be opened.
+    """
+    try:
+        return dnnlib.util.construct_class_by_name(**{**dataset_kwargs, **changes})
+    except OSError as error:
+        raise MetricError(str(error)) from error
+
+
+class DatasetImages:
+    """The first images of a data set, in its order.
+
+    Args:
+        dataset_kwargs: Class name and arguments of the data set.
+        max_num: At most that many images; None takes all.
+        keep_xflip: Keep mirrored images if the arguments ask for them; else they are left out.
+        whole: The whole data set, even if the arguments ask for a subset: a run on few images is scored against all.
+        num_workers: Processes that decode images.
+
+    Raises:
+        MetricError: If the data set cannot be opened, or its images have neither one nor three channels.
+    """
+
+    def __init__(self, dataset_kwargs: Mapping[str, Any], max_num: int | None = None, keep_xflip: bool = False,
+                 whole: bool = True, num_workers: int = 3):
+        changes = {'xflip': keep_xflip and dataset_kwargs.get('xflip', False)}
+        if whole:
+            changes['max_size'] = None
+        self.dataset = open_dataset(dataset_kwargs, **changes)
+        self.name = self.dataset.name
+        self.num = min(len(self.dataset), max_num or len(self.dataset))
+        self.num_workers = num_workers
+        if self.dataset.num_channels not in (1, 3):
+            raise MetricError(f'{self.name}: images have {self.dataset.num_channels} channels; metrics need 1 or 3')
+        options = {key: value for key, value in dataset_kwargs.items() if key not in ('path', 'use_labels')}
+        self.identity = {**options, **changes, 'max_num': max_num}
+
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the content of the data set; None if its class offers none."""
+        return self.dataset.fingerprint() if hasattr(self.dataset, 'fingerprint') else None
+
+    def batches(self, batches: Sequence[range]) -> Iterator[torch.Tensor]:
+        """The images of each range of numbers in turn. Raises MetricError if one cannot be read."""
+        loader = torch.utils.data.DataLoader(
+            self.dataset, batch_sampler=[list(batch) for batch in batches], collate_fn=_stack,
+            num_workers=min(self.num_workers, os.cpu_count() or 1, len(batches)))
+        try:
+            yield from map(as_rgb, loader)
+        except OSError as error:    # From a worker it brings a traceback in its text; the sentence comes last.
+            raise MetricError(str(error).strip().splitlines()[-1]) from error
+
+
+class GeneratedImages:
+    """The images that a generator makes of numbered draws.
+
+    Args:
+        G: The generator.
+        draws: Its random numbers.
+        num: How many images there are.
+        batch_gen: How many are made at once.
+        G_kwargs: Further arguments of the generator's call.
+    """
+
+    def __init__(self, G: torch.nn.Module, draws: Draws, num: int, batch_gen: int = 4,
+                 G_kwargs: Mapping[str, Any] | None = None):
+        self.G, self.draws, self.num = G, draws, num
+        self.batch_gen, self.G_kwargs = batch_gen, dict(G_kwargs or {})
+
+    @torch.no_grad()
+    def batches(self, batches: Sequence[range]) -> Iterator[torch.Tensor]:
+        """The images of each range of numbers in turn."""
+        for batch in batches:
+            parts = [batch[i:i + self.batch_gen] for i in range(0, len(batch), self.batch_gen)]
+            yield as_rgb(torch.cat([to_uint8(self._generate(part)) for part in parts]))
+
+    def _generate(self, indices):
+        z, c, _ = self.draws.latents(indices)
+        images = with_noise(self.G, self.draws.noise(self.G, indices), z[:, 0], c, **self.G_kwargs)
+        num_bad = len(images) - int(images.isfinite().flatten(1).all(dim=1).sum())
+        if num_bad:
+            raise MetricError(f'{num_bad} of {len(images)} generated images have NaN or infinite pixels')
+        return images
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Images in -1..1 as 8-bit numbers: 127.5 x + 128, clamped and cut off, as the reference's metrics do."""
+    return (images.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+def as_rgb(images: torch.Tensor) -> torch.Tensor:
+    """Grey images [N, 1, H, W] repeated to three channels; others as they are."""
+    return images.repeat([1, 3, 1, 1]) if images.shape[1] == 1 else images
+
+
+def frozen_copy(G: torch.nn.Module, device: torch.device | str) -> torch.nn.Module:
+    """A copy in evaluation mode, without gradients, on the device."""
+    return copy.deepcopy(G).eval().requires_grad_(False).to(device)
+
+
+def _stack(items):
+    return torch.from_numpy(np.stack([item[0] for item in items]))    # Items are (image, label), or more.

@@ -1,0 +1,391 @@
+"""Calculates metrics by name and reports them.
+
+A metric is an entry of `metrics.names`: a kind of distance, a detector, counts. `calc_metric` puts the three together,
+`report_metric` writes what came out and everything it depends on, `evaluate` does both for a training run and never
+ends it.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+import dnnlib
+import dnnlib.util
+from metrics import plots
+from metrics.detector import Detector
+from metrics.detectors import load_detector
+from metrics.draws import DatasetLabels, Draws, Labels
+from metrics.features import FeatureOptions, feature_moments, feature_rows
+from metrics.frechet import frechet_distance
+from metrics.images import DatasetImages, GeneratedImages, frozen_copy, open_dataset
+from metrics.inception_score import inception_score
+from metrics.kernel import kernel_distance, subset_kernel_distance
+from metrics.moments import Moments
+from metrics.names import (
+    Metric,
+    MetricError,
+    find_metric,
+    is_valid_metric,
+    list_valid_metrics,
+    register_metric,
+)
+from metrics.perceptual_path_length import path_distances, trimmed_mean
+from metrics.precision_recall import density_coverage, precision_recall
+from metrics.sharding import in_order, on_main, together
+from metrics.weights import WeightOptions
+from torch_utils import distributed
+
+__all__ = [
+    'Centre', 'MetricError', 'MetricOptions', 'calc_metric', 'evaluate', 'is_valid_metric', 'list_valid_metrics',
+    'register_metric', 'report_metric',
+]
+
+_PATHS_AT_ONCE = 2      # Path lengths divide by eps^2 = 1e-8; a fixed batch keeps rounding the same everywhere.
+
+
+@dataclass(frozen=True)
+class Centre:
+    """A data centre of federated training: its images, and the code appended to its labels for the generator."""
+    dataset_kwargs: Mapping[str, Any]
+    code: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """What a metric is calculated on, and how.
+
+    Attributes:
+        G: The generator: G(z, c) -> images in -1..1, z_dim, c_dim, img_resolution, img_channels.
+        dataset_kwargs: Class name and arguments of the data set of real images.
+        images_kwargs: The same of a set of generated images, instead of G.
+        centres: {name: Centre} instead of dataset_kwargs. A metric is scored against the union of all, or with
+            '@name' at its end against one of them, with labels (and codes) to match.
+        G_kwargs: Further arguments of G's call, for example truncation_psi.
+        device: Where to compute; None: where G's parameters are.
+        num_gpus, rank: Accepted for compatibility; the process group knows.
+        detector: This detector instead of loading the one that the metric names; must have its name.
+        weights: Where the detector's weights are.
+        seed: Of latents, labels, noise and subsets.
+        batch_size: Images per call of the detector.
+        batch_gen: Images per call of the generator.
+        num_workers: Processes that decode real images.
+        cache, cache_dir: See `FeatureOptions`.
+        progress: Show a progress bar?
+        shared: Features of generated images are kept here, and found here by later metrics of the same generator.
+    """
+    G: torch.nn.Module | None = None
+    dataset_kwargs: Mapping[str, Any] | None = None
+    images_kwargs: Mapping[str, Any] | None = None
+    centres: Mapping[str, Centre] | None = None
+    G_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    device: torch.device | str | None = None
+    num_gpus: int = 1
+    rank: int = 0
+    detector: Detector | None = None
+    weights: WeightOptions = WeightOptions()
+    seed: int = 0
+    batch_size: int = 64
+    batch_gen: int = 4
+    num_workers: int = 3
+    cache: bool = True
+    cache_dir: str | None = None
+    progress: bool = False
+    shared: dict = field(default_factory=dict)
+
+
+def calc_metric(metric: str, **kwargs: Any) -> dnnlib.EasyDict:
+    """Calculates a metric; with a process group, all processes call this together.
+
+    Args:
+        metric: Its name.
+        **kwargs: See `MetricOptions`.
+
+    Returns:
+        results {name: float}, metric, total_time (seconds), total_time_str, num_gpus, and what the numbers depend on:
+        detector, detector_sha256, resize, dataset, num_real, num_gen, seed, params, and std_err where there is one.
+
+    Raises:
+        MetricError: On all processes, with one sentence for the user.
+    """
+    start = time.time()
+    options = MetricOptions(**kwargs)
+    definition = find_metric(metric)
+    with _full_precision():
+        if isinstance(definition, Metric):
+            work = Evaluation(definition, options, centre=metric.partition('@')[2])
+            results, errors = _KINDS[definition.kind](work)
+            facts = on_main(work.facts)
+            if errors:
+                facts['std_err'] = errors
+        else:
+            results, facts = distributed.broadcast_object(definition(options)), {}
+    suffix = metric.removeprefix(metric.partition('@')[0])
+    total_time = time.time() - start
+    return dnnlib.EasyDict(
+        results=dnnlib.EasyDict({f'{name}{suffix}': float(value) for name, value in results.items()}),
+        metric=metric, total_time=total_time, total_time_str=dnnlib.util.format_time(total_time),
+        num_gpus=distributed.world_size(), **facts)
+
+
+def report_metric(result_dict: Mapping[str, Any], run_dir: str | None = None, snapshot_pkl: str | None = None):
+    """Prints a result as a line of JSON, appends it to `metric-<name>.jsonl` of the run, and redraws the run's plot.
+
+    Args:
+        result_dict: From `calc_metric`.
+        run_dir: Where to write; None writes nothing.
+        snapshot_pkl: The network file, recorded relative to run_dir.
+    """
+    if run_dir is not None and snapshot_pkl is not None:
+        snapshot_pkl = os.path.relpath(snapshot_pkl, run_dir)
+    line = json.dumps({**result_dict, 'snapshot_pkl': snapshot_pkl, 'timestamp': time.time()})
+    print(line, flush=True)
+    if run_dir is not None and os.path.isdir(run_dir):
+        with open(os.path.join(run_dir, f'metric-{result_dict["metric"]}.jsonl'), 'a', encoding='utf-8') as file:
+            file.write(line + '\n')
+        plots.plot_run(run_dir)
+
+
+def evaluate(
+    metrics: Sequence[str], run_dir: str | None = None, snapshot_pkl: str | None = None, **kwargs: Any,
+) -> dict[str, float]:
+    """Calculates and reports metrics of a run; one that fails costs a printed sentence, never the run.
+
+    With a process group, all processes call this together.
+
+    Args:
+        metrics: Their names.
+        run_dir, snapshot_pkl: See `report_metric`.
+        **kwargs: See `MetricOptions`.
+
+    Returns:
+        {result name: value} of those that could be calculated.
+    """
+    values = {}
+    kwargs.setdefault('shared', {})     # Images are generated once for all metrics of the same count and detector.
+    for metric in metrics:
+        try:
+            result = calc_metric(metric, **kwargs)
+            on_main(lambda result=result: report_metric(result, run_dir, snapshot_pkl))
+            values.update(result.results)
+        except MetricError as error:
+            if distributed.rank() == 0:
+                print(f'{metric} could not be calculated: {error}', flush=True)
+        except Exception:   # A defect, or memory that ran out: told in full, but training goes on.
+            print(f'{metric} could not be calculated:\n{traceback.format_exc()}', flush=True)
+    return values
+
+
+class Evaluation:
+    """One metric on one generator or image set: the images on both sides, and the detector that looks at them.
+
+    Raises:
+        MetricError: On all processes, before any work is done, if something is missing or does not fit.
+    """
+
+    def __init__(self, metric: Metric, options: MetricOptions, centre: str = ''):
+        self.metric, self.options, self.centre = metric, options, centre
+        together(self._prepare)
+
+    def _prepare(self):
+        metric, options = self.metric, self.options
+        self.device = options.device if options.device is not None else _device_of(options.G)
+        self.features = FeatureOptions(
+            self.device, options.batch_size, options.cache, options.cache_dir, options.progress)
+        self.detector = options.detector or load_detector(metric, options.weights, self.device)
+        assert self.detector.name == metric.detector, f'{metric.name} through the detector {self.detector.name}'
+        centres = self._centres(self.centre)
+        self.real = []
+        if metric.kind in ('fd', 'kid', 'pr', 'prdc'):
+            self.real = [DatasetImages(c.dataset_kwargs, metric.max_real, metric.keep_xflip,
+                                       num_workers=options.num_workers) for c in centres]
+        self.num_real = sum(images.num for images in self.real)
+        self._prepare_fakes(centres)
+        self._check()
+
+    def _centres(self, name):
+        """The real side as a list of centres: one, all, or the single data set."""
+        options = self.options
+        if options.centres is None and name:
+            raise MetricError(f'{self.metric.name}@{name}: there are no data centres')
+        if options.centres is None:
+            return [Centre(options.dataset_kwargs)] if options.dataset_kwargs is not None else []
+        if name and name not in options.centres:
+            raise MetricError(f'{self.metric.name}@{name}: there is no centre {name}; there are '
+                              f'{", ".join(options.centres)}')
+        return [options.centres[name]] if name else list(options.centres.values())
+
+    def _prepare_fakes(self, centres):
+        metric, options = self.metric, self.options
+        if options.images_kwargs is not None:
+            self.fake = DatasetImages(options.images_kwargs, metric.num_gen, num_workers=options.num_workers)
+            return
+        if metric.num_gen is None:
+            raise MetricError(f'{metric.name} compares two image sets; for a generator say how many images it shall '
+                              f'make, as in {metric.kind}5k_{metric.detector}')
+        self.G = frozen_copy(options.G, self.device)
+        labels = Labels(self.G.c_dim, [DatasetLabels(d) for d in self._label_sources(centres)],
+                        [c.code for c in centres])
+        self.draws = Draws(options.seed, self.G.z_dim, labels, self.device)
+        self.fake = GeneratedImages(self.G, self.draws, metric.num_gen, options.batch_gen, options.G_kwargs)
+
+    def _label_sources(self, centres):
+        """The data sets that labels are drawn from: those of the real images; for path lengths those trained on."""
+        if self.real:
+            return [images.dataset for images in self.real]
+        changes = {} if self.metric.kind == 'ppl' else {'max_size': None, 'xflip': False}
+        return [open_dataset(c.dataset_kwargs, **changes) for c in centres if self.G.c_dim]
+
+    def _check(self):
+        """One sentence about what does not fit, before any image is made."""
+        metric, needed = self.metric, self.metric.params.get('k', 1) + 1
+        if metric.kind in ('fd', 'kid', 'pr', 'prdc') and not self.real:
+            raise MetricError(f'{metric.name} needs a data set of real images')
+        if self.real and self.num_real < needed:
+            raise MetricError(f'{metric.name} needs at least {needed} real images, there are {self.num_real}')
+        if self.options.images_kwargs is not None:
+            self._check_image_set(needed)
+            return
+        for images in self.real:
+            channels, height, width = images.dataset.image_shape
+            size = self.G.img_resolution
+            if (channels, height, width) != (self.G.img_channels, size, size):
+                raise MetricError(f'the generator makes {size}x{size} images with {self.G.img_channels} channels, '
+                                  f'{images.name} has {width}x{height} with {channels}')
+
+    def _check_image_set(self, needed):
+        metric, num = self.metric, self.fake.num
+        if metric.kind == 'ppl':
+            raise MetricError(f'{metric.name} needs a generator, not a set of images')
+        if num < (metric.num_gen or needed):
+            raise MetricError(f'{metric.name} needs {metric.num_gen or needed} generated images, {self.fake.name} has '
+                              f'{num}; {metric.kind}_{metric.detector} takes all there are')
+
+    def moments(self) -> tuple[dict[str, Moments], dict[str, Moments]]:
+        """{tap: moments} of the real and of the generated images, on process 0."""
+        taps = self.detector.fd_taps
+        real = [feature_moments(images, self.detector, taps, self.features) for images in self.real]
+        fake = self._fake_rows()
+        if distributed.rank() > 0:
+            return {}, {}
+        return ({tap: Moments.merged(part[tap] for part in real) for tap in taps},
+                {tap: Moments.of(rows) for tap, rows in fake.items()})
+
+    def rows(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Features [N, d] of the real and of the generated images, on process 0."""
+        tap = self.detector.main_tap
+        real = [feature_rows(images, self.detector, [tap], self.features) for images in self.real]
+        fake = self._fake_rows()
+        if distributed.rank() > 0:
+            return None, None
+        rows = torch.cat([part[tap] for part in real])
+        return rows[:self.metric.max_real], fake[tap]
+
+    def _fake_rows(self):
+        """{tap: features} of the generated images on process 0; made once for all metrics that share them."""
+        key = (self.detector.name, self.centre, self.fake.num)
+        if key not in self.options.shared:
+            self.options.shared[key] = feature_rows(self.fake, self.detector, self.detector.fd_taps, self.features)
+        return self.options.shared[key]
+
+    def named(self, names: str, values: Sequence[float]) -> tuple[dict[str, float], dict]:
+        """Several values under the metric's name and theirs, without standard errors."""
+        return {f'{self.metric.name}_{name}': value for name, value in zip(names.split(), values)}, {}
+
+    def facts(self) -> dict[str, Any]:
+        """What the numbers depend on, for the record."""
+        facts = {
+            'detector': self.detector.name, 'detector_sha256': self.detector.sha256,
+            'resize': self.detector.resize_rule, 'params': dict(self.metric.params), 'num_real': self.num_real,
+            'num_gen': self.fake.num, 'seed': self.options.seed,
+        }
+        if self.real:
+            sets = [{'name': images.name, 'fingerprint': images.fingerprint()} for images in self.real]
+            facts['dataset'] = sets[0] if len(sets) == 1 else sets
+        if isinstance(self.fake, DatasetImages):
+            facts['images'] = {'name': self.fake.name, 'fingerprint': self.fake.fingerprint()}
+        if self.options.G_kwargs:
+            facts['G_kwargs'] = dict(self.options.G_kwargs)
+        return facts
+
+
+# One function per kind of metric: evaluation -> (results, standard errors), on all processes.
+
+
+def _fd(work):
+    real, fake = work.moments()
+    name, ddof = work.metric.name, work.metric.params['ddof']
+    keys = {tap: name if i == 0 else f'{name}_{tap}' for i, tap in enumerate(work.detector.fd_taps)}
+    return on_main(lambda: ({key: frechet_distance(real[tap], fake[tap], ddof) for tap, key in keys.items()}, {}))
+
+
+def _kid(work):
+    real, fake = work.rows()
+    name, subsets = work.metric.name, work.metric.params
+    rng = np.random.default_rng(work.options.seed)
+    value, error = on_main(lambda: subset_kernel_distance(real, fake, rng=rng, **subsets) if subsets else
+                           kernel_distance(real, fake))
+    return {name: value}, {name: error}
+
+
+def _pr(work):
+    real, fake = work.rows()
+    return work.named('precision recall', on_main(lambda: precision_recall(real, fake, **work.metric.params)))
+
+
+def _prdc(work):
+    real, fake = work.rows()
+    values = on_main(lambda: (*precision_recall(real, fake, **work.metric.params),
+                              *density_coverage(real, fake, **work.metric.params)))
+    return work.named('precision recall density coverage', values)
+
+
+def _is(work):
+    logits = feature_rows(work.fake, work.detector, ['logits'], work.features)
+    return work.named('mean std', on_main(lambda: inception_score(logits['logits'], **work.metric.params)))
+
+
+def _ppl(work):
+    params = dict(work.metric.params)
+    is_full = params.pop('sampling') == 'full'
+
+    def compute(batches):
+        for batch in batches:
+            z, c, t = work.draws.latents(batch, per_image=2)
+            noise = work.draws.noise(work.G.synthesis, batch)
+            yield path_distances(work.G, work.detector.embed, z, c, t * is_full, noise, **params)
+
+    name = work.metric.name
+    pieces = in_order(work.metric.num_gen, _PATHS_AT_ONCE, compute, 'paths', work.options.progress)
+    distances = torch.cat(list(pieces))
+    return {name: on_main(lambda: trimmed_mean(distances))}, {name: float(distances.std() / len(distances) ** 0.5)}
+
+
+_KINDS: dict[str, Callable] = {'fd': _fd, 'kid': _kid, 'pr': _pr, 'prdc': _prdc, 'is': _is, 'ppl': _ppl}
+
+
+@contextlib.contextmanager
+def _full_precision():
+    """No TF32, whatever the training run uses: a score must not depend on it."""
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [place.allow_tf32 for place in places]
+    try:
+        for place in places:
+            place.allow_tf32 = False
+        yield
+    finally:
+        for place, value in zip(places, before):
+            place.allow_tf32 = value
+
+
+def _device_of(module):
+    tensor = next(iter(module.parameters()), None) if module is not None else None
+    return tensor.device if tensor is not None else torch.device('cpu')

@@ -1,0 +1,79 @@
+"""Work on numbered things, shared out among processes and put together again in order.
+
+The numbers 0 ... num-1 are cut into batches; process r of R does batches r, r + R, ... Since batches are whole, each is
+computed from the same numbers whatever R is, and results come back in the order of the numbers: for every R the same
+bits.
+"""
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from metrics.names import MetricError
+from torch_utils import distributed
+
+
+def in_order(
+    num: int, batch_size: int, compute: Callable[[Sequence[range]], Iterable[torch.Tensor]], title: str = '',
+    progress: bool = False,
+) -> Iterator[torch.Tensor]:
+    """Yields the results for all batches in order, on every process, as CPU tensors.
+
+    Args:
+        num: How many things there are.
+        batch_size: Things per batch; the last one may be smaller.
+        compute: Takes the batches of this process (ranges of numbers) and yields one tensor for each.
+        title, progress: Of the progress bar, shown by process 0.
+
+    Raises:
+        MetricError: On all processes, if `compute` raises it on any, or breaks in another way on another one.
+    """
+    batches = [range(i, min(i + batch_size, num)) for i in range(0, num, batch_size)]
+    rank, num_ranks = distributed.rank(), distributed.world_size()
+    mine = iter(compute(batches[rank::num_ranks]))
+    with tqdm(total=num, desc=title, leave=False, disable=not progress or rank > 0) as bar:
+        for i in range(0, len(batches), num_ranks):
+            is_due = i + rank < len(batches)
+            for result in together(lambda due=is_due: next(mine).cpu() if due else None):
+                if result is not None:
+                    bar.update(len(result))
+                    yield result
+
+
+def together(function: Callable[[], Any]) -> list[Any]:
+    """What `function` returns on each process, by rank, on all of them. If it raises on one, it raises on all."""
+    try:
+        outcome, error = (function(), None), None
+    except Exception as caught:     # Whatever it is: the others must hear of it, or they wait for ever.
+        outcome, error = (None, _sentence(caught)), caught
+    outcomes = distributed.gather_objects(outcome)
+    if error is not None:
+        raise error
+    for rank, (_, problem) in enumerate(outcomes):
+        if problem is not None:
+            raise MetricError(f'process {rank}: {problem}')
+    return [result for result, _ in outcomes]
+
+
+def on_main(function: Callable[[], Any]) -> Any:
+    """What `function` returns on process 0, where alone it runs, on all processes. If it raises, it raises on all."""
+    return together(lambda: function() if distributed.rank() == 0 else None)[0]
+
+
+def ahead(items: Iterable) -> Iterator:
+    """The same items, the next one being made in a thread while this one is in use."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(next, iterator, end)
+        while (item := future.result()) is not end:
+            future = pool.submit(next, iterator, end)
+            yield item
+
+
+def _sentence(error):
+    return str(error) if isinstance(error, MetricError) else ''.join(traceback.format_exception_only(error)).strip()
