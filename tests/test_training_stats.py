@@ -91,9 +91,10 @@ def test_report0_counts_on_rank_0_only():
 
 
 def test_collector_matches_whole_names_only():
-    collector = Collector('Loss/[GD]')
+    collector, other = Collector('Loss/[GD]'), Collector()
     for name in ('Loss/G', 'Loss/D', 'xLoss/G', 'Loss/G/loss'):
         report(name, 1)
+    other.update()
     collector.update()
     assert collector.names() == list(collector.as_dict()) == ['Loss/G', 'Loss/D']
     assert collector.state_dict()['visible'].keys() == {'Loss/G', 'Loss/D'}
