@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 LOSSES = {
@@ -18,10 +18,12 @@ LOSSES = {
     'lsgan': 'training.loss:two_stage',
     'wgan': 'training.loss:two_stage',
     'relativistic': 'training.loss:two_stage',
+    'osgan': 'losses_ext.osgan:one_stage',
 }
 
 REG_TYPES: dict[str, str] = {
     'ggdr': 'losses_ext.ggdr:GGDR',
+    'diggan': 'losses_ext.diggan:DigGAN',
 }
 
 ALIASES = {'genco': ('weco', 'daco')}
@@ -31,6 +33,16 @@ def load(target: str) -> Callable:
     """The object behind a registry entry 'module:name'."""
     module, name = target.split(':')
     return getattr(importlib.import_module(module), name)
+
+
+def recipe(config: dict) -> Callable:
+    """The chosen recipe, `game -> phases`, with its options if it has any."""
+    target = LOSSES[config['loss']]
+    phases = load(target)
+    if 'loss_options' not in config:
+        return phases
+    module = importlib.import_module(target.split(':')[0])
+    return partial(phases, options=module.Options(**config['loss_options']))
 
 
 def parse_reg_type(text: str) -> list[str]:
@@ -56,9 +68,9 @@ def configure(config: dict, loss_options: dict) -> None:
     """
     from training.adversarial import ADVERSARIAL
     target = LOSSES[config['loss']]
-    recipe = importlib.import_module(target.split(':')[0])
-    if hasattr(recipe, 'configure'):
-        config['loss_options'] = asdict(recipe.configure(config, recipe.Options(**loss_options)))
+    module = importlib.import_module(target.split(':')[0])
+    if hasattr(module, 'configure'):
+        config['loss_options'] = asdict(module.configure(config, module.Options(**loss_options)))
     game = ADVERSARIAL[config['loss_kwargs']['game']]
     if config.get('ada_target') is not None and not game.zero_decides:
         raise ValueError(f'--aug=ada cannot follow --loss={game.name}: its logits have no zero that separates real from '

@@ -153,15 +153,11 @@ class StepContext:
     gen: Generated | None = None    # Filled by the step.
     fake: Verdict | None = None
     real: Verdict | None = None
+    critic: Player | None = None    # The critic that learns; of the phase, unless said otherwise.
 
     def __post_init__(self):
-        if self.fake_c is None:
-            self.fake_c = self.gen_c
-
-    @property
-    def critic(self) -> Player | None:
-        """The critic that learns in this phase."""
-        return self.phase.critic
+        self.fake_c = self.gen_c if self.fake_c is None else self.fake_c
+        self.critic = self.critic or self.phase.critic
 
     def rng(self, use: str) -> torch.Generator:
         """The generator for one use of random numbers in this micro-batch of this phase."""
@@ -182,10 +178,13 @@ class StepContext:
         """Standard normal numbers of a tensor's shape for one use."""
         return torch.randn(tensor.shape, device=tensor.device, generator=self.rng(use))
 
-    def accumulate(self, loss) -> None:
-        """Back-propagates `loss` ([N] or a scalar; a plain 0 means that there was no term) times the phase's interval."""
+    def accumulate(self, loss, inputs: list[Tensor] | None = None) -> None:
+        """Back-propagates `loss` ([N] or a scalar; a plain 0: there was no term) times the phase's interval.
+
+        With `inputs`, to these tensors only.
+        """
         if isinstance(loss, Tensor):
-            loss.mean().mul(self.phase.interval).backward()
+            loss.mean().mul(self.phase.interval).backward(inputs=inputs)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
         distributed.broadcast_module_(player.module)
     distributed.broadcast_module_(G_ema)
 
-    phases = list(losses_ext.load(losses_ext.LOSSES[config['loss']])(game))
+    phases = list(losses_ext.recipe(config)(game))
     phases += [phase for regularizer in game.regularizers for phase in regularizer.phases()]
     check_sites(game, phases, config['loss'])
     stages = [stage for regularizer in game.having('stages')

@@ -1,0 +1,143 @@
+"""One-stage training of both players [Shen et al. 2021, "Training Generative Adversarial Networks in One Stage", CVPR,
+arXiv:2103.00430].
+
+One batch of fakes x = G(z), one pass of the critic over it, and both players' gradients of it:
+
+    critic       d/d theta_D  mean_i L_f(a_i) + L_r(D(x_r))            a_i = D(x_i)
+    generator    sum_i (d x_i / d theta_G)^T (d a / d x_i)^T L_g'(a) / N
+
+`exact`   takes the generator's image gradient d mean L_g / d x by itself: right for every critic and every game.
+`simple`  takes it from the critic's own backward pass, image i times gamma_i = L_g'(a_i) / L_f'(a_i): cheaper, and right
+          if a_i depends on image i alone.
+`full`    the same with the loss (L_f - L_g) / (1 - gamma), the paper's decomposition.
+"""
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+import losses_ext
+from dnnlib.option import option
+from torch_utils import training_stats
+from training.loss import Phase, d_reg_phase, g_reg_phase, offers
+
+SYMMETRIC = ('saturating', 'wgan')                      # L_g = -L_f: gamma is -1 everywhere.
+HAS_RATIO = (*SYMMETRIC, 'logistic', 'relativistic')    # Elsewhere gamma has poles, or L_f is flat where L_g is not.
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of one-stage training."""
+    game: str = option('logistic', 'Adversarial game.',
+                       choices=('logistic', 'saturating', 'hinge', 'lsgan', 'wgan', 'relativistic'))
+    form: str = option('exact', 'How G gets its gradient.', choices=('exact', 'simple', 'full'))
+    gamma_max: float = option(1e4, 'Largest ratio of the simple and full forms.')
+    force: bool = option(False, 'Use a ratio form where it is not exact.')
+
+
+def configure(config: dict, options: Options) -> Options:
+    """Refuses forms that would give the generator a wrong gradient. Raises ValueError."""
+    config['loss_kwargs']['game'] = options.game
+    if options.form == 'exact':
+        return options
+    form, remedy = f'--osgan_form={options.form}', 'give --osgan_form=exact'
+    if options.game not in HAS_RATIO:
+        raise ValueError(f'{form} cannot be used with --osgan_game={options.game}: the ratio of the two losses has '
+                         f'poles or is undefined; {remedy}')
+    leaking = [name for name in config['regularizers'] if losses_ext.load(losses_ext.REG_TYPES[name]).through_fakes]
+    if leaking:
+        raise ValueError(f'{form} cannot be combined with --reg_type={leaking[0]}: its term would leak into G through '
+                         f'the scaled image gradient; {remedy}')
+    if options.game in SYMMETRIC or options.force:
+        return options
+    if config['D_kwargs']['epilogue_kwargs'].get('mbstd_num_channels', 1) > 0:
+        raise ValueError(f'{form} is wrong for a critic with minibatch statistics, which couples the images of a '
+                         f'batch; {remedy}, or --osgan_force=1')
+    if config['D_kwargs'].get('num_fp16_res', 0) > 0:
+        raise ValueError(f'{form} loses small gradients in a critic of reduced precision; {remedy}, --fp32=1, or '
+                         f'--osgan_force=1')
+    return options
+
+
+def one_stage(game, options: Options) -> Iterator[Phase]:
+    """--loss=osgan: both players learn from one batch, then the lazy phases as usual."""
+    step = offers('g_main', 'd_fake', 'd_real', 'd_pair')(partial(gd_main, options=options))
+    yield Phase('GDmain', step, game.players, every_source=True)
+    yield from g_reg_phase(game)
+    for critic in game.critics.values():
+        yield from d_reg_phase(game, critic)
+
+
+def gd_main(game, ctx, options: Options) -> None:
+    """The critics' gradients of one batch, then the generator's of the same."""
+    ctx.gen = game.generate(ctx, ctx.gen_z, ctx.gen_c)
+    critics = [critic_gradients(game, replace(ctx, critic=critic, gen=without_graph(ctx.gen)), options)
+               for critic in game.critics_of(ctx.source)]
+    image_grad = sum(grad for grad, _ in critics)                                   # [N,C,H,W]
+    training_stats.report('Loss/G/loss', sum(loss for _, loss in critics))
+    extra = game.extra(0, ctx, 'g_main')
+    terms, grads = [ctx.gen.img], [image_grad]
+    if isinstance(extra, torch.Tensor):
+        terms.append(extra.mean())
+        grads.append(None)
+    torch.autograd.backward(terms, grads, inputs=list(game.G.module.parameters()))
+
+
+def without_graph(gen):
+    """The same fakes as constants: what a critic's terms make of them must not reach G."""
+    return replace(gen, img=gen.img.detach(), ws=gen.ws.detach(),
+                   feats={res: feat.detach() for res, feat in gen.feats.items()})
+
+
+def critic_gradients(game, ctx, options):
+    """Accumulates one critic's gradients; returns the generator's image gradient [N,C,H,W] and loss [N] by it."""
+    adversarial, critic = game.adversarial, ctx.critic
+    parameters = list(critic.module.parameters())
+    due = bool(game.due('d_pair', ctx.batch_idx))
+    ratio = options.form != 'exact'
+
+    ctx.fake = game.judge_fakes(ctx, critic, leaf='img')
+    if adversarial.paired or due:
+        ctx.real = game.judge_reals(ctx, critic, leaf=game.leaf(ctx, 'd_pair'))
+    real_logits = ctx.real.logits if adversarial.paired else None
+    loss_G = critic.weight * adversarial.G(ctx.fake.logits, None if real_logits is None else real_logits.detach())
+    loss_D = adversarial.D(ctx.fake.logits, real_logits) if adversarial.paired else adversarial.D_fake(ctx.fake.logits)
+
+    if ratio:
+        gamma = ratio_of(adversarial.name, ctx.fake.logits, real_logits, options.gamma_max)
+        loss = loss_D if options.form == 'simple' else (loss_D - adversarial.G(ctx.fake.logits, real_logits)) / (1 - gamma)
+        ctx.accumulate(game.extra(loss, ctx, 'd_fake'), inputs=[*parameters, ctx.fake.img])
+        image_grad = ctx.fake.img.grad * (critic.weight * gamma)[:, None, None, None]
+        loss = 0
+        if adversarial.paired and not due:
+            return image_grad, loss_G.detach()                                      # The reals had their part in it.
+        if due:                             # Terms on the pair get a pass of their own, on constant fakes.
+            leaf = game.leaf(ctx, 'd_pair')
+            ctx.fake = game.judge_fakes(ctx, critic, leaf, report=False)
+            ctx.real = game.judge_reals(ctx, critic, leaf, report=False) if adversarial.paired else ctx.real
+    else:
+        image_grad, = torch.autograd.grad(loss_G.mean(), [ctx.fake.img], retain_graph=True)
+        loss = game.extra(loss_D, ctx, 'd_fake')
+        if ctx.real is None:
+            ctx.accumulate(loss, inputs=parameters)                                 # Frees the fakes' graph.
+            loss = 0
+
+    if ctx.real is None:
+        ctx.real = game.judge_reals(ctx, critic)
+    loss_real = 0 if adversarial.paired else adversarial.D_real(ctx.real.logits)
+    training_stats.report(f'Loss/{critic.name}/loss', loss_D + loss_real)
+    ctx.accumulate(game.extra(loss + loss_real, ctx, 'd_real', 'd_pair'), inputs=parameters)
+    return image_grad, loss_G.detach()
+
+
+def ratio_of(game: str, fake, real, gamma_max: float):
+    """gamma = L_g'(a) / L_f'(a), [N], a constant; in closed form, since the quotient over- and underflows."""
+    fake = fake.detach()
+    if game in SYMMETRIC:
+        return -torch.ones_like(fake)
+    a = fake if real is None else fake - real.detach()
+    training_stats.report('Loss/osgan/min_logit', a.min())
+    gamma = torch.exp(-a)
+    training_stats.report('Loss/osgan/clamped', (gamma > gamma_max).float())
+    return -gamma.clamp(max=gamma_max)
