@@ -169,7 +169,7 @@ def test_state_resumes_exactly():
         collectors[1].update()
         return json.dumps([collector.as_dict() for collector in collectors])
 
-    collectors = [Collector('a'), Collector()]
+    collectors = [Collector(), Collector('[ab]')]
     first_half(collectors)
     saved = json.dumps([training_stats.state_dict(), *(collector.state_dict() for collector in collectors)])
     expected = second_half(collectors)
@@ -178,7 +178,7 @@ def test_state_resumes_exactly():
     registry_state, *states = json.loads(saved)
     report('unrelated', 1)
     training_stats.load_state_dict(registry_state)
-    collectors = [Collector('a'), Collector()]
+    collectors = [Collector(), Collector('[ab]')]
     report('a', 1000)
     for collector, state in zip(collectors, states):
         collector.load_state_dict(state)
