@@ -412,11 +412,13 @@ def test_another_resolution_than_asked_for(small_set, tmp_path):
     ([['a.png', [1, 2]], ['b.png', [1]]], 'image b.png has a list of 1 numbers as its label; '
                                           'all labels must be alike, and image a.png has a list of 2 numbers'),
     ([['a.png', 'cat'], ['b.png', 0]], "image a.png has the label 'cat', "
-                                       'which is neither a number nor a list of numbers'),
+                                       'which is neither a finite number nor a list of such'),
     ([['a.png', [[1]]], ['b.png', 0]], 'image a.png has the label [[1]], '
-                                       'which is neither a number nor a list of numbers'),
+                                       'which is neither a finite number nor a list of such'),
     ([['a.png', float('nan')], ['b.png', 0]], 'image a.png has the label nan, '
-                                              'which is neither a number nor a list of numbers'),
+                                              'which is neither a finite number nor a list of such'),
+    ([['a.png', [1e39]], ['b.png', [0]]], 'image a.png has the label [1e+39], '
+                                          'which is neither a finite number nor a list of such'),
     ([['a.png']], 'dataset.json must hold {"labels": [[FILE NAME, LABEL], ...]} or {"labels": null}'),
     ({'a.png': 0}, 'dataset.json must hold {"labels": [[FILE NAME, LABEL], ...]} or {"labels": null}'),
 ])

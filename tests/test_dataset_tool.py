@@ -110,6 +110,9 @@ def test_labels_are_left_out_unless_every_image_has_one(convert, tmp_path):
     files = {'x.png': picture(), 'y.png': picture()}
     for i, labels in enumerate([None, [['x.png', 1]], [['x.png', 1], ['y.png', None]], []]):
         assert convert(write_set(tmp_path / f'{i}', files, labels))[1] == {'labels': None}
+    named = {'labels': [['x.png', 0]], 'label_names': ['cat']}
+    assert convert(write_set(tmp_path / 'named', {**files, 'dataset.json': json.dumps(named).encode()}))[1] == {
+        'labels': None}
     output = run(f'--source={tmp_path}/1', f'--dest={tmp_path}/out')
     assert 'Warning: no labels are written, as only 1 of the images have one\n' in output
     assert convert(tmp_path / '1', '--max-images=1')[1] == {'labels': [[name_of(0), 1]]}

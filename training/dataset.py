@@ -5,6 +5,7 @@ with `__len__` and `__getitem__`.
 """
 import os
 import shlex
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -35,7 +36,7 @@ class BadFile(NamedTuple):
     remedy: str
 
 
-class Dataset:
+class Dataset(ABC):
     """Images and labels by index; where they come from is up to `_load_raw_image` and `_load_raw_labels`.
 
     Args:
@@ -63,15 +64,15 @@ class Dataset:
         self._raw_idx = np.tile(raw_idx, 2) if xflip else raw_idx               # [N]
         self._xflip = np.arange(len(self._raw_idx)) >= len(raw_idx)             # [N], the second half if any
 
+    @abstractmethod
     def _load_raw_image(self, raw_idx: int) -> np.ndarray:
         """One image, uint8 [C, H, W]."""
-        raise NotImplementedError
 
     def _load_raw_labels(self) -> np.ndarray | None:
         """All labels, int64 [number of images] or float32 [number of images, K]; None if there are none."""
-        raise NotImplementedError
+        return None
 
-    def close(self) -> None:
+    def close(self) -> None:        # noqa: B027 (most sets hold nothing open)
         """Closes what is open; it opens again when needed."""
 
     def __getstate__(self) -> dict:

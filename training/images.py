@@ -61,7 +61,7 @@ def is_image_name(name: str) -> bool:
 
 
 def decode(data: bytes, background: tuple[int, int, int] = WHITE) -> np.ndarray:
-    """The image in `data` as uint8 [H, W, C], C = 1 or 3, by the rules at the head of this file.
+    """The image in `data` as uint8 [H, W, C], C = 1 or 3, by the rules at the head of this file; not to be written to.
 
     Raises:
         ImageError: `data` is damaged, no image, too large, or of a kind without an 8-bit form.
@@ -98,8 +98,8 @@ def to_pillow(pixels: np.ndarray) -> Image.Image:
 
 
 def from_pillow(image: Image.Image) -> np.ndarray:
-    """A Pillow image of mode L or RGB as uint8 [H, W, C], a copy."""
-    pixels = np.array(image)
+    """A Pillow image of mode L or RGB as uint8 [H, W, C], not to be written to."""
+    pixels = np.asarray(image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
@@ -164,7 +164,7 @@ def _to_pixels(image: Image.Image, background: tuple[int, int, int]) -> np.ndarr
     mode = 'L' if image.mode in _GREY_MODES else 'RGB'
     if image.has_transparency_data:
         return _flatten(np.array(image.convert(mode + 'A')), background)
-    return from_pillow(image.convert(mode))
+    return from_pillow(image if image.mode == mode else image.convert(mode))
 
 
 def _upper_bits(values: np.ndarray) -> np.ndarray:

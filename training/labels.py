@@ -60,7 +60,7 @@ def label_array(labels: dict[str, Any], image_names: Sequence[str], path: str) -
     for name, value, size in zip(image_names, values, sizes):
         if size < 0:
             raise DatasetError(f'{path}: image {name} has the label {_shortened(value)}, '
-                               'which is neither a number nor a list of numbers')
+                               'which is neither a finite number nor a list of such')
         if size != sizes[0]:
             raise DatasetError(f'{path}: image {name} has {_kind(size)} as its label; '
                                f'all labels must be alike, and image {image_names[0]} has {_kind(sizes[0])}')
