@@ -17,6 +17,7 @@ from torch_utils.foreign.record import NetworkRecord
 NETWORKS = ('G', 'D', 'G_ema')
 
 # How files begin.
+SAFETENSORS = b'\0\0\0\0{'      # From the fifth byte on; the four before are the length of a header, any number.
 PICKLE = b'\x80'
 TORCH_ARCHIVE = b'PK\x03\x04'
 TORCH_STREAM = inert_pickle.dumps(tensors.MAGIC, 2)[:-1]        # Of torch.save before the archives.
@@ -66,7 +67,7 @@ def _read(file: BinaryIO) -> dict[str, Any]:
         file = io.BytesIO(file.read())
     start = file.read(len(TORCH_STREAM))
     file.seek(-len(start), os.SEEK_CUR)
-    if not start.startswith((TORCH_ARCHIVE, PICKLE)):
+    if start[4:9] == SAFETENSORS or not start.startswith((TORCH_ARCHIVE, PICKLE)):
         return checkpoint.load_networks(file)
     name = getattr(file, 'name', 'file')
     try:

@@ -173,6 +173,15 @@ def test_load_network_pkl_reads_native_files(tmp_path):
             assert all(torch.equal(state[key], value) for key, value in module.state_dict().items())
 
 
+def test_a_native_file_that_begins_like_a_pickle_is_read(tmp_path):
+    for padding in range(0, 256, 8):        # The first byte is that of the header's length.
+        checkpoint.save_networks(tmp_path / 'a', {'G_ema': make_generator()}, note='x' * padding)
+        if (tmp_path / 'a').read_bytes()[0] == 0x80:
+            break
+    assert (tmp_path / 'a').read_bytes()[0] == 0x80
+    assert legacy.load_network_pkl(tmp_path / 'a')['G_ema'].z_dim == 8
+
+
 def test_force_fp16_keeps_weights_and_reduces_the_highest_resolutions(tmp_path):
     G, D = make_generator(), Discriminator(0, 16, 3, **SMALL)
     checkpoint.save_networks(tmp_path / 'a', {'G': G, 'D': D, 'G_ema': G})

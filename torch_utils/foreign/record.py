@@ -9,7 +9,7 @@ from torch_utils import checkpoint
 from torch_utils.checkpoint import CheckpointError
 
 MAX_DEPTH = 30          # Of nested modules and options; real ones have less than ten.
-MAX_ITEMS = 100_000     # Options, or tensors; real files have some hundreds.
+MAX_ITEMS = 10_000      # Options, modules, or tensors; real files have some hundreds.
 
 
 @dataclass

@@ -35,9 +35,9 @@ class Network(Buildable):
                                   f'{MIN_VERSION} and later can be read')
         self.options = plain_data(state.get('static_kwargs') or {})
         for name, value in state.get('variables') or []:
-            if not isinstance(name, str) or not isinstance(value, Array):
+            if not isinstance(name, str) or not isinstance(value, (Array, int, float)):
                 raise CheckpointError('damaged: a variable without name or value')
-            self.variables[name] = value.array
+            self.variables[name] = value.array if isinstance(value, Array) else np.array(value)
         for path, component in (state.get('components') or {}).items():
             if not isinstance(component, Network):
                 raise CheckpointError('damaged: a component that is not a network')

@@ -76,6 +76,7 @@ def substitutes(num_bytes: int) -> Substitutes:
         ('collections', 'OrderedDict'): lambda: {},
         ('builtins', 'set'): lambda _: (),
         ('__builtin__', 'set'): lambda _: (),
+        ('__builtin__', 'bytes'): lambda: b'',
         ('_codecs', 'encode'): lambda text, encoding: _encode(text, encoding, texts),
         ('numpy', 'dtype'): DType,
         ('numpy', 'ndarray'): _never,
