@@ -71,13 +71,15 @@ def _parse_color(name: str) -> tuple[int, int, int]:
 def _report_problems(source, outcomes) -> None:
     """Prints a line per image that will not do; exit status 1 if there is any."""
     from tqdm import tqdm
-    num_images, remedies = 0, []
+    num_images, num_labelled, remedies = 0, 0, []
     for outcome in outcomes:
         num_images += 1
+        num_labelled += outcome.item.label is not None
         if outcome.problem:
             remedies.append(outcome.remedy)
             with tqdm.external_write_mode():        # Beside the progress bar.
                 click.echo(f'{outcome.item.name}: {outcome.problem}')
+    _warn_about_labels(num_labelled, num_images)
     if remedies:
         raise click.ClickException('; '.join([
             f'{source.path}: {len(remedies)} of {num_images} images will not do', *dict.fromkeys(remedies)]))
@@ -89,8 +91,13 @@ def _report_summary(dest: str, summary) -> None:
     kind = 'RGB' if channels == 3 else 'grey'
     click.echo(f'{dest}: {summary.num_written} images, {width}x{height} {kind}; '
                f'{summary.num_dropped} dropped as too small, {summary.num_bad} skipped as unreadable')
-    if 0 < summary.num_labelled < summary.num_written:
-        click.echo(f'Warning: no labels are written, as only {summary.num_labelled} of the images have one', err=True)
+    _warn_about_labels(summary.num_labelled, summary.num_written)
+
+
+def _warn_about_labels(num_labelled: int, num_images: int) -> None:
+    if 0 < num_labelled < num_images:
+        click.echo(f'Warning: {num_labelled} of {num_images} images have a label; labels are of use, and written, only '
+                   'if all have one', err=True)
 
 
 if __name__ == '__main__':

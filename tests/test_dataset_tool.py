@@ -114,7 +114,9 @@ def test_labels_are_left_out_unless_every_image_has_one(convert, tmp_path):
     assert convert(write_set(tmp_path / 'named', {**files, 'dataset.json': json.dumps(named).encode()}))[1] == {
         'labels': None}
     output = run(f'--source={tmp_path}/1', f'--dest={tmp_path}/out')
-    assert 'Warning: no labels are written, as only 1 of the images have one\n' in output
+    warning = 'Warning: 1 of 2 images have a label; labels are of use, and written, only if all have one\n'
+    assert warning in output and warning in run(f'--source={tmp_path}/1', '--check')
+    assert 'Warning' not in run(f'--source={tmp_path}/0', '--check')
     assert convert(tmp_path / '1', '--max-images=1')[1] == {'labels': [[name_of(0), 1]]}
 
 
