@@ -115,7 +115,7 @@ Examples:
 @option('--DiffAugment', 'diffaugment', metavar='LIST', group=AUGMENT,
         help='Policies of DiffAugment (color,translation,cutout); implies --aug=diffaug')
 @option('--loss', type=click.Choice(list(losses_ext.LOSSES)), group=METHODS, help='Adversarial game [default: logistic]')
-@option('--reg_type', metavar='LIST', group=METHODS, help=f'Methods: none, {", ".join([*losses_ext.REG_TYPES, *losses_ext.ALIASES])} [default: none]')
+@option('--reg_type', metavar='LIST', group=METHODS, help=f'Methods: none, {", ".join(losses_ext.REG_TYPES)} [default: none]')
 @zoo_options
 @option('--resume', metavar='NET', group=TRANSFER, help=f'Start from a network: {", ".join(TRANSFER_NETS)}, a file or URL; '
         'a run directory is continued [default: noresume]')
@@ -333,7 +333,7 @@ def resolve_zoo(o: dict, config: dict, names: list[str]) -> None:
         chosen = losses_ext.parse_reg_type(o.get('reg_type', 'none'))
     except ValueError as error:
         raise UserError(f'--reg_type={o["reg_type"]}: {error}') from error
-    names += [loss] * (loss != 'logistic') + chosen
+    names += [loss] * (loss != 'logistic') + [name for name in chosen if name not in losses_ext.GROUPS]
     given = {name: given_options(name, o) for name in zoo_names()}
     for name, fields in given.items():
         switch = f'--loss={name}' if name in losses_ext.LOSSES else f'--reg_type={name}'

@@ -24,9 +24,13 @@ LOSSES = {
 REG_TYPES: dict[str, str] = {
     'ggdr': 'losses_ext.ggdr:GGDR',
     'diggan': 'losses_ext.diggan:DigGAN',
+    'weco': 'losses_ext.weco:WeCo',
+    'daco': 'losses_ext.daco:DaCo',
+    'genco': 'losses_ext.genco:GenCo',
 }
 
-ALIASES = {'genco': ('weco', 'daco')}
+# Naming a group means all its members; it joins, with options of its own, when any member is chosen.
+GROUPS = {'genco': ('weco', 'daco')}
 
 
 def load(target: str) -> Callable:
@@ -48,8 +52,8 @@ def recipe(config: dict) -> Callable:
 def parse_reg_type(text: str) -> list[str]:
     """The names in a `--reg_type`, in registry order. Raises ValueError for unknown, repeated or contradicting names."""
     asked = [name.strip() for name in text.split(',') if name.strip()]
-    valid = f'valid: none, {", ".join([*REG_TYPES, *ALIASES])}'
-    names = [full for name in asked for full in ALIASES.get(name, (name,))]
+    valid = f'valid: none, {", ".join(REG_TYPES)}'
+    names = [full for name in asked for full in GROUPS.get(name, (name,))]
     for name in names:
         if name not in ('none', *REG_TYPES):
             raise ValueError(f'unknown name {name!r}; {valid}')
@@ -57,6 +61,7 @@ def parse_reg_type(text: str) -> list[str]:
             raise ValueError(f'{name} is named more than once')
     if 'none' in names and len(names) > 1:
         raise ValueError(f'none cannot stand together with {", ".join(n for n in names if n != "none")}')
+    names += [group for group, members in GROUPS.items() if set(members) & set(names)]
     return [name for name in REG_TYPES if name in names]
 
 

@@ -1,0 +1,95 @@
+"""Data-discrepancy co-training, the DaCo half of GenCo [Cui et al. 2022, AAAI, arXiv:2110.01254].
+
+A further critic sees only random frequency bands of every image, the lowest never:
+
+    V_m(x) = F^-1( m(band(k)) * F(x)(k) )          m: 0 or 1 for each of 64 bands, one draw per sample
+
+The bands are nested square shells around frequency 0. Real i and fake i share their draw, in all phases of an iteration.
+"""
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dnnlib.option import option
+from torch_utils import training_stats
+from training.loss import Regularizer
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of DaCo."""
+    bands: int = option(64, 'Number of frequency bands.')
+    drop_low: int = option(8, 'Lowest bands that are always dropped; 0: a purely random view.')
+    keep: float = option(0.8, 'Share of the other bands that is kept.')
+    mask: str = option('hermitian', 'Bands symmetric in frequency, or as published.', choices=('hermitian', 'official'))
+
+
+class DaCo(Regularizer):
+    """A critic that sees part of the spectrum."""
+    Options = Options
+
+    @classmethod
+    def configure(cls, config, options):
+        if not (0 <= options.drop_low < options.bands and num_kept(options) >= 1 and options.keep <= 1):
+            raise ValueError(f'--daco_keep={options.keep:g} of {options.bands} bands without the lowest '
+                             f'{options.drop_low} leaves the critic nothing to see; keep at least one band, at most all')
+        return options
+
+    def __init__(self, game, options):
+        super().__init__(game, options)
+        game.add_critic('Dhigh', view=self._view)
+
+    def _view(self, img: Tensor, ctx) -> Tensor:
+        return keep_bands(img, self._draw(ctx, len(img), img.device), self.options.mask)
+
+    def _draw(self, ctx, num: int, device) -> Tensor:
+        """[num, bands], 1 for the bands that a sample keeps."""
+        low, total = self.options.drop_low, self.options.bands
+        order = torch.rand([num, total - low], device=device, generator=ctx.shared_rng('daco')).argsort(dim=1).argsort(dim=1)
+        keep = pad((order < num_kept(self.options)).float(), (low, 0))              # [num, bands]
+        training_stats.report('Loss/daco/kept', keep.mean(dim=1))
+        return keep
+
+
+def num_kept(options: Options) -> int:
+    """How many bands a draw keeps."""
+    return int(options.keep * (options.bands - options.drop_low))
+
+
+def keep_bands(img: Tensor, keep: Tensor, mask: str = 'hermitian') -> Tensor:
+    """img [N,C,H,W] with the bands that keep [N,bands] does not mark taken out, in float32.
+
+    The real part of a spectrum times m(k) is the spectrum times the mean of m(k) and m(-k), so half a spectrum will do.
+    """
+    height, width = img.shape[2:]
+    band = band_map(height, width, keep.shape[1], mask).to(img.device)              # [H,W]
+    mirrored = band.flip(0, 1).roll((1, 1), (0, 1))                                 # band(-k)
+    keep = pad(keep, (0, 1))                                                        # No band: dropped.
+    half = slice(0, width // 2 + 1)
+    gain = (keep[:, band[:, half]] + keep[:, mirrored[:, half]]) / 2                # [N,H,W/2+1]
+    spectrum = torch.fft.rfft2(img.float()) * gain[:, None]
+    return torch.fft.irfft2(spectrum, s=(height, width)).to(img.dtype)
+
+
+@cache
+def band_map(height: int, width: int, bands: int, mask: str = 'hermitian') -> Tensor:
+    """Band of every frequency [H,W], frequency 0 at [0,0]; `bands` where a frequency belongs to none."""
+    per_axis = _official_bands if mask == 'official' else _hermitian_bands
+    return torch.maximum(per_axis(height, bands)[:, None], per_axis(width, bands)[None, :])
+
+
+def _hermitian_bands(n, bands):
+    k = torch.arange(n)
+    distance = torch.minimum(k, n - k)
+    return (distance * bands // (n // 2 + 1)).clamp(max=bands - 1)
+
+
+def _official_bands(n, bands):
+    """Corner blocks of floor(n (i+1) / (2 bands)) cells per side; not symmetric: -b is inside, +b is not."""
+    k = torch.arange(n)
+    radius = torch.minimum(k + 1, n - k)
+    sizes = n * torch.arange(1, bands + 1) // (2 * bands)
+    return torch.searchsorted(sizes, radius)

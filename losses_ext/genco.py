@@ -1,0 +1,28 @@
+"""What the two halves of GenCo share [Cui et al. 2022, AAAI, arXiv:2110.01254]: how several critics face one generator.
+
+    L_G = sum_k L_G(D_k)
+"""
+from dataclasses import dataclass
+
+from dnnlib.option import option
+from training.loss import Regularizer
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of everything with several critics."""
+    reduce: str = option('sum', 'How G adds up its losses by the critics.', choices=('sum', 'mean'))
+    fakes: str = option('shared', 'Do the critics learn from the same fakes, or each from fresh ones?',
+                        choices=('shared', 'fresh'))
+
+
+class GenCo(Regularizer):
+    """Joins when `weco` or `daco` is chosen; adds no term."""
+    Options = Options
+
+    def __init__(self, game, options):
+        super().__init__(game, options)
+        game.share_fakes = options.fakes == 'shared'
+        if options.reduce == 'mean':
+            for critic in game.critics.values():
+                critic.weight = 1 / len(game.critics)

@@ -1,0 +1,68 @@
+"""Weight-discrepancy co-training, the WeCo half of GenCo [Cui et al. 2022, "GenCo: Generative Co-training for Generative
+Adversarial Networks with Limited Data", AAAI, arXiv:2110.01254].
+
+A second critic D2 sees the same images as D, and its weights are pushed away from D's:
+
+    L_D2 += w_t * (1 + <theta_1, theta_2> / (|theta_1| |theta_2|))        w_t = weight * (1 - progress)
+
+theta_1, theta_2: all parameters of D and D2 as one vector each; theta_1 is a constant.
+"""
+from dataclasses import dataclass
+
+import torch
+
+from dnnlib.option import option
+from torch_utils import training_stats
+from training.loss import Regularizer
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of WeCo."""
+    weight: float = option(0.01, 'Strength of the push (tiny next to the rest; what helps is the second critic).')
+    decay: str = option('linear', 'To 0 over the run, or not at all.', choices=('linear', 'none'))
+    both: bool = option(False, 'Push the first critic as well.')
+    mode: str = option('global', 'Cosine of all weights, or the mean over layers.', choices=('global', 'layer'))
+
+
+class WeCo(Regularizer):
+    """A twin of D that must not become like it."""
+    Options = Options
+
+    def __init__(self, game, options):
+        super().__init__(game, options)
+        self._twin = game.add_critic('D2')
+        parameter_pairs(game.D.module, self._twin.module)       # Raises if they do not match.
+
+    def d_fake(self, ctx):
+        others = {'D2': self.game.D, 'D': self._twin} if self.options.both else {'D2': self.game.D}
+        if ctx.critic.name not in others:
+            return None
+        pairs = parameter_pairs(others[ctx.critic.name].module, ctx.critic.module)
+        cosine = weight_cosine(pairs, self.options.mode)
+        training_stats.report(f'Loss/weco/cosine{ctx.critic.suffix}', cosine)
+        return (1 + cosine) * self.options.weight * (1 - ctx.progress if self.options.decay == 'linear' else 1)
+
+
+def parameter_pairs(constant, learning):
+    """[(theta_1, theta_2)] of two critics, the first ones detached. Layers that a method grafted on one are left out.
+
+    Raises ValueError for the first tensor whose shapes differ (E-GC1).
+    """
+    mine = dict(learning.named_parameters())
+    pairs = [(tensor.detach(), mine[name]) for name, tensor in constant.named_parameters() if name in mine]
+    for name, tensor in constant.named_parameters():
+        if name in mine and tensor.shape != mine[name].shape:
+            raise ValueError(f'--reg_type=weco compares critics of one architecture, but {name} has shape '
+                             f'{list(tensor.shape)} in one and {list(mine[name].shape)} in the other')
+    return pairs
+
+
+def weight_cosine(pairs, mode: str = 'global') -> torch.Tensor:
+    """Cosine between two sets of weights given as pairs of tensors; `layer`: the mean of the tensors' own cosines."""
+    dots = torch.stack([(a * b).sum() for a, b in pairs])
+    squares = [torch.stack([tensor.square().sum() for tensor in side]) for side in zip(*pairs)]
+    if mode == 'global':
+        dots, squares = dots.sum(), [side.sum() for side in squares]
+    norms = (squares[0] * squares[1]).clamp(min=1e-16).sqrt()       # A tensor of zeros has cosine 0.
+    return (dots / norms).mean()

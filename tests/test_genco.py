@@ -1,0 +1,263 @@
+"""GenCo: the tests GC-1 to GC-8 of the specification, and the fixtures 06c, 08b and 08c."""
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fixture_data import case_ids, load_net
+from step_fixtures import Reports, build_game, grad_norms, network, reals, run_phase
+from tiny import assert_same_bits, make_config, make_dataset, run_iterations
+
+from losses_ext.daco import DaCo, band_map, keep_bands, num_kept
+from losses_ext.daco import Options as DaCoOptions
+from losses_ext.genco import GenCo
+from losses_ext.genco import Options as GenCoOptions
+from losses_ext.weco import Options as WeCoOptions
+from losses_ext.weco import WeCo, parameter_pairs, weight_cosine
+from torch_utils.randomness import Streams
+from training import setup
+from training.loss import Phase, StepContext, d_main, d_reg, g_main, g_reg
+
+MASKS = ['hermitian', 'official']
+
+
+# Fixtures.
+
+def genco_game(case):
+    config = case.config
+    game = build_game(case.nets, r1_gamma=config['r1_gamma'], pl_weight=config['pl_weight'], pl_mean=config['pl_mean'],
+                      pl_batch_shrink=config['pl_batch_shrink'], pl_decay=config['pl_decay'])
+    weco, daco = WeCo(game, WeCoOptions()), DaCo(game, DaCoOptions(mask='official'))
+    daco._draw = lambda ctx, num, device: case.input('bands', torch.float32)
+    game.regularizers += [weco, daco]
+    for name in ('D2', 'Dhigh'):
+        game.critics[name].module = network(case.nets[name])
+    return game
+
+
+@pytest.mark.parametrize('case', case_ids('06c_loss_genco'))
+def test_phase_equals_the_fixture(case):
+    game, name = genco_game(case), case.config['phase']
+    player = {p.name: p for p in game.players}[name.removesuffix('main').removesuffix('reg')]
+    step = {('G', 'main'): g_main, ('G', 'reg'): g_reg, ('D', 'main'): d_main, ('D', 'reg'): d_reg}[
+        name[0], 'main' if name.endswith('main') else 'reg']
+    phase = Phase(name, step, [player], case.config['gain'], None if name[0] == 'G' else player)
+    with Reports() as reports:
+        run_phase(game, phase, gen_z=case.input('z'), gen_c=case.input('gen_c'), real_img=reals(case),
+                  real_c=case.input('real_c'), pl_noise=case.input('pl_noise'), progress=1 - case.config['damping'])
+    for output in case.outputs:
+        kind, _, rest = output.partition('/')
+        module, _, parameter = rest.partition('/')
+        if kind in ('stat_mean', 'stat_values'):
+            rest = {'Loss/r21_penalty': 'Loss/r1_penalty2', 'Loss/rhigh1_penalty': 'Loss/r1_penaltyhigh'}.get(rest, rest)
+            values = reports.all(rest)
+            if rest == 'Loss/D2/loss':          # The fixture's includes the weight term.
+                values = values + 0.01 * case.config['damping'] * (1 + reports.all('Loss/weco/cosine2'))
+            case.check(output, values.mean() if kind == 'stat_mean' else values)
+        elif kind == 'grad_norms':
+            case.check(output, grad_norms(player.module, load_net(case.nets[module])[0]['params']))
+        elif kind == 'grad':
+            case.check(output, dict(player.module.named_parameters())[parameter].grad)
+        elif output == 'pl_mean_after':
+            case.check(output, game.regularizers[0].state_dict()['mean'])
+        else:
+            assert output == 'w_avg_after'
+            case.check(output, game.G.module.mapping.w_avg)
+
+
+@pytest.mark.parametrize('case', case_ids('08b_frequency_view'))
+def test_view_equals_the_fixture(case):
+    x = case.input('x').requires_grad_()
+    y = keep_bands(x, case.input('bands', torch.float32), 'official')
+    case.check('y', y)
+    case.check('grad_x', torch.autograd.grad((case.input('v') * y).sum(), x)[0])
+    band = band_map(*x.shape[2:], 64, 'official')
+    case.check('band_map', torch.where(band == 64, -1, band).int())
+
+
+@pytest.mark.parametrize('case', case_ids('08c_weight_discrepancy'))
+def test_weight_discrepancy_equals_the_fixture(case):
+    num = sum(name.startswith('d_') for name in case.inputs)
+    learning = [case.input(f'e_{i}').requires_grad_() for i in range(num)]
+    pairs = [(case.input(f'd_{i}'), learning[i]) for i in range(num)]
+    value = (1 + weight_cosine(pairs)) * case.config['scale'] * case.config['damping']
+    case.check('value', value)
+    for i, grad in enumerate(torch.autograd.grad(value, learning)):
+        case.check(f'grad_e_{i}', grad)
+
+
+# The frequency view.
+
+def all_bands(num, bands=64):
+    return torch.ones([num, bands])
+
+
+@pytest.mark.parametrize('mask', MASKS)
+@pytest.mark.parametrize('size', [8, 16, 32, 64, 128, 256])
+def test_gc1_with_all_bands_the_view_is_the_identity(size, mask):
+    x = torch.randn([2, 3, size, size])
+    torch.testing.assert_close(keep_bands(x, all_bands(2), mask), x, rtol=1e-5, atol=1e-5)
+
+
+def official_band(k, n):
+    """loss-zoo 3.3, from the signed frequency k."""
+    radius = k + 1 if k >= 0 else -k
+    return min(i for i in range(64) if n * (i + 1) // 128 >= radius)
+
+
+@pytest.mark.parametrize('size', [32, 64, 128, 256])
+def test_gc2_band_maps(size):
+    signed = [k if k < size // 2 else k - size for k in range(size)]
+    per_axis = torch.tensor([official_band(k, size) for k in signed])
+    assert torch.equal(band_map(size, size, 64, 'official'), torch.maximum(per_axis[:, None], per_axis[None, :]))
+
+    default = band_map(size, size, 64)
+    expected = [[min(max(abs(ky), abs(kx)) * 64 // (size // 2 + 1), 63) for kx in signed] for ky in signed]
+    assert default.tolist() == expected
+    assert torch.equal(default, default.flip(0, 1).roll((1, 1), (0, 1)))
+    assert default.min() == 0 and default.max() == 64 * (size // 2) // (size // 2 + 1)
+
+
+def random_bands(num):
+    return (torch.rand([num, 64]) < 0.5).float()
+
+
+def test_gc3_the_default_view_is_an_orthogonal_projection():
+    x, y, keep = torch.randn([2, 3, 32, 32]), torch.randn([2, 3, 32, 32]), random_bands(2)
+    view = keep_bands(x, keep)
+    torch.testing.assert_close(keep_bands(view, keep), view, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close((view * y).sum(), (x * keep_bands(y, keep)).sum(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(view + keep_bands(x, 1 - keep), x, rtol=1e-5, atol=1e-5)
+    full = torch.fft.ifft2(torch.fft.fft2(x) * keep[:, band_map(32, 32, 64)][:, None])
+    assert full.imag.abs().max() < 1e-6
+    torch.testing.assert_close(view, full.real, rtol=1e-5, atol=1e-5)
+
+
+def test_gc4_constants_vanish_and_single_frequencies_pass_or_do_not():
+    keep = all_bands(1)
+    keep[:, :8] = 0
+    assert keep_bands(torch.full([1, 3, 64, 64], 0.7), keep).abs().max() < 1e-6
+    wave = torch.cos(2 * math.pi * 20 * torch.arange(64) / 64).expand(1, 1, 64, 64)
+    torch.testing.assert_close(keep_bands(wave, keep), wave, rtol=1e-4, atol=1e-5)
+    keep[:, 20 * 64 // 33] = 0
+    assert keep_bands(wave, keep).abs().max() < 1e-5
+
+
+def draw(options, num=50, phase='Dmain', nimg=0):
+    daco = object.__new__(DaCo)
+    daco.options = options
+    phase = Phase(phase, d_main, [])
+    return daco._draw(StepContext(None, phase, Streams(0), nimg), num, 'cpu')
+
+
+def test_gc6_every_sample_keeps_its_number_of_bands_and_phases_share_them():
+    options = DaCoOptions()
+    keep = draw(options)
+    assert num_kept(options) == 44 and (keep.sum(1) == 44).all() and keep[:, :8].sum() == 0
+    assert len({tuple(row) for row in keep.tolist()}) == 50
+    assert torch.equal(keep, draw(options, phase='Gmain')) and torch.equal(keep, draw(options, phase='Dhighreg'))
+    assert not torch.equal(keep, draw(options, nimg=4))
+    assert (draw(DaCoOptions(drop_low=0))[:, :8].sum(1) > 0).any()
+
+
+def test_daco_that_would_see_nothing_is_refused():
+    with pytest.raises(ValueError, match='--daco_keep=0 '):
+        DaCo.configure({}, DaCoOptions(keep=0))
+
+
+# The weight discrepancy.
+
+def test_gc5_values_gradient_and_invariance():
+    a, b = torch.randn(5, dtype=torch.float64), torch.randn(5, dtype=torch.float64, requires_grad=True)
+    cosine = weight_cosine([(a[:2], b[:2]), (a[2:], b[2:])])
+    grad, = torch.autograd.grad(cosine, b)
+    expected = (a / a.norm() - cosine * b / b.norm()) / b.norm()
+    torch.testing.assert_close(grad, expected)
+    assert abs((grad * b).sum()) < 1e-12
+    torch.testing.assert_close(weight_cosine([(3 * a, 7 * b)]), cosine)
+    for other, value in ((a, 1), (-a, -1)):
+        assert weight_cosine([(a, other)]).item() == pytest.approx(value)
+    layers = weight_cosine([(a[:2], b[:2]), (a[2:], b[2:])], 'layer')
+    torch.testing.assert_close(layers, (weight_cosine([(a[:2], b[:2])]) + weight_cosine([(a[2:], b[2:])])) / 2)
+
+
+def test_gc5_only_the_twin_gets_a_gradient():
+    game = build_game(dict(G='Gt_a', D='Dt_a'))
+    weco = WeCo(game, WeCoOptions())
+    for player in game.players:
+        player.module.requires_grad_(True)
+    assert weco.d_fake(SimpleNamespace(critic=game.D, progress=0)) is None
+    weco.d_fake(SimpleNamespace(critic=game.critics['D2'], progress=0)).backward()
+    assert all(p.grad is None for p in game.D.module.parameters())
+    assert any(p.grad is not None for p in game.critics['D2'].module.parameters())
+
+
+def test_gc5_decay_and_both():
+    game = build_game(dict(G='Gt_a', D='Dt_a'))
+    weco = WeCo(game, WeCoOptions(both=True))
+    cosine = weight_cosine(parameter_pairs(game.D.module, game.critics['D2'].module))
+    for critic in game.critics.values():
+        value = weco.d_fake(SimpleNamespace(critic=critic, progress=0.25))
+        torch.testing.assert_close(value, 0.01 * 0.75 * (1 + cosine))
+
+
+def test_e_gc1_unequal_critics_are_refused_by_the_first_tensor():
+    with pytest.raises(ValueError, match=r'weight has shape \[2, 3\] in one and \[2, 4\] in the other'):
+        parameter_pairs(torch.nn.Linear(3, 2), torch.nn.Linear(4, 2))
+
+
+# Together.
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp('data') / 'plain.zip')
+
+
+def test_gc7_weight_0_is_the_base_bit_for_bit(data):
+    _, base = run_iterations(make_config(data), 3)
+    _, off = run_iterations(make_config(data, regularizers=dict(weco=dict(weight=0.0), genco={})), 3)
+    assert_same_bits(off[0], base[0])
+
+
+def test_gc7_mean_of_three_copies_is_the_base_gradient():
+    game = build_game(dict(G='Gt_a', D='Dt_a'))
+    context = dict(gen_z=torch.randn([4, 32]), gen_c=torch.zeros([4, 0]))
+
+    def gradient():
+        run_phase(game, Phase('Gmain', g_main, [game.G]), **context)
+        return [p.grad for p in game.G.module.parameters()]
+    expected = gradient()
+    for name in ('D2', 'D3'):
+        game.add_critic(name).module = copy.deepcopy(game.D.module)
+    GenCo(game, GenCoOptions(reduce='mean'))
+    for grad, base in zip(gradient(), expected):
+        torch.testing.assert_close(grad, base, rtol=1e-4, atol=1e-6)
+
+
+def test_gc8_adaptive_strength_follows_the_first_critic(data):
+    run = setup.build(make_config(data, regularizers=dict(weco={}, daco={}, genco={})), torch.device('cpu'))
+    assert run.game.D.name == 'D' and list(run.game.critics) == ['D', 'D2', 'Dhigh']
+
+
+@pytest.mark.parametrize('fakes, passes', [('shared', 2), ('fresh', 4)])
+def test_fakes_are_shared_or_fresh(data, fakes, passes):
+    """loss-zoo 0.3: two generator passes an iteration with shared fakes, four with fresh ones, lazy phases aside."""
+    from training.training_loop import run_phase as run_one
+    run = setup.build(make_config(data, regularizers=dict(weco={}, daco={}, genco=dict(fakes=fakes))), torch.device('cpu'))
+    run.enter_stage(0)
+    counts = []
+    run.game.G.module.synthesis.register_forward_hook(lambda *_: counts.append(1))
+    reals_, shared = [run.reals[0].next_batch()], {}
+    for phase in run.phases:
+        if phase.name.endswith('main'):
+            run_one(run, phase, reals_, shared)
+    assert len(counts) == passes
+
+
+def test_resume_is_exact(data):
+    config = make_config(data, regularizers=dict(weco={}, daco={}, genco={}))
+    _, straight = run_iterations(config, 5)
+    _, half = run_iterations(config, 2)
+    _, resumed = run_iterations(config, 3, state=copy.deepcopy(half))
+    assert_same_bits(resumed, straight)
