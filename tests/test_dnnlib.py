@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 
 import dnnlib
 from dnnlib import download, util
@@ -250,13 +251,35 @@ def test_file_that_does_not_exist_is_asked_for_once(server, tmp_path):
     assert len(server.asked) == 1 and cached_files(tmp_path) == []
 
 
-def test_download_that_breaks_off_leaves_nothing_and_is_tried_again(server, tmp_path):
+def test_download_that_breaks_off_leaves_nothing_and_is_tried_again(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, 'CHUNK_BYTES', 1000)      # So that some of it has been written by then.
     broken = (200, {'Content-Length': str(len(BODY) + 1)}, BODY)
     url = server.url('/a', broken, broken, GOOD)
     with pytest.raises(OSError, match='could not be downloaded in 1 attempts'):
         util.open_url(url, num_attempts=1, verbose=False)
     assert cached_files(tmp_path) == []
     assert content(url) == BODY and len(server.asked) == 3
+
+
+class ShortResponse:
+    """What requests gives for a connection that broke off where urllib3 (before version 2) does not notice."""
+    status_code, headers = 200, {'Content-Length': '10'}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        pass
+
+    def iter_content(self, _chunk_bytes):
+        yield b'1234567'
+
+
+def test_missing_bytes_are_noticed(server, monkeypatch, tmp_path):
+    monkeypatch.setattr(requests, 'get', lambda *_args, **_kwargs: ShortResponse())
+    with pytest.raises(OSError, match='in 1 attempts: only 7 of 10 bytes came'):
+        util.open_url('https://host/a', num_attempts=1, verbose=False)
+    assert cached_files(tmp_path) == []
 
 
 def test_unreachable_server_is_an_oserror(server):
