@@ -1,0 +1,91 @@
+"""Discriminator gradient gap, DigGAN [Fang et al. 2022, arXiv:2211.14694].
+
+The critic's gradient with respect to its input must be as long on reals as on fakes:
+
+    L = weight * (||grad D(x_r)|| - ||grad D(x_f)||)^2      x_r: real, x_f: fake, a constant
+
+Lengths are taken over all pixels of an image, the i-th real is paired with the i-th fake, and the mean is over pairs.
+"""
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dnnlib.option import option
+from torch_utils import training_stats
+from training.loss import Game, Regularizer, StepContext, Verdict
+from training.running_mean import RunningMeans
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of DigGAN."""
+    weight: float | None = option(None, 'Strength of DigGAN; none: 5 times --gamma.')
+    interval: int = option(4, 'Act on every k-th iteration, and count k-fold then.')
+    pair: str = option('sample', 'Compare the norms pair by pair, or their means over the batch.',
+                       choices=('sample', 'mean'))
+    wrt: str = option('aug', 'Gradient with respect to what the critic sees, or to the image before augmentation.',
+                      choices=('aug', 'image'))
+    ema: float = option(0.0, 'Share of the running mean in every norm; 0.5 is near the official code.')
+
+
+class DigGAN(Regularizer):
+    """Adds the gap of each critic to its main step."""
+    Options = Options
+
+    def __init__(self, game: Game, options: Options):
+        super().__init__(game, options)
+        self.interval = options.interval
+        self.leaf = 'seen' if options.wrt == 'aug' else 'img'
+        self._means = RunningMeans(options.ema, next(game.D.module.parameters()).device)
+
+    @classmethod
+    def configure(cls, config, options):
+        gamma = config['loss_kwargs']['r1_gamma']
+        if options.weight is None and gamma == 0:
+            raise ValueError('--diggan_weight is 5 times --gamma unless given, and --gamma is 0: give --diggan_weight')
+        weight = 5 * gamma if options.weight is None else options.weight
+        if not weight >= 0:
+            raise ValueError(f'--diggan_weight={weight:g}: must not be negative')
+        if options.interval < 1:
+            raise ValueError(f'--diggan_interval={options.interval}: must be at least 1')
+        if not 0 <= options.ema < 1:
+            raise ValueError(f'--diggan_ema={options.ema:g}: must be at least 0 and less than 1')
+        return replace(options, weight=weight)
+
+    def d_pair(self, ctx):
+        n_r = self._norms(ctx, ctx.real, 'real')                                    # [N]
+        n_f = self._norms(ctx, ctx.fake, 'fake')                                    # [N]
+        if self.options.pair == 'mean':
+            n_r, n_f = n_r.mean(), n_f.mean()
+        gap = (n_r - n_f).square()
+        training_stats.report(f'Loss/diggan/gap{ctx.critic.suffix}', gap)
+        return self.options.weight * gap
+
+    def _norms(self, ctx: StepContext, verdict: Verdict, kind: str) -> Tensor:
+        """Norms of the input gradients [N], pulled towards their running mean."""
+        norms = _gradient_norms(verdict, self.leaf)
+        training_stats.report(f'Loss/diggan/norm_{kind}{ctx.critic.suffix}', norms)
+        if self.options.ema == 0:
+            return norms
+        name = f'{ctx.critic.name}/{kind}'
+        self._means.add(name, norms)
+        mean = self._means.get(name)
+        return norms if mean is None else torch.lerp(norms, mean, self.options.ema)
+
+    def begin_stage(self, stage):
+        self._means.reset()
+
+    def end_iteration(self, nimg, batch_idx):
+        self._means.update()
+
+    def state_dict(self):
+        return self._means.state_dict()
+
+    def load_state_dict(self, state):
+        self._means.load_state_dict(state)
+
+
+def _gradient_norms(verdict: Verdict, wrt: str) -> Tensor:
+    """||d (sum of logits) / d x_i|| over all entries of an image, [N]. A gradient of zero has derivative zero."""
+    return verdict.input_grad(wrt).flatten(1).norm(dim=1)

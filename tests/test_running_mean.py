@@ -1,0 +1,54 @@
+"""Running means: unbiased from the start, over micro-batches, restored exactly."""
+import torch
+
+from training.running_mean import RunningMeans
+
+CPU = torch.device('cpu')
+
+
+def test_mean_is_the_weighted_mean_of_all_iterations_so_far():
+    means, history = RunningMeans(0.9, CPU), []
+    for k in range(1, 5):
+        batch = [torch.randn([3]), torch.randn([3])]                                # Two micro-batches.
+        for values in batch:
+            means.add('a', values)
+        means.update()
+        history.append(torch.cat(batch).mean())
+        weights = torch.tensor([0.9 ** (k - 1 - i) for i in range(k)])
+        torch.testing.assert_close(means.get('a'), (torch.stack(history) * weights).sum() / weights.sum())
+
+
+def test_only_means_that_were_added_to_move():
+    means = RunningMeans(0.5, CPU)
+    assert means.get('a') is None and means.num_updates('a') == 0
+    means.add('a', torch.tensor([2.0]))
+    assert means.get('a') is None                                                   # Not before the iteration is over.
+    means.update()
+    means.add('b', torch.tensor([4.0]))
+    means.update()
+    assert means.get('a') == 2 and means.get('b') == 4
+    assert means.num_updates('a') == means.num_updates('b') == 1
+
+
+def test_values_leave_their_graph():
+    means = RunningMeans(0.5, CPU)
+    means.add('a', torch.ones([2], requires_grad=True) * 3)
+    means.update()
+    assert not means.get('a').requires_grad
+
+
+def test_state_goes_on_as_if_nothing_had_happened():
+    one, other = RunningMeans(0.7, CPU), RunningMeans(0.7, CPU)
+    for value in (1.0, 5.0):
+        one.add('a', torch.tensor([value]))
+        one.update()
+    other.add('z', torch.tensor([9.0]))
+    other.update()
+    other.load_state_dict(one.state_dict())
+    assert other.get('z') is None
+    for means in (one, other):
+        means.add('a', torch.tensor([2.0]))
+        means.update()
+    assert torch.equal(one.get('a'), other.get('a'))
+    one.reset()
+    assert one.get('a') is None
