@@ -253,7 +253,7 @@ def test_file_that_does_not_exist_is_asked_for_once(server, tmp_path):
 
 def test_download_that_breaks_off_leaves_nothing_and_is_tried_again(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, 'CHUNK_BYTES', 1000)      # So that some of it has been written by then.
-    broken = (200, {'Content-Length': str(len(BODY) + 1)}, BODY)
+    broken = (200, {'Content-Length': str(len(BODY) * 3)}, BODY * 2)
     url = server.url('/a', broken, broken, GOOD)
     with pytest.raises(OSError, match='could not be downloaded in 1 attempts'):
         util.open_url(url, num_attempts=1, verbose=False)
