@@ -94,7 +94,7 @@ def _prenormalize(weight, styles):
 
 def _demodulation(weight, styles):
     """d [N, O]. The sum over the kernel does not depend on the sample, so no weights per sample are formed."""
-    return (styles.square() @ weight.square().sum(dim=[2, 3]).t() + EPS).rsqrt()
+    return (styles.square() @ weight.flatten(2).square().sum(dim=2).t() + EPS).rsqrt()
 
 
 def _sample_weights(weight, styles, demod, dtype):
