@@ -49,16 +49,13 @@ class _Machine:
 
     def run(self) -> Any:
         try:
-            for opcode, argument, _ in pickletools.genops(self.file):
-                instruction = getattr(self, f'op_{opcode.name}', None)
-                if instruction is not None:
-                    instruction(argument)
-                elif opcode.name in _LITERALS:
-                    self.stack.append(_LITERALS[opcode.name](argument))
-                elif opcode.name == 'STOP':
-                    break
-                elif opcode.name not in ('PROTO', 'FRAME'):
-                    raise CheckpointError(f'refused: the pickle uses {opcode.name}, which no network file needs')
+            while (code := self.file.read(1)) != b'.':
+                if code == b'':
+                    raise CheckpointError('truncated: the pickle has no end')
+                if code not in _INSTRUCTIONS:
+                    raise CheckpointError(f'refused: the pickle uses instruction {code!r}, which no network file needs')
+                read_argument, execute = _INSTRUCTIONS[code]
+                execute(self, read_argument(self.file))
             return self.stack.pop()
         except CheckpointError:
             raise
@@ -176,12 +173,26 @@ class _Machine:
         self.stack.append(self.persistent_load(self.stack.pop()))
 
 
-_LITERALS = {
-    'NONE': lambda _: None, 'NEWTRUE': lambda _: True, 'NEWFALSE': lambda _: False,
-    'EMPTY_DICT': lambda _: {}, 'EMPTY_LIST': lambda _: [], 'EMPTY_TUPLE': lambda _: (), 'EMPTY_SET': lambda _: (),
-    **dict.fromkeys(['BININT', 'BININT1', 'BININT2', 'LONG1', 'LONG4', 'BINFLOAT', 'BINUNICODE', 'SHORT_BINUNICODE',
-                     'BINUNICODE8', 'BINBYTES', 'SHORT_BINBYTES', 'BINBYTES8'], lambda argument: argument),
-}
+def _literal(value_of: Callable[[Any], Any]) -> Callable[[_Machine, Any], None]:
+    return lambda machine, argument: machine.stack.append(value_of(argument))
+
+
+def _instructions() -> dict[bytes, tuple[Callable, Callable]]:
+    """{byte: (reads the argument from a file, executes)} of all instructions that the machine knows."""
+    execute = {name.removeprefix('op_'): method for name, method in vars(_Machine).items() if name.startswith('op_')}
+    execute.update(dict.fromkeys(['PROTO', 'FRAME'], lambda machine, _: None))
+    constants = {'NONE': lambda: None, 'NEWTRUE': lambda: True, 'NEWFALSE': lambda: False,
+                 'EMPTY_DICT': dict, 'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple, 'EMPTY_SET': tuple}
+    for name, make in constants.items():
+        execute[name] = _literal(lambda _, make=make: make())
+    for name in ('BININT', 'BININT1', 'BININT2', 'LONG1', 'LONG4', 'BINFLOAT', 'BINUNICODE', 'SHORT_BINUNICODE',
+                 'BINUNICODE8', 'BINBYTES', 'SHORT_BINBYTES', 'BINBYTES8'):
+        execute[name] = _literal(lambda argument: argument)
+    return {op.code.encode('latin1'): (op.arg.reader if op.arg else lambda _: None, execute[op.name])
+            for op in pickletools.opcodes if op.name in execute}
+
+
+_INSTRUCTIONS = _instructions()
 
 
 def load(file: BinaryIO, substitutes: Substitutes, persistent_load: Callable[[Any], Any] | None = None) -> Any:
