@@ -68,6 +68,10 @@ class DatasetImages:
         except OSError as error:    # From a worker it brings a traceback in its text; the sentence comes last.
             raise MetricError(str(error).strip().splitlines()[-1]) from error
 
+    def pick(self, indices: Sequence[int]) -> torch.Tensor:
+        """The images of these numbers."""
+        return as_rgb(_stack([self.dataset[i] for i in indices]))
+
 
 class GeneratedImages:
     """The images that a generator makes of numbered draws.

@@ -1,0 +1,321 @@
+"""Metrics of a trained generator, of all snapshots of a run, or between two image sets."""
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+import dnnlib.util
+from metrics.names import MetricError, is_valid_metric, list_valid_metrics, valid_names_sentence
+from metrics.weights import WEIGHTS, WeightOptions, require_weights
+
+
+class MetricList(click.ParamType):
+    """Names of metrics, separated by commas; 'none' is an empty list."""
+    name = 'list'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        if isinstance(value, list):
+            return value
+        names = [name.strip() for name in value.split(',') if name.strip()] if value.lower() != 'none' else []
+        for name in names:
+            if not is_valid_metric(name) and not is_valid_metric(name, needs_images=True):
+                self.fail(f'there is no metric {name}; {valid_names_sentence()}', param, ctx)
+        return names
+
+
+class Assignment(click.ParamType):
+    """`NAME=FILE`."""
+    name = 'NAME=FILE'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, path = value.partition('=')
+        if not (name and equals and path):
+            self.fail(f'{value!r} is not of the form {self.name}', param, ctx)
+        return name, path
+
+
+@dataclass
+class Job:
+    """What every process is to do, in plain data.
+
+    Attributes:
+        metrics: Names.
+        snapshots: Network files; empty if an image set is scored instead.
+        options: Arguments of `metric_main.MetricOptions` that are the same for all of them.
+        device: 'auto', 'cpu', 'cuda', 'mps'.
+        dataset_kwargs: Arguments of the data set that the user named; None takes those in the network file.
+        mirror: Mirrored images as well? None: as recorded, or no.
+        centres: {name: path} of data centres.
+        nearest: Where to write the picture of nearest images, or None.
+        held_out: Path of held-out images, 'rest', or None.
+        verbose: Tell what is going on?
+    """
+    metrics: list[str]
+    snapshots: list[str]
+    options: dict[str, Any]
+    device: str
+    dataset_kwargs: dict[str, Any] | None
+    mirror: bool | None
+    centres: dict[str, str]
+    nearest: str | None
+    held_out: str | None
+    verbose: bool
+
+
+@click.command(epilog='''\
+\b
+Examples:
+  calc_metrics.py --network=runs/00000-cats --metrics=fid50k_full,pr50k3_full
+  calc_metrics.py --network=runs/00000-cats --snapshots=all --metrics=fd5k_efflite0
+  calc_metrics.py --images=generated/ --data=cats.zip --metrics=fd_efflite0,kid_efflite0
+  calc_metrics.py --network=net.safetensors --data=cats.zip --metrics=none --nearest=nearest.png
+''')
+@click.option('--network', metavar='FILE|URL|DIR', help='Network file, its URL, or a run directory.')
+@click.option('--snapshots', type=click.Choice(['last', 'all']), default='last', show_default=True,
+              help='Which of a run directory.')
+@click.option('--images', metavar='PATH', help='Score this folder or zip of generated images instead of a network.')
+@click.option('--metrics', type=MetricList(), default='fid50k_full', show_default=True,
+              help='Names, separated by commas; --list shows all.')
+@click.option('--list', 'list_metrics', is_flag=True, help='List the metrics and stop.')
+@click.option('--data', metavar='PATH', help='Folder or zip of real images [default: as recorded in the network file]')
+@click.option('--mirror', type=bool, metavar='BOOL',
+              help='Metrics without _full count mirrored images too [default: as recorded; with --data: no]')
+@click.option('--centre', 'centres', type=Assignment(), multiple=True,
+              help='A data centre of a federated run, in the order of their codes; once for each. Metrics are taken on '
+                   'their union and on each of them.')
+@click.option('--gpus', type=click.IntRange(min=1), default=1, show_default=True, help='Processes, one per GPU.')
+@click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', show_default=True,
+              help='What computes.')
+@click.option('--batch', type=click.IntRange(min=1), default=64, show_default=True,
+              help='Images at a time in the detector. Does not change the scores.')
+@click.option('--batch-gen', type=click.IntRange(min=1), default=4, show_default=True,
+              help='Images at a time in the generator. Does not change the scores.')
+@click.option('--workers', type=click.IntRange(min=0), default=3, show_default=True,
+              help='Processes that decode images.')
+@click.option('--seed', type=int, default=0, show_default=True, help='Of latents, labels and noise.')
+@click.option('--trunc', type=float, default=1.0, show_default=True, help='Truncation psi.')
+@click.option('--detector-path', 'detector_paths', type=Assignment(), multiple=True,
+              help=f'Weights of a detector ({", ".join(WEIGHTS)}); can be repeated.')
+@click.option('--download-detectors', is_flag=True, help='Fetch missing weights from their official addresses.')
+@click.option('--allow-unknown-detector', is_flag=True, help='Accept weights with another checksum than published.')
+@click.option('--cache-dir', metavar='DIR', help='Where features of real images are kept.')
+@click.option('--no-cache', is_flag=True, help='Keep none, use none.')
+@click.option('--nearest', metavar='FILE',
+              help='Also write a picture of fakes beside the training images nearest to them.')
+@click.option('--held-out', metavar='PATH|rest',
+              help='Also compare the scores of the discriminator on its training images with those on these images; '
+                   "'rest': on those that --subset left out.")
+@click.option('--verbose', type=bool, metavar='BOOL', default=True, show_default=True, help='Show progress.')
+def main(**options: Any) -> None:
+    """Calculate metrics.
+
+    Results are printed, and appended to metric-NAME.jsonl in the run directory if there is one, where metrics.svg shows
+    them over time. A missing detector is a usage error before any work is done.
+    """
+    if options['list_metrics']:
+        click.echo('\n'.join(list_valid_metrics() + list_valid_metrics(needs_images=True)))
+        return
+    job = resolve(options)
+    from torch_utils.distributed import check_device, launch
+    check_device(job.device, options['gpus'])
+    launch(work, options['gpus'], (job,))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From options to a job.
+
+def resolve(o: Mapping[str, Any]) -> Job:
+    """What is to be done; a usage error if the options do not fit together or something is missing."""
+    if (o['network'] is None) == (o['images'] is None):
+        raise click.UsageError('give either --network or --images: what shall be scored?')
+    snapshots = find_snapshots(o['network'], o['snapshots']) if o['network'] is not None else []
+    options = dict(
+        weights=find_detectors(o), seed=o['seed'], batch_size=o['batch'], batch_gen=o['batch_gen'],
+        num_workers=o['workers'], cache=not o['no_cache'], cache_dir=o['cache_dir'], progress=o['verbose'])
+    if o['trunc'] != 1:
+        options['G_kwargs'] = dict(truncation_psi=o['trunc'])
+    if o['images'] is not None:
+        options['images_kwargs'] = image_set(o['images'], '--images')
+        refuse_without_network(o)
+    return Job(
+        o['metrics'], snapshots, options, o['device'],
+        dataset_kwargs=image_set(o['data'], '--data') if o['data'] is not None else None,
+        mirror=o['mirror'],
+        centres={name: image_set(path, '--centre')['path'] for name, path in o['centres']},
+        nearest=o['nearest'], held_out=o['held_out'], verbose=o['verbose'])
+
+
+def find_detectors(o: Mapping[str, Any]) -> WeightOptions:
+    """Where weights are; a usage error if one is missing that the metrics need, or a name is none."""
+    for name in o['metrics']:
+        if o['images'] is None and not is_valid_metric(name):
+            raise click.UsageError(f'--metrics: {name} compares two image sets, so it needs --images; '
+                                   'for a network give a count, as in fd5k_efflite0')
+    for name, _ in o['detector_paths']:
+        if name not in WEIGHTS:
+            raise click.UsageError(f'--detector-path: there is no detector {name}; there are {", ".join(WEIGHTS)}')
+    weights = WeightOptions(dict(o['detector_paths']), o['download_detectors'], o['allow_unknown_detector'])
+    try:
+        require_weights([*o['metrics'], *(['kid_efflite0'] if o['nearest'] else [])], weights)
+    except MetricError as error:
+        raise click.UsageError(str(error)) from error
+    return weights
+
+
+def refuse_without_network(o: Mapping[str, Any]) -> None:
+    """A usage error for options that make no sense with --images."""
+    if o['data'] is None:
+        raise click.UsageError('--images needs --data: what are they to be compared with?')
+    for name in ('nearest', 'held_out', 'centres'):
+        if o[name]:
+            raise click.UsageError(f'--{name.rstrip("s").replace("_", "-")} needs --network')
+
+
+def find_snapshots(network: str, which: str) -> list[str]:
+    """The network files that a path or URL means."""
+    if dnnlib.util.is_url(network, allow_file_urls=True):
+        try:
+            return [dnnlib.util.open_url(network, return_filename=True)]
+        except OSError as error:
+            raise click.BadParameter(str(error), param_hint='--network') from error
+    if not os.path.exists(network):
+        raise click.BadParameter(f'{network}: no such file, run directory or URL', param_hint='--network')
+    if not os.path.isdir(network):
+        return [network]
+    from torch_utils.checkpoint import SNAPSHOT_NAME
+    found = sorted(name for name in os.listdir(network) if SNAPSHOT_NAME.fullmatch(name))
+    if not found:
+        raise click.BadParameter(f'{network} holds no network snapshots', param_hint='--network')
+    return [os.path.join(network, name) for name in (found if which == 'all' else found[-1:])]
+
+
+def run_dir_of(path: str) -> str | None:
+    """The directory of a network file if it is that of a training run."""
+    folder = os.path.dirname(os.path.abspath(path))
+    return folder if os.path.isfile(os.path.join(folder, 'training_options.json')) else None
+
+
+def image_set(path: str, option: str) -> dict[str, Any]:
+    """Class name and path of an image set; a usage error if there is nothing at the path."""
+    if not os.path.exists(path):
+        raise click.BadParameter(f'{path}: no such folder or zip', param_hint=option)
+    return dict(class_name='training.dataset.ImageFolderDataset', path=path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The work, on every process.
+
+def work(rank: int, job: Job) -> None:
+    """Does a job; a user's mistake that shows only now ends the program with one sentence."""
+    import torch
+
+    from torch_utils.distributed import pick_device
+    device = pick_device(job.device)
+    torch.backends.cudnn.benchmark = True
+    try:
+        if not job.snapshots:
+            dataset_kwargs = {**job.dataset_kwargs, 'xflip': bool(job.mirror)}
+            score(job, job.metrics, dict(device=device, dataset_kwargs=dataset_kwargs))
+        for path in job.snapshots:
+            score_network(job, path, device, rank)
+    except MetricError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def score_network(job: Job, path: str, device: Any, rank: int) -> None:
+    """Everything that is asked about one network file."""
+    networks = load_networks(path)
+    G = networks['G_ema']
+    if job.verbose and rank == 0:
+        click.echo(f'{os.path.basename(path)}: {G.img_resolution}x{G.img_resolution}, {G.img_channels} channels, '
+                   f'labels of width {G.c_dim}', err=True)
+    target = dict(G=G, device=device, dataset_kwargs=dataset_of_network(job, G, networks['training_set_kwargs'], path))
+    metrics = job.metrics
+    if job.centres:
+        target['centres'] = centres_of(job, G)
+        metrics = [name for metric in metrics for name in [metric, *(f'{metric}@{c}' for c in job.centres)]]
+    score(job, metrics, target, path)
+    if job.nearest:
+        show_nearest(job, target, rank)
+    if job.held_out and rank == 0:
+        show_gap(job, networks['D'], target)
+
+
+def load_networks(path: str) -> dict[str, Any]:
+    """What a network file holds; one sentence if it cannot be read or has no G_ema."""
+    import legacy
+    try:
+        networks = legacy.load_network(path)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f'--network: {error}') from error
+    if networks['G_ema'] is None:
+        raise click.ClickException(f'{path} has no averaged generator (G_ema)')
+    return networks
+
+
+def score(job: Job, metrics: Sequence[str], target: dict[str, Any], path: str | None = None) -> None:
+    """Calculates and reports each metric."""
+    from metrics import metric_main
+    from metrics.sharding import on_main
+    run_dir = run_dir_of(path) if path is not None else None
+    shared: dict = {}
+    for metric in metrics:
+        result = metric_main.calc_metric(metric, shared=shared, **target, **job.options)
+        on_main(lambda result=result: metric_main.report_metric(result, run_dir, path))
+
+
+def show_nearest(job: Job, target: dict[str, Any], rank: int) -> None:
+    """Writes the picture of nearest images, and prints how near they are."""
+    from metrics.metric_main import MetricOptions
+    from metrics.nearest import nearest_sheet
+    found = nearest_sheet(job.nearest, MetricOptions(**target, **job.options))
+    if rank == 0:
+        click.echo(json.dumps(dict(nearest=job.nearest, ratios=found.ratios, indices=found.indices)))
+
+
+def show_gap(job: Job, D: Any, target: dict[str, Any]) -> None:
+    """Prints what the discriminator thinks of held-out images."""
+    from metrics.overfitting import overfitting_gap
+    if D is None:
+        raise click.ClickException('--held-out: the network file has no discriminator')
+    train = target['dataset_kwargs']
+    rest = None if job.held_out == 'rest' else {**train, 'max_size': None, 'path': job.held_out}
+    click.echo(json.dumps(overfitting_gap(D, train, rest, target['G'], device=target['device'])))
+
+
+def dataset_of_network(job: Job, G: Any, recorded: Mapping[str, Any] | None, path: str) -> dict[str, Any] | None:
+    """Arguments of the real side when a network is scored: what the user named, else what the file records."""
+    kwargs = job.dataset_kwargs or (dict(recorded) if recorded else None)
+    if kwargs is None:
+        if job.centres:
+            return None
+        raise click.UsageError(f'{path} does not say what it was trained on; give --data')
+    kwargs = {**kwargs, 'resolution': G.img_resolution, 'use_labels': G.c_dim != 0}
+    if job.mirror is not None:
+        kwargs['xflip'] = job.mirror
+    return kwargs
+
+
+def centres_of(job: Job, G: Any) -> dict[str, Any]:
+    """The data centres; what the generator's label has beyond the classes is their code, one place for each."""
+    from metrics.images import open_dataset
+    from metrics.metric_main import Centre
+    centres = {}
+    for number, (name, path) in enumerate(job.centres.items()):
+        kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=path, use_labels=True)
+        code = [0.0] * (G.c_dim - open_dataset(kwargs).label_dim)
+        if number < len(code):
+            code[number] = 1.0
+        centres[name] = Centre(kwargs, code)
+    return centres
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,87 @@
+"""Names of metrics: the reference's list, what each stands for, the pattern of our own; naming costs nothing."""
+import subprocess
+import sys
+
+import pytest
+
+from metrics import metric_main, names
+from metrics.names import Metric, MetricError, find_metric, is_valid_metric, list_valid_metrics
+
+REFERENCE = ['fid50k_full', 'kid50k_full', 'pr50k3_full', 'ppl2_wend', 'is50k', 'fid50k', 'kid50k', 'pr50k3',
+             'ppl_zfull', 'ppl_wfull', 'ppl_zend', 'ppl_wend']
+
+
+def test_the_reference_metrics_come_first_in_its_order():
+    assert list_valid_metrics()[:12] == REFERENCE
+
+
+# name: kind, detector, generated, greatest number of real images, mirrored images counted, estimator
+TABLE = {
+    'fid50k_full': ('fd', 'inception', 50_000, None, False, {'ddof': 0}),
+    'kid50k_full': ('kid', 'inception', 50_000, 1_000_000, False, {'num_subsets': 100, 'max_subset_size': 1000}),
+    'pr50k3_full': ('pr', 'vgg16', 50_000, 200_000, False, {'k': 3}),
+    'ppl2_wend': ('ppl', 'vgg16', 50_000, None, False, {'space': 'w', 'sampling': 'end', 'crop': False}),
+    'is50k': ('is', 'inception', 50_000, None, False, {'num_splits': 10}),
+    'fid50k': ('fd', 'inception', 50_000, 50_000, True, {'ddof': 0}),
+    'kid50k': ('kid', 'inception', 50_000, 50_000, True, {'num_subsets': 100, 'max_subset_size': 1000}),
+    'pr50k3': ('pr', 'vgg16', 50_000, 50_000, True, {'k': 3}),
+    'ppl_zfull': ('ppl', 'vgg16', 50_000, None, False, {'space': 'z', 'sampling': 'full', 'crop': True}),
+    'ppl_wfull': ('ppl', 'vgg16', 50_000, None, False, {'space': 'w', 'sampling': 'full', 'crop': True}),
+    'ppl_zend': ('ppl', 'vgg16', 50_000, None, False, {'space': 'z', 'sampling': 'end', 'crop': True}),
+    'ppl_wend': ('ppl', 'vgg16', 50_000, None, False, {'space': 'w', 'sampling': 'end', 'crop': True}),
+    'fid5k_full': ('fd', 'inception', 5_000, None, False, {'ddof': 0}),
+    'kid5k_full': ('kid', 'inception', 5_000, 1_000_000, False, {'num_subsets': 100, 'max_subset_size': 1000}),
+    'pr5k3_full': ('pr', 'vgg16', 5_000, 200_000, False, {'k': 3}),
+    'fd5k_efflite0': ('fd', 'efflite0', 5_000, None, False, {'ddof': 1}),
+    'kid10k_inception_clean': ('kid', 'inception_clean', 10_000, None, False, {}),
+    'prdc1k_efflite0_64px': ('prdc', 'efflite0_64px', 1_000, None, False, {'k': 5}),
+    'ppl2k_efflite0': ('ppl', 'efflite0', 2_000, None, False, {'space': 'w', 'sampling': 'end', 'crop': False}),
+    'fd_efflite0': ('fd', 'efflite0', None, None, False, {'ddof': 1}),
+}
+
+
+@pytest.mark.parametrize('name', TABLE)
+def test_a_name_stands_for(name):
+    m = find_metric(name)
+    assert (m.kind, m.detector, m.num_gen, m.max_real, m.keep_xflip, m.params) == TABLE[name]
+
+
+def test_fid_is_inception_at_the_reference_resize_only():
+    metrics = [find_metric(name) for name in list_valid_metrics() + list_valid_metrics(needs_images=True)]
+    assert {metric.detector for metric in metrics if metric.name.startswith('fid')} == {'inception'}
+    assert all(metric.detector in metric.name for metric in metrics if metric.name.startswith('fd'))
+
+
+def test_sets_of_images_have_no_paths_and_need_no_count():
+    assert is_valid_metric('fd_efflite0', needs_images=True) and not is_valid_metric('fd_efflite0')
+    assert is_valid_metric('fid50k_full', needs_images=True)
+    assert is_valid_metric('ppl2_wend') and not is_valid_metric('ppl2_wend', needs_images=True)
+
+
+def test_a_centre_may_follow_the_name():
+    assert is_valid_metric('fd5k_efflite0@hospital-b') and not is_valid_metric('fd6k_efflite0@hospital-b')
+
+
+def test_an_unknown_name_is_answered_with_the_valid_ones():
+    with pytest.raises(MetricError, match='there is no metric fid60k; valid are fid50k_full, .*such as fd5k_efflite0'):
+        find_metric('fid60k')
+
+
+def test_a_function_becomes_a_metric(monkeypatch):
+    monkeypatch.setattr(names, '_registry', dict(names._registry))
+
+    @metric_main.register_metric
+    def answer(options):
+        return {'answer': 42 + options.seed}
+
+    assert list_valid_metrics()[-1] == 'answer' and is_valid_metric('answer')
+    result = metric_main.calc_metric('answer', seed=1)
+    assert result.results == {'answer': 43.0} and result.metric == 'answer'
+    with pytest.raises(ValueError, match='answer'):
+        metric_main.register_metric(answer)
+    assert not isinstance(find_metric('answer'), Metric)
+
+
+def test_names_and_weights_import_no_torch():
+    code = "import sys, metrics.names, metrics.weights, calc_metrics; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=metric_main.__file__.rsplit('/metrics/', 1)[0])
