@@ -6,7 +6,8 @@ the equations of the papers taken literally (same numbers to rounding).
 
 Literal means: demodulation squares and sums a kernel per sample; ToRGB convolves a modulated copy of the activations;
 gains of dense layers multiply the weights; gains of residual branches multiply the activations. Prints the shortest of
-several alternating runs in milliseconds (of processor time on a CPU). Images are random and there is neither optimizer nor augmentation.
+several alternating runs in milliseconds (on a CPU: of processor time, for one thread). Images are random, and there is
+neither optimizer nor augmentation.
 """
 import sys
 import time

@@ -17,7 +17,7 @@ from training.networks import (
 )
 
 ARCHITECTURES = ['orig', 'skip', 'resnet']
-REDUCED = {'float16': 0.02, 'bfloat16': 0.12} # Deviation over largest value, all layers: twice the worst seen.
+REDUCED = {'float16': 0.02, 'bfloat16': 0.12}  # Deviation over largest value, all layers: twice the worst seen.
 
 
 def make_G(c_dim=0, img_resolution=32, mapping_kwargs=None, **synthesis_kwargs):

@@ -227,7 +227,7 @@ class MinibatchStdLayer(nn.Module):
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated convolution with noise, bias, activation and clamp [arXiv:1912.04958, figure 2c]."""
+    """Modulated convolution with noise, bias, activation and clamp [arXiv:1912.04958, figure 2d]."""
 
     def __init__(
         self,

@@ -188,7 +188,7 @@ class SynthesisBlock(_Block):
         img: Tensor | None,                     # [N, img_channels, resolution / 2, resolution / 2] float32, if any.
         ws: Tensor,                             # [N, num_conv + num_torgb, w_dim]
         force_fp32: bool = False,               # Ignore use_fp16?
-        fused_modconv: bool | None = None,      # As in modulated_conv2d. None = where it is faster and exact.
+        fused_modconv: bool | None = None,      # As in modulated_conv2d. None = by mode, precision and batch, below.
         **layer_kwargs: Any,                    # Further arguments of SynthesisLayer.forward.
     ) -> tuple[Tensor, Tensor | None]:
         """Returns features [N, out_channels, resolution, resolution] in the block's dtype, and the image so far
@@ -297,9 +297,8 @@ class Generator(nn.Module):
         mapping_kwargs: Mapping[str, Any] = {},     # Further arguments of MappingNetwork.
         synthesis_kwargs: Mapping[str, Any] = {},   # Further arguments of SynthesisNetwork.
     ):
-        init_kwargs = _arguments(locals())
         super().__init__()
-        self.init_kwargs = init_kwargs
+        self.init_kwargs = _arguments(locals())
         self.z_dim = z_dim
         self.c_dim = c_dim
         self.w_dim = w_dim
@@ -469,9 +468,8 @@ class Discriminator(nn.Module):
         epilogue_kwargs: Mapping[str, Any] = {},    # Further arguments of DiscriminatorEpilogue.
         reduced_dtype: str = 'float16',         # 'float16' or 'bfloat16'.
     ):
-        init_kwargs = _arguments(locals())
         super().__init__()
-        self.init_kwargs = init_kwargs
+        self.init_kwargs = _arguments(locals())
         self.c_dim = c_dim
         self.img_resolution = img_resolution
         self.img_channels = img_channels
