@@ -96,7 +96,7 @@ Examples:
 @option('--seed', type=int, metavar='INT', group=GENERAL, help='Random seed [default: 0]')
 @option('-n', '--dry-run', is_flag=True, group=GENERAL, help='Print the configuration and stop.')
 @option('--new', is_flag=True, group=GENERAL, help='Start anew; without it, the same command continues an unfinished run.')
-@option('--data', metavar='PATH', required=True, group=DATA, help='Folder or zip of square images, all of one size.')
+@option('--data', metavar='PATH', group=DATA, help='Folder or zip of square images, all of one size.')
 @option('--cond', type=bool, metavar='BOOL', group=DATA, help='Learn the classes of the data set [default: no]')
 @option('--labels', type=click.Choice(['json', 'folders']), group=DATA, help='Where classes come from: dataset.json, or '
         'the names of subfolders [default: json]')
@@ -165,9 +165,8 @@ def resolve(options: dict) -> tuple[str, dict]:
     config['num_gpus'] = gpus
     config['random_seed'] = o.get('seed', 0)
 
-    data, resolution = resolve_data(o, names)
-    config['training_set_kwargs'] = data
-    base = base_config(o.get('cfg', 'auto'), resolution, gpus)
+    config.update(resolve_data(o, names))
+    base = base_config(o.get('cfg', 'auto'), config['data_shape']['img_resolution'], gpus)
     names.append(f'{o.get("cfg", "auto")}{gpus if o.get("cfg", "auto") == "auto" else ""}')
     config['image_snapshot_ticks'] = config['network_snapshot_ticks'] = o.get('snap', base.snap)
     config['metrics'] = list(base.metrics) if metrics is None else metrics
@@ -196,33 +195,56 @@ def parse_metrics(text: str) -> list[str]:
     return names
 
 
-def resolve_data(o: dict, names: list[str]) -> tuple[dict, int]:
-    """(arguments of the data set, its resolution)."""
+def resolve_data(o: dict, names: list[str]) -> dict:
+    """{arguments of the data set, shape of its items}."""
     from training.dataset import ImageFolderDataset
-    kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=o['data'], use_labels=True, max_size=None,
-                  xflip=False)
     labels_from = dict(labels_from=o['labels']) if 'labels' in o else {}
-    dataset = ImageFolderDataset(path=o['data'], use_labels=True, **labels_from)
-    dataset.require_trainable()
-    kwargs.update(labels_from)
-    names.append(dataset.name)
-    kwargs.update(use_labels=dataset.has_labels, max_size=len(dataset), resolution=dataset.resolution)
-    if o.get('cond'):
-        require(dataset.has_labels, f'--cond: {o["data"]} has no labels; put them in its dataset.json, or images of each class in a '
-                f'subfolder and give --labels=folders (docs/data.md)')
-        names.append('cond')
-    else:
-        kwargs['use_labels'] = False
+    paths = data_paths(o)
+    shapes = {}
+    for path in paths:
+        dataset = ImageFolderDataset(path=path, use_labels=True, **labels_from)
+        dataset.require_trainable()
+        shapes[path] = dict(c_dim=dataset.label_dim if o.get('cond') else 0, img_resolution=dataset.resolution,
+                            img_channels=dataset.num_channels)
+        require(shapes[path] == shapes[paths[0]],
+                f'the data sets of a run must have images and labels of one shape, but {path} has {shapes[path]} and '
+                f'{paths[0]} has {shapes[paths[0]]}')
+        require(dataset.has_labels or not o.get('cond'),
+                f'--cond: {path} has no labels; put them in its dataset.json, or images of each class in a subfolder '
+                f'and give --labels=folders (docs/data.md)')
+        names.append(dataset.name)
+        dataset.close()
+    names[:] = ['+'.join(names)]
+    kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=paths[0], use_labels=bool(o.get('cond')),
+                  max_size=len(dataset) if len(paths) == 1 else None, xflip=bool(o.get('mirror')),
+                  resolution=dataset.resolution, **labels_from)
+    names += ['cond'] * bool(o.get('cond'))
     if 'subset' in o:
         require(1 <= o['subset'] <= len(dataset), f'--subset={o["subset"]}: must be between 1 and {len(dataset)}')
         names.append(f'subset{o["subset"]}')
         if o['subset'] < len(dataset):
             kwargs.update(max_size=o['subset'], random_seed=o.get('seed', 0))
-    if o.get('mirror'):
-        names.append('mirror')
-        kwargs['xflip'] = True
-    dataset.close()
-    return kwargs, dataset.resolution
+    names += ['mirror'] * bool(o.get('mirror'))
+    return dict(training_set_kwargs=kwargs, data_shape=shapes[paths[0]])
+
+
+def data_paths(o: dict) -> list[str]:
+    """The data sets of the run: --data, or those that a chosen method brings."""
+    for name in chosen_methods(o):
+        if losses_ext.load(losses_ext.REG_TYPES[name]).brings_data:
+            require('data' not in o, f'--data and --reg_type={name} exclude each other; name the data in --{name}_data')
+            require(o.get(f'{name}_data'), f'--reg_type={name} needs --{name}_data')
+            return o[f'{name}_data'].split(',')
+    require('data' in o, "Missing option '--data'.")
+    return [o['data']]
+
+
+def chosen_methods(o: dict) -> list[str]:
+    """The names in --reg_type, in registry order."""
+    try:
+        return losses_ext.parse_reg_type(o.get('reg_type', 'none'))
+    except ValueError as error:
+        raise UserError(f'--reg_type={o["reg_type"]}: {error}') from error
 
 
 def networks(base: BaseConfig) -> dict:
@@ -329,10 +351,7 @@ def resolve_resume(o: dict, config: dict, names: list[str]) -> None:
 def resolve_zoo(o: dict, config: dict, names: list[str]) -> None:
     """--loss, --reg_type and the options of the methods. Comes last: methods complete their options from the rest."""
     loss = o.get('loss', 'logistic')
-    try:
-        chosen = losses_ext.parse_reg_type(o.get('reg_type', 'none'))
-    except ValueError as error:
-        raise UserError(f'--reg_type={o["reg_type"]}: {error}') from error
+    chosen = chosen_methods(o)
     names += [loss] * (loss != 'logistic') + [name for name in chosen if name not in losses_ext.GROUPS]
     given = {name: given_options(name, o) for name in zoo_names()}
     for name, fields in given.items():
@@ -411,7 +430,7 @@ def print_config(config: dict) -> None:
     print(f'Training data:      {data["path"]}')
     print(f'Training duration:  {config["total_kimg"]} kimg')
     print(f'Number of GPUs:     {config["num_gpus"]}')
-    print(f'Number of images:   {data["max_size"]}')
+    print(f'Number of images:   {data["max_size"] or "all"}')
     print(f'Image resolution:   {data["resolution"]}')
     print(f'Conditional model:  {data["use_labels"]}')
     print(f'Dataset x-flips:    {data["xflip"]}\n')

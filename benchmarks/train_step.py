@@ -104,8 +104,8 @@ def main(ctx, res, channel_base, channel_max, threads, iterations, warmup, json_
     if not any(arg.startswith('--cfg') for arg in extra):
         extra.append('--cfg=tiny')
     options = train.main.make_context('train.py', ['--outdir=.', '--data=-', *extra]).params
-    train.resolve_data = lambda o, names: (dict(class_name='-', path='-', use_labels=False, max_size=64, xflip=False,
-                                                resolution=res), res)
+    train.resolve_data = lambda o, names: dict(
+        training_set_kwargs=dict(path='-'), data_shape=dict(c_dim=0, img_resolution=res, img_channels=3))
     _, config = train.resolve(options)
     config['data_loader_kwargs'] = dict(num_workers=0)
     for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):

@@ -36,6 +36,7 @@ def make_config(data, res=16, **changes):
     channels = dict(channel_base=16 * res, channel_max=16, num_fp16_res=0, conv_clamp=None)
     adam = dict(class_name='torch.optim.Adam', lr=0.002, betas=[0, 0.99], eps=1e-8)
     config = dict(
+        data_shape=dict(c_dim=0, img_resolution=res, img_channels=3),
         num_gpus=1, image_snapshot_ticks=50, network_snapshot_ticks=50, metrics=[], random_seed=0,
         training_set_kwargs=dict(class_name='training.dataset.ImageFolderDataset', path=data, use_labels=False,
                                  max_size=None, xflip=False, resolution=res),
@@ -72,6 +73,9 @@ class Silent(Ticks):
         self._end_nimg = end_nimg
 
     def begin(self, run):
+        pass
+
+    def begin_stage(self, run):
         pass
 
     def after_iteration(self, run):

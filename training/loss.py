@@ -55,11 +55,14 @@ class Player:
         self._attach(name, make_layer)
         self.reset_optimizer()
 
-    def reset(self) -> None:
-        """Fresh weights (grafts too) and an empty optimizer."""
-        self.module = self._make_module().train().requires_grad_(False)
-        for name, make_layer in self._grafts.items():
-            self._attach(name, make_layer)
+    def reset(self, seed: int | None = None) -> None:
+        """Fresh weights (grafts too), from a seed if one is given, and an empty optimizer."""
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            self.module = self._make_module().train().requires_grad_(False)
+            for name, make_layer in self._grafts.items():
+                self._attach(name, make_layer)
         self.reset_optimizer()
 
     def reset_optimizer(self) -> None:
@@ -197,7 +200,9 @@ class Game:
     def __init__(self, G: Player, D: Player, adversarial: Adversarial = ADVERSARIAL['logistic'], augment=None,
                  style_mixing_prob: float = 0.9):
         self.G = G
+        self.G_ema: torch.nn.Module | None = None   # Once the run has one.
         self.critics = {D.name: D}
+        self.frozen: dict[str, torch.nn.Module] = {}    # Earlier copies of G that a method keeps; saved with the run.
         self.adversarial = adversarial
         self.augment = augment                  # AugmentPipe, DiffAugment or None.
         self.style_mixing_prob = style_mixing_prob
@@ -217,28 +222,34 @@ class Game:
         """G and all critics."""
         return [self.G, *self.critics.values()]
 
-    def add_critic(self, name: str, view=None) -> Player:
+    def add_critic(self, name: str, view=None, source: int = 0) -> Player:
         """One more critic of D's architecture and optimizer settings, with fresh weights."""
         assert name not in self.critics, f'there is a critic {name} already'
-        self.critics[name] = Player(name, self.D._make_module, self.D._make_optimizer, self.D.reg_interval, view)
-        return self.critics[name]
+        critic = Player(name, self.D._make_module, self.D._make_optimizer, self.D.reg_interval, view)
+        critic.source = source
+        self.critics[name] = critic
+        return critic
 
-    def generate(self, ctx: StepContext, z: Tensor, c: Tensor, use: str = 'gen', update_w_avg: bool = True) -> Generated:
-        """Fakes for z [N,z_dim] and c [N,c_dim]. Draws cutoff, uniform, second latents, layer noise, in this order."""
-        G, rng = self.G.module, ctx.rng(use)
+    def generate(self, ctx: StepContext, z: Tensor, c: Tensor, use: str = 'gen', update_w_avg: bool = True,
+                 G: torch.nn.Module | None = None) -> Generated:
+        """Fakes for z [N,z_dim] and c [N,c_dim], by G or by another generator.
+
+        Draws cutoff, uniform, second latents, layer noise, in this order: the same for the same `use`.
+        """
+        G, rng = G or self.G.module, ctx.rng(use)
         ws = G.mapping(z, c, skip_w_avg_update=not update_w_avg)                    # [N,num_ws,w_dim]
         if self.style_mixing_prob > 0:
-            ws = self._mix_styles(ws, z, c, rng)
+            ws = self._mix_styles(G, ws, z, c, rng)
         out = G.synthesis(ws, return_feats=self.tap_G, noise_generator=rng)
         img, feats = out if self.tap_G else (out, {})
         return Generated(img, c, ws, feats)
 
-    def _mix_styles(self, ws, z, c, rng):
+    def _mix_styles(self, G, ws, z, c, rng):
         num_ws = ws.shape[1]
         cutoff = torch.empty([], dtype=torch.int64, device=ws.device).random_(1, num_ws, generator=rng)
         mixes = torch.rand([], device=ws.device, generator=rng) < self.style_mixing_prob
         z2 = torch.randn(z.shape, device=z.device, generator=rng)
-        ws2 = self.G.module.mapping(z2, c, skip_w_avg_update=True)
+        ws2 = G.mapping(z2, c, skip_w_avg_update=True)
         second = (torch.arange(num_ws, device=ws.device) >= cutoff) & mixes         # [num_ws]
         return torch.where(second[:, None], ws2, ws)
 
@@ -299,6 +310,11 @@ class Game:
         """The critics that judge one source's reals."""
         return [critic for critic in self.critics.values() if critic.source == source]
 
+    @property
+    def first_critics(self) -> list[Player]:
+        """The first critic of every source: those that see whole images and came before what methods added."""
+        return list({critic.source: critic for critic in reversed(self.critics.values())}.values())[::-1]
+
     # Regularizers.
 
     def having(self, hook: str) -> list['Regularizer']:
@@ -334,6 +350,7 @@ class Regularizer:
     """
     interval = 1                    # In main steps: act on every interval-th iteration ...
     leaf: str | None = None         # 'img' or 'seen': `d_pair` differentiates the critic with respect to this.
+    brings_data = False             # Does the method open data sets of its own (`Options.data`), in place of --data?
     through_fakes = False           # Does the gradient of `d_fake` reach the fakes themselves (not weights alone)?
 
     @dataclass(frozen=True)
@@ -379,11 +396,11 @@ class Regularizer:
         """Further phases."""
         return iter(())
 
-    def stages(self, dataset: Any, total_nimg: int) -> list[Any]:
+    def stages(self, config: dict) -> list[Any]:
         """The schedule of data: a list of `Stage`s (training/stages.py). At most one method brings one."""
 
-    def begin_stage(self, stage: Any) -> None:
-        """A stretch of the schedule begins (not called when a run resumes inside it)."""
+    def begin_stage(self, stage: Any, seed: int, resumed: bool) -> None:
+        """A stretch of the schedule begins, or a run resumes inside it (then what was saved is in place already)."""
 
     def end_iteration(self, nimg: int, batch_idx: int) -> None:
         """All phases of an iteration are through; nimg images have been shown."""

@@ -26,7 +26,6 @@ class Run:
     randomness: Streams
     game: Game
     phases: list[Phase]
-    G_ema: torch.nn.Module
     stages: list[Stage]
     ada: AdaptiveStrength | None
     nimg: int = 0                       # Reals shown so far, by all ranks.
@@ -34,6 +33,11 @@ class Run:
     stage_idx: int = 0
     stage_begun: bool = False           # Has the current stage's `begin_stage` been called?
     reals: list[RealStream] | None = None   # Of the current stage's sources, once it is entered.
+
+    @property
+    def G_ema(self) -> torch.nn.Module:
+        """The moving average of the generator."""
+        return self.game.G_ema
 
     @property
     def stage(self) -> Stage:
@@ -59,10 +63,10 @@ class Run:
         """Makes a stage the current one: opens its data; tells the regularizers, unless they were told already."""
         if stage_idx != self.stage_idx:
             self.stage_idx, self.stage_begun, self.reals = stage_idx, False, None
-        if not self.stage_begun:
-            for regularizer in self.game.having('begin_stage'):
-                regularizer.begin_stage(self.stage)
-            self.stage_begun = True
+        seed = Streams(self.config['random_seed']).seed_of(self.nimg, 'stage')      # The same on all ranks.
+        for regularizer in self.game.having('begin_stage'):
+            regularizer.begin_stage(self.stage, seed, resumed=self.stage_begun)
+        self.stage_begun = True
         if self.reals is None:
             self.reals = [open_reals(self.config, source.dataset, self.device, self.nimg)
                           for source in self.stage.sources]
@@ -73,6 +77,7 @@ class Run:
         return dict(
             players={player.name: player.state_dict() for player in self.game.players},
             G_ema=self.G_ema.state_dict(),
+            frozen={name: module.state_dict() for name, module in self.game.frozen.items()},
             augment=augment.state_dict() if augment is not None else None,
             nimg=self.nimg, batch_idx=self.batch_idx, stage_idx=self.stage_idx, stage_begun=self.stage_begun)
 
@@ -89,6 +94,9 @@ class Run:
         for player in self.game.players:
             player.load_state_dict(state['players'][player.name])
         self.G_ema.load_state_dict(state['G_ema'])
+        for name, weights in state['frozen'].items():
+            self.game.frozen[name] = copy.deepcopy(self.game.G.module).requires_grad_(False)
+            self.game.frozen[name].load_state_dict(weights)
         if self.game.augment is not None:
             self.game.augment.load_state_dict(state['augment'])
         self.nimg, self.batch_idx = state['nimg'], state['batch_idx']
@@ -122,22 +130,24 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
     torch.backends.cudnn.benchmark = config['cudnn_benchmark']
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config['allow_tf32']
 
-    dataset = dataset or dnnlib.util.construct_class_by_name(**config['training_set_kwargs'])
-    first_reals = open_reals(config, dataset, device)
-    game = build_game(config, dataset, device)
-    G_ema = copy.deepcopy(game.G.module).eval()
-    for player in game.players:
-        distributed.broadcast_module_(player.module)
-    distributed.broadcast_module_(G_ema)
+    if config['training_set_kwargs'] is not None:
+        dataset = dataset or dnnlib.util.construct_class_by_name(**config['training_set_kwargs'])
+        first_reals = [open_reals(config, dataset, device)]
+    else:                               # A method opens its own, when their time comes.
+        first_reals = None
+        torch.empty([], dtype=torch.int64).random_()        # What the loader would draw.
+    game = build_game(config, device)
+    game.G_ema = copy.deepcopy(game.G.module).eval()
+    for module in [*(player.module for player in game.players), game.G_ema]:
+        distributed.broadcast_module_(module)
 
     phases = list(losses_ext.recipe(config)(game))
     phases += [phase for regularizer in game.regularizers for phase in regularizer.phases()]
     check_sites(game, phases, config['loss'])
-    stages = [stage for regularizer in game.having('stages')
-              for stage in regularizer.stages(dataset, config['total_kimg'] * 1000)]
-    run = Run(config, device, Streams(config['random_seed'], rank, device), game, phases, G_ema,
+    stages = [stage for regularizer in game.having('stages') for stage in regularizer.stages(config)]
+    run = Run(config, device, Streams(config['random_seed'], rank, device), game, phases,
               stages or [Stage(config['total_kimg'] * 1000, [Source(dataset)])], build_ada(config))
-    run.reals = None if stages else [first_reals]
+    run.reals = first_reals
     return run
 
 
@@ -147,9 +157,9 @@ def open_reals(config: dict, dataset: Any, device: torch.device, start_nimg: int
                       config['random_seed'], config['data_loader_kwargs'], device, start_nimg)
 
 
-def build_game(config: dict, dataset: Any, device: torch.device) -> Game:
+def build_game(config: dict, device: torch.device) -> Game:
     """Players, augmentation and regularizers, in registry order after the base's own."""
-    shape = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
+    shape = config['data_shape']
     G = build_player('G', {**shape, **config['G_kwargs']}, config['G_opt_kwargs'], config['G_reg_interval'], device)
     D = build_player('D', {**shape, **config['D_kwargs']}, config['D_opt_kwargs'], config['D_reg_interval'], device)
     loss = config['loss_kwargs']

@@ -9,11 +9,15 @@ from torch.utils.data import DataLoader
 from torch_utils.misc import InfiniteSampler
 
 
-@dataclass
 class Source:
-    """One data set, the labels that fakes of its kind get, and what they count."""
-    dataset: Any
-    code: np.ndarray | None = None      # [k], appended to the labels that G gets of them; critics do not see it.
+    """One data set, and the labels that fakes of its kind get.
+
+    `code` [k] is appended to the labels that G gets of them; critics do not see it.
+    """
+
+    def __init__(self, dataset: Any, code: np.ndarray | None = None):
+        self.dataset = dataset
+        self.code = code
 
     def draw_labels(self, num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Labels of items picked at random: for G [num,G.c_dim], for critics [num,c_dim], float32."""
@@ -32,7 +36,8 @@ class Stage:
     """A stretch of the run, until `end_nimg` images have been shown, with its own sources."""
     end_nimg: int
     sources: list[Source]
-    reg_source: Source | None = None    # Labels for the generator's lazy step. None = the first source.
+    reg_source: Source | None = None    # Labels for the generator's lazy step. None: the first source's.
+    grid_source: Source | None = None   # Labels of the grid of fakes. None: those of the grid of reals.
 
 
 class RealStream:

@@ -49,13 +49,19 @@ class Ticks:
         if self.is_main:
             self._stats = StatsWriter(self.run_dir, append=self.resumed)
             self._bar = progress_bar(run.total_nimg, run.nimg)
-            self._grid = Grid(run)
-            if not self.resumed:
-                self._grid.save_reals(self.run_dir / 'reals.png')
-                self._grid.save_fakes(run.G_ema, self.run_dir / 'fakes_init.png')
         if self.resumed:
             self.tick = 1
-        self._maintenance_sec = time.time() - self._start_time
+
+    def begin_stage(self, run: Run) -> None:
+        """Draws the reals of the stage, and the fakes before the first."""
+        if self.is_main:
+            self._grid = Grid(run)
+            stage = f'-stage{run.stage_idx}' if len(run.stages) > 1 else ''
+            if not (self.run_dir / f'reals{stage}.png').exists():
+                self._grid.save_reals(self.run_dir / f'reals{stage}.png')
+            if run.nimg == 0:
+                self._grid.save_fakes(run.G_ema, self.run_dir / 'fakes_init.png')
+        self._maintenance_sec = time.time() - self._tick_time
 
     def after_iteration(self, run: Run) -> None:
         """Ends a tick if it is time."""
@@ -141,7 +147,10 @@ class Grid:
         self.columns, rows = grid_size(height, width)
         self._indices = grid_indices(source.dataset, self.columns, rows)
         c = np.stack([source.dataset.get_label(i) for i in self._indices])
-        self._c = torch.from_numpy(source.with_code(c)).to(run.device)
+        c = source.with_code(c)
+        if run.stage.grid_source is not None:
+            c, _ = run.stage.grid_source.draw_labels(len(self._indices), run.randomness.numpy(0, 'grid'))
+        self._c = torch.from_numpy(c).to(run.device)
         self._z = torch.randn([len(self._indices), run.G_ema.z_dim], device=run.device,
                               generator=run.randomness.generator(0, 'grid'))
 

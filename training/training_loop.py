@@ -18,7 +18,10 @@ def training_loop(run: Run, ticks: Ticks) -> None:
     """Trains until the last stage is through, or `ticks` says stop."""
     ticks.begin(run)
     for stage_idx in range(run.stage_idx, len(run.stages)):
+        if ticks.stopped:
+            break
         run.enter_stage(stage_idx)
+        ticks.begin_stage(run)
         while run.nimg < run.stage.end_nimg and not ticks.stopped:
             run_iteration(run, ticks)
             ticks.after_iteration(run)
@@ -34,7 +37,7 @@ def run_iteration(run: Run, ticks: Ticks) -> None:
             with ticks.timer(phase.name):
                 run_phase(run, phase, reals, shared)
     decay = ema_decay(run.batch_size, run.nimg, run.config['ema_kimg'], run.config['ema_rampup'])
-    update_ema(run.G_ema, run.game.G.module, decay)
+    update_ema(run.game.G_ema, run.game.G.module, decay)
     run.nimg += run.batch_size
     run.batch_idx += 1
     for regularizer in run.game.having('end_iteration'):
@@ -70,19 +73,20 @@ def micro_batches(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], sh
 
 
 def sources_of(run: Run, phase: Phase) -> list[int]:
-    """Indices of the stage's sources that a phase learns from."""
+    """Indices of the stage's sources that a phase learns from; a critic whose source is not on line rests."""
+    on_line = range(len(run.stage.sources))
     if phase.critic is not None:
-        return [phase.critic.source]
-    return list(range(len(run.stage.sources))) if phase.every_source else [0]
+        return [index for index in on_line if index == phase.critic.source]
+    return list(on_line) if phase.every_source else [0]
 
 
 def fake_labels(run: Run, source, ctx: StepContext) -> tuple[Tensor, Tensor]:
     """Labels of the fakes of a micro-batch, for G and for critics; a paired game compares like with like."""
-    num, device = len(ctx.real_img), ctx.real_img.device
-    if run.game.adversarial.paired and source.code is None:
-        return ctx.real_c, ctx.real_c
-    gen_c, fake_c = source.draw_labels(num, ctx.numpy_rng('labels'))
-    return tuple(torch.from_numpy(c).to(device, non_blocking=True) for c in (gen_c, fake_c))
+    if run.game.adversarial.paired:
+        gen_c = source.with_code(ctx.real_c.cpu().numpy()) if source.code is not None else ctx.real_c
+        return torch.as_tensor(gen_c, device=ctx.real_c.device), ctx.real_c
+    labels = source.draw_labels(len(ctx.real_img), ctx.numpy_rng('labels'))
+    return tuple(torch.from_numpy(c).to(ctx.real_img.device, non_blocking=True) for c in labels)
 
 
 def finish_phase(players: list[Player]) -> None:
