@@ -157,6 +157,8 @@ def test_one_size_leaves_the_other(convert, tmp_path):
     source = write_set(tmp_path / 'cats', {'a.png': picture(16, 8)})
     assert convert(source, '--width=16')[0][name_of(0)].shape == (16, 16, 3)
     assert convert(source, '--height=8')[0][name_of(0)].shape == (8, 8, 3)
+    assert 'a.png: is 32x16;' in run(f'--source={source}', '--check', '--width=32', code=1)
+    assert 'a.png: is 8x32;' in run(f'--source={source}', '--check', '--height=32', code=1)
 
 
 def test_the_default_filter_is_lanczos(convert, tmp_path):
@@ -180,13 +182,18 @@ def test_center_crop_takes_the_middle_square(convert, tmp_path, height, width, r
 
 
 @pytest.mark.parametrize('channels', [1, 3])
-def test_center_crop_wide_puts_the_middle_rows_on_black(convert, tmp_path, channels):
-    """32 x 24 to 16 x 8: round(16 * 24 / 32) = 12 rows of the source, in pixels of the result, from row 6 on."""
-    pixels = noise(24, 32, channels)
+@pytest.mark.parametrize('height, rows', [
+    (24, slice(6, 18)),         # round(16 * 24 / 32) = 12 rows.
+    (17, slice(4, 12)),         # round(8.5) = 8, to even.
+    (19, slice(4, 14)),         # round(9.5) = 10.
+])
+def test_center_crop_wide_puts_the_middle_rows_on_black(convert, tmp_path, channels, height, rows):
+    """From 32 pixels of width to 16 x 8; the rows are counted in pixels of the result and cut from the source."""
+    pixels = noise(height, 32, channels)
     image = convert_one(convert, tmp_path, pixels, '--transform=center-crop-wide', '--width=16', '--height=8')
     assert image.shape == (16, 16, channels)
     assert not image[:4].any() and not image[12:].any()
-    expected = Image.fromarray(pixels[6:18].squeeze()).resize((16, 8), Image.Resampling.BOX)
+    expected = Image.fromarray(pixels[rows].squeeze()).resize((16, 8), Image.Resampling.BOX)
     np.testing.assert_array_equal(image[4:12], np.array(expected).reshape(8, 16, channels))
 
 
