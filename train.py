@@ -225,7 +225,7 @@ def resolve_data(o: dict, names: list[str]) -> dict:
         if o['subset'] < len(dataset):
             kwargs.update(max_size=o['subset'], random_seed=o.get('seed', 0))
     names += ['mirror'] * bool(o.get('mirror'))
-    return dict(training_set_kwargs=kwargs, data_shape=shapes[paths[0]])
+    return dict(data_paths=paths, training_set_kwargs=kwargs, data_shape=shapes[paths[0]])
 
 
 def data_paths(o: dict) -> list[str]:
@@ -423,17 +423,17 @@ def next_run_id(outdir: str) -> int:
 
 def print_config(config: dict) -> None:
     """The whole configuration, then what matters most of it."""
-    data = config['training_set_kwargs']
     print('\nTraining options:')
     print(json.dumps(config, indent=2))
+    data, shape = config['training_set_kwargs'] or {}, config['data_shape']
     print(f'\nOutput directory:   {config["run_dir"]}')
-    print(f'Training data:      {data["path"]}')
-    print(f'Training duration:  {config["total_kimg"]} kimg')
+    print(f'Training data:      {", ".join(config["data_paths"])}')
+    print(f'Training duration:  {config["total_kimg"]:g} kimg')
     print(f'Number of GPUs:     {config["num_gpus"]}')
-    print(f'Number of images:   {data["max_size"] or "all"}')
-    print(f'Image resolution:   {data["resolution"]}')
-    print(f'Conditional model:  {data["use_labels"]}')
-    print(f'Dataset x-flips:    {data["xflip"]}\n')
+    print(f'Number of images:   {data.get("max_size", "all")}')
+    print(f'Image resolution:   {shape["img_resolution"]}')
+    print(f'Conditional model:  {shape["c_dim"] > 0}')
+    print(f'Dataset x-flips:    {data.get("xflip", False)}\n')
 
 
 def unfinished_run(outdir: str, run_name: str, config: dict) -> tuple[Path | None, bool]:

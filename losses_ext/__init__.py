@@ -22,11 +22,15 @@ LOSSES = {
 }
 
 REG_TYPES: dict[str, str] = {
+    'tdgan': 'losses_ext.tdgan:TDGAN',          # First: others add to the critics that it brings.
     'ggdr': 'losses_ext.ggdr:GGDR',
     'diggan': 'losses_ext.diggan:DigGAN',
     'weco': 'losses_ext.weco:WeCo',
     'daco': 'losses_ext.daco:DaCo',
     'genco': 'losses_ext.genco:GenCo',
+    'lecam': 'losses_ext.lecam:LeCam',
+    'r2': 'losses_ext.r2:R2',
+    'gp': 'losses_ext.gp:GradientPenalty',
 }
 
 # Naming a group means all its members; it joins, with options of its own, when any member is chosen.

@@ -28,7 +28,7 @@ class Options:
 
 
 class DaCo(Regularizer):
-    """A critic that sees part of the spectrum."""
+    """A critic that sees part of the spectrum; one for each source of data."""
     Options = Options
 
     @classmethod
@@ -40,7 +40,8 @@ class DaCo(Regularizer):
 
     def __init__(self, game, options):
         super().__init__(game, options)
-        game.add_critic('Dhigh', view=self._view)
+        for critic in game.first_critics:
+            game.add_critic(f'Dhigh{critic.suffix}', self._view, critic.source)
 
     def _view(self, img: Tensor, ctx) -> Tensor:
         return keep_bands(img, self._draw(ctx, len(img), img.device), self.options.mask)

@@ -26,20 +26,24 @@ class Options:
 
 
 class WeCo(Regularizer):
-    """A twin of D that must not become like it."""
+    """A twin of D that must not become like it; one for each source of data."""
     Options = Options
 
     def __init__(self, game, options):
         super().__init__(game, options)
-        self._twin = game.add_critic('D2')
-        parameter_pairs(game.D.module, self._twin.module)       # Raises if they do not match.
+        self._others = {}                   # {name of a critic that is pushed: the critic it is pushed away from}
+        for critic in game.first_critics:
+            twin = game.add_critic(f'D2{critic.suffix}', source=critic.source)
+            parameter_pairs(critic.module, twin.module)         # Raises if they do not match.
+            self._others[twin.name] = critic
+            if options.both:
+                self._others[critic.name] = twin
 
     def d_fake(self, ctx):
-        others = {'D2': self.game.D, 'D': self._twin} if self.options.both else {'D2': self.game.D}
-        if ctx.critic.name not in others:
+        other = self._others.get(ctx.critic.name)
+        if other is None:
             return None
-        pairs = parameter_pairs(others[ctx.critic.name].module, ctx.critic.module)
-        cosine = weight_cosine(pairs, self.options.mode)
+        cosine = weight_cosine(parameter_pairs(other.module, ctx.critic.module), self.options.mode)
         training_stats.report(f'Loss/weco/cosine{ctx.critic.suffix}', cosine)
         return (1 + cosine) * self.options.weight * (1 - ctx.progress if self.options.decay == 'linear' else 1)
 

@@ -37,7 +37,7 @@ class Stage:
     end_nimg: int
     sources: list[Source]
     reg_source: Source | None = None    # Labels for the generator's lazy step. None: the first source's.
-    grid_source: Source | None = None   # Labels of the grid of fakes. None: those of the grid of reals.
+    grid_sources: list[Source] | None = None    # Labels of the grid of fakes, row by row in turn. None: its reals'.
 
 
 class RealStream:

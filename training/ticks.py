@@ -67,7 +67,7 @@ class Ticks:
         """Ends a tick if it is time."""
         if self.is_main:
             self._bar.update(run.nimg / 1000 - self._bar.n)
-        done = run.nimg >= run.total_nimg
+        done = run.nimg >= run.stage.end_nimg
         if distributed.any(self.wants_stop()):
             self.stopped = True
         kimg = (run.nimg - self._tick_nimg) / 1000
@@ -126,7 +126,8 @@ class Ticks:
         checkpoint.save_networks(
             self.run_dir / f'network-snapshot-{kimg:06d}.safetensors',
             {**networks, 'G_ema': run.G_ema, 'augment_pipe': run.game.augment},
-            training_set_kwargs=self.config['training_set_kwargs'], nimg=run.nimg)
+            training_set_kwargs=self.config['training_set_kwargs'], nimg=run.nimg,
+            label_dim=self.config['data_shape']['c_dim'])
         state = dict(run=run.state_dict(), ranks=local_states)
         save_state(self.run_dir / STATE_NAME.format(kimg), state, nimg=run.nimg, finished=run.nimg >= run.total_nimg)
 
@@ -146,13 +147,15 @@ class Grid:
         _, height, width = source.dataset.image_shape
         self.columns, rows = grid_size(height, width)
         self._indices = grid_indices(source.dataset, self.columns, rows)
+        by_row = run.stage.grid_sources
         c = np.stack([source.dataset.get_label(i) for i in self._indices])
-        c = source.with_code(c)
-        if run.stage.grid_source is not None:
-            c, _ = run.stage.grid_source.draw_labels(len(self._indices), run.randomness.numpy(0, 'grid'))
+        c = source.with_code(c) if by_row is None else np.concatenate([
+            by_row[row % len(by_row)].draw_labels(self.columns, run.randomness.numpy(row, 'grid'))[0] for row in range(rows)])
         self._c = torch.from_numpy(c).to(run.device)
         self._z = torch.randn([len(self._indices), run.G_ema.z_dim], device=run.device,
                               generator=run.randomness.generator(0, 'grid'))
+        num_kinds = len(by_row or [source])         # The film strip shows each row's kind in turn.
+        self._strip = [i % num_kinds * self.columns + i for i in range(min(self.columns, STRIP_IMAGES))]
 
     def save_reals(self, path: Path) -> None:
         """The grid of training images."""
@@ -165,7 +168,6 @@ class Grid:
         images = torch.cat([G_ema(z, c, noise_mode='const').cpu()
                             for z, c in zip(self._z.split(self._batch), self._c.split(self._batch))]).numpy()
         save_picture(to_grid(images, (-1, 1), self.columns), path)
-        first = images[:min(self.columns, STRIP_IMAGES)]
-        row = to_grid(first, (-1, 1), len(first))
+        row = to_grid(images[self._strip], (-1, 1), len(self._strip))
         row.thumbnail((STRIP_IMAGES * 128, 128))
         append_row(row, path.with_name('fakes_over_time.png'))

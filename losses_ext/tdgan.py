@@ -1,0 +1,258 @@
+"""Temporary discriminators for data centres that come one after another [Qu et al. 2020, "Learn Distributed GAN with
+Temporary Discriminators", ECCV, arXiv:2007.09221].
+
+While centre k is on line it has a critic of its own, which is thrown away afterwards. G digests the centres on line and is
+reminded of what it, as it was when the stage began (G'), made for earlier ones:
+
+    L_G = sum_k w_k L_G(D_k)  +  remind * A * mean |G(z, [c, e_j]) - G'(z, [c, e_j])|         k on line, j earlier
+
+e_j is the code of centre j, appended to G's label. Without it both terms would act on the same latents, and the result
+would be images between the centres, not of them. A = number of earlier centres. Both generators see the same random draws.
+"""
+import copy
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+import dnnlib
+from dnnlib.option import option
+from torch_utils import training_stats
+from training.loss import Regularizer
+from training.stages import Source, Stage
+
+TEACHER = 'Gbar'
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of TDGAN."""
+    data: str = option('', 'Data sets of the centres 0, 1, ..., separated by commas; in place of --data.')
+    schedule: str = option('', 'Stages as CENTRES:KIMG, for example 0:500,1+2:500,0:250; empty: each once, equally long.')
+    remind: float = option(10.0, 'Weight of the reminding term (the paper: 100).')
+    remind_interval: int = option(1, 'Iterations between two reminding terms.')
+    metric: str = option('l1', 'Distance between the images of G and of the earlier G.', choices=('l1', 'l2'))
+    memory: str = option('sum', 'Is the term as large as the number of earlier centres, or 1?', choices=('sum', 'mean'))
+    prev: str = option('raw', 'The earlier G: as it was, or its moving average.', choices=('raw', 'ema'))
+    code: str = option('auto', 'Tell G the centre; auto: with two or more.', choices=('auto', 'on', 'off'))
+    slots: int = option(0, 'Codes to reserve for centres to come; 0: as many as there are centres.')
+    d: str = option('fresh', 'Critics of a centre that comes back: new, or the old ones.', choices=('fresh', 'keep'))
+    gopt: str = option('reset', 'The optimizer of G at a new stage.', choices=('reset', 'keep'))
+    weights: str = option('size', 'Weights w_k of the centres on line.', choices=('size', 'uniform', 'sum'))
+    code_init: str = option('copy', 'Where a new centre starts: from the images of the previous one, or anywhere.',
+                            choices=('copy', 'random'))
+
+
+def parse_schedule(options: Options, total_kimg: float) -> list[tuple[list[int], float]]:
+    """[(centres on line, kimg)] of every stage. Raises ValueError."""
+    num = len(options.data.split(','))
+    if not options.schedule:
+        return [([centre], total_kimg / num) for centre in range(num)]
+    stages = []
+    for text in options.schedule.split(','):
+        ids, _, kimg = text.partition(':')
+        try:
+            stages.append(([int(i) for i in ids.split('+')], float(kimg)))
+        except ValueError:
+            raise ValueError(f'--tdgan_schedule: {text!r} is not of the form CENTRES:KIMG, such as 0:500 or 1+2:500') from None
+        if stages[-1][1] <= 0 or not set(stages[-1][0]) <= set(range(num)) or len(set(stages[-1][0])) < len(stages[-1][0]):
+            raise ValueError(f'--tdgan_schedule: {text!r}: centres are 0 to {num - 1}, each at most once in a stage, for '
+                             f'more than 0 kimg')
+    return stages
+
+
+class Centre(Source):
+    """A source whose data set is open only while it is on line; its labels and size are remembered."""
+
+    def __init__(self, index: int, kwargs: dict, code: np.ndarray | None):
+        self.index = index
+        self.code = code
+        self.num = 0                    # Images.
+        self.labels = None              # (values [m,c_dim], counts [m]) once it has been on line.
+        self._kwargs = kwargs
+
+    @cached_property
+    def dataset(self):
+        """The data set; asking opens it."""
+        return dnnlib.util.construct_class_by_name(**self._kwargs)
+
+    def come(self) -> None:
+        """Remembers what outlives the stage."""
+        self.num = len(self.dataset)
+        labels = [self.dataset.get_label(i) for i in range(self.num)] if self.dataset.label_dim else [np.zeros(0, np.float32)]
+        self.labels = np.unique(np.stack(labels), axis=0, return_counts=True)
+
+    def go(self) -> None:
+        """Closes the data set."""
+        if 'dataset' in self.__dict__:
+            self.__dict__.pop('dataset').close()
+
+    def draw_labels(self, num, rng):
+        values, counts = self.labels
+        c = values[rng.choice(len(values), size=num, p=counts / counts.sum())]
+        return self.with_code(c), c
+
+
+class Mixed(Source):
+    """Labels of several centres; each group of centres gets an equal share."""
+
+    def __init__(self, groups: list[list[Centre]]):
+        self.code = None
+        self._groups = [group for group in groups if group]
+
+    def draw_labels(self, num, rng):
+        picks = [group[rng.integers(len(group))] for group in (self._groups[rng.integers(len(self._groups))] for _ in range(num))]
+        pairs = [centre.draw_labels(1, rng) for centre in picks]
+        return tuple(np.concatenate(side) for side in zip(*pairs))
+
+
+@dataclass
+class CentreStage(Stage):
+    """A stage with what went before it."""
+    memory: tuple[Centre, ...] = ()         # Seen earlier, not on line now.
+    new: tuple[Centre, ...] = ()            # On line for the first time.
+    previous: tuple[Centre, ...] = ()       # On line in the stage before.
+
+
+class TDGAN(Regularizer):
+    """Brings the data, the stages, the critics of further centres, and the reminding term."""
+    Options = Options
+    brings_data = True
+
+    @classmethod
+    def configure(cls, config, options):
+        num = len(options.data.split(','))
+        schedule = parse_schedule(options, config['total_kimg'])
+        config['total_kimg'] = sum(kimg for _, kimg in schedule)
+        if 0 < options.slots < num:
+            raise ValueError(f'--tdgan_slots={options.slots}: there are {num} centres')
+        if options.remind < 0 or options.remind_interval < 1:
+            raise ValueError('--tdgan_remind must not be negative, --tdgan_remind_interval at least 1')
+        config['centre_kwargs'], config['training_set_kwargs'] = config['training_set_kwargs'], None
+        if options.code == 'on' or (options.code == 'auto' and num > 1):
+            config['G_kwargs']['c_dim'] = config['data_shape']['c_dim'] + (options.slots or num)
+        elif num > 1:
+            print('Warning: --tdgan_code=off: reminding and learning then act on the same latents, and G ends with images '
+                  'between the centres instead of images of each.', file=sys.stderr)
+        return options
+
+    def __init__(self, game, options):
+        super().__init__(game, options)
+        self.interval = options.remind_interval
+        self.sites = {'g_main'} if options.remind > 0 else set()
+        self._stage = None
+        self._base_weights = None
+        self._kept = {}                     # {centre: state of its critics} with --tdgan_d=keep.
+        width = max(len(ids) for ids, _ in parse_schedule(options, 1))
+        for source in range(1, width):
+            game.add_critic(f'D_{source}', source=source)
+
+    def stages(self, config):
+        paths = self.options.data.split(',')
+        self._c_dim = config['data_shape']['c_dim']
+        num_codes = config['G_kwargs'].get('c_dim', self._c_dim) - self._c_dim
+        codes = np.eye(num_codes, dtype=np.float32) if num_codes else [None] * len(paths)
+        self._centres = [Centre(i, {**config['centre_kwargs'], 'path': path}, codes[i]) for i, path in enumerate(paths)]
+        stages, seen, previous, end_kimg = [], [], (), 0
+        for ids, kimg in parse_schedule(self.options, config['total_kimg']):
+            on_line = [self._centres[i] for i in ids]
+            memory = tuple(centre for centre in seen if centre not in on_line)
+            new = tuple(centre for centre in on_line if centre not in seen)
+            seen += new
+            end_kimg += kimg
+            stages.append(CentreStage(round(end_kimg * 1000), on_line, Mixed([on_line, memory]), list(seen), memory, new,
+                                      previous))
+            previous = tuple(on_line)
+        return stages
+
+    def begin_stage(self, stage, seed, resumed):
+        for centre in self._centres:
+            if centre not in stage.sources:
+                centre.go()
+        if not resumed:
+            for centre in stage.new:
+                centre.come()
+            if stage.previous:
+                self._change_over(stage, seed)
+        self._stage = stage
+        self._weigh_critics(stage.sources)
+
+    def _change_over(self, stage, seed):
+        """Freezes the teacher, replaces the critics, and lets new codes start where the previous centre is."""
+        game = self.game
+        if self.options.d == 'keep':
+            key = '+'.join(str(centre.index) for centre in stage.previous)
+            self._kept[key] = dict(critics={name: critic.state_dict() for name, critic in game.critics.items()},
+                                   p=game.augment.p.clone() if hasattr(game.augment, 'p') else None)
+            self._kept = copy.deepcopy(self._kept)
+        if self._sees_memory(stage):
+            game.frozen[TEACHER] = copy.deepcopy(game.G_ema if self.options.prev == 'ema' else game.G.module)
+            game.frozen[TEACHER].train().requires_grad_(False)
+        for number, critic in enumerate(game.critics.values()):
+            critic.reset(seed + number)
+        if hasattr(game.augment, 'p'):
+            game.augment.p.zero_()
+        old = self._kept.get('+'.join(str(centre.index) for centre in stage.sources))
+        if old is not None:
+            for name, critic in game.critics.items():
+                critic.load_state_dict(old['critics'][name])
+            if old['p'] is not None:
+                game.augment.p.copy_(old['p'])
+        if self.options.gopt == 'reset':
+            game.G.reset_optimizer()
+        if self.options.code_init == 'copy' and stage.previous[0].code is not None:
+            for G in (game.G.module, game.G_ema):
+                for centre in stage.new:
+                    self._copy_code(G, stage.previous[0].index, centre.index)
+
+    @torch.no_grad()
+    def _copy_code(self, G, source, target):
+        """The column of the label embedding of one centre becomes that of another."""
+        columns = G.mapping.embed.weight                                            # [embed_features, c_dim]
+        columns[:, self._c_dim + target] = columns[:, self._c_dim + source]
+
+    def _sees_memory(self, stage):
+        return bool(stage.memory) and 'g_main' in self.sites
+
+    def _weigh_critics(self, centres):
+        """Multiplies the critics' weights in G's loss by those of their centres."""
+        if self._base_weights is None:
+            self._base_weights = {name: critic.weight for name, critic in self.game.critics.items()}
+        share = {'size': [centre.num / sum(c.num for c in centres) for centre in centres],
+                 'uniform': [1 / len(centres)] * len(centres), 'sum': [1] * len(centres)}[self.options.weights]
+        for name, critic in self.game.critics.items():
+            on_line = critic.source < len(centres)
+            critic.weight = self._base_weights[name] * (share[critic.source] if on_line else 0)
+
+    def g_main(self, ctx):
+        if ctx.source > 0 or not self._sees_memory(self._stage):
+            return None
+        memory = list(self._stage.memory)
+        c, _ = Mixed([memory]).draw_labels(len(ctx.gen_z), ctx.numpy_rng('remind/labels'))
+        c = torch.from_numpy(c).to(ctx.gen_z.device, non_blocking=True)
+        z = ctx.randn_like(ctx.gen_z, 'remind/z')
+        now = self.game.generate(ctx, z, c, 'remind', update_w_avg=False).img
+        with torch.no_grad():
+            then = self.game.generate(ctx, z, c, 'remind', update_w_avg=False, G=self.game.frozen[TEACHER]).img
+        rho = remind_distance(now, then, self.options.metric)                       # [N]
+        training_stats.report('Loss/tdgan/remind', rho)
+        return rho * (self.options.remind * (len(memory) if self.options.memory == 'sum' else 1))
+
+    def state_dict(self):
+        return dict(labels={c.index: c.labels for c in self._centres if c.labels is not None},
+                    num={c.index: c.num for c in self._centres}, kept=self._kept)
+
+    def load_state_dict(self, state):
+        for index, labels in state['labels'].items():
+            self._centres[index].labels = tuple(np.asarray(part) for part in labels)
+        for index, num in state['num'].items():
+            self._centres[index].num = num
+        self._kept = state['kept']
+
+
+def remind_distance(now, then, metric: str = 'l1'):
+    """Mean absolute or squared difference of images [N,C,H,W] over all entries, [N]."""
+    difference = now - then
+    return (difference.abs() if metric == 'l1' else difference.square()).mean([1, 2, 3])
