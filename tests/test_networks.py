@@ -263,15 +263,18 @@ def test_memory_format_goes_back_where_a_float32_block_follows():
     (True, True, 2, True, True),
     (False, False, 2, False, False),
 ])
+@pytest.mark.parametrize('device', ['cpu', 'meta'])
 def test_modulation_is_fused_in_evaluation_unless_a_batch_is_in_reduced_precision(
-        training, use_fp16, batch, explicit, fused, monkeypatch):
+        training, use_fp16, batch, explicit, fused, device, monkeypatch):
+    """A device without data stands for a GPU; on a CPU it is fused only when asked for."""
     seen = []
     original = layers.modulated_conv2d
     monkeypatch.setattr(layers, 'modulated_conv2d', lambda *args, fused_modconv, **kwargs: (
         seen.append(fused_modconv), original(*args, fused_modconv=fused_modconv, **kwargs))[1])
-    block = SynthesisBlock(4, 4, 5, 8, 3, is_last=True, use_fp16=use_fp16).train(training)
-    block(torch.randn(batch, 4, 4, 4), None, torch.randn(batch, 3, 5), fused_modconv=explicit)
-    assert seen == [fused] * 3
+    block = SynthesisBlock(4, 4, 5, 8, 3, is_last=True, use_fp16=use_fp16).train(training).to(device)
+    x, ws = torch.randn(batch, 4, 4, 4, device=device), torch.randn(batch, 3, 5, device=device)
+    block(x, None, ws, fused_modconv=explicit)
+    assert seen == [fused and (device != 'cpu' or explicit is not None)] * 3
 
 
 # ----------------------------------------------------------------------------
