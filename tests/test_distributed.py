@@ -88,9 +88,9 @@ class Small(torch.nn.Module):
     def __init__(self, value):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.full([2, 3, 4, 5], value).to(memory_format=torch.channels_last))
-        self.frozen = torch.nn.Parameter(torch.full([], value, dtype=torch.float64), requires_grad=False)
+        self.frozen = torch.nn.Parameter(torch.full([], value, dtype=torch.float16), requires_grad=False)
         self.register_buffer('w_avg', torch.full([3], value))
-        self.register_buffer('count', torch.tensor(2 ** 40 + int(value)))
+        self.register_buffer('count', torch.tensor(2 ** 40 + 1 + int(value)))
         self.register_buffer('flag', torch.tensor(value > 0))
 
 

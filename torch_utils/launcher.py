@@ -4,6 +4,7 @@ Two ways lead to a process group: `launch` spawns the processes of one machine i
 one or several machines, and `launch` only joins them. Tensors on the CPU travel by gloo, CUDA tensors by nccl.
 """
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -88,7 +89,7 @@ def _spawn(fn, num_processes, args):
             with _sigterm_passed_on(processes):
                 for process in processes:
                     process.start()
-                _wait(processes)
+                _wait_to_the_end(processes)
             error = _cause(processes, folder)
         finally:
             _end(processes)
@@ -96,18 +97,25 @@ def _spawn(fn, num_processes, args):
         raise error
 
 
-def _wait(processes):
-    """Returns when all have ended well, or soon after one has not."""
+def _wait_to_the_end(processes):
+    """Returns when all have ended, or soon after one has failed."""
     try:
-        while running := [process.sentinel for process in processes if process.exitcode is None]:
-            if _ended_badly(processes):
-                _join(processes, SECONDARY_SEC)
-                break
-            connection.wait(running)
+        _wait(processes)
     except KeyboardInterrupt:               # The processes got it too, and may take their time to end in good order.
-        _join(processes, INTERRUPT_SEC)
+        _wait(processes, INTERRUPT_SEC)
         if any(process.exitcode != 0 for process in processes):
             raise
+
+
+def _wait(processes, patience_sec=math.inf):
+    deadline = time.monotonic() + patience_sec
+    while running := [process.sentinel for process in processes if process.exitcode is None]:
+        if _ended_badly(processes):
+            _join(processes, SECONDARY_SEC)
+            return
+        if time.monotonic() > deadline:
+            return
+        connection.wait(running, min(deadline - time.monotonic(), 60))      # It takes no infinite number.
 
 
 def _ended_badly(processes):
