@@ -129,6 +129,12 @@ def check_all_reduce_mean(rank):
     assert torch.equal(tensors[0], torch.arange(120.).reshape(2, 3, 4, 5) + 0.5)
     assert tensors[1] == 5 and (tensors[2] == math.inf).all()
     assert [tensor.stride() for tensor in tensors] == strides
+    alone = torch.arange(4.).reshape(2, 2) + rank
+    distributed.all_reduce_mean_([alone])
+    assert torch.equal(alone, torch.arange(4.).reshape(2, 2) + 0.5)
+    transposed = (torch.arange(6.).reshape(2, 3) + rank).T
+    distributed.all_reduce_mean_([transposed])
+    assert torch.equal(transposed, torch.arange(6.).reshape(2, 3).T + 0.5) and transposed.stride() == (1, 3)
     mixed = [torch.tensor(1. + rank), torch.tensor(2 ** 30 + 1. + 2 * rank, dtype=torch.float64)]
     distributed.all_reduce_mean_(mixed)
     assert mixed[0] == 1.5 and mixed[1] == 2 ** 30 + 2 and mixed[1].dtype == torch.float64

@@ -146,6 +146,9 @@ def _in_one_piece(tensors: Sequence[torch.Tensor], collective: Callable) -> None
     for tensor in tensors:
         groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
     for group in groups.values():
+        if len(group) == 1 and group[0].is_contiguous():
+            collective(group[0])            # It is in one piece already.
+            continue
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
         collective(flat)
         for tensor, piece in zip(group, flat.split([tensor.numel() for tensor in group])):
