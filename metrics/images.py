@@ -62,7 +62,8 @@ class DatasetImages:
         """The images of each range of numbers in turn. Raises MetricError if one cannot be read."""
         loader = torch.utils.data.DataLoader(
             self.dataset, batch_sampler=[list(batch) for batch in batches], collate_fn=_stack,
-            num_workers=min(self.num_workers, os.cpu_count() or 1, len(batches)))
+            num_workers=min(self.num_workers, os.cpu_count() or 1, len(batches)),
+            generator=torch.Generator())    # Of the workers' seeds, which else would come from the training run's.
         try:
             yield from map(as_rgb, loader)
         except OSError as error:    # From a worker it brings a traceback in its text; the sentence comes last.

@@ -75,8 +75,9 @@ class MetricOptions:
         detector: This detector instead of loading the one that the metric names; must have its name.
         weights: Where the detector's weights are.
         seed: Of latents, labels, noise and subsets.
-        batch_size: Images per call of the detector.
         batch_gen: Images per call of the generator.
+        batch_size: Images per call of the detector; rounded up to a multiple of batch_gen, so that it and the number of
+            processes change no bit of a generated image.
         num_workers: Processes that decode real images.
         cache, cache_dir: See `FeatureOptions`.
         progress: Show a progress bar?
@@ -119,19 +120,20 @@ def calc_metric(metric: str, **kwargs: Any) -> dnnlib.EasyDict:
     start = time.time()
     options = MetricOptions(**kwargs)
     definition = find_metric(metric)
+    _, at, centre = metric.partition('@')
+    facts: dict[str, Any] = {}
     with _full_precision():
         if isinstance(definition, Metric):
-            work = Evaluation(definition, options, centre=metric.partition('@')[2])
+            work = Evaluation(definition, options, centre)
             results, errors = _KINDS[definition.kind](work)
             facts = on_main(work.facts)
             if errors:
-                facts['std_err'] = errors
+                facts['std_err'] = {f'{name}{at}{centre}': value for name, value in errors.items()}
         else:
-            results, facts = distributed.broadcast_object(definition(options)), {}
-    suffix = metric.removeprefix(metric.partition('@')[0])
+            results = distributed.broadcast_object(definition(options))
     total_time = time.time() - start
     return dnnlib.EasyDict(
-        results=dnnlib.EasyDict({f'{name}{suffix}': float(value) for name, value in results.items()}),
+        results=dnnlib.EasyDict({f'{name}{at}{centre}': float(value) for name, value in results.items()}),
         metric=metric, total_time=total_time, total_time_str=dnnlib.util.format_time(total_time),
         num_gpus=distributed.world_size(), **facts)
 
@@ -199,7 +201,8 @@ class Evaluation:
         metric, options = self.metric, self.options
         self.device = options.device if options.device is not None else _device_of(options.G)
         self.features = FeatureOptions(
-            self.device, options.batch_size, options.cache, options.cache_dir, options.progress)
+            self.device, -(-options.batch_size // options.batch_gen) * options.batch_gen, options.cache,
+            options.cache_dir, options.progress)
         self.detector = options.detector or load_detector(metric, options.weights, self.device)
         assert self.detector.name == metric.detector, f'{metric.name} through the detector {self.detector.name}'
         centres = self._centres(self.centre)

@@ -61,11 +61,10 @@ class Linear(torch.nn.Module):
         return (ws[:, 0].double() @ self.A).reshape(-1, 3, 16, 16)
 
 
-@pytest.mark.parametrize('space', ['w'])
-def test_a_linear_generator_has_the_length_of_its_columns(space):
+def test_a_linear_generator_has_the_length_of_its_columns():
     G = Linear()
-    z, c, t = paths(50)
-    distances = path_distances(G, lambda x: x.flatten(1) / 127.5, z.double(), c, t * 0, {}, space)
+    z, c, t = (values.double() for values in paths(50))
+    distances = path_distances(G, lambda x: x.flatten(1) / 127.5, z, c, t * 0, {})
     expected = ((z[:, 1] - z[:, 0]).double() @ G.A).square().sum(dim=1)
     torch.testing.assert_close(distances, expected, rtol=1e-6, atol=0)
 
@@ -81,7 +80,8 @@ def test_a_constant_generator_has_length_zero():
 def test_the_step_size_does_not_matter_on_a_smooth_generator(space):
     G = make_generator()
     z, c, t = paths(6)
-    small, large = (path_distances(G, lambda x: x.flatten(1) / 255, z, c, t, {}, space, epsilon=e) for e in (1e-4, 1e-3))
+    small, large = (path_distances(G, lambda x: x.flatten(1) / 255, z, c, t, {}, space, epsilon=epsilon)
+                    for epsilon in (1e-4, 1e-3))
     assert small.min() > 0
     torch.testing.assert_close(small, large, rtol=0.05, atol=0)
 
