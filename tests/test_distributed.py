@@ -147,6 +147,11 @@ def check_broadcast(rank):
     for tensor, expected in zip(held, [*Small(0.).parameters(), *Small(0.).buffers()]):
         assert torch.equal(tensor, expected) and tensor.stride() == expected.stride()
     assert module.weight.requires_grad and not module.frozen.requires_grad
+    single = torch.nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        single.weight.fill_(rank + 1)
+    distributed.broadcast_module_(single)
+    assert (single.weight == 1).all() and single.weight.requires_grad
 
 
 def check_equality(rank):
