@@ -76,6 +76,13 @@ def test_aligned_maps_are_reflected_and_then_empty_where_the_image_is():
     assert torch.equal(moved[sure], shown[sure] > 0.5) and sure.float().mean() > 0.75
 
 
+@pytest.mark.parametrize('share', [0.02, 0.1, 0.37])
+def test_aligned_maps_do_not_fade_at_their_reflected_borders(share):
+    pipe = make_pipe(xfrac=1, xfrac_std=share)
+    draw = pipe.draw((1, 1, 64, 64), debug_percentile=(1 + math.erf(1)) / 2)    # Shifts by this share.
+    torch.testing.assert_close(pipe.warp(torch.ones(1, 1, 16, 16), draw), torch.ones(1, 1, 16, 16), rtol=0, atol=1e-5)
+
+
 def test_aligned_maps_have_the_transposed_warp_as_derivative():
     pipe = make_pipe(**PIPES['bg'])
     draw = pipe.draw((2, 3, 16, 16))
