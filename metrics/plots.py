@@ -54,10 +54,11 @@ def svg(curves: Mapping[str, Curve]) -> str:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Three to seven round numbers that span [low, high]."""
-    span = high - low or abs(high) or 1
-    power = 10 ** math.floor(math.log10(span / 3))
-    step = next(power * m for m in (1, 2, 5, 10) if span / (power * m) <= 5)
+    """A few round numbers, at least two, that span [low, high]."""
+    if low == high:
+        high = low + (abs(low) or 1)
+    power = 10 ** math.floor(math.log10((high - low) / 3))
+    step = next(power * m for m in (1, 2, 5, 10) if (high - low) / (power * m) <= 5)
     return [i * step for i in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
