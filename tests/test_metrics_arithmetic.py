@@ -4,6 +4,7 @@ import pytest
 import scipy.linalg
 import torch
 from fixture_data import case_ids
+from metric_tools import external, features
 
 from metrics.frechet import frechet_distance
 from metrics.inception_score import inception_score
@@ -227,6 +228,28 @@ class TestPrecisionRecall:
             precision_recall(self.REAL, self.GEN, k=3)
         with pytest.raises(MetricError, match='NaN'):
             density_coverage(self.REAL, self.GEN.log10().sub(10).sqrt(), k=1)
+
+
+@pytest.mark.parametrize('case', external()['distances'], ids=['more samples than features', 'fewer'])
+class TestOtherPrograms:
+    """The numbers that pytorch-fid and torch-fidelity give for the same features, to 1e-6."""
+
+    def test_frechet_distance(self, case):
+        real, gen = (Moments.of(features(*case[side])) for side in ('real', 'gen'))
+        assert frechet_distance(real, gen) == pytest.approx(case['pytorch_fid'], rel=1e-6)
+        assert frechet_distance(real, gen) == pytest.approx(case['torch_fidelity_fid'], rel=1e-6)
+
+    def test_kernel_distance(self, case):
+        real, gen = features(*case['real']), features(*case['gen'])
+        assert kernel_distance(real, gen)[0] == pytest.approx(case['torch_fidelity_kid'], rel=1e-6)
+
+    def test_precision_and_recall(self, case):
+        real, gen = features(*case['real']), features(*case['gen'])
+        assert precision_recall(real, gen) == pytest.approx(case['torch_fidelity_precision_recall'], rel=1e-6)
+
+    def test_inception_score(self, case):
+        score = inception_score(3 * features(*case['gen']))
+        assert score == pytest.approx(case['torch_fidelity_inception_score_of_3_gen'], rel=1e-6)
 
 
 class TestInceptionScore:

@@ -1,5 +1,6 @@
 """The detectors compute what the published networks compute, and their weights are found, checked, or asked for."""
 import hashlib
+import io
 import re
 from pathlib import Path
 
@@ -8,13 +9,16 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
-from metric_tools import external, random_images, random_state
+from metric_tools import dataset_kwargs, external, random_images, random_state, read_images
 
 import dnnlib.util
 from metrics import detectors, weights
 from metrics.detector import embedding_of_maps
 from metrics.efficientnet_lite import EfficientNetLite0
+from metrics.frechet import frechet_distance
 from metrics.inception import Inception
+from metrics.kernel import kernel_distance
+from metrics.moments import Moments
 from metrics.names import MetricError, find_metric
 from metrics.resize import bicubic, resize, tf1_bilinear
 from metrics.vgg16 import VGG16
@@ -144,6 +148,57 @@ class TestEfficientNetLite:
         assert (small.name, small.size, small.resize_rule) == ('efflite0_64px', 64, 'antialiased bicubic to 64x64')
         assert small.sha256 == weights.WEIGHTS['efflite0'].files[0].sha256
         assert not any(parameter.requires_grad for parameter in small.parameters()) and not small.training
+
+
+@pytest.fixture(scope='module')
+def pictures():
+    """200 bundled images, uint8 [200, 3, 32, 32]."""
+    path = Path(__file__).parent.parent / 'datasets' / 'emoji-faces-noto-32.zip'
+    return read_images(dataset_kwargs(path))[0][::4][:200]
+
+
+def blurred(images, strength):
+    kernel = torch.exp(-torch.arange(-6., 7).square() / (2 * strength ** 2))
+    kernel = kernel / kernel.sum()
+    x = F.pad(images.float(), [6, 6, 6, 6], mode='replicate')
+    for weight in (kernel.reshape(1, 1, 13, 1), kernel.reshape(1, 1, 1, 13)):
+        x = F.conv2d(x, weight.repeat(3, 1, 1, 1), groups=3)
+    return x.round().to(torch.uint8)
+
+
+def noisy(images, strength):
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    return (images + strength * noise).clamp(0, 255).to(torch.uint8)
+
+
+def jpeg(images, quality):
+    def one(image):
+        file = io.BytesIO()
+        PIL.Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, 'jpeg', quality=quality)
+        return np.asarray(PIL.Image.open(file))
+    return torch.from_numpy(np.stack([one(image) for image in images])).permute(0, 3, 1, 2)
+
+
+def mixed(images, share):
+    """That share of the images replaced by random ones."""
+    num = int(share * len(images))
+    return torch.cat([random_images(0, num, 32, 32), images[num:]])
+
+
+@pytest.mark.parametrize(('corrupt', 'strengths'), [
+    (blurred, [0.4, 0.8, 1.6]), (noisy, [8, 16, 32]), (jpeg, [80, 40, 10]), (mixed, [0.05, 0.1, 0.2])])
+def test_distances_rise_with_corruption(pictures, corrupt, strengths):
+    detector = detectors.load_detector(find_metric('fd_efflite0_64px'), WeightOptions(), 'cpu')
+
+    def features(images):
+        with torch.no_grad():
+            return detector(images, ['s4', 'pool'])
+    clean, others = features(pictures), [features(corrupt(pictures, strength)) for strength in strengths]
+    moments = [Moments.of(f['s4']) for f in (clean, *others)]
+    frechet = [frechet_distance(moments[0], m) for m in moments]
+    kernel = [kernel_distance(clean['pool'], f['pool'])[0] for f in (clean, *others)]
+    for distances in (frechet, kernel):
+        assert all(a < b for a, b in zip(distances, distances[1:])), distances
 
 
 class FakeTorchScript(torch.nn.Module):
