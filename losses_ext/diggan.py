@@ -73,8 +73,9 @@ class DigGAN(Regularizer):
         mean = self._means.get(name)
         return norms if mean is None else torch.lerp(norms, mean, self.options.ema)
 
-    def begin_stage(self, stage):
-        self._means.reset()
+    def begin_stage(self, stage, seed, resumed):
+        if not resumed:
+            self._means.reset()
 
     def end_iteration(self, nimg, batch_idx):
         self._means.update()

@@ -38,7 +38,7 @@ class Options:
 
 
 class GGDR(Regularizer):
-    """Adds the decoder to D, and the term to its step on fakes. Further critics have none."""
+    """Adds the decoder to the first critic of every source, and the term to its step on fakes."""
     Options = Options
     through_fakes = True
 
@@ -47,7 +47,8 @@ class GGDR(Regularizer):
         self._resolutions = [int(res) for res in options.res.split(',')]
         game.tap_G.update(self._resolutions)
         game.tap_D = True
-        _graft_decoder(game.D, game.G.module.synthesis.channels, max(self._resolutions))
+        for critic in game.first_critics:
+            _graft_decoder(critic, game.G.module.synthesis.channels, max(self._resolutions))
 
     @classmethod
     def configure(cls, config, options):

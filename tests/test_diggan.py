@@ -4,13 +4,13 @@ import copy
 import pytest
 import torch
 from fixture_data import case_ids, load_net
-from step_fixtures import Reports, grad_norms, network, run_phase
+from step_fixtures import Reports, grad_norms, network
 from tiny import assert_same_bits, make_config, make_dataset, run_iterations
+from zoo_game import assert_sum, fakes, loss_gradients, make_batch, make_game, step_gradients
 
 from losses_ext.diggan import DigGAN, Options
 from training.augment import PIPES, AugmentPipe
 from training.loss import R1, Game, Phase, Player, StepContext, d_both, d_main
-from training.networks import Discriminator, Generator
 
 
 class Critic(torch.nn.Module):
@@ -252,7 +252,10 @@ def test_running_mean_pulls_the_norms():
     diggan.end_iteration(6, 2)
     other.load_state_dict(copy.deepcopy(diggan.state_dict()))
     assert torch.equal(gap(game, other, y_f, y_r), gap(game, diggan, y_f, y_r))
-    diggan.begin_stage(None)
+    expected = gap(game, diggan, y_f, y_r)
+    diggan.begin_stage(None, 0, resumed=True)
+    assert torch.equal(gap(game, diggan, y_f, y_r), expected)
+    diggan.begin_stage(None, 0, resumed=False)
     torch.testing.assert_close(gap(game, diggan, y_f, y_r), (norms(y_r) - norms(y_f)).square())
 
 
@@ -260,57 +263,39 @@ def test_running_mean_pulls_the_norms():
 # In the step
 
 
+BATCH = make_batch()
+
+
 def step_game(r1_gamma=0, augment=None, **options):
-    torch.manual_seed(1)
-    shape = dict(img_resolution=16, img_channels=3)
-    channels = dict(channel_base=256, channel_max=16)
-    G = Generator(z_dim=16, c_dim=3, w_dim=16, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=channels, **shape)
-    D = Discriminator(c_dim=3, mapping_kwargs=dict(num_layers=2), **channels, **shape)
-    game = Game(Player('G', lambda: G), Player('D', lambda: D), augment=augment, style_mixing_prob=0)
+    game = make_game(augment)
     game.regularizers = [R1(game, R1.Options(r1_gamma))] * (r1_gamma > 0)
     game.regularizers += [DigGAN(game, Options(**{'weight': 50.0, **options}))]
     return game
 
 
-def gradients(game, batch_idx=0, step=d_main, seed=2):
-    """Gradients of D in one micro-batch."""
-    torch.manual_seed(seed)
-    c = torch.eye(3)[torch.arange(4) % 3]
-    z, img = torch.randn([4, 16]), torch.rand([4, 3, 16, 16]) * 2 - 1
-    phase = Phase('D', step, [game.D], critic=game.D)
-    run_phase(game, phase, gen_z=z, gen_c=c, real_img=img, real_c=c, batch_idx=batch_idx)
-    return {name: 0 if p.grad is None else p.grad.clone() for name, p in game.D.module.named_parameters()}, z, img, c
-
-
 @pytest.mark.parametrize(('step', 'wrt'), [(d_main, 'aug'), (d_main, 'image'), (d_both, 'aug')])
 def test_gradient_is_that_of_the_base_plus_the_formula(step, wrt):
     game = step_game(wrt=wrt, r1_gamma=5 if step is d_both else 0, interval=1)
-    total, z, img, c = gradients(game, step=step)
+    total = step_gradients(game, step, BATCH)
     del game.regularizers[-1]
-    base, *_ = gradients(game, step=step)
-    D = game.D.module.requires_grad_(True)
-    D.zero_grad()
+    base = step_gradients(game, step, BATCH)
     norms = []
-    with torch.no_grad():
-        fake = game.G.module(z, c)
-    for x in (img.clone(), fake):
-        grad, = torch.autograd.grad(D(x.requires_grad_(), c).sum(), [x], create_graph=True)
+    for x, c in ((BATCH['real_img'].clone(), BATCH['real_c']), (fakes(game, BATCH), BATCH['gen_c'])):
+        grad, = torch.autograd.grad(game.D.module(x.requires_grad_(), c).sum(), [x], create_graph=True)
         norms.append(grad.square().sum([1, 2, 3]).sqrt())
-    (50 * (norms[0] - norms[1]).square()).mean().backward()
-    for name, p in D.named_parameters():
-        expected = base[name] + (0 if p.grad is None else p.grad)
-        torch.testing.assert_close(total[name], expected, rtol=1e-4, atol=1e-6, msg=name)
+    assert_sum(total, base, loss_gradients(game, (50 * (norms[0] - norms[1]).square()).mean()))
     assert all(p.grad is None for p in game.G.module.parameters())
 
 
 def test_dg7_interval_counts_as_often_as_it_skips():
     every, fourth = step_game(interval=1), step_game(interval=4)
-    one = sum(gradients(every, batch_idx)[0]['b4.fc.weight'] for batch_idx in range(4))
-    other = sum(gradients(fourth, batch_idx)[0]['b4.fc.weight'] for batch_idx in range(4))
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    skipped = gradients(fourth, batch_idx=3)[0]['b4.fc.weight']
+    of_every = [step_gradients(every, d_main, BATCH, batch_idx=k) for k in range(4)]
+    of_fourth = [step_gradients(fourth, d_main, BATCH, batch_idx=k) for k in range(4)]
+    for name in of_every[0]:
+        torch.testing.assert_close(sum(grads[name] for grads in of_every), sum(grads[name] for grads in of_fourth),
+                                   rtol=1e-4, atol=1e-5)
     fourth.regularizers = []
-    assert torch.equal(skipped, gradients(fourth, batch_idx=3)[0]['b4.fc.weight'])
+    assert_same_bits(of_fourth[3], step_gradients(fourth, d_main, BATCH))
 
 
 @pytest.mark.parametrize('batch_idx', [0, 1])
@@ -318,7 +303,7 @@ def test_verdicts_of_the_main_step_are_used(batch_idx):
     """No critic pass beyond the two of the base."""
     game, passes = step_game(augment=AugmentPipe(**PIPES['bgc']), interval=4), []
     game.D.module.register_forward_hook(lambda *_: passes.append(1))
-    gradients(game, batch_idx)
+    step_gradients(game, d_main, BATCH, batch_idx=batch_idx)
     assert len(passes) == 2
 
 
@@ -345,9 +330,10 @@ def test_run_resumes_exactly(tmp_path):
 def test_weight_0_changes_no_bit(tmp_path):
     data = make_dataset(tmp_path / 'data.zip')
     config = diggan_config(data, options=dict(weight=0.0))
-    _, off = run_iterations(config, 2)
+    run, off = run_iterations(config, 2)
     _, base = run_iterations({**config, 'regularizers': {}}, 2)
     assert_same_bits(off, base)
+    assert not any(isinstance(r, DigGAN) for r in run.game.regularizers)
 
 
 def configure(gamma=1.0, **options):

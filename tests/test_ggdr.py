@@ -283,12 +283,16 @@ def test_float16_maps_are_compared_in_float32():
     assert maps[8].dtype == torch.float32 and _cosine_distance(maps[8], torch.randn_like(maps[8])).isfinite().all()
 
 
-def test_further_critics_have_no_decoder_and_no_term():
-    game = make_game('16')
+def test_first_critic_of_every_source_has_a_decoder_and_no_other():
+    shape = dict(c_dim=0, **CHANNELS, **SMALL)
+    G = Generator(z_dim=16, w_dim=16, c_dim=0, mapping_kwargs=dict(num_layers=1), synthesis_kwargs=CHANNELS, **SMALL)
+    game = Game(Player('G', lambda: G), Player('D', lambda: Discriminator(**shape)))
+    game.add_critic('D_1', source=1)
+    ggdr = GGDR(game, Options(res='8'))
     twin = game.add_critic('D2')
-    twin.module = copy.deepcopy(twin.module)
+    assert [critic.grafts for critic in game.critics.values()] == [['b8_dec'], ['b8_dec'], []]
     ctx = StepContext(game, Phase('D2main', d_main, [twin], critic=twin), None, **context())
-    assert game.regularizers[0].d_fake(ctx) is None
+    assert ggdr.d_fake(ctx) is None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

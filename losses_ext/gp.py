@@ -1,0 +1,63 @@
+"""Gradient penalty centred at one, as of WGAN-GP [Gulrajani et al. 2017, arXiv:1704.00028, equation 3].
+
+    L = weight * (||grad D(x)|| - 1)^2      x = u x_r + (1 - u) x_f, u uniform in 0..1
+
+x_r: the i-th real, x_f: the i-th fake, both before augmentation and constants.
+"""
+import sys
+from dataclasses import dataclass, replace
+
+import torch
+
+from dnnlib.option import option
+from torch_utils import training_stats
+from training.loss import Game, Regularizer, StepContext
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the gradient penalty."""
+    weight: float = option(10.0, 'Strength of the gradient penalty.')
+    interval: int | None = option(None, 'Act on every k-th iteration, and count k-fold then; none: where R1 would act.')
+
+
+class GradientPenalty(Regularizer):
+    """Acts in a critic's lazy step, or, with an interval of its own, in its main step."""
+    Options = Options
+
+    def __init__(self, game: Game, options: Options):
+        super().__init__(game, options)
+        is_lazy = options.interval in (None, game.D.reg_interval)
+        self.sites = {'d_reg_pair'} if is_lazy else {'d_fake'}
+        self.interval = 1 if is_lazy else options.interval
+
+    @classmethod
+    def configure(cls, config, options):
+        interval = config['D_reg_interval'] if options.interval is None else options.interval
+        if not options.weight >= 0:
+            raise ValueError(f'--gp_weight={options.weight:g}: must not be negative')
+        if interval is not None and interval < 1:
+            raise ValueError(f'--gp_interval={interval}: must be at least 1')
+        if config['loss_kwargs']['r1_gamma'] > 0:
+            raise ValueError('--reg_type=gp wants gradients of length 1, R1 wants none: give --gamma=0')
+        if config['regularizers'].get('r2', {'gamma': 0})['gamma'] > 0:
+            raise ValueError('--reg_type=gp wants gradients of length 1, r2 wants none: leave out one of them')
+        if 'diggan' in config['regularizers']:
+            print('Warning: --reg_type=diggan,gp: gp alone makes gradients equally long.', file=sys.stderr)
+        return replace(options, interval=interval)
+
+    def d_reg_pair(self, ctx):
+        return self._penalty(ctx)
+
+    def d_fake(self, ctx):
+        return self._penalty(ctx)
+
+    def _penalty(self, ctx: StepContext):
+        u = torch.rand([len(ctx.real_img), 1, 1, 1], device=ctx.real_img.device, generator=ctx.rng('gp'))
+        img = ctx.gen.img.detach().lerp(ctx.real_img, u)                            # [N,C,H,W]
+        verdict = self.game.judge(ctx, ctx.critic, img, ctx.real_c, f'aug_gp/{ctx.critic.name}', leaf='img')
+        norms = verdict.input_grad().flatten(1).norm(dim=1)                         # [N]
+        penalty = (norms - 1).square()
+        training_stats.report(f'Loss/gp/norm{ctx.critic.suffix}', norms)
+        training_stats.report(f'Loss/gp/penalty{ctx.critic.suffix}', penalty)
+        return self.options.weight * penalty

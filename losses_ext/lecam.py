@@ -1,0 +1,82 @@
+"""LeCam regularization [Tseng et al. 2021, arXiv:2104.03310].
+
+The critic's logits must not run away from what it used to say of the other kind:
+
+    L = weight * ( max(a_r - e_f, 0)^2 + max(e_r - a_f, 0)^2 )
+
+a_r, a_f: logits of reals and fakes; e_r, e_f: their running means, constants.
+"""
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import relu
+
+from dnnlib.option import option
+from torch_utils import training_stats
+from training.adversarial import ADVERSARIAL
+from training.loss import Game, Regularizer, StepContext
+from training.running_mean import RunningMeans
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of LeCam."""
+    weight: float = option(3e-7, 'Strength of LeCam.')
+    decay: float = option(0.99, 'Share of the old mean that an iteration leaves.')
+    start: int = option(1000, 'Iterations that only the means are followed.')
+
+
+class LeCam(Regularizer):
+    """Adds one part to each critic's step on fakes, the other to that on reals."""
+    Options = Options
+    through_fakes = True
+
+    def __init__(self, game: Game, options: Options):
+        super().__init__(game, options)
+        self._means = RunningMeans(options.decay, next(game.D.module.parameters()).device)
+
+    @classmethod
+    def configure(cls, config, options):
+        game = config['loss_kwargs']['game']
+        if ADVERSARIAL[game].paired:
+            raise ValueError(f'--reg_type=lecam holds logits in place, but --loss={config["loss"]} plays the {game} '
+                             f'game, which lets them drift: leave out one of them')
+        if not options.weight >= 0:
+            raise ValueError(f'--lecam_weight={options.weight:g}: must not be negative')
+        if not 0 <= options.decay < 1:
+            raise ValueError(f'--lecam_decay={options.decay:g}: must be at least 0 and less than 1')
+        if options.start < 0:
+            raise ValueError(f'--lecam_start={options.start}: must not be negative')
+        return options
+
+    def d_fake(self, ctx):
+        e_r = self._follow(ctx, 'fake', ctx.fake.logits, against='real')
+        return None if e_r is None else self._term(ctx, 'fake', e_r - ctx.fake.logits)
+
+    def d_real(self, ctx):
+        e_f = self._follow(ctx, 'real', ctx.real.logits, against='fake')
+        return None if e_f is None else self._term(ctx, 'real', ctx.real.logits - e_f)
+
+    def _follow(self, ctx: StepContext, kind: str, logits: Tensor, against: str) -> Tensor | None:
+        """Moves the mean of one kind of logits; returns that of the other, once it has been followed long enough."""
+        self._means.add(f'{ctx.critic.name}/{kind}', logits)
+        other = f'{ctx.critic.name}/{against}'
+        return self._means.get(other) if self._means.num_updates(other) >= self.options.start else None
+
+    def _term(self, ctx: StepContext, kind: str, excess: Tensor) -> Tensor:
+        term = relu(excess).square()                                                # [N]
+        training_stats.report(f'Loss/lecam/{kind}{ctx.critic.suffix}', term)
+        return self.options.weight * term
+
+    def begin_stage(self, stage, seed, resumed):
+        if not resumed:
+            self._means.reset()
+
+    def end_iteration(self, nimg, batch_idx):
+        self._means.update()
+
+    def state_dict(self):
+        return self._means.state_dict()
+
+    def load_state_dict(self, state):
+        self._means.load_state_dict(state)

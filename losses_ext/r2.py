@@ -1,0 +1,61 @@
+"""Gradient penalty on fakes, R2 [Mescheder et al. 2018, arXiv:1801.04406].
+
+    L = gamma/2 * ||grad_x D(x)||^2         x: a fake before augmentation, a constant
+
+Same as R1, which is on reals; together they make a critic flat on both sides.
+"""
+import sys
+from dataclasses import dataclass, replace
+
+from dnnlib.option import option
+from torch_utils import training_stats
+from training.loss import Game, Regularizer, StepContext, Verdict
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of R2."""
+    gamma: float | None = option(None, 'Strength of R2; none: as --gamma.')
+    interval: int | None = option(None, 'Act on every k-th iteration, and count k-fold then; none: together with R1.')
+
+
+class R2(Regularizer):
+    """Acts in a critic's lazy step, or, with an interval of its own, in its main step."""
+    Options = Options
+    leaf = 'img'
+
+    def __init__(self, game: Game, options: Options):
+        super().__init__(game, options)
+        is_lazy = options.interval in (None, game.D.reg_interval)
+        self.sites = {'d_reg_pair'} if is_lazy else {'d_pair'}
+        self.interval = 1 if is_lazy else options.interval
+
+    @classmethod
+    def is_off(cls, options):
+        return options.gamma == 0
+
+    @classmethod
+    def configure(cls, config, options):
+        gamma = config['loss_kwargs']['r1_gamma']
+        if options.gamma is None and gamma == 0:
+            raise ValueError('--r2_gamma is that of R1 unless given, and --gamma is 0: give --r2_gamma')
+        gamma = gamma if options.gamma is None else options.gamma
+        interval = config['D_reg_interval'] if options.interval is None else options.interval
+        if not gamma >= 0:
+            raise ValueError(f'--r2_gamma={gamma:g}: must not be negative')
+        if interval is not None and interval < 1:
+            raise ValueError(f'--r2_interval={interval}: must be at least 1')
+        if 'diggan' in config['regularizers']:
+            print('Warning: --reg_type=diggan,r2: R1 and R2 together leave little for DigGAN to do.', file=sys.stderr)
+        return replace(options, gamma=gamma, interval=interval)
+
+    def d_reg_pair(self, ctx):
+        return self._penalty(ctx, self.game.judge_fakes(ctx, ctx.critic, leaf='img', report=False))
+
+    def d_pair(self, ctx):
+        return self._penalty(ctx, ctx.fake)
+
+    def _penalty(self, ctx: StepContext, fake: Verdict):
+        penalty = fake.input_grad().square().sum([1, 2, 3])                         # [N]
+        training_stats.report(f'Loss/r2/penalty{ctx.critic.suffix}', penalty)
+        return penalty * (self.options.gamma / 2)

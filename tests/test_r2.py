@@ -1,0 +1,124 @@
+"""R2: its gradient, where it acts, resuming, options."""
+import copy
+
+import pytest
+import torch
+from tiny import assert_same_bits, make_config, make_dataset, run_iterations
+from zoo_game import STREAMS, assert_sum, fakes, loss_gradients, make_batch, make_game, step_gradients
+
+from losses_ext.r2 import R2, Options
+from training import setup
+from training.augment import AugmentPipe
+from training.loss import R1, d_both, d_main, d_reg
+
+BATCH = make_batch()
+
+
+def r2_game(augment=None, reg_interval=16, r1_gamma=0, **options):
+    game = make_game(augment, reg_interval)
+    game.regularizers = [R1(game, R1.Options(r1_gamma))] * (r1_gamma > 0) + [R2(game, Options(**options))]
+    return game
+
+
+def penalty_gradients(game, weight, transform=lambda img: img):
+    """Gradients of weight/2 * mean ||grad_x D(T x)||^2, written out."""
+    x = fakes(game, BATCH).requires_grad_()
+    grad, = torch.autograd.grad(game.D.module(transform(x), BATCH['gen_c']).sum(), [x], create_graph=True)
+    return loss_gradients(game, weight / 2 * grad.square().sum([1, 2, 3]).mean())
+
+
+def test_gradient_of_the_lazy_step():
+    game = r2_game(gamma=3.0)
+    obtained = step_gradients(game, d_reg, BATCH, interval=16)
+    assert_sum(obtained, penalty_gradients(game, 3 * 16))
+    assert all(p.grad is None for p in game.G.module.parameters())
+
+
+def test_gradient_is_taken_before_augmentation():
+    augment = AugmentPipe(contrast=1)
+    game = r2_game(augment, gamma=3.0)
+    obtained = step_gradients(game, d_reg, BATCH)
+    draw = augment.draw((4, 3, 16, 16), generator=STREAMS.generator(0, 'D/0/0/aug_fake/D'))
+    assert_sum(obtained, penalty_gradients(game, 3, lambda img: augment.transform(img, draw)))
+
+
+@pytest.mark.parametrize(('step', 'options'), [
+    (d_both, dict(reg_interval=None)), (d_both, dict(reg_interval=None, r1_gamma=2.0)), (d_main, dict(interval=1))])
+def test_gradient_is_that_of_the_main_step_plus_the_formula(step, options):
+    game = r2_game(gamma=3.0, **options)
+    obtained = step_gradients(game, step, BATCH)
+    del game.regularizers[-1]
+    assert_sum(obtained, step_gradients(game, step, BATCH), penalty_gradients(game, 3))
+
+
+def test_interval_of_its_own_counts_as_often_as_it_skips():
+    game = r2_game(gamma=3.0, interval=4)
+    due = step_gradients(game, d_main, BATCH, batch_idx=4)
+    skipped = step_gradients(game, d_main, BATCH, batch_idx=5)
+    game.regularizers = []
+    base = step_gradients(game, d_main, BATCH)
+    assert_sum(due, base, penalty_gradients(game, 3 * 4))
+    assert_same_bits(skipped, base)
+
+
+@pytest.mark.parametrize(('options', 'sites'), [
+    ({}, {'d_reg_pair'}), (dict(interval=16), {'d_reg_pair'}), (dict(interval=8), {'d_pair'}),
+    (dict(reg_interval=None), {'d_reg_pair'}), (dict(reg_interval=None, interval=8), {'d_pair'})])
+def test_another_interval_than_that_of_the_lazy_step_moves_it_to_the_main_step(options, sites):
+    assert r2_game(gamma=1.0, **options).regularizers[-1].sites == sites
+
+
+def run_config(data, gamma=1.0, interval=16, **changes):
+    return make_config(data, regularizers=dict(r2=dict(gamma=gamma, interval=interval)), D_reg_interval=16, **changes)
+
+
+def test_lazy_step_exists_for_it_alone(tmp_path):
+    config = run_config(make_dataset(tmp_path / 'data.zip'))
+    config['loss_kwargs']['r1_gamma'] = 0
+    names = [phase.name for phase in setup.build(config, torch.device('cpu')).phases]
+    assert names == ['Gmain', 'Greg', 'Dmain', 'Dreg']
+
+
+@pytest.mark.parametrize('interval', [16, 2])
+def test_run_resumes_exactly(tmp_path, interval):
+    config = run_config(make_dataset(tmp_path / 'data.zip'), interval=interval, batch_gpu=2)
+    _, straight = run_iterations(config, 3)
+    _, half = run_iterations(config, 1)
+    _, resumed = run_iterations(config, 2, state=copy.deepcopy(half))
+    assert_same_bits(resumed, straight)
+
+
+def test_weight_0_changes_no_bit(tmp_path):
+    data = make_dataset(tmp_path / 'data.zip')
+    run, off = run_iterations(run_config(data, gamma=0), 1)
+    _, base = run_iterations(make_config(data), 1)
+    assert_same_bits(off, base)
+    assert not any(isinstance(r, R2) for r in run.game.regularizers)
+
+
+def configure(r1_gamma=2.0, others=(), **options):
+    config = dict(loss_kwargs=dict(r1_gamma=r1_gamma), D_reg_interval=16,
+                  regularizers={name: {} for name in (*others, 'r2')})
+    return R2.configure(config, Options(**options))
+
+
+def test_options_follow_r1():
+    assert configure() == Options(gamma=2.0, interval=16)
+    assert configure(gamma=0.5, interval=1) == Options(gamma=0.5, interval=1)
+    assert configure(r1_gamma=0, gamma=0.5).gamma == 0.5
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match='--r2_gamma is that of R1 .* give --r2_gamma'):
+        configure(r1_gamma=0)
+    with pytest.raises(ValueError, match='--r2_gamma=-1: must not be negative'):
+        configure(gamma=-1)
+    with pytest.raises(ValueError, match='--r2_interval=0: must be at least 1'):
+        configure(interval=0)
+
+
+def test_w2_diggan_is_warned_about(capsys):
+    configure()
+    assert capsys.readouterr().err == ''
+    configure(others=['diggan'])
+    assert 'Warning: --reg_type=diggan,r2' in capsys.readouterr().err
