@@ -10,11 +10,15 @@ import json
 import os
 import re
 import sys
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import click
 
 import losses_ext
+from training import resume
 from training.base_configs import CONFIG_NAMES, BaseConfig, base_config
 
 AUGMENT_PIPES = ('blit', 'geom', 'color', 'filter', 'noise', 'cutout', 'bg', 'bgc', 'bgcf', 'bgcfn', 'bgcfnc')
@@ -26,6 +30,11 @@ TRANSFER_NETS = {
     'celebahq256': 'celebahq-res256-mirror-paper256-kimg100000-ada-target0.5.pkl',
     'lsundog256': 'lsundog-res256-paper256-kimg100000-noaug.pkl',
 }
+
+
+NOT_OF_THE_RUN = ('outdir', 'dry_run', 'new', 'override')      # Options that say nothing about the run itself.
+FLAGS = ('dry_run', 'new', 'override', 'allow_partial')
+STOPPED = 75                # Exit status of a run that was asked to stop and can be continued (EX_TEMPFAIL).
 
 
 class UserError(click.UsageError):
@@ -89,16 +98,20 @@ Examples:
   train.py --outdir=runs --data=cats.zip --resume=ffhq256 --snap=10
   train.py --outdir=runs --data=cats.zip --dry-run          Print the configuration and stop.
 ''')
-@option('--outdir', metavar='DIR', required=True, group=GENERAL, help='Where the run gets a directory of its own.')
+@option('--outdir', metavar='DIR', group=GENERAL, help='Where the run gets a directory of its own.')
 @option('--gpus', type=int, metavar='INT', group=GENERAL, help='Processes, one per GPU; a power of two [default: 1]')
 @option('--snap', type=int, metavar='TICKS', group=GENERAL, help='Ticks between snapshots [default: 50; tiny: 5]')
 @option('--metrics', metavar='LIST', group=GENERAL, help='Metrics at each snapshot, or none [default: fid50k_full; tiny: none]')
 @option('--seed', type=int, metavar='INT', group=GENERAL, help='Random seed [default: 0]')
 @option('-n', '--dry-run', is_flag=True, group=GENERAL, help='Print the configuration and stop.')
-@option('--new', is_flag=True, group=GENERAL, help='Start anew; without it, the same command continues an unfinished run.')
+@option('--new', is_flag=True, group=GENERAL,
+        help='Start anew; without it, the same command continues an unfinished run.')
+@option('--override', is_flag=True, group=GENERAL, help='Continue a run although its settings or data have changed.')
+@option('--keep', metavar='LIST', group=GENERAL,
+        help='Saved states to keep: the newest NUMBER[,best][,every=KIMG] [default: 2,best]')
 @option('--data', metavar='PATH', group=DATA, help='Folder or zip of square images, all of one size.')
 @option('--cond', type=bool, metavar='BOOL', group=DATA, help='Learn the classes of the data set [default: no]')
-@option('--labels', type=click.Choice(['json', 'folders']), group=DATA, help='Where classes come from: dataset.json, or '
+@option('--labels-from', type=click.Choice(['json', 'folders']), group=DATA, help='Where classes come from: dataset.json, or '
         'the names of subfolders [default: json]')
 @option('--subset', type=int, metavar='INT', group=DATA, help='Train with that many images only [default: all]')
 @option('--mirror', type=bool, metavar='BOOL', group=DATA, help='Double the data by mirror images [default: no]')
@@ -117,13 +130,17 @@ Examples:
 @option('--loss', type=click.Choice(list(losses_ext.LOSSES)), group=METHODS, help='Adversarial game [default: logistic]')
 @option('--reg_type', metavar='LIST', group=METHODS, help=f'Methods: none, {", ".join(losses_ext.REG_TYPES)} [default: none]')
 @zoo_options
-@option('--resume', metavar='NET', group=TRANSFER, help=f'Start from a network: {", ".join(TRANSFER_NETS)}, a file or URL; '
-        'a run directory is continued [default: noresume]')
+@option('--init-from', metavar='NET', group=TRANSFER,
+        help=f'Fine-tune a network, with its architecture unless --cfg is given: {", ".join(TRANSFER_NETS)}, any '
+        'network file, URL or run directory')
+@option('--allow-partial', is_flag=True, group=TRANSFER, help='Fine-tune although the file has not all tensors.')
+@option('--resume', metavar='RUN|NET', group=TRANSFER, help='Continue the run in a directory; anything else starts '
+        'from the weights in a file as --init-from does, with the architecture of --cfg [default: noresume]')
 @option('--freezed', type=int, metavar='INT', group=TRANSFER, help='Freeze that many layers of D [default: 0]')
-@option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', group=SPEED, show_default=True,
-        help='Where to compute.')
-@option('--precision', type=click.Choice(['auto', 'fp32', 'fp16', 'bf16']), default='auto', group=SPEED, show_default=True,
-        help='Of the four highest resolutions; auto: fp16 on CUDA, fp32 elsewhere.')
+@option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), group=SPEED,
+        help='Where to compute [default: auto]')
+@option('--precision', type=click.Choice(['auto', 'fp32', 'fp16', 'bf16']), group=SPEED,
+        help='Of the four highest resolutions; auto is fp16 on CUDA, fp32 elsewhere [default: auto]')
 @option('--fp32', type=bool, metavar='BOOL', group=SPEED, help='The same as --precision=fp32 [default: no]')
 @option('--nhwc', type=bool, metavar='BOOL', group=SPEED, help='Channels-last memory in reduced precision [default: no]')
 @option('--nobench', type=bool, metavar='BOOL', group=SPEED, help='Without the cuDNN benchmark [default: no]')
@@ -131,33 +148,32 @@ Examples:
 @option('--workers', type=int, metavar='INT', group=SPEED, help='Processes that load images; 0: none [default: 3; tiny: 1]')
 def main(**options):
     """Train a generator of images with the techniques of StyleGAN2-ADA, and a zoo of losses for limited data."""
+    o = {key: value for key, value in options.items() if value is not None and not (key in FLAGS and not value)}
     try:
-        run_name, config = resolve(options)
+        config = continued_run(o) if os.path.isdir(o.get('resume', '')) else started_run(o)
     except OSError as error:
         raise UserError(f'--data: {error}') from error
-    config['run_dir'] = os.path.join(options['outdir'], f'{next_run_id(options["outdir"]):05d}-{run_name}')
-    run_dir, finished = (None, False) if options['new'] else unfinished_run(options['outdir'], run_name, config)
-    if run_dir is not None:
-        config['run_dir'] = str(run_dir)
     if is_main_process():
         print_config(config)
-    if finished:
-        click.echo(f'{run_dir} is finished; --new starts another run with the same options.')
+    if is_finished(config):
+        click.echo(f'{config["run_dir"]} is finished; --new starts another run with the same options.')
     elif options['dry_run']:
         click.echo('Dry run; nothing was written.')
     else:
-        start(config)
+        sys.exit(start(config))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # From options to a configuration: one function per group, in the order in which rules are checked
 
 
-def resolve(options: dict) -> tuple[str, dict]:
-    """(name of the run, configuration). Raises UserError with one sentence, OSError if the data cannot be opened."""
+def resolve(o: dict) -> tuple[str, dict]:
+    """(name of the run, configuration) for the options that were given.
+
+    Raises UserError with one sentence, OSError if the data cannot be opened.
+    """
     config: dict = {}
     names: list[str] = []
-    o = {key: value for key, value in options.items() if value is not None}
     gpus = o.get('gpus', int(os.environ.get('WORLD_SIZE', 1)))          # As torchrun says, if it does.
     require(gpus >= 1 and gpus & (gpus - 1) == 0, f'--gpus={gpus}: must be a power of two')
     require(o.get('snap', 1) >= 1, f'--snap={o.get("snap")}: must be at least 1')
@@ -170,6 +186,7 @@ def resolve(options: dict) -> tuple[str, dict]:
     names.append(f'{o.get("cfg", "auto")}{gpus if o.get("cfg", "auto") == "auto" else ""}')
     config['image_snapshot_ticks'] = config['network_snapshot_ticks'] = o.get('snap', base.snap)
     config['metrics'] = list(base.metrics) if metrics is None else metrics
+    config['keep'] = parse_keep(o.get('keep', '2,best'))
     config['data_loader_kwargs'] = dict(pin_memory=True, num_workers=base.workers, prefetch_factor=2)
     config.update(networks(base))
     resolve_base(o, base, gpus, config, names)
@@ -177,6 +194,9 @@ def resolve(options: dict) -> tuple[str, dict]:
     resolve_resume(o, config, names)
     resolve_speed(o, config)
     resolve_zoo(o, config, names)
+    if 'init_from' in o:
+        check_tensors(o, config)
+    config['command'] = {key: value for key, value in o.items() if key not in NOT_OF_THE_RUN}
     return '-'.join(names), config
 
 
@@ -198,21 +218,22 @@ def parse_metrics(text: str) -> list[str]:
 def resolve_data(o: dict, names: list[str]) -> dict:
     """{arguments of the data set, shape of its items}."""
     from training.dataset import ImageFolderDataset
-    labels_from = dict(labels_from=o['labels']) if 'labels' in o else {}
+    labels_from = dict(labels_from=o['labels_from']) if 'labels_from' in o else {}
     paths = data_paths(o)
-    shapes = {}
+    shapes, fingerprints = {}, []
     for path in paths:
-        dataset = ImageFolderDataset(path=path, use_labels=True, **labels_from)
+        dataset = ImageFolderDataset(path=path, use_labels=bool(o.get('cond')), **labels_from)
         dataset.require_trainable()
-        shapes[path] = dict(c_dim=dataset.label_dim if o.get('cond') else 0, img_resolution=dataset.resolution,
+        shapes[path] = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution,
                             img_channels=dataset.num_channels)
         require(shapes[path] == shapes[paths[0]],
                 f'the data sets of a run must have images and labels of one shape, but {path} has {shapes[path]} and '
                 f'{paths[0]} has {shapes[paths[0]]}')
         require(dataset.has_labels or not o.get('cond'),
                 f'--cond: {path} has no labels; put them in its dataset.json, or images of each class in a subfolder '
-                f'and give --labels=folders (docs/data.md)')
+                f'and give --labels-from=folders (docs/data.md)')
         names.append(dataset.name)
+        fingerprints.append(dataset.fingerprint())
         dataset.close()
     names[:] = ['+'.join(names)]
     kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=paths[0], use_labels=bool(o.get('cond')),
@@ -225,7 +246,8 @@ def resolve_data(o: dict, names: list[str]) -> dict:
         if o['subset'] < len(dataset):
             kwargs.update(max_size=o['subset'], random_seed=o.get('seed', 0))
     names += ['mirror'] * bool(o.get('mirror'))
-    return dict(data_paths=paths, training_set_kwargs=kwargs, data_shape=shapes[paths[0]])
+    return dict(data_paths=paths, data_fingerprints=fingerprints, training_set_kwargs=kwargs,
+                data_shape=shapes[paths[0]])
 
 
 def data_paths(o: dict) -> list[str]:
@@ -334,18 +356,66 @@ def resolve_augment(o: dict, config: dict, names: list[str]) -> None:
         config['augment_kwargs'] = dict(class_name='training.diffaugment.DiffAugment', policy=policy)
 
 
+def parse_keep(text: str) -> dict:
+    """--keep as plain data."""
+    from training.keep import Keep
+    try:
+        return asdict(Keep.parse(text))
+    except ValueError as error:
+        raise UserError(f'--keep={error}') from error
+
+
 def resolve_resume(o: dict, config: dict, names: list[str]) -> None:
-    """--resume, --freezed."""
-    resume = o.get('resume', 'noresume')
+    """--init-from, --resume, --freezed."""
+    net = o.get('resume', 'noresume')
+    require('init_from' not in o or net == 'noresume', '--init-from and --resume exclude each other')
+    require('init_from' in o or 'allow_partial' not in o, '--allow-partial has no effect without --init-from')
+    if 'init_from' in o:
+        source = o['init_from']
+        names.append(f'init{source if source in TRANSFER_NETS else "custom"}')
+        config.update(init_from=network_url(source), allow_partial='allow_partial' in o, ada_kimg=100, ema_rampup=None)
+        if 'cfg' not in o:
+            from training.transfer import adopt_architecture
+            adopt_architecture(config, load_networks(source))
     if 'resume' in o:
-        names.append(resume if resume == 'noresume' else f'resume{resume if resume in TRANSFER_NETS else "custom"}')
-    if resume != 'noresume':
-        config['resume_pkl'] = TRANSFER_URL + TRANSFER_NETS[resume] if resume in TRANSFER_NETS else resume
-        config.update(ada_kimg=100, ema_rampup=None)
+        names.append(net if net == 'noresume' else f'resume{net if net in TRANSFER_NETS else "custom"}')
+    if net != 'noresume':
+        click.echo(f'--resume={net} starts a new run from these weights. A run is continued by --resume=RUN_DIR, or '
+                   'by the same command.', err=True)
+        config.update(resume_pkl=network_url(net), ada_kimg=100, ema_rampup=None)
     if 'freezed' in o:
         require(o['freezed'] >= 0, f'--freezed={o["freezed"]}: must not be negative')
         names.append(f'freezed{o["freezed"]}')
         config['D_kwargs']['block_kwargs']['freeze_layers'] = o['freezed']
+
+
+def network_url(source: str) -> str:
+    """A file, URL or directory, from that or from a short name."""
+    return TRANSFER_URL + TRANSFER_NETS[source] if source in TRANSFER_NETS else source
+
+
+@cache
+def load_networks(source: str) -> dict:
+    """The networks that --init-from names."""
+    import legacy
+    from torch_utils.checkpoint import CheckpointError
+    try:
+        return legacy.load_network(network_url(source))
+    except (CheckpointError, OSError) as error:
+        raise UserError(f'--init-from: {error}') from error
+
+
+def check_tensors(o: dict, config: dict) -> None:
+    """Says how the networks of --init-from fit those of the run; refuses what fits in part, unless that is wanted."""
+    from training.transfer import compare
+    matches = compare(config, load_networks(o['init_from']))
+    if is_main_process():
+        for name, match in matches.items():
+            click.echo(f'--init-from: {name}: {match}.', err=True)
+    partial = [name for name, match in matches.items() if not match.is_complete]
+    require(not partial or 'allow_partial' in o,
+            f'--init-from={o["init_from"]}: not all tensors of {", ".join(partial)} are there; --allow-partial starts '
+            'with what matches and fresh values for the rest')
 
 
 def resolve_zoo(o: dict, config: dict, names: list[str]) -> None:
@@ -388,11 +458,11 @@ def zoo_default(method: str, field: str):
 def resolve_speed(o: dict, config: dict) -> None:
     """--device, --precision and the switches of the reference."""
     from torch_utils import distributed
-    distributed.check_device(o['device'], config['num_gpus'])
-    device = distributed.pick_device(o['device'])
-    precision = 'fp32' if o.get('fp32') else o['precision']
-    require(not (o.get('fp32') and o['precision'] in ('fp16', 'bf16')),
-            f'--fp32=1 and --precision={o["precision"]} contradict each other')
+    distributed.check_device(o.get('device', 'auto'), config['num_gpus'])
+    device = distributed.pick_device(o.get('device', 'auto'))
+    precision = 'fp32' if o.get('fp32') else o.get('precision', 'auto')
+    require(not o.get('fp32') or o.get('precision') in (None, 'auto', 'fp32'),
+            f'--fp32=1 and --precision={o.get("precision")} contradict each other')
     if precision == 'auto':
         precision = 'fp16' if device.type == 'cuda' else 'fp32'
     for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
@@ -407,7 +477,7 @@ def resolve_speed(o: dict, config: dict) -> None:
     require(workers >= 0, f'--workers={workers}: must not be negative')
     config['data_loader_kwargs'] = dict(pin_memory=device.type == 'cuda', num_workers=workers,
                                         prefetch_factor=2 if workers else None)
-    config.update(device=o['device'], cudnn_benchmark=not o.get('nobench', False),
+    config.update(device=o.get('device', 'auto'), cudnn_benchmark=not o.get('nobench', False),
                   allow_tf32=o.get('allow_tf32', False))
 
 
@@ -436,37 +506,100 @@ def print_config(config: dict) -> None:
     print(f'Dataset x-flips:    {data.get("xflip", False)}\n')
 
 
-def unfinished_run(outdir: str, run_name: str, config: dict) -> tuple[Path | None, bool]:
-    """(the latest run directory with this very configuration, or None; whether that run is through)."""
-    same = []
+def started_run(o: dict) -> dict:
+    """The configuration of a new run, or of the unfinished one that the same command has started before."""
+    require('outdir' in o, "Missing option '--outdir'.")
+    run_name, config = resolve(o)
+    config['run_dir'] = os.path.join(o['outdir'], f'{next_run_id(o["outdir"]):05d}-{run_name}')
+    earlier = earlier_runs(o['outdir'], run_name) if 'new' not in o else []
+    for run_dir, saved in earlier:
+        changes = resume.differences(saved, config)
+        if set(changes) <= {'data_fingerprints'}:
+            refuse_changes(run_dir, changes, 'override' in o)
+            config['run_dir'] = run_dir
+            return config
+    if earlier:
+        click.echo(f'A new run: {earlier[0][0]} has other settings ({resume.in_words(changes)}).', err=True)
+    return config
+
+
+def earlier_runs(outdir: str, run_name: str) -> list[tuple[str, dict]]:
+    """(directory, configuration) of all runs of this name, the latest first."""
+    found = []
     for entry in os.scandir(outdir) if os.path.isdir(outdir) else []:
         number, _, name = entry.name.partition('-')
-        options = Path(entry.path) / 'training_options.json'
-        if number.isdigit() and name == run_name and options.is_file():
-            saved = json.loads(options.read_text(encoding='utf-8'))
-            if {**saved, 'run_dir': None} == {**json.loads(json.dumps(config)), 'run_dir': None}:
-                same.append((int(number), Path(entry.path)))
-    if not same:
-        return None, False
-    run_dir = max(same)[1]
-    from torch_utils.state_file import load_meta
-    from training.launch import newest_state
-    state = newest_state(run_dir)
-    return run_dir, state is not None and load_meta(state)['finished']
+        if number.isdigit() and name == run_name and os.path.isfile(os.path.join(entry.path, resume.OPTIONS_FILE)):
+            found.append((int(number), entry.path))
+    return [(path, resume.saved_options(path)) for _, path in sorted(found, reverse=True)]
 
 
-def start(config: dict) -> None:
-    """Creates the run directory if need be, and runs the processes."""
+def continued_run(o: dict) -> dict:
+    """The configuration for going on in the directory that --resume names: as it was, but for options given now."""
+    run_dir = os.path.normpath(o['resume'])
+    try:
+        config = saved = resume.saved_options(run_dir)
+    except ValueError as error:
+        raise UserError(f'--resume: {error}; --init-from={run_dir} starts from the newest network in it') from error
+    given = {key: value for key, value in o.items() if key not in (*NOT_OF_THE_RUN, 'resume')}
+    if given:
+        config = resolve({**saved['command'], **given})[1]
+    else:
+        config = {**saved, **fingerprints_of(saved)}
+    refuse_changes(run_dir, resume.differences(saved, config), 'override' in o)
+    config['run_dir'] = run_dir
+    return config
+
+
+def fingerprints_of(config: dict) -> dict:
+    """The fingerprints of a run's data sets as they are now."""
+    from training.dataset import ImageFolderDataset
+    return dict(data_fingerprints=[ImageFolderDataset(path).fingerprint() for path in config['data_paths']])
+
+
+def refuse_changes(run_dir: str, changes: dict, override: bool) -> None:
+    """Says in what a run would go on differently; raises UserError unless that is wanted."""
+    if changes:
+        sentence = f'{run_dir} was started with other settings or data ({resume.in_words(changes)})'
+        require(override, f'{sentence}; --override continues all the same, --new starts another run')
+        click.echo(f'{sentence}; continuing all the same.', err=True)
+
+
+def is_finished(config: dict) -> bool:
+    """Is there nothing left to do in the run's directory?"""
+    if not os.path.isdir(config['run_dir']):
+        return False
+    from training.states import readable_states
+    for _, meta in readable_states(Path(config['run_dir'])):
+        return meta['finished'] and meta['config']['total_kimg'] >= config['total_kimg']
+    return False
+
+
+def start(config: dict) -> int:
+    """Creates the run directory if need be, and runs the processes; returns the exit status."""
+    from metrics.metric_main import evaluate
     from torch_utils import distributed
     from training.launch import train_process
-    run_dir = Path(config['run_dir'])
-    if is_main_process():
+
+    def run() -> None:
+        distributed.launch(train_process, config['num_gpus'], (config, evaluate))
+
+    if not is_main_process():
+        run()
+        return 0
+    with ExitStack() as stack:
         try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            (run_dir / 'training_options.json').write_text(json.dumps(config, indent=2), encoding='utf-8')
+            Path(config['run_dir']).mkdir(parents=True, exist_ok=True)
+            stack.enter_context(resume.locked(config['run_dir']))
+            resume.write_options(config)
+        except resume.BusyError as error:
+            raise click.ClickException(str(error)) from error
         except OSError as error:
-            raise click.ClickException(f'--outdir: cannot write {run_dir}: {error.strerror}') from error
-    distributed.launch(train_process, config['num_gpus'], (config,))
+            raise click.ClickException(f'--outdir: cannot write {config["run_dir"]}: {error.strerror}') from error
+        run()
+    if is_finished(config):
+        return 0
+    click.echo(f'Stopped and saved. The same command, or --resume={config["run_dir"]}, continues.')
+    return STOPPED
 
 
 def is_main_process() -> bool:

@@ -79,7 +79,7 @@ def gd_main(game, ctx, options: Options) -> None:
     extra = game.extra(0, ctx, 'g_main')
     terms, grads = [ctx.gen.img], [image_grad]
     if isinstance(extra, torch.Tensor):
-        terms.append(extra.mean())
+        terms.append(extra.mean() * ctx.share)
         grads.append(None)
     torch.autograd.backward(terms, grads, inputs=list(game.G.module.parameters()))
 

@@ -25,7 +25,10 @@ def load_state(path: str | os.PathLike) -> tuple[Any, dict[str, Any]]:
     """(state, meta) that `save_state` wrote, tensors on the CPU. Raises like `checkpoint.load`."""
     tensors, document = checkpoint.load(path)
     _check(document, path)
-    return _unpack(document['state'], tensors), document['meta']
+    try:
+        return _unpack(document['state'], tensors), document['meta']
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise checkpoint.CheckpointError(f'{path}: its description of the state is malformed') from error
 
 
 def load_meta(path: str | os.PathLike) -> dict[str, Any]:
@@ -41,6 +44,8 @@ def _check(document, path):
     if document.get('version') != VERSION:
         raise checkpoint.CheckpointError(f'{path}: state of format version {document.get("version")}, this program '
                                          f'reads {VERSION}')
+    if not isinstance(document.get('meta'), dict):
+        raise checkpoint.CheckpointError(f'{path}: its description of the run is missing')
 
 
 def _pack(value, name, tensors):

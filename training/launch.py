@@ -1,66 +1,117 @@
 """What each process of a training run does: log, device, build, restore, train."""
-import re
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import click
 import torch
 
 import dnnlib
 from torch_utils import distributed, misc, training_stats
-from torch_utils.state_file import load_state
-from training import setup
+from torch_utils.checkpoint import CheckpointError
+from training import setup, states
+from training.health import Diverged
+from training.storage import DatasetError
 from training.ticks import Ticks
 from training.training_loop import training_loop
 
+MAX_ROLLBACKS = 1
+STOP_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name)]
+STATE_FACTOR = 5        # A state (weights, two moments each, averages) and a snapshot, in multiples of all weights.
 
-def train_process(rank: int, config: dict) -> None:
-    """Runs on every rank, with the process group up."""
+
+def train_process(rank: int, config: dict, evaluate: Callable | None = None) -> None:
+    """Runs on every rank, with the process group up. `evaluate` as in `Ticks`.
+
+    Raises click.ClickException with one sentence, on all ranks, for what a user can do something about.
+    """
     config = distributed.broadcast_object(config)       # Under torchrun every rank made its own; one run has one.
     run_dir = Path(config['run_dir'])
     with dnnlib.util.Logger(run_dir / 'log.txt', file_mode='a'):
         device = distributed.pick_device(config['device'])
         training_stats.init_multiprocessing(rank, device if distributed.world_size() > 1 else None)
-        run = setup.build(config, device)
-        state_file = newest_state(run_dir)
-        if state_file is not None:
-            load_run(run, state_file)
-        elif config.get('resume_pkl'):
-            load_weights(run, config['resume_pkl'])
-        if rank == 0 and state_file is None:
-            print_networks(run)
-        training_loop(run, Ticks(config, run_dir, device, stop_on_signals(), resumed=state_file is not None))
+        wants_stop = stop_on_signals()
+        try:
+            failing = train(config, run_dir, device, wants_stop, evaluate)
+        except (CheckpointError, DatasetError, states.NoSpaceError) as error:
+            raise click.ClickException(str(error)) from error
+        if failing:
+            raise click.ClickException('training is over, but not everything could be written: ' + '; '.join(
+                f'{what} ({why})' for what, why in failing.items()))
 
 
-def newest_state(run_dir: Path) -> Path | None:
-    """The state that a run was last saved in, or None."""
-    found = [(int(match[1]), path) for path in run_dir.iterdir()
-             if (match := re.fullmatch(r'training-state-(\d+)\.safetensors', path.name))]
-    return max(found)[1] if found else None
+def train(config: dict, run_dir: Path, device: torch.device, wants_stop: Callable, evaluate: Callable | None) -> dict:
+    """Trains to the end or until asked to stop; a run that diverges goes back to its last state, once.
+
+    Returns the services that did not work in the end, {what: why}.
+    """
+    rollbacks = 0
+    while True:
+        run, ticks_state = start_or_continue(config, run_dir, device, rollbacks)
+        ticks = Ticks(config, run_dir, device, wants_stop, ticks_state, evaluate)
+        try:
+            training_loop(run, ticks)
+        except Diverged as error:
+            if run.rollbacks >= MAX_ROLLBACKS:
+                raise click.ClickException(
+                    f'the run diverges at {run.nimg / 1000:.1f} kimg, again: {error}. The saved states are sound. '
+                    'Likely cures: --precision=fp32 (or bf16), a larger --gamma, another --seed.') from error
+            rollbacks = run.rollbacks + 1
+            if distributed.rank() == 0:
+                print(f'The run diverges at {run.nimg / 1000:.1f} kimg: {error}. Going back to the last saved '
+                      'state, with the training images in another order.', flush=True)
+            ticks.end(run)
+            continue
+        return distributed.broadcast_object(ticks.services.failing)
 
 
-def load_run(run: setup.Run, path: Path) -> None:
-    """Puts a run where it was when `path` was written."""
-    state, meta = load_state(path)
-    if distributed.rank() == 0:
-        print(f'Continuing from {path} at {meta["nimg"] / 1000:.1f} kimg.')
-    if len(state['ranks']) != distributed.world_size():
-        if distributed.rank() == 0:
-            print(f'The run had {len(state["ranks"])} processes, now it has {distributed.world_size()}: it goes on, '
+def start_or_continue(
+    config: dict, run_dir: Path, device: torch.device, rollbacks: int,
+) -> tuple[setup.Run, dict | None]:
+    """(the run where it was last saved or at its start, what its `Ticks` are to continue with)."""
+    run = setup.build(config, device)
+    is_main = distributed.rank() == 0
+    if is_main:
+        weights = sum(states.num_bytes(player.module.state_dict()) for player in run.game.players)
+        states.require_space(run_dir, STATE_FACTOR * weights, 'this run')
+    loaded = {}
+
+    def apply(state, meta):
+        here, there = distributed.world_size(), len(state['ranks'])
+        run.load_state_dict(state['run'], state['ranks'][distributed.rank() if here == there else 0])
+        loaded.update(ticks=state['ticks'], num_ranks=there)
+
+    meta = states.restore_newest(run_dir, apply)
+    if meta is not None:
+        if is_main:
+            print(f'Continuing at {run.nimg / 1000:.1f} kimg.')
+        if is_main and loaded['num_ranks'] != distributed.world_size():
+            print(f'The run had {loaded["num_ranks"]} processes, now it has {distributed.world_size()}: it goes on, '
                   'but not bit for bit as it would have.')
-        state['ranks'] = [state['ranks'][0]] * distributed.world_size()
-    run.load_state_dict(state['run'], state['ranks'][distributed.rank()])
+    elif config.get('init_from'):
+        load_weights(run, config['init_from'], config['allow_partial'])
+    elif config.get('resume_pkl'):
+        load_weights(run, config['resume_pkl'])
+    if meta is None and is_main:
+        print_networks(run)
+    if rollbacks:
+        run.rollbacks, run.reals = rollbacks, None
+    return run, loaded.get('ticks')
 
 
-def load_weights(run: setup.Run, source: str) -> None:
-    """Starts from the weights in a network file or URL."""
+def load_weights(run: setup.Run, source: str, allow_partial: bool = False) -> None:
+    """Starts from the weights in a network file, URL or run directory."""
     import legacy
     networks = {}
     if distributed.rank() == 0:
         print(f'Starting from {source}')
-        with dnnlib.util.open_url(source) as file:
-            networks = legacy.load_network_pkl(file)
-    setup.init_from(run, networks)
+        networks = legacy.load_network(source)
+    try:
+        setup.init_from(run, networks, allow_partial)
+    except ValueError as error:
+        raise click.ClickException(f'{source} does not fit the networks of this run: {error}; --init-from={source} '
+                                   'takes their architecture from the file') from error
 
 
 def print_networks(run: setup.Run) -> None:
@@ -73,17 +124,17 @@ def print_networks(run: setup.Run) -> None:
 
 
 def stop_on_signals():
-    """Makes the first SIGINT or SIGTERM a request to stop after this iteration; returns how to ask for it.
+    """Makes the first SIGINT, SIGTERM or SIGUSR1 a request to save and stop after this iteration; returns how to ask.
 
-    A second signal ends the process at once.
+    A second one of the same kind ends the process at once.
     """
     asked = []
 
     def ask(number, frame):
         asked.append(number)
         signal.signal(number, signal.SIG_DFL)
-        print('\nStopping after this iteration; once more to stop at once.', file=sys.stderr, flush=True)
+        print('\nSaving and stopping after this iteration; once more to stop at once.', file=sys.stderr, flush=True)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, ask)
     return lambda: bool(asked)

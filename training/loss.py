@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from torch_utils import training_stats
+from torch_utils.randomness import Streams
 from training.adversarial import ADVERSARIAL, Adversarial
 
 SITES = ('g_main', 'g_reg', 'd_fake', 'd_real', 'd_pair', 'd_reg', 'd_reg_pair')
@@ -36,7 +37,7 @@ class Player:
     """
 
     def __init__(self, name: str, make_module: Callable[[], torch.nn.Module], make_optimizer=None, reg_interval=None,
-                 view=None):
+                 view=None, seed: int | None = None):
         self.name = name
         self.reg_interval = reg_interval
         self.view = view
@@ -46,7 +47,7 @@ class Player:
         self._make_module = make_module
         self._make_optimizer = make_optimizer
         self._grafts: dict[str, Callable] = {}
-        self.reset()
+        self.reset(seed)
 
     def graft(self, name: str, make_layer: Callable[[torch.nn.Module], torch.nn.Module]) -> None:
         """Adds a layer to the module that learns, resets, synchronises and is saved with it."""
@@ -157,6 +158,7 @@ class StepContext:
     fake: Verdict | None = None
     real: Verdict | None = None
     critic: Player | None = None    # The critic that learns; of the phase, unless said otherwise.
+    share: float = 1.0              # Size relative to the configured micro-batches (less: memory had run out).
 
     def __post_init__(self):
         self.fake_c = self.gen_c if self.fake_c is None else self.fake_c
@@ -187,7 +189,7 @@ class StepContext:
         With `inputs`, to these tensors only.
         """
         if isinstance(loss, Tensor):
-            loss.mean().mul(self.phase.interval).backward(inputs=inputs)
+            loss.mean().mul(self.phase.interval * self.share).backward(inputs=inputs)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -198,7 +200,7 @@ class Game:
     """The players, the regularizers, and the two moves that steps are made of."""
 
     def __init__(self, G: Player, D: Player, adversarial: Adversarial = ADVERSARIAL['logistic'], augment=None,
-                 style_mixing_prob: float = 0.9):
+                 style_mixing_prob: float = 0.9, seed: int = 0):
         self.G = G
         self.G_ema: torch.nn.Module | None = None   # Once the run has one.
         self.critics = {D.name: D}
@@ -206,6 +208,7 @@ class Game:
         self.adversarial = adversarial
         self.augment = augment                  # AugmentPipe, DiffAugment or None.
         self.style_mixing_prob = style_mixing_prob
+        self.seed = seed                        # Of the weights of further critics.
         self.regularizers: list[Regularizer] = []
         self.tap_G: set[int] = set()            # Resolutions whose maps G returns.
         self.tap_D = False                      # Do critics return their maps?
@@ -223,9 +226,10 @@ class Game:
         return [self.G, *self.critics.values()]
 
     def add_critic(self, name: str, view=None, source: int = 0) -> Player:
-        """One more critic of D's architecture and optimizer settings, with fresh weights."""
+        """One more critic of D's architecture and optimizer settings, with fresh weights that no other choice changes."""
         assert name not in self.critics, f'there is a critic {name} already'
-        critic = Player(name, self.D._make_module, self.D._make_optimizer, self.D.reg_interval, view)
+        seed = Streams(self.seed).seed_of(0, f'weights/{name}')
+        critic = Player(name, self.D._make_module, self.D._make_optimizer, self.D.reg_interval, view, seed)
         critic.source = source
         self.critics[name] = critic
         return critic
@@ -291,10 +295,10 @@ class Game:
 
     def judge_reals(self, ctx: StepContext, critic: Player, leaf: str | None = None, report: bool = True) -> Verdict:
         """The critic's verdict on the reals of this micro-batch; a reported one counts for adaptive augmentation."""
-        img = ctx.real_img
+        img, c = ctx.real_img, ctx.real_c
         for regularizer in self.having('reals'):
-            img = regularizer.reals(ctx, img)
-        real = self.judge(ctx, critic, img, ctx.real_c, f'aug_real/{critic.name}', leaf)
+            img, c = regularizer.reals(ctx, img, c)
+        real = self.judge(ctx, critic, img, c, f'aug_real/{critic.name}', leaf)
         if report:
             signs = real.logits.detach().sign()
             training_stats.report(f'Loss/scores/real{critic.suffix}', real.logits)
@@ -388,9 +392,9 @@ class Regularizer:
         """
         return options
 
-    def reals(self, ctx: StepContext, img: Tensor) -> Tensor:
-        """What the critics see as reals, [N,C,H,W]."""
-        return img
+    def reals(self, ctx: StepContext, img: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """What the critics see as reals [N,C,H,W], and their labels [N,c_dim]."""
+        return img, c
 
     def phases(self) -> Iterator[Phase]:
         """Further phases."""
@@ -490,7 +494,7 @@ class PathLength(Regularizer):
         jacobian, = torch.autograd.grad((img * y).sum(), [ws], create_graph=True)   # [N,num_ws,w_dim]
         lengths = jacobian.square().sum(2).mean(1).sqrt()                           # [N]
         mean = self._mean.lerp(lengths.mean(), self.options.decay)                  # Part of the graph.
-        self._mean.copy_(mean.detach())
+        self._mean.copy_(mean.detach().where(mean.isfinite(), self._mean))          # A bad step must not spoil all.
         penalty = (lengths - mean).square()
         training_stats.report('Loss/pl_penalty', penalty)
         training_stats.report('Loss/G/reg', penalty * self.options.weight)

@@ -12,6 +12,7 @@ import dnnlib
 import losses_ext
 from torch_utils import distributed, misc, training_stats
 from torch_utils.randomness import Streams
+from training import transfer
 from training.ada import AdaptiveStrength
 from training.adversarial import ADVERSARIAL
 from training.loss import R1, SITES, Game, PathLength, Phase, Player
@@ -32,6 +33,8 @@ class Run:
     batch_idx: int = 0                  # Iterations so far.
     stage_idx: int = 0
     stage_begun: bool = False           # Has the current stage's `begin_stage` been called?
+    rollbacks: int = 0                  # How often the run went back to a saved state; the reals' order depends on it.
+    micro_batch: int = 0                # Images at once on one rank: `batch_gpu`, or less after running out of memory.
     reals: list[RealStream] | None = None   # Of the current stage's sources, once it is entered.
 
     @property
@@ -54,6 +57,9 @@ class Run:
         """Images per micro-batch of one rank."""
         return self.config['batch_gpu']
 
+    def __post_init__(self):
+        self.micro_batch = self.batch_gpu
+
     @property
     def total_nimg(self) -> int:
         """Images that the whole run shows."""
@@ -68,7 +74,7 @@ class Run:
             regularizer.begin_stage(self.stage, seed, resumed=self.stage_begun)
         self.stage_begun = True
         if self.reals is None:
-            self.reals = [open_reals(self.config, source.dataset, self.device, self.nimg)
+            self.reals = [open_reals(self.config, source.dataset, self.device, self.nimg, self.rollbacks)
                           for source in self.stage.sources]
 
     def state_dict(self) -> dict:
@@ -79,7 +85,8 @@ class Run:
             G_ema=self.G_ema.state_dict(),
             frozen={name: module.state_dict() for name, module in self.game.frozen.items()},
             augment=augment.state_dict() if augment is not None else None,
-            nimg=self.nimg, batch_idx=self.batch_idx, stage_idx=self.stage_idx, stage_begun=self.stage_begun)
+            nimg=self.nimg, batch_idx=self.batch_idx, stage_idx=self.stage_idx, stage_begun=self.stage_begun,
+            rollbacks=self.rollbacks)
 
     def local_state_dict(self) -> dict:
         """The rest: what every rank has for itself. Plain data and CPU tensors."""
@@ -94,6 +101,7 @@ class Run:
         for player in self.game.players:
             player.load_state_dict(state['players'][player.name])
         self.G_ema.load_state_dict(state['G_ema'])
+        self.game.frozen.clear()
         for name, weights in state['frozen'].items():
             self.game.frozen[name] = copy.deepcopy(self.game.G.module).requires_grad_(False)
             self.game.frozen[name].load_state_dict(weights)
@@ -101,6 +109,7 @@ class Run:
             self.game.augment.load_state_dict(state['augment'])
         self.nimg, self.batch_idx = state['nimg'], state['batch_idx']
         self.stage_idx, self.stage_begun, self.reals = state['stage_idx'], state['stage_begun'], None
+        self.rollbacks = state['rollbacks']
         self.game.G.module.mapping.w_avg.copy_(local['w_avg'])
         for name, critic in self.game.critics.items():
             critic.real_signs.copy_(local['real_signs'][name])
@@ -151,10 +160,10 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
     return run
 
 
-def open_reals(config: dict, dataset: Any, device: torch.device, start_nimg: int = 0) -> RealStream:
-    """This rank's endless reals of a data set, from a position of the run on."""
+def open_reals(config: dict, dataset: Any, device: torch.device, start_nimg: int = 0, order: int = 0) -> RealStream:
+    """This rank's endless reals of a data set, from a position of the run on, in one of many orders."""
     return RealStream(dataset, config['batch_size'], distributed.rank(), distributed.world_size(),
-                      config['random_seed'], config['data_loader_kwargs'], device, start_nimg)
+                      config['random_seed'] + order, config['data_loader_kwargs'], device, start_nimg)
 
 
 def build_game(config: dict, device: torch.device) -> Game:
@@ -163,7 +172,8 @@ def build_game(config: dict, device: torch.device) -> Game:
     G = build_player('G', {**shape, **config['G_kwargs']}, config['G_opt_kwargs'], config['G_reg_interval'], device)
     D = build_player('D', {**shape, **config['D_kwargs']}, config['D_opt_kwargs'], config['D_reg_interval'], device)
     loss = config['loss_kwargs']
-    game = Game(G, D, ADVERSARIAL[loss['game']], build_augment(config, device), loss['style_mixing_prob'])
+    game = Game(G, D, ADVERSARIAL[loss['game']], build_augment(config, device), loss['style_mixing_prob'],
+                config['random_seed'])
     path_length = PathLength.Options(loss['pl_weight'], loss['pl_decay'], loss['pl_batch_shrink'])
     wanted = [(PathLength, path_length), (R1, R1.Options(loss['r1_gamma']))]
     for name, options in config['regularizers'].items():
@@ -222,13 +232,20 @@ def check_sites(game: Game, phases: list[Phase], loss: str) -> None:
                 raise ValueError(f'{type(regularizer).__name__} acts at {site}, which --loss={loss} does not offer')
 
 
-def init_from(run: Run, networks: dict[str, Any]) -> None:
-    """Copies players and G_ema from what a network file holds, by name, on rank 0; then makes all ranks equal."""
+def init_from(run: Run, networks: dict[str, Any], allow_partial: bool = False) -> None:
+    """Copies players and G_ema from what a network file holds, by name, on rank 0; then makes all ranks equal.
+
+    What the file lacks keeps its fresh values. So does, with `allow_partial`, what has another shape there; else a
+    ValueError names it, and nothing has been copied of that network.
+    """
     if distributed.rank() == 0:
         mine = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
         for name, module in mine.items():
-            if networks.get(name) is not None:
-                misc.copy_params_and_buffers(networks[name], module)
+            source = transfer.source_of(name, networks)
+            if source is not None and allow_partial:
+                transfer.copy_matching(source, module)
+            elif source is not None:
+                misc.copy_params_and_buffers(source, module)
         for player in run.game.players:
             init_grafts_from(player, networks.get('grafts', {}).get(player.name, {}))
     for player in run.game.players:

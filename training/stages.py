@@ -7,6 +7,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from torch_utils.misc import InfiniteSampler
+from training.storage import DatasetError
+
+MAX_BAD_IMAGES = 10     # Per process that loads images.
 
 
 class Source:
@@ -40,6 +43,36 @@ class Stage:
     grid_sources: list[Source] | None = None    # Labels of the grid of fakes, row by row in turn. None: its reals'.
 
 
+class WithoutBad(torch.utils.data.Dataset):
+    """A data set whose unreadable images are replaced by the next readable one: a run outlives a few of them.
+
+    Each is named once. One more than MAX_BAD_IMAGES, and the DatasetError of the last is raised.
+    """
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+        self._bad: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, idx: int) -> tuple[np.ndarray, np.ndarray]:
+        for candidate in range(idx, idx + len(self)):
+            try:
+                return self.dataset[candidate % len(self)]
+            except DatasetError as error:
+                self._note(candidate % len(self), error)
+        raise DatasetError('no image of the data set can be read')
+
+    def _note(self, idx: int, error: DatasetError) -> None:
+        if idx in self._bad:
+            return
+        self._bad.add(idx)
+        if len(self._bad) > MAX_BAD_IMAGES:
+            raise DatasetError(f'more than {MAX_BAD_IMAGES} images cannot be read; the last: {error}') from error
+        print(f'Warning: skipped an image, training goes on: {error}', flush=True)
+
+
 class RealStream:
     """This rank's share of the reals of one source, from any position of the run.
 
@@ -50,7 +83,7 @@ class RealStream:
                  device: torch.device, start_nimg: int = 0):
         self.device = device
         sampler = InfiniteSampler(dataset, rank, world_size, seed=seed, start=start_nimg // world_size)
-        loader = DataLoader(dataset, batch_size // world_size, sampler=sampler, **loader_kwargs)
+        loader = DataLoader(WithoutBad(dataset), batch_size // world_size, sampler=sampler, **loader_kwargs)
         self._batches = iter(loader)    # Starts the workers, and draws their base seed from torch's global generator.
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -80,22 +80,44 @@ class PhaseTimer:
 
 
 class StatsWriter:
-    """Appends statistics to `stats.jsonl`, and to TensorBoard events if TensorBoard is installed."""
+    """Appends statistics to `stats.jsonl`, and to TensorBoard events if TensorBoard is installed.
 
-    def __init__(self, run_dir: str | os.PathLike, append: bool):
-        self._file = open(Path(run_dir) / 'stats.jsonl', 'a' if append else 'w', encoding='utf-8')  # noqa: SIM115
+    Args:
+        run_dir: Where to.
+        num_rows: How many rows of an earlier process hold; whatever it wrote after them is cut off.
+        nimg: Where the run goes on.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike, num_rows: int = 0, nimg: int = 0):
+        self._path = Path(run_dir) / 'stats.jsonl'
+        self._unwritten: list[str] = []
         self._start = time.time()
+        self._end = cut_lines(self._path, num_rows)
+        self.num_rows = num_rows
         try:
             from torch.utils.tensorboard import SummaryWriter
-            self._tensorboard = SummaryWriter(os.fspath(run_dir))
+            self._tensorboard = SummaryWriter(os.fspath(run_dir), purge_step=nimg // 1000 + 1 if nimg else None)
         except ImportError:
             print('No TensorBoard events: install the extra "tensorboard" to get them. stats.jsonl is written.')
             self._tensorboard = None
 
-    def write(self, stats: dict[str, Any], metrics: dict[str, float], nimg: int) -> None:
-        """Statistics {name: {num, mean, std}} and the latest metrics {name: value}, after `nimg` images."""
-        self._file.write(json.dumps({**stats, 'timestamp': time.time()}) + '\n')
-        self._file.flush()
+    def add(self, stats: dict[str, Any]) -> None:
+        """One more row of statistics {name: {num, mean, std}}, for `write`."""
+        self._unwritten.append(json.dumps({**stats, 'timestamp': time.time()}) + '\n')
+        self.num_rows += 1
+
+    def write(self) -> None:
+        """Writes all rows that are not yet written. After an OSError they still are not, and nothing is half there."""
+        data = ''.join(self._unwritten).encode()
+        with open(self._path, 'r+b') as file:
+            file.truncate(self._end)
+            file.seek(self._end)
+            file.write(data)
+        self._end += len(data)
+        self._unwritten.clear()
+
+    def write_events(self, stats: dict[str, Any], metrics: dict[str, float], nimg: int) -> None:
+        """Statistics and the latest metrics {name: value} for TensorBoard, after `nimg` images."""
         if self._tensorboard is None:
             return
         scalars = {**{name: value['mean'] for name, value in stats.items()},
@@ -106,9 +128,17 @@ class StatsWriter:
 
     def close(self) -> None:
         """Closes the files."""
-        self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+
+def cut_lines(path: Path, num_lines: int) -> int:
+    """Makes a file, new if need be, end after its first lines; returns its length in bytes."""
+    with open(path, 'a+b') as file:
+        file.seek(0)
+        for _ in range(num_lines):
+            file.readline()
+        return file.truncate(file.tell())
 
 
 def progress_bar(total_nimg: int, nimg: int) -> tqdm:

@@ -3,64 +3,87 @@
 A tick is `kimg_per_tick` thousand images. The first one ends after the first iteration, so that everything periodic is
 seen to work at once.
 """
+import math
 import os
 import time
 from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from torch_utils import checkpoint, distributed, training_stats
-from torch_utils.state_file import save_state
+from training import states
+from training.health import Health, diversity, require_finite
 from training.image_grid import append_row, grid_indices, grid_size, save_picture, to_grid
+from training.keep import Keep
+from training.services import Services
 from training.setup import Run
+from training.stages import WithoutBad
 from training.status import PhaseTimer, StatsWriter, progress_bar, resources, status_line
 
-STATE_NAME = 'training-state-{:06d}.safetensors'
 STRIP_IMAGES = 12       # In a row of `fakes_over_time.png`.
+STATE_SEC = 600         # The state is saved at the end of a tick if it has not been for so long.
 
 
 class Ticks:
     """The periodic part of one run, of this rank.
 
-    `wants_stop()` is asked after every iteration on every rank; if it is true on any, all stop after a last tick.
+    Args:
+        config: Of the run.
+        run_dir: Where everything goes.
+        device: Of this rank.
+        wants_stop: Asked after every iteration on every rank; if it is true on any, all stop after a last tick.
+        resumed: What `state_dict` said when the run was saved; None at its start.
+        evaluate: Calculates metrics, `metrics.metric_main.evaluate`; None: there are none.
     """
 
     def __init__(self, config: dict, run_dir: str | os.PathLike, device: torch.device,
-                 wants_stop: Callable[[], bool] = lambda: False, resumed: bool = False):
+                 wants_stop: Callable[[], bool] = lambda: False, resumed: dict | None = None,
+                 evaluate: Callable[..., dict[str, float]] | None = None):
         self.config = config
         self.run_dir = Path(run_dir)
         self.device = device
         self.wants_stop = wants_stop
-        self.resumed = resumed
         self.stopped = False
-        self.tick = 0
         self.timer = PhaseTimer(device)
+        self.health = Health()
+        self.services = Services()
         self.is_main = distributed.rank() == 0
+        self._evaluate = evaluate
+        self._state = resumed
+        self.tick = 0
 
     def begin(self, run: Run) -> None:
-        """Opens the logs, draws the first pictures."""
+        """Opens the logs."""
         self._collector = training_stats.Collector(regex='.*')
-        self._start_time = self._tick_time = time.time()
+        self._metrics: dict[str, float] = {}
+        self._diversity = None
+        total_sec = num_rows = 0
+        if self._state is not None:
+            self._collector.load_state_dict(self._state['collector'])
+            self.tick, self._metrics = self._state['tick'], self._state['metrics']
+            total_sec, num_rows = self._state['total_sec'], self._state['num_rows']
+        self._tick_time = self._save_time = time.time()
+        self._start_time = self._tick_time - total_sec
         self._tick_nimg = run.nimg
         self._maintenance_sec = 0.0
-        self._metrics: dict[str, float] = {}
         if self.is_main:
-            self._stats = StatsWriter(self.run_dir, append=self.resumed)
+            self._stats = StatsWriter(self.run_dir, num_rows, run.nimg)
             self._bar = progress_bar(run.total_nimg, run.nimg)
-        if self.resumed:
-            self.tick = 1
 
     def begin_stage(self, run: Run) -> None:
         """Draws the reals of the stage, and the fakes before the first."""
         if self.is_main:
             self._grid = Grid(run)
             stage = f'-stage{run.stage_idx}' if len(run.stages) > 1 else ''
-            if not (self.run_dir / f'reals{stage}.png').exists():
-                self._grid.save_reals(self.run_dir / f'reals{stage}.png')
+            reals, fakes = self.run_dir / f'reals{stage}.png', self.run_dir / 'fakes_init.png'
+            if not reals.exists():
+                self.services.run(reals.name, partial(self._grid.save_reals, reals))
             if run.nimg == 0:
-                self._grid.save_fakes(run.G_ema, self.run_dir / 'fakes_init.png')
+                self.services.run(fakes.name, partial(self._grid.save_fakes, run.G_ema, fakes))
         self._maintenance_sec = time.time() - self._tick_time
 
     def after_iteration(self, run: Run) -> None:
@@ -87,11 +110,17 @@ class Ticks:
             self._bar.clear()
             print(status, flush=True)
             if last or self._image_due():
-                self._grid.save_fakes(run.G_ema, self.run_dir / f'fakes{run.nimg // 1000:06d}.png')
-        if last or self.tick % self.config['network_snapshot_ticks'] == 0:
-            self._snapshot(run)
-        self._write_stats(run)
+                self._save_fakes(run)
+        snapshot_due = last or self.tick % self.config['network_snapshot_ticks'] == 0
+        state_due = snapshot_due or distributed.any(self.is_main and now - self._save_time > STATE_SEC)
+        networks = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
+        if state_due:
+            require_finite(networks)
+        score = self._save_networks(run, networks) if snapshot_due else None
+        self._end_statistics(run)
         self.tick += 1
+        if state_due:
+            self._save_state(run, score)
         self._tick_nimg, self._tick_time = run.nimg, time.time()
         self._maintenance_sec = self._tick_time - now
 
@@ -115,27 +144,66 @@ class Ticks:
         """On schedule, and early: also at ticks 1, 2, 4, 8, ..."""
         return self.tick % self.config['image_snapshot_ticks'] == 0 or self.tick & (self.tick - 1) == 0
 
-    def _snapshot(self, run: Run) -> None:
-        """The networks for others to use, and the whole state to go on from."""
-        networks = {player.name: player.module for player in run.game.players}
-        distributed.check_equal({**networks, 'G_ema': run.G_ema})
-        local_states = distributed.gather_objects(run.local_state_dict())
-        if not self.is_main:
-            return
-        kimg = run.nimg // 1000
-        checkpoint.save_networks(
-            self.run_dir / f'network-snapshot-{kimg:06d}.safetensors',
-            {**networks, 'G_ema': run.G_ema, 'augment_pipe': run.game.augment},
-            training_set_kwargs=self.config['training_set_kwargs'], nimg=run.nimg,
-            label_dim=self.config['data_shape']['c_dim'])
-        state = dict(run=run.state_dict(), ranks=local_states)
-        save_state(self.run_dir / STATE_NAME.format(kimg), state, nimg=run.nimg, finished=run.nimg >= run.total_nimg)
+    def _save_fakes(self, run: Run) -> None:
+        path = self.run_dir / f'fakes{run.nimg // 1000:06d}.png'
 
-    def _write_stats(self, run: Run) -> None:
+        def save():
+            self._diversity = self._grid.save_fakes(run.G_ema, path)
+
+        self.services.run('the picture of fakes', save)
+
+    def _save_networks(self, run: Run, networks: dict[str, torch.nn.Module]) -> float | None:
+        """The networks for others to use. Returns their score by the first metric, if there is one; lower is better."""
+        distributed.check_equal(networks)
+        path = self.run_dir / f'network-snapshot-{run.nimg // 1000:06d}.safetensors'
+
+        def save():
+            size = sum(states.num_bytes(module.state_dict()) for module in networks.values())
+            states.require_space(self.run_dir, size, path.name)
+            checkpoint.save_networks(
+                path, {**networks, 'augment_pipe': run.game.augment}, nimg=run.nimg,
+                training_set_kwargs=self.config['training_set_kwargs'], label_dim=self.config['data_shape']['c_dim'])
+
+        if self.is_main:
+            self.services.run('the network snapshot', save)
+        metrics = self.config['metrics']
+        if self._evaluate is None or not metrics:
+            return None
+        values = self._evaluate(metrics, run_dir=str(self.run_dir), snapshot_pkl=str(path), G=run.G_ema,
+                                device=self.device, dataset_kwargs=self.config['training_set_kwargs'])
+        self._metrics.update(values)
+        score = next((value for name, value in values.items() if name.startswith(metrics[0])), math.nan)
+        return None if math.isnan(score) else -score if metrics[0].startswith(('is', 'pr')) else score
+
+    def _end_statistics(self, run: Run) -> None:
+        """Statistics of the tick, for files and TensorBoard, and what they say about the run's health."""
         self.timer.report()
         self._collector.update()
+        stats = self._collector.as_dict()
+        p = getattr(run.game.augment, 'p', None)
+        warnings = [*self.health.end_tick(stats), *self.health.warnings(
+            stats, float(p) if p is not None else 0, self._diversity, run.game.adversarial.zero_decides)]
+        self._diversity = None
         if self.is_main:
-            self._stats.write(self._collector.as_dict(), self._metrics, run.nimg)
+            for warning in warnings:
+                print(f'Warning: {warning}.', flush=True)
+            self._stats.add(stats)
+            self.services.run('stats.jsonl', self._stats.write)
+            self.services.run('TensorBoard', partial(self._stats.write_events, stats, self._metrics, run.nimg))
+
+    def _save_state(self, run: Run, score: float | None) -> None:
+        """The whole state to go on from."""
+        local_states = distributed.gather_objects(run.local_state_dict())
+        state = dict(run=run.state_dict(), ranks=local_states, ticks=self.state_dict())
+        meta = dict(nimg=run.nimg, finished=run.nimg >= run.total_nimg, score=score, config=self.config)
+        write = partial(states.write_state, self.run_dir, state, meta, Keep(**self.config['keep']))
+        if self.is_main and self.services.run('saving the state', write):
+            self._save_time = time.time()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to write the same statistics. To be called by all ranks alike."""
+        return dict(tick=self.tick, collector=self._collector.state_dict(), metrics=self._metrics,
+                    total_sec=time.time() - self._start_time, num_rows=self._stats.num_rows if self.is_main else 0)
 
 
 class Grid:
@@ -143,7 +211,7 @@ class Grid:
 
     def __init__(self, run: Run):
         source = run.stage.sources[0]
-        self._dataset, self._device, self._batch = source.dataset, run.device, run.batch_gpu
+        self._dataset, self._batch = WithoutBad(source.dataset), run.batch_gpu
         _, height, width = source.dataset.image_shape
         self.columns, rows = grid_size(height, width)
         self._indices = grid_indices(source.dataset, self.columns, rows)
@@ -157,17 +225,25 @@ class Grid:
         num_kinds = len(by_row or [source])         # The film strip shows each row's kind in turn.
         self._strip = [i % num_kinds * self.columns + i for i in range(min(self.columns, STRIP_IMAGES))]
 
+    @cached_property
+    def _reals(self) -> np.ndarray:
+        """[N,C,H,W], 0..255."""
+        return np.stack([self._dataset[i][0] for i in self._indices])
+
     def save_reals(self, path: Path) -> None:
         """The grid of training images."""
-        images = np.stack([self._dataset[i][0] for i in self._indices])
-        save_picture(to_grid(images, (0, 255), self.columns), path)
+        save_picture(to_grid(self._reals, (0, 255), self.columns), path)
 
     @torch.no_grad()
-    def save_fakes(self, G_ema: torch.nn.Module, path: Path) -> None:
-        """The grid of what G_ema makes of the latents, with constant noise; its first images join the film strip."""
+    def save_fakes(self, G_ema: torch.nn.Module, path: Path) -> float:
+        """The grid of what G_ema makes of the latents, with constant noise; its first images join the film strip.
+
+        Returns how much the fakes differ from each other, relative to the reals.
+        """
         images = torch.cat([G_ema(z, c, noise_mode='const').cpu()
                             for z, c in zip(self._z.split(self._batch), self._c.split(self._batch))]).numpy()
         save_picture(to_grid(images, (-1, 1), self.columns), path)
         row = to_grid(images[self._strip], (-1, 1), len(self._strip))
         row.thumbnail((STRIP_IMAGES * 128, 128))
         append_row(row, path.with_name('fakes_over_time.png'))
+        return diversity(images, self._reals / np.float32(127.5))

@@ -35,7 +35,8 @@ def run_iteration(run: Run, ticks: Ticks) -> None:
     for phase in run.phases:
         if run.batch_idx % phase.interval == 0:
             with ticks.timer(phase.name):
-                run_phase(run, phase, reals, shared)
+                num_nonfinite = run_phase(run, phase, reals, shared)
+            ticks.health.note_step(phase.name, num_nonfinite)
     decay = ema_decay(run.batch_size, run.nimg, run.config['ema_kimg'], run.config['ema_rampup'])
     update_ema(run.game.G_ema, run.game.G.module, decay)
     run.nimg += run.batch_size
@@ -46,27 +47,55 @@ def run_iteration(run: Run, ticks: Ticks) -> None:
         adapt_augmentation(run)
 
 
-def run_phase(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared: dict) -> None:
-    """Accumulates the gradients of the phase's players over its micro-batches, then steps their optimizers."""
+def run_phase(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared: dict) -> Tensor | None:
+    """Accumulates the gradients of the phase's players over its micro-batches, then steps; returns as `finish_phase`.
+
+    If the memory of the device does not suffice, the phase begins anew with smaller micro-batches.
+    """
+    while not accumulate_gradients(run, phase, reals, shared):
+        shrink_micro_batch(run)
+        shared.clear()      # It holds things of the former size.
+    return finish_phase(phase.players)
+
+
+def accumulate_gradients(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared: dict) -> bool:
+    """Runs the phase's step on all its micro-batches; False if memory ran out."""
     for player in phase.players:
         player.optimizer.zero_grad(set_to_none=True)
         player.module.requires_grad_(True)
-    for ctx in micro_batches(run, phase, reals, shared):
-        phase.step(run.game, ctx)
-    finish_phase(phase.players)
+    try:
+        for ctx in micro_batches(run, phase, reals, shared):
+            phase.step(run.game, ctx)
+    except torch.OutOfMemoryError:
+        if run.micro_batch == 1:
+            raise
+        return False        # What holds the memory is free only when this function is left.
+    return True
+
+
+def shrink_micro_batch(run: Run) -> None:
+    """From now on at most half as many images at once. Gradients stay those of the configured micro-batches."""
+    group = run.config['D_kwargs']['epilogue_kwargs']['mbstd_group_size']
+    before = run.micro_batch
+    run.micro_batch = max(num for num in range(1, before // 2 + 1) if run.batch_gpu % num == num % min(group, num) == 0)
+    if run.device.type == 'cuda':
+        torch.cuda.empty_cache()
+    print(f'Out of memory with {before} images at once: going on with {run.micro_batch}; batches stay as they are.',
+          flush=True)
 
 
 def micro_batches(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared: dict) -> Iterator[StepContext]:
-    """The contexts of a phase: reals, latents and labels of each of its sources, in pieces of `batch_gpu`."""
+    """The contexts of a phase: reals, latents and labels of each of its sources, in pieces of `micro_batch`."""
     for index in sources_of(run, phase):
         source = run.stage.sources[index]
         if phase.critic is None and not phase.every_source:
             source = run.stage.reg_source or source
         real_img, real_c = reals[index]
-        for round_idx, (img, c) in enumerate(zip(real_img.split(run.batch_gpu), real_c.split(run.batch_gpu))):
+        for round_idx, (img, c) in enumerate(zip(real_img.split(run.micro_batch), real_c.split(run.micro_batch))):
             ctx = StepContext(
                 run.game, phase, run.randomness, run.nimg, run.batch_idx, progress=run.nimg / run.total_nimg,
-                round=round_idx, source=index, real_img=img, real_c=c, iteration=shared)
+                round=round_idx, source=index, real_img=img, real_c=c, iteration=shared,
+                share=run.micro_batch / run.batch_gpu)
             ctx.gen_z = torch.randn([len(img), run.game.G.module.z_dim], device=img.device, generator=ctx.rng('z'))
             ctx.gen_c, ctx.fake_c = fake_labels(run, source, ctx)
             yield ctx
@@ -82,32 +111,38 @@ def sources_of(run: Run, phase: Phase) -> list[int]:
 
 def fake_labels(run: Run, source, ctx: StepContext) -> tuple[Tensor, Tensor]:
     """Labels of the fakes of a micro-batch, for G and for critics; a paired game compares like with like."""
-    if run.game.adversarial.paired:
+    if run.game.adversarial.paired and source is run.stage.sources[ctx.source]:
         gen_c = source.with_code(ctx.real_c.cpu().numpy()) if source.code is not None else ctx.real_c
         return torch.as_tensor(gen_c, device=ctx.real_c.device), ctx.real_c
     labels = source.draw_labels(len(ctx.real_img), ctx.numpy_rng('labels'))
     return tuple(torch.from_numpy(c).to(ctx.real_img.device, non_blocking=True) for c in labels)
 
 
-def finish_phase(players: list[Player]) -> None:
-    """One gradient for all ranks, cleaned; one optimizer step. A phase that back-propagated nothing takes none."""
+def finish_phase(players: list[Player]) -> Tensor | None:
+    """One gradient for all ranks; one optimizer step. A phase that back-propagated nothing takes none.
+
+    Returns how many elements of the gradient are not finite (scalar, on the device), None without a step. If there is
+    any, the whole gradient counts as zero: without momentum no weight moves, and the host need not know of it.
+    """
     parameters = []
     for player in players:
         player.module.requires_grad_(False)
         parameters += player.module.parameters()
     if all(parameter.grad is None for parameter in parameters):
-        return
+        return None
     for parameter in parameters:            # To Adam no gradient and a zero gradient are not the same.
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
     distributed.all_reduce_mean_([flat])
-    training_stats.report0('Progress/nonfinite_grads', flat.isfinite().logical_not().sum())
-    torch.nan_to_num(flat, nan=0, posinf=1e5, neginf=-1e5, out=flat)
+    num_nonfinite = flat.isfinite().logical_not().sum()
+    training_stats.report0('Progress/nonfinite_grads', num_nonfinite)
+    flat.masked_fill_(num_nonfinite > 0, 0)
     for parameter, grad in zip(parameters, flat.split([parameter.numel() for parameter in parameters])):
         parameter.grad.copy_(grad.view_as(parameter))
     for player in players:
         player.optimizer.step()
+    return num_nonfinite
 
 
 def adapt_augmentation(run: Run) -> None:

@@ -1,0 +1,129 @@
+"""Whether a run is well: steps that cannot be taken, and early signs of what goes wrong in such runs.
+
+A phase whose gradient holds anything that is not finite leaves the weights where they are (`finish_phase`). The counts
+stay on the device until the end of a tick, so that nothing waits for them. A phase that fails again and again, or
+weights that are not finite, raise `Diverged`: the run goes back to its last saved state, once.
+"""
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+
+from torch_utils import distributed
+
+MAX_STREAK = 8              # Steps of one phase, one after the other, without a finite gradient.
+OVERFIT_SIGN = 0.95         # Mean sign of the critic's logits on reals, above which it knows them by heart.
+SATURATED_P = 0.85          # Strength of the augmentation, above which fakes begin to look augmented.
+DEAD_SPREAD = 1e-4          # Spread of a critic's logits, below which it says the same of everything.
+POOR_DIVERSITY = 0.1        # Spread among the fakes of the grid, as a share of that among its reals.
+PATIENCE = 3                # Ticks in a row, before any of these is worth a word.
+
+
+class Diverged(Exception):
+    """The run cannot go on from here; the text is a diagnosis for people."""
+
+
+class Health:
+    """Watches one run, on every rank alike."""
+
+    def __init__(self):
+        self._steps: dict[str, int] = {}                # Phase -> steps in this tick.
+        self._skipped: dict[str, torch.Tensor] = {}     # Phase -> how many of them were skipped; on the device.
+        self._streak: dict[str, torch.Tensor] = {}      # Phase -> how many in a row, up to now.
+        self._signs: dict[str, int] = {}                # Warning -> for how many ticks there was reason for it.
+
+    def note_step(self, phase: str, num_nonfinite: torch.Tensor | None) -> None:
+        """Counts a step of a phase by how many elements of its gradient were not finite (None: there was no step)."""
+        if num_nonfinite is None:
+            return
+        bad = (num_nonfinite > 0).to(torch.int64)
+        self._steps[phase] = self._steps.get(phase, 0) + 1
+        self._skipped[phase] = self._skipped.get(phase, 0) + bad
+        self._streak[phase] = (self._streak.get(phase, 0) + 1) * bad
+
+    def end_tick(self, stats: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+        """Sentences about the steps skipped since the last call; `stats` as from `Collector.as_dict`.
+
+        Raises Diverged if a phase has not come through for long.
+        """
+        skipped = {phase: int(count) for phase, count in self._skipped.items()}
+        streaks = {phase: int(count) for phase, count in self._streak.items()}
+        for phase, count in skipped.items():
+            if count:
+                yield (f'{phase}: {count} of {self._steps[phase]} steps were skipped, their gradients were not finite'
+                       + _suspects(stats))
+        stuck = {phase: count for phase, count in streaks.items() if count >= MAX_STREAK}
+        self._steps.clear()
+        self._skipped.clear()
+        if stuck:
+            phase, count = max(stuck.items(), key=lambda item: item[1])
+            raise Diverged(f'the last {count} steps of {phase} had no finite gradient' + _suspects(stats))
+
+    def warnings(self, stats: Mapping[str, Mapping[str, float]], p: float, diversity: float | None,
+                 zero_decides: bool = True) -> Iterator[str]:
+        """Early signs, each told when it has held for PATIENCE ticks, and again only after it was gone.
+
+        `p` is the strength of the augmentation, `diversity` the spread among fakes relative to reals if it was
+        measured, `zero_decides` whether the sign of a logit means anything in this game.
+        """
+        for name, (holds, sentence) in self._all_signs(stats, p, diversity, zero_decides).items():
+            if holds is None:                           # Nothing was measured in this tick.
+                continue
+            self._signs[name] = self._signs.get(name, 0) + 1 if holds else 0
+            if self._signs[name] == PATIENCE:
+                yield sentence
+
+    def _all_signs(self, stats, p, diversity, zero_decides):
+        """{name: (does it hold? None: not measured, sentence)}"""
+        def mean(name):
+            return stats.get(name, {}).get('mean', math.nan)
+
+        sign = mean('Loss/signs/real') if zero_decides else math.nan
+        signs = {
+            'overfitting': (_above(sign, OVERFIT_SIGN),
+                f'the critic takes {50 + 50 * sign:.0f} % of the training images for real: it learns them by heart; '
+                'more data, --mirror=1, a stronger --aug or a larger --gamma help'),
+            'saturated p': (_above(p, SATURATED_P),
+                f'the augmentation strength is {p:.2f}: the data set is too small for these settings, and '
+                'augmentations may leak into the fakes; --mirror=1, a larger --gamma or a --reg_type for little data help'),
+            'collapse': (None if diversity is None else diversity < POOR_DIVERSITY,
+                f'the fakes of the grid differ by {diversity or 0:.0%} of what reals differ by: the generator repeats '
+                'itself; an earlier snapshot may be better, a larger --gamma helps')}
+        for name in [name for name in stats if name.startswith('Loss/scores/real')]:
+            fake = name.replace('/real', '/fake')
+            spread = max(stats[name]['std'], stats.get(fake, stats[name])['std'], abs(mean(name) - mean(fake)))
+            critic = 'D' + name.removeprefix('Loss/scores/real')
+            signs[f'dead {critic}'] = (
+                None if math.isnan(spread) else spread < DEAD_SPREAD,
+                f'critic {critic} says the same of every image, so the generator learns nothing from it; a smaller '
+                '--gamma helps')
+        return signs
+
+
+def _above(value, limit):
+    """None if there is no value."""
+    return None if math.isnan(value) else value > limit
+
+
+def _suspects(stats):
+    """The losses that were not finite themselves, in brackets."""
+    names = [name for name, value in stats.items()
+             if name.startswith('Loss/') and value['num'] and not math.isfinite(value['mean'])]
+    return f' (not finite either: {", ".join(names)})' if names else ''
+
+
+def require_finite(modules: Mapping[str, torch.nn.Module]) -> None:
+    """Raises Diverged on all ranks, naming the first tensor, unless all parameters and buffers are finite on all."""
+    named = [(f'{name}.{key}', tensor) for name, module in modules.items()
+             for key, tensor in module.state_dict().items() if tensor.is_floating_point()]
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in named]).tolist()     # One transfer for all.
+    bad = [name for (name, _), is_finite in zip(named, finite) if not is_finite]
+    found = [names for names in distributed.gather_objects(bad) if names]
+    if found:
+        raise Diverged(f'{len(found[0])} tensors are not finite any more, {found[0][0]} among them')
+
+
+def diversity(fakes: np.ndarray, reals: np.ndarray) -> float:
+    """Standard deviation among fakes [N,C,H,W], averaged over pixels, divided by that among reals [N,C,H,W]."""
+    return float(fakes.std(0).mean() / max(reals.std(0).mean(), 1e-8))

@@ -1,0 +1,90 @@
+"""What it takes to continue a run: its configuration compared with the one asked for, and the lock on its directory.
+
+Imports no torch, so that a refusal comes at once.
+"""
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:         # Windows: there is no lock.
+    fcntl = None
+
+OPTIONS_FILE = 'training_options.json'
+LOCK_FILE = '.lock'
+
+# What may differ without making it another run: when to look and save, how to load, where to compute, how long.
+HARMLESS = ('image_snapshot_ticks', 'network_snapshot_ticks', 'metrics', 'keep', 'kimg_per_tick', 'data_loader_kwargs',
+            'device', 'num_gpus', 'cudnn_benchmark', 'total_kimg')
+NOT_COMPARED = ('run_dir', 'command', 'data_paths', 'training_set_kwargs.path')    # Data sets: by fingerprint.
+
+
+class BusyError(Exception):
+    """Another process trains in the directory; the text is for users."""
+
+
+def saved_options(run_dir: str | os.PathLike) -> dict[str, Any]:
+    """The configuration of a run. Raises ValueError with a sentence for people if the directory is none of a run."""
+    path = Path(run_dir, OPTIONS_FILE)
+    try:
+        config = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise ValueError(f'{run_dir} is not the directory of a run: {OPTIONS_FILE} cannot be read ({error})') from error
+    if not isinstance(config, dict) or not isinstance(config.get('command'), dict):
+        raise ValueError(f'{path} was not written by this program')
+    return config
+
+
+def write_options(config: dict[str, Any]) -> None:
+    """Writes the configuration into the run's directory, complete or not at all."""
+    path = Path(config['run_dir'], OPTIONS_FILE)
+    partial = path.with_name(f'.{path.name}.partial')
+    partial.write_text(json.dumps(config, indent=2), encoding='utf-8')
+    partial.replace(path)
+
+
+def differences(saved: dict[str, Any], asked: dict[str, Any]) -> dict[str, str]:
+    """{entry: 'saved -> asked'} of all that makes it another run, nested entries with dots."""
+    saved, asked = dict(_leaves(saved)), dict(_leaves(json.loads(json.dumps(asked))))
+    return {name: f'{saved.get(name, "(none)")} -> {asked.get(name, "(none)")}'
+            for name in sorted({**saved, **asked}) if saved.get(name) != asked.get(name)
+            and not any(name == left_out or name.startswith(f'{left_out}.') for left_out in (*HARMLESS, *NOT_COMPARED))}
+
+
+def _leaves(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        yield name, value
+        return
+    for key, item in value.items():
+        yield from _leaves(item, f'{name}.{key}' if name else key)
+
+
+def in_words(changes: dict[str, str]) -> str:
+    """The differences as part of a sentence."""
+    return '; '.join(f'{name}: {change}' for name, change in changes.items())
+
+
+@contextmanager
+def locked(run_dir: str | os.PathLike) -> Iterator[None]:
+    """Keeps other processes from training in the directory.
+
+    The lock is the operating system's and this process's alone: its children do not inherit it, and however the process
+    ends, it is free at once. Raises BusyError.
+    """
+    with open(Path(run_dir, LOCK_FILE), 'a+', encoding='utf-8') as file:
+        if fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise BusyError(f'{run_dir}: another process trains in this directory ({file.read().strip()}); wait '
+                                'for it, stop it, or start another run with --new') from None
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+        file.flush()
+        yield

@@ -1,0 +1,34 @@
+"""What goes on beside training and must never end it: pictures, statistics, metrics, saved files.
+
+A service that fails is named with the reason, tried once more, and tried again the next time it is due. One that has
+not worked by the end of the run makes the run end with a failure, after all training is done.
+"""
+from collections.abc import Callable
+from typing import Any
+
+
+class Services:
+    """Runs side services and remembers which of them are failing."""
+
+    def __init__(self):
+        self._failing: dict[str, str] = {}          # What fails -> why.
+
+    def run(self, what: str, service: Callable[[], Any], tries: int = 2) -> bool:
+        """Calls `service`; answers whether it worked. Interrupts and other exits pass."""
+        for _ in range(tries):
+            try:
+                service()
+            except Exception as error:              # Whatever it is, training is worth more.
+                reason = f'{error}' if isinstance(error, OSError) else f'{type(error).__name__}: {error}'
+            else:
+                if self._failing.pop(what, None) is not None:
+                    print(f'{what}: works again.', flush=True)
+                return True
+        print(f'Warning: {what} failed, training goes on: {reason}', flush=True)
+        self._failing[what] = reason
+        return False
+
+    @property
+    def failing(self) -> dict[str, str]:
+        """{what: why} of the services that did not work when they were last tried."""
+        return dict(self._failing)
