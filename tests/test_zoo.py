@@ -1,0 +1,243 @@
+"""Everything in the loss zoo together: the tests X-1 to X-10 of the specification that are not a single method's."""
+import itertools
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tiny import assert_same_bits, make_config, make_dataset, run_iterations
+
+import losses_ext
+from dnnlib.option import option
+from training import setup
+from training.adversarial import ADVERSARIAL
+from training.loss import Regularizer
+from training.training_loop import run_phase
+
+METHODS = [name for name in losses_ext.REG_TYPES if name not in losses_ext.GROUPS]
+ADDING = [name for name in METHODS if name not in ('tdgan', 'apa')]     # These add terms; the others change the data.
+GAMES = list(ADVERSARIAL)
+OPTIONS = dict(ggdr=dict(res='8'), diggan=dict(interval=1), lecam=dict(weight=0.1, start=0), apa=dict(p=0.5),
+               gp=dict(interval=1))
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data')
+    return [make_dataset(folder / f'{i}.zip', num=12, seed=i) for i in range(2)]
+
+
+def zoo_config(data, names=(), loss='logistic', game=None, **changes):
+    """The configuration of a combination, as `train.py` would complete it. Raises ValueError for what is refused."""
+    names = losses_ext.parse_reg_type(','.join(names))
+    options = {name: dict(OPTIONS.get(name, {})) for name in names}
+    if 'tdgan' in names:
+        options['tdgan'] = dict(data=','.join(data), schedule='0:0.004,1:0.004')
+    config = make_config(data[0], loss=loss, regularizers=options, **changes)
+    config['loss_kwargs'].update(game=loss, r1_gamma=0 if 'gp' in names else 1.0)
+    losses_ext.configure(config, dict(game=game) if loss == 'osgan' else {})
+    return config
+
+
+def refusal(data, *args, **kwargs):
+    """The sentence that refuses a combination, or None."""
+    try:
+        zoo_config(data, *args, **kwargs)
+    except ValueError as error:
+        return str(error)
+
+
+def recipes():
+    """(loss, game of osgan) of every scheme and game."""
+    return [(game, None) for game in GAMES] + [('osgan', game) for game in GAMES]
+
+
+def check_that_it_runs(config):
+    """Two iterations (with TDGAN: across a stage), every lazy phase once; all finite."""
+    run, (state, _) = run_iterations(config, 2)
+    for player in run.game.players:
+        assert all(p.isfinite().all() for p in player.module.parameters()), player.name
+        assert player.optimizer.state, f'{player.name} has not learned'
+
+
+# X-1, X-3.
+
+@pytest.mark.parametrize('loss', ['logistic', 'osgan'])
+def test_x3_every_method_at_weight_0_is_the_base_bit_for_bit(data, loss):
+    off = dict(ggdr=dict(weight=0.0), diggan=dict(weight=0.0), weco=dict(weight=0.0), lecam=dict(weight=0.0), apa=dict(p=0.0),
+               r2=dict(gamma=0.0), gp=dict(weight=0.0))
+    base = zoo_config(data, loss=loss, game='logistic')
+    _, expected = run_iterations(base, 3)
+    for name in set(METHODS) & set(off):
+        config = zoo_config(data, [name], loss, 'logistic')
+        config['regularizers'][name].update(off[name])
+        config['loss_kwargs']['r1_gamma'] = 1.0
+        _, state = run_iterations(config, 3)
+        assert_same_bits(state[0], expected[0])
+
+
+# X-2.
+
+def test_x2_the_order_of_names_has_no_effect():
+    for names in itertools.permutations(['weco', 'ggdr', 'diggan']):
+        assert losses_ext.parse_reg_type(','.join(names)) == ['ggdr', 'diggan', 'weco', 'genco']
+
+
+# X-4.
+
+def gradients(config):
+    """{phase/player/parameter: gradient} of the base's players in the first iteration."""
+    run = setup.build(config, torch.device('cpu'))
+    run.enter_stage(0)
+    reals, shared, grads = [stream.next_batch() for stream in run.reals], {}, {}
+    for player in run.game.players:         # Gradients of all phases at the same parameters.
+        player.optimizer = torch.optim.SGD(player.module.parameters(), lr=0.0)
+    for phase in run.phases:
+        run_phase(run, phase, reals, shared)
+        for player in phase.players:
+            if player.name in 'GD':
+                for name, parameter in player.module.named_parameters():
+                    if parameter.grad is not None:
+                        grads[f'{phase.name}/{player.name}/{name}'] = parameter.grad.clone()
+    return grads
+
+
+@pytest.mark.parametrize('loss', ['logistic', 'osgan'])
+def test_x4_the_gradient_of_a_pair_is_the_sum_of_its_terms(data, loss):
+    def config(*names):
+        return zoo_config(data, names, loss, 'logistic')
+    base = gradients(config())
+    single = {name: gradients(config(name)) for name in ADDING if 'gp' != name}
+    for one, two in itertools.combinations(single, 2):
+        if refusal(data, (one, two), loss, 'logistic'):
+            continue
+        for key, grad in gradients(config(one, two)).items():
+            zero = torch.zeros_like(grad)
+            expected = single[one].get(key, base.get(key, zero)) + single[two].get(key, base.get(key, zero)) \
+                - base.get(key, zero)
+            torch.testing.assert_close(grad, expected, rtol=1e-3, atol=1e-5 * (1 + grad.abs().max().item()),
+                                       msg=lambda text, where=f'{one}+{two} {key}': f'{where}: {text}')
+
+
+@pytest.mark.parametrize(('loss', 'game'), recipes())
+def test_x4_pairs_run_in_every_game_and_scheme(data, loss, game):
+    """All single methods and everything that can be combined at once; pairs for the default game of each scheme."""
+    combinations = [(name,) for name in METHODS]
+    if (loss, game) in (('logistic', None), ('osgan', 'logistic')):
+        combinations += list(itertools.combinations(METHODS, 2))
+    combinations.append(largest(data, loss, game))
+    for names in combinations:
+        if refusal(data, names, loss, game) is None:
+            check_that_it_runs(zoo_config(data, names, loss, game))
+
+
+def largest(data, loss, game):
+    """All methods but those that are refused beside the ones before them."""
+    names = ()
+    for name in METHODS:
+        if refusal(data, (*names, name), loss, game) is None:
+            names += (name,)
+    return names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('loss', 'game'), recipes())
+def test_x4_every_subset_runs(data, loss, game):
+    for size in range(len(METHODS) + 1):
+        for names in itertools.combinations(METHODS, size):
+            if refusal(data, names, loss, game) is None:
+                check_that_it_runs(zoo_config(data, names, loss, game))
+
+
+# X-5.
+
+@pytest.mark.parametrize(('names', 'loss', 'game', 'changes', 'words'), [
+    (['lecam'], 'relativistic', None, {}, ['lecam', 'relativistic']),
+    (['lecam'], 'osgan', 'relativistic', {}, ['lecam', 'osgan']),
+    ([], 'wgan', None, dict(ada_target=0.6), ['--aug=ada', '--loss=wgan']),
+    ([], 'relativistic', None, dict(ada_target=0.6), ['--aug=ada', 'relativistic']),
+    ([], 'osgan', 'wgan', dict(ada_target=0.6), ['--aug=ada', 'wgan']),
+])
+def test_x5_what_the_matrix_refuses_names_both(data, names, loss, game, changes, words):
+    sentence = refusal(data, names, loss, game, **changes)
+    assert sentence and all(word in sentence for word in words), sentence
+
+
+# X-6, X-8.
+
+@pytest.mark.parametrize('names', [*((name,) for name in METHODS), ('ggdr', 'diggan', 'weco', 'daco'),
+                                   ('tdgan', 'ggdr', 'lecam'), ('r2', 'apa', 'lecam')], ids=','.join)
+def test_x6_resume_is_exact(data, names):
+    if not set(names) <= set(METHODS):
+        pytest.fail(f'{names} are not all registered')
+    config = zoo_config(data, names, **(dict(loss='osgan', game='logistic') if names[0] == 'r2' else {}))
+    _, straight = run_iterations(config, 4)
+    _, half = run_iterations(config, 2)
+    half = torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, half)
+    _, resumed = run_iterations(config, 2, state=half)
+    assert_same_bits(resumed, straight)
+
+
+def test_x8_conditional_with_ada_and_accumulation(tmp_path):
+    path = make_dataset(tmp_path / 'classes.zip', num=12, num_classes=3)
+    names = [name for name in METHODS if name not in ('tdgan', 'gp')]
+    config = zoo_config([path], names, batch_gpu=2, ada_target=0.6, ada_kimg=1,
+                        augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1),
+                        data_shape=dict(c_dim=3, img_resolution=16, img_channels=3))
+    config['training_set_kwargs']['use_labels'] = True
+    check_that_it_runs(config)
+
+
+def test_reduced_precision_runs(data):
+    names = [name for name in METHODS if name not in ('tdgan', 'gp')]
+    config = zoo_config(data, names)
+    for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
+        kwargs.update(num_fp16_res=2, conv_clamp=256, reduced_dtype='bfloat16')
+    check_that_it_runs(config)
+
+
+# X-10.
+
+def test_x10_accumulation_changes_no_relative_weight(data):
+    """Over two rounds every term's gradient is twice as large, so WeCo's, which the batch does not enter, is exactly so."""
+    norms = []
+    for batch_gpu in (4, 2):
+        run = setup.build(zoo_config(data, ['weco'], batch_gpu=batch_gpu), torch.device('cpu'))
+        run.enter_stage(0)
+        weco = next(r for r in run.game.regularizers if type(r).__name__ == 'WeCo')
+        run.game.adversarial = type(run.game.adversarial)('none', G=lambda f, r: f * 0, D_fake=lambda f: f * 0,
+                                                         D_real=lambda r: r * 0)
+        phase = next(phase for phase in run.phases if phase.name == 'D2main')
+        run_phase(run, phase, [run.reals[0].next_batch()], {})
+        assert weco.options.weight > 0
+        norms.append(torch.stack([p.grad.norm() for p in run.game.critics['D2'].module.parameters()]))
+    torch.testing.assert_close(norms[1], 2 * norms[0], rtol=1e-4, atol=1e-9)
+
+
+# A method of one's own: one class, one line.
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the method of this test."""
+    weight: float = option(0.01, 'Strength.')
+
+
+class SmallLogits(Regularizer):
+    """weight * D(x)^2 on reals, and as much on fakes."""
+    Options = Options
+
+    def d_real(self, ctx):
+        return self.options.weight * ctx.real.logits.square()
+
+    def d_fake(self, ctx):
+        return self.options.weight * ctx.fake.logits.square()
+
+
+def test_a_method_of_ones_own_is_one_class_and_one_line(data, monkeypatch):
+    monkeypatch.setitem(losses_ext.REG_TYPES, 'small', f'{__name__}:SmallLogits')       # The line.
+    assert losses_ext.parse_reg_type('small,ggdr') == ['ggdr', 'small']
+    assert [spec.name for spec in losses_ext.method_options(f'{__name__}:SmallLogits')] == ['weight']
+    everything = (*largest(data, 'logistic', None), 'small')
+    check_that_it_runs(zoo_config(data, everything))
+    with_it, without = (gradients(zoo_config(data, names)) for names in (('small',), ()))
+    assert not torch.equal(with_it['Dmain/D/b4.out.weight'], without['Dmain/D/b4.out.weight'])
+    assert all(torch.equal(with_it[key], without[key]) for key in without if not key.startswith('Dmain'))
