@@ -1,0 +1,246 @@
+"""Videos of walks from picture to picture, through z or w."""
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import click
+
+from generate import (
+    GridSize,
+    SeedList,
+    class_label,
+    common_options,
+    device_of,
+    images_of_ws,
+    load_generator,
+    load_ws,
+    output_folder,
+    save_image,
+    seeds_to_z,
+    tile,
+    to_ws,
+)
+
+if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
+    import numpy as np
+    import torch
+
+PATHS = ('linear', 'spherical', 'spline')
+VIDEO_FILES = ('mp4', 'webp', 'gif')
+FORMATS = (*VIDEO_FILES, 'png')
+MP4_BITRATE = '16M'
+SPHERE_EPS = 1e-6           # Below this angle, in radians, an arc is a line.
+
+
+@click.command(epilog='Example: python video.py --network=runs/00000-cats --seeds=1-6 --loop=1 --trunc=0.7 '
+                      '--outdir=out')
+@common_options
+@click.option('--seeds', type=SeedList(), metavar='A-B|A,B,..', help='Pictures to pass through, in this order.')
+@click.option('--projected-w', '--projected_w', 'projected_w', metavar='FILE',
+              help='Pass through the array "w" [K, num_ws, w_dim] of this .npz file instead.')
+@click.option('--space', type=click.Choice(['z', 'w']), default='w', show_default=True,
+              help='Where to walk: w is smoother, in z every picture on the way is a typical one.')
+@click.option('--path', 'path_kind', type=click.Choice(PATHS), default='spline', show_default=True,
+              help='Straight from picture to picture, along arcs (in z), or along a curve without corners.')
+@click.option('--easing', type=bool, default=False, show_default=True, help='Slow down at every picture?')
+@click.option('--loop', type=bool, default=False, show_default=True, help='Return to the first picture?')
+@click.option('--grid', type=GridSize(), default='1x1', metavar='WxH',
+              help='Walks side by side; each takes its share of the pictures, in order [default: 1x1]')
+@click.option('--frames', 'num_frames', type=click.IntRange(min=1), default=60, show_default=True,
+              help='Frames from one picture to the next.')
+@click.option('--fps', type=click.IntRange(1, 120), default=30, show_default=True, help='Frames in a second.')
+@click.option('--format', 'video_format', type=click.Choice(['auto', *FORMATS]), default='auto', show_default=True,
+              help='png: a file per frame; auto: mp4 if the extra "video" is installed, else webp.')
+def main(network: str, seeds: Sequence[int] | None, projected_w: str | None, truncation_psi: float,
+         class_idx: int | None, noise_mode: str, space: str, path_kind: str, easing: bool, loop: bool,
+         grid: tuple[int, int], num_frames: int, fps: int, video_format: str, outdir: str, batch: int,
+         device: str) -> None:
+    """Make a video that walks through pictures of a trained generator.
+
+    Writes video.mp4 (or .webp, .gif, or frame00000.png and so on) into the output directory.
+    """
+    check_choices(seeds, projected_w, space, path_kind)
+    video_format = pick_format(video_format)
+    folder = output_folder(outdir)
+    G = load_generator(network, device)
+    keys = key_latents(G, seeds, projected_w, class_idx, truncation_psi, space)
+    columns, rows = grid
+    walks = split_walks(keys, columns * rows)                           # [walks, K, ...]
+    times = frame_times(walks.shape[1], num_frames, loop, easing)
+    latents = along(walks, times, path_kind, loop)                      # [frames, walks, ...]
+    images = images_of_latents(G, latents, class_idx, truncation_psi, space, batch, noise_mode)
+    with VideoWriter(folder / 'video', video_format, fps) as writer:
+        for _ in times:
+            writer.add(tile([next(images) for _ in range(columns * rows)], columns, rows))
+    click.echo(f'{writer.path} ({len(times)} frames)')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the user named.
+
+def check_choices(seeds: Sequence[int] | None, projected_w: str | None, space: str, path_kind: str) -> None:
+    """A usage error for options that contradict each other."""
+    if (seeds is None) == (projected_w is None):
+        raise click.UsageError('give either --seeds or --projected-w: which pictures shall be passed through?')
+    if projected_w is not None and space == 'z':
+        raise click.UsageError('--projected-w holds latents of w; --space=z needs --seeds')
+    if path_kind == 'spherical' and space == 'w':
+        raise click.UsageError('--path=spherical needs --space=z: only there do latents lie on a sphere')
+
+
+def key_latents(G: 'torch.nn.Module', seeds: Sequence[int] | None, projected_w: str | None, class_idx: int | None,
+                truncation_psi: float, space: str) -> 'np.ndarray':
+    """The pictures to pass through: z [K, z_dim] or w [K, num_ws, w_dim], float64."""
+    if projected_w is not None:
+        if class_idx is not None or truncation_psi != 1:
+            click.echo('Note: --class and --trunc have no effect together with --projected-w.', err=True)
+        return load_ws(projected_w, G).double().numpy()
+    z = seeds_to_z(seeds, G)
+    c = class_label(G, class_idx)
+    return (z if space == 'z' else to_ws(G, z, c, truncation_psi)).double().cpu().numpy()
+
+
+def split_walks(keys: 'np.ndarray', num_walks: int) -> 'np.ndarray':
+    """[num_walks, K, ...]: each walk takes as many of the pictures [num_walks * K, ...] as the others, in order."""
+    num_keys, rest = divmod(len(keys), num_walks)
+    if num_keys < 2 or rest:
+        raise click.UsageError(f'{len(keys)} pictures cannot be passed through by {num_walks} walks: each needs the '
+                               f'same number, at least two; give {max(num_keys, 2) * num_walks}, for example')
+    return keys.reshape(num_walks, num_keys, *keys.shape[1:])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The way.
+
+def frame_times(num_keys: int, num_frames: int, loop: bool, easing: bool = False) -> 'np.ndarray':
+    """When each frame is taken; picture k is passed at time k. A loop ends a frame before it would begin again."""
+    import numpy as np
+    num_parts = num_keys if loop else num_keys - 1
+    times = np.arange(num_parts * num_frames + (not loop)) / num_frames
+    if easing:
+        t = times % 1
+        times = np.floor(times) + t * t * (3 - 2 * t)
+    return times
+
+
+def along(keys: 'np.ndarray', times: 'np.ndarray', kind: str, loop: bool) -> 'np.ndarray':
+    """Latents [frames, walks, ...] at the given times of walks through keys [walks, K, ...]; `kind` is one of PATHS."""
+    import numpy as np
+    keys = np.moveaxis(keys, 1, 0)                  # [K, walks, ...]
+    if loop:
+        keys = np.concatenate([keys, keys[:1]])
+    if kind == 'spline':
+        from scipy.interpolate import CubicSpline
+        return CubicSpline(np.arange(len(keys)), keys, bc_type='periodic' if loop else 'natural')(times)
+    start = np.minimum(np.floor(times).astype(int), len(keys) - 2)
+    t = (times - start).reshape(-1, *[1] * (keys.ndim - 1))
+    between = slerp if kind == 'spherical' else lerp
+    return between(keys[start], keys[start + 1], t)
+
+
+def lerp(a: 'np.ndarray', b: 'np.ndarray', t: 'np.ndarray') -> 'np.ndarray':
+    """From a to b along a line."""
+    return a + (b - a) * t
+
+
+def slerp(a: 'np.ndarray', b: 'np.ndarray', t: 'np.ndarray') -> 'np.ndarray':
+    """From a to b [..., D] along an arc around 0, the length going from that of a to that of b."""
+    import numpy as np
+    length_a, length_b = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b))
+    a, b = a / length_a, b / length_b
+    angle = np.arccos((a * b).sum(axis=-1, keepdims=True).clip(-1, 1))
+    sine = np.sin(angle)
+    is_arc = sine > SPHERE_EPS
+    safe = np.where(is_arc, sine, 1)
+    arc = np.where(is_arc, np.sin((1 - t) * angle) / safe * a + np.sin(t * angle) / safe * b, lerp(a, b, t))
+    return arc * lerp(length_a, length_b, t)
+
+
+def images_of_latents(G: 'torch.nn.Module', latents: 'np.ndarray', class_idx: int | None, truncation_psi: float,
+                      space: str, batch: int, noise_mode: str) -> Iterator['np.ndarray']:
+    """One picture per latent of [frames, walks, ...], frame by frame."""
+    import torch
+    for rows in torch.from_numpy(latents).float().flatten(0, 1).split(batch):
+        if space == 'z':
+            rows = to_ws(G, rows.to(device_of(G)), class_label(G, class_idx), truncation_psi)
+        yield from images_of_ws(G, rows, batch, noise_mode)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files.
+
+def pick_format(name: str) -> str:
+    """One of FORMATS for that or 'auto'; a usage error, naming the extra, if mp4 is asked for and cannot be written."""
+    import importlib.util
+    has_ffmpeg = importlib.util.find_spec('imageio_ffmpeg') is not None
+    if name == 'auto':
+        return 'mp4' if has_ffmpeg else 'webp'
+    if name == 'mp4' and not has_ffmpeg:
+        raise click.UsageError('mp4 needs the extra "video" (pip install imageio-ffmpeg); webp, gif and png do not')
+    return name
+
+
+class VideoWriter:
+    """Writes frames to PATH.mp4, PATH.webp, PATH.gif, or as png to frame00000.png, ... beside PATH.
+
+    mp4 and png frames are written as they come, webp and gif ones are kept in memory until the end of the `with` block.
+    `path` is the file (png: the folder).
+    """
+
+    def __init__(self, path: Path, video_format: str, fps: int):
+        assert video_format in FORMATS, f'{video_format!r}: must be one of {", ".join(FORMATS)}'
+        self.path = path.parent if video_format == 'png' else path.with_name(f'{path.name}.{video_format}')
+        self._format = video_format
+        self._fps = fps
+        self._frames: list = []
+        self._num_frames = 0
+        self._ffmpeg = None
+
+    def add(self, image: 'np.ndarray') -> None:
+        """One more frame: uint8 [H, W, C], C = 1 or 3, all of one size."""
+        if self._format == 'png':
+            save_image(self.path / f'frame{self._num_frames:05d}.png', image)
+        elif self._format == 'mp4':
+            self._to_ffmpeg(image)
+        else:
+            from PIL import Image
+            self._frames.append(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert('RGB'))
+        self._num_frames += 1
+
+    def add_all(self, images: Iterable['np.ndarray']) -> None:
+        """Several more frames."""
+        for image in images:
+            self.add(image)
+
+    def __enter__(self) -> 'VideoWriter':
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self._ffmpeg is not None:
+            self._ffmpeg.close()
+        if kind is None and self._frames:
+            self._save_frames()
+
+    def _to_ffmpeg(self, image):
+        import numpy as np
+        height, width, channels = image.shape
+        if self._ffmpeg is None:
+            import imageio_ffmpeg
+            self._ffmpeg = imageio_ffmpeg.write_frames(
+                str(self.path), (width, height), fps=self._fps, codec='libx264', bitrate=MP4_BITRATE,
+                macro_block_size=2, ffmpeg_log_level='error')
+            self._ffmpeg.send(None)
+        self._ffmpeg.send(np.ascontiguousarray(np.broadcast_to(image, [height, width, 3])))
+
+    def _save_frames(self):
+        options = {'webp': {'quality': 90, 'method': 2}, 'gif': {'optimize': False}}[self._format]
+        try:
+            self._frames[0].save(self.path, save_all=True, append_images=self._frames[1:], loop=0,
+                                 duration=round(1000 / self._fps), **options)
+        except OSError as error:
+            raise click.ClickException(f'{self.path} cannot be written: {error.strerror or error}') from None
+
+
+if __name__ == '__main__':
+    main()
