@@ -47,6 +47,13 @@ def test_error_of_a_single_process_passes_unchanged():
         distributed.launch(fail, 1)
 
 
+def test_group_is_up_while_the_function_runs_and_down_after_it(tmp_path):
+    seen = []
+    launcher._run_in_group(lambda rank: seen.append((rank, dist.is_initialized())), 0, 1, (),
+                           store=dist.FileStore(str(tmp_path / 'store'), 1))
+    assert seen == [(0, True)] and not dist.is_initialized()
+
+
 # Devices.
 
 

@@ -117,9 +117,13 @@ def only_weights(call):
 
 
 def private_torch(tree, names):
+    """Only the public interface, and the same whatever the version (a report or a cache may name it)."""
     for name in {*names, *dotted_names(tree)}:
-        if re.match(r'torch\.(.+\.)?_', name):
+        if re.match(r'torch\.(.+\.)?_(?!_)', name):
             yield f'uses {name}'
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and '__version__' in ast.unparse(node):
+            yield 'compares versions'
 
 
 @pytest.mark.parametrize(('file', 'source'), [pytest.param(*item, id=item[0]) for item in project_files().items()])
@@ -162,7 +166,8 @@ def test_rules_are_applied_to_all_packages():
     ('generate.py', 'torch.load(f)', 'calls torch.load'),
     ('generate.py', 'np.load(f, allow_pickle=True)', 'allows pickles in NumPy files'),
     ('training/a.py', 'torch._C._set_something()', 'uses torch._C._set_something'),
-    ('training/a.py', 'if torch.__version__ > "2": pass', 'uses torch.__version__'),
+    ('training/a.py', 'if torch.__version__ > "2": pass', 'compares versions'),
+    ('training/a.py', 'new = [int(x) for x in torch.__version__.split(".")] >= [2, 6]', 'compares versions'),
     ('training/a.py', 'from torch.nn.functional import _pad', 'uses torch.nn.functional._pad'),
     ('training/a.py', '', 'has no docstring'),
 ])
@@ -181,6 +186,7 @@ def test_rules_find_what_they_forbid(file, line, expected):
     ('style_mixing.py', 'import generate, losses_ext, training.setup'),
     ('training/cifar10.py', 'import pickle'),
     ('generate.py', 'np.load(f, allow_pickle=False)'),
+    ('torch_utils/ops/a.py', 'key = [torch.__version__, torch.__file__]'),
 ])
 def test_rules_allow_the_rest(file, line):
     assert list(violations(file, f'"""What it is."""\n{line}')) == []
