@@ -1,19 +1,86 @@
-"""Which implementation an operator runs on: plain tensor operations, or the compiled ones.
+"""Which implementation an operator runs on: plain tensor operations, or the compiled ones of csrc/.
 
 Every operator that has a compiled implementation takes `impl`:
 
-    auto      compiled where that is possible, plain tensor operations otherwise (said once, with the reason)
+    auto      what `set_default` says; at first: compiled where possible, else plain tensor operations, said once with
+              the reason
     ref       plain tensor operations
-    native    compiled, or an error that says what is missing ('cuda' is another word for it)
+    native    compiled, or an error with the reason ('cuda' is another word for it)
+
+Nothing is built or loaded before an operator is called.
 """
+import warnings
+from functools import cache
+
+import torch
 from torch import Tensor
 
+from torch_utils.ops import build
+
 IMPLS = ('auto', 'ref', 'native', 'cuda')
+DEFAULTS = {'auto': 'auto', 'native': 'native', 'reference': 'ref'}
+COMPILED_DTYPES = {
+    'cpu': (torch.float32, torch.float64, torch.bfloat16),
+    'cuda': (torch.float32, torch.float64, torch.bfloat16, torch.float16),
+}
+
+_default = 'ref'
+
+
+def set_default(name: str) -> None:
+    """Says what `impl='auto'` means from now on: 'auto', 'native' or 'reference'."""
+    global _default
+    assert name in DEFAULTS, f'{name!r}: must be one of {", ".join(DEFAULTS)}'
+    _default = DEFAULTS[name]
 
 
 def use_native(impl: str, x: Tensor) -> bool:
-    """True if an operator called with this `impl` on this tensor is to run its compiled implementation."""
+    """True if an operator called with this `impl` on this tensor is to run its compiled implementation, which is then
+    loaded. Raises RuntimeError if it is asked for by name and cannot be had.
+    """
     assert impl in IMPLS, f'impl={impl!r}: must be one of {", ".join(IMPLS)}'
-    if impl in ('native', 'cuda'):
-        raise RuntimeError(f"impl={impl!r}: no compiled operators here; use impl='auto' or 'ref'")
+    if impl == 'auto':
+        impl = _default
+    if impl == 'ref':
+        return False
+    reason = why_not(x.device.type, x.dtype)
+    if reason is None:
+        return True
+    if impl != 'auto':
+        raise RuntimeError(f'no compiled operator: {reason}')
+    _say_once(reason)
     return False
+
+
+def why_not(device: str, dtype: torch.dtype) -> str | None:
+    """The reason why there are no compiled operators for tensors like this, or None if there are (and are loaded)."""
+    if device not in COMPILED_DTYPES:
+        return f'there are none for the device {device}'
+    if dtype not in COMPILED_DTYPES[device]:
+        return f'there are none for {str(dtype).removeprefix("torch.")} on {device}'
+    return _load(device)
+
+
+@cache
+def _load(device):
+    """Loads the libraries for a device, once; returns why that is impossible, or None."""
+    try:
+        for library in ('cpu', 'cuda') if device == 'cuda' else ('cpu',):
+            _load_library(library)
+    except build.Unavailable as reason:
+        return str(reason)
+    return None
+
+
+@cache
+def _load_library(library):
+    path = build.build(library)
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        raise build.Unavailable(f'{path} cannot be loaded: {error}') from error
+
+
+@cache
+def _say_once(reason):
+    warnings.warn(f'plain tensor operations instead of compiled operators: {reason}', RuntimeWarning, stacklevel=4)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,7 +24,7 @@ class Activation:
     def_gain: float = 1
 
 
-activation_funcs = {
+activation_funcs = {        # In the order of `enum Act` in csrc/bias_act.h.
     'linear':   Activation(lambda t, alpha: t),
     'relu':     Activation(lambda t, alpha: t.relu(), def_gain=math.sqrt(2)),
     'lrelu':    Activation(F.leaky_relu, def_alpha=0.2, def_gain=math.sqrt(2)),
@@ -65,7 +66,9 @@ def bias_act(
     spec = activation_funcs[act]
     alpha = float(spec.def_alpha if alpha is None else alpha)
     gain = float(spec.def_gain if gain is None else gain)
-    assert not backend.use_native(impl, x)
+    if (act != 'lrelu' or alpha >= 0) and backend.use_native(impl, x):      # Its slope is told from the sign of y.
+        index = list(activation_funcs).index(act)
+        return torch.ops.stylegan2_loss_zoo.bias_act(x, b, dim, index, alpha, gain, clamp)
     return _plain(x, b, dim, spec.func, alpha, gain, clamp)
 
 

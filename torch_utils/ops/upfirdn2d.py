@@ -36,6 +36,9 @@ class Axis(NamedTuple):
         return Axis(self.down, self.up, taps - self.before - 1, after)
 
 
+UNCHANGED = Axis(up=1, down=1, before=0, after=0)
+
+
 def setup_filter(
     f,
     device: torch.device = torch.device('cpu'),  # noqa: B008 (a constant)
@@ -108,7 +111,8 @@ def upfirdn2d(
     sizes = [axis.out_size(size, taps) for axis, size, taps in zip(axes, x.shape[:1:-1], filter_size(f))]
     assert min(sizes) >= 1, \
         f'no output: {list(x.shape)} filtered with {list(f.shape)}, up={up}, down={down}, padding={padding}'
-    assert not backend.use_native(impl, x)
+    if backend.use_native(impl, x):
+        return _native(x, f, axes, flip_filter, gain)
     return _Plain.apply(x, f, axes, flip_filter, gain)
 
 
@@ -193,6 +197,17 @@ def _check(x, f):
     assert f.device == x.device, f'f lies on {f.device}, x on {x.device}'
 
 
+# Compiled.
+
+def _native(x, f, axes, flip_filter, gain):
+    op = torch.ops.stylegan2_loss_zoo.upfirdn2d
+    if f.ndim == 2:
+        (ux, dx, left, right), (uy, dy, top, bottom) = axes
+        return op(x, f, [ux, uy], [dx, dy], [left, right, top, bottom], flip_filter, gain)
+    along_x = _native(x, f[None, :], (axes[0], UNCHANGED), flip_filter, gain ** 0.5)
+    return _native(along_x, f[:, None], (UNCHANGED, axes[1]), flip_filter, gain ** 0.5)
+
+
 # Plain tensor operations.
 
 class _Plain(torch.autograd.Function):
@@ -208,8 +223,7 @@ class _Plain(torch.autograd.Function):
             h = h.flip(list(range(h.ndim)))
         if h.ndim == 2:
             return _resample(x, h, *axes)
-        still = Axis(1, 1, 0, 0)
-        return _resample(_resample(x, h[None, :], axes[0], still), h[:, None], still, axes[1])
+        return _resample(_resample(x, h[None, :], axes[0], UNCHANGED), h[:, None], UNCHANGED, axes[1])
 
     @staticmethod
     def backward(ctx, dy):
@@ -224,6 +238,9 @@ def _resample(x, h, ax, ay):
     shape = [*x.shape[:2], ay.out_size(x.shape[2], h.shape[0]), ax.out_size(x.shape[3], h.shape[1])]
     if x.numel() == 0 or 0 in shape:
         return x.new_zeros(shape)
+    if x.device.type == 'cpu' and len(x) > 1 and x.shape[1] < 16 and x.is_contiguous():
+        # Depthwise convolutions are slow with few channels, for which samples do as well.
+        return _resample(x.view(1, -1, *x.shape[2:]), h, ax, ay).view(shape)
     if ax.up == ay.up == 1:
         return _correlate(x, h, ax, ay)
     if x.device.type == 'cpu' and x.dtype in (torch.float16, torch.bfloat16):

@@ -1,0 +1,359 @@
+"""The compiled operators on CPUs against the plain ones: values, both derivatives, dtypes, layouts, sizes, registration;
+and how they are built and chosen.
+"""
+import itertools
+import multiprocessing
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from fixture_data import case_ids
+from test_ops_upfirdn2d import GEOMETRIES
+from torch.autograd import gradcheck, gradgradcheck
+
+from torch_utils.ops import backend, build
+from torch_utils.ops import upfirdn2d as resampling
+from torch_utils.ops.bias_act import activation_funcs, bias_act
+from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
+
+# Of the largest result: one rounding, and what adding in another order costs. Taps are float32 for float64 images, too.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-6, torch.bfloat16: 1e-2}
+LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
+layouts = pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
+dtypes = pytest.mark.parametrize('dtype', TOLERANCE, ids=str)
+geometries = pytest.mark.parametrize('geometry', GEOMETRIES.values(), ids=GEOMETRIES)
+FILTERS = [(4, 4), (3, 5), (1, 1), (9,)]
+
+
+@pytest.fixture(scope='session')
+def native():
+    """The compiled operators; one build for all tests."""
+    reason = backend.why_not('cpu', torch.float32)
+    if reason is not None:
+        pytest.skip(reason)
+    return torch.ops.stylegan2_loss_zoo
+
+
+def both(op, *tensors):
+    """[results of impl='ref', those of impl='native']: value, first and second derivatives."""
+    results = []
+    for impl in ('ref', 'native'):
+        y = op(*tensors, impl=impl)
+        v = torch.linspace(-1, 1, y.numel()).reshape(y.shape).to(y).requires_grad_()
+        first = torch.autograd.grad(y, tensors, v, create_graph=True)
+        second = torch.autograd.grad(sum(d.square().sum() for d in first), [*tensors, v], allow_unused=True,
+                                     materialize_grads=True)
+        results.append([y, *first, *second])
+    return results
+
+
+def assert_close(expected, obtained, tolerance):
+    for a, b in zip(expected, obtained):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        assert (a - b).abs().max() <= tolerance * max(a.abs().max(), 1e-3)
+
+
+@layouts
+@dtypes
+@geometries
+def test_upfirdn2d_equals_the_plain_one(native, geometry, dtype, layout):
+    shapes = [(2, 3, 12, 13), (1, 70, 9, 11), (3, 17, 10, 70)]
+    for shape, taps in itertools.product(shapes, FILTERS):
+        x = torch.randn(shape).to(dtype).contiguous(memory_format=layout).requires_grad_()
+        f = torch.randn(taps)
+        expected, obtained = both(lambda x, impl, f=f: upfirdn2d(x, f, impl=impl, **geometry), x)
+        tolerance = TOLERANCE[dtype] * (4 if f.ndim == 1 else 1)        # Two passes, and their derivatives two each.
+        assert_close(expected, obtained, tolerance)
+        assert obtained[0].is_contiguous(memory_format=layout) and obtained[1].is_contiguous(memory_format=layout)
+
+
+@geometries
+def test_derivatives_of_upfirdn2d(native, geometry):
+    x, f = torch.randn(1, 2, 6, 7, dtype=torch.float64, requires_grad=True), torch.randn(3, 4)
+    assert gradcheck(lambda x: upfirdn2d(x, f, impl='native', **geometry), x)
+    assert gradgradcheck(lambda x: upfirdn2d(x, f, impl='native', **geometry), x)
+
+
+@pytest.mark.parametrize('case', case_ids('01b_upfirdn2d'))
+def test_upfirdn2d_agrees_with_the_fixture(native, case):
+    options = {key: value for key, value in case.config.items() if key != 'filter'}
+    case.check('y', upfirdn2d(case.input('x'), case.input('f'), impl='native', **options))
+
+
+def test_integer_filters_are_exact(native):
+    """Also where a filter is split into column and row."""
+    x = torch.randint(-9, 9, (2, 3, 10, 11)).float()
+    for f in (torch.tensor([[1., 3, 3, 1]]), torch.tensor([[1., 2, 3], [2, 4, 6]]), torch.tensor([[1., 2], [3, 4]])):
+        assert torch.equal(upfirdn2d(x, f, padding=2, impl='native'), upfirdn2d(x, f, padding=2, impl='ref'))
+    y = resampling.downsample2d(torch.ones(1, 1, 4, 4), setup_filter([1, 3, 3, 1]), impl='native')
+    assert (y == 0.765625).all()
+
+
+@pytest.mark.parametrize('shape', [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4), (1, 1, 1, 1), (1, 2, 1, 7)], ids=str)
+@pytest.mark.parametrize('geometry', [{'padding': 3}, {'up': 2, 'padding': 3}, {'down': 2, 'padding': 3}], ids=str)
+def test_upfirdn2d_of_empty_and_tiny_images(native, shape, geometry):
+    x, f = torch.randn(shape, requires_grad=True), torch.randn(4, 4)
+    expected, obtained = (upfirdn2d(x, f, impl=impl, **geometry) for impl in ('ref', 'native'))
+    torch.testing.assert_close(obtained, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_filters_of_zeros_and_what_is_not_a_number(native):
+    x = torch.randn(1, 2, 6, 6)
+    assert (upfirdn2d(x, torch.zeros(3, 3), impl='native') == 0).all()
+    x[0, 0, 3, 3] = float('nan')
+    for layout in LAYOUTS.values():
+        y = upfirdn2d(x.contiguous(memory_format=layout), torch.ones(2, 2), impl='native')
+        assert y.isnan().sum() == 4 and not y[0, 1].isnan().any()
+
+
+@layouts
+@dtypes
+@pytest.mark.parametrize('act', activation_funcs)
+def test_bias_act_equals_the_plain_one(native, act, dtype, layout):
+    tolerance = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 6e-2}[dtype]    # Plain rounds four times.
+    for shape, (gain, clamp) in itertools.product([(2, 3, 4, 5), (3, 70, 3, 3)], [(None, None), (0.9, 30)]):
+        x = torch.randn(shape).to(dtype).contiguous(memory_format=layout).requires_grad_()
+        b = torch.randn(shape[1]).to(dtype).requires_grad_()
+        expected, obtained = both(lambda x, b, impl: bias_act(x, b, act=act, gain=gain, clamp=clamp, impl=impl), x, b)
+        assert_close(expected, obtained, tolerance)
+        assert obtained[0].is_contiguous(memory_format=layout) and obtained[1].is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize('clamp', [None, 0.7])
+@pytest.mark.parametrize('act', activation_funcs)
+def test_derivatives_of_bias_act(native, act, clamp):
+    x = torch.randn(3, 2, 5, dtype=torch.float64, requires_grad=True)
+    b = torch.randn(5, dtype=torch.float64, requires_grad=True)
+
+    def op(x, b):
+        return bias_act(x, b, dim=2, act=act, gain=1.3, clamp=clamp, impl='native')
+    assert gradcheck(op, (x, b))
+    assert gradgradcheck(op, (x, b))
+
+
+@pytest.mark.parametrize('case', case_ids('02_bias_act'))
+def test_bias_act_agrees_with_the_fixture(native, case):
+    options = {key: value for key, value in case.config.items() if key != 'bias'}
+    tensors = {name: case.input(name).requires_grad_() for name in case.inputs}
+    x, b, v = tensors['x'], tensors.get('b'), tensors['v']
+    y = bias_act(x, b, impl='native', **options)
+    dx, = torch.autograd.grad((v * y).sum(), x, create_graph=True)
+    d2x, d2v = torch.autograd.grad(dx.square().sum(), [x, v], allow_unused=True, materialize_grads=True)
+    for name, value in {'y': y, 'dx': dx, 'd2x': d2x, 'd2v': d2v}.items():
+        case.check(name, value)
+
+
+@pytest.mark.parametrize('shape, dim', [((0, 3), 1), ((3, 0), 1), ((5,), 0), ((2, 3, 0, 4), 1), ((4, 3), 0)], ids=str)
+def test_bias_act_of_empty_tensors_and_odd_ranks(native, shape, dim):
+    x, b = torch.randn(shape, requires_grad=True), torch.randn(shape[dim], requires_grad=True)
+    expected, obtained = both(lambda x, b, impl: bias_act(x, b, dim=dim, act='lrelu', impl=impl), x, b)
+    torch.testing.assert_close(obtained, expected)
+
+
+def test_tensors_that_are_dense_in_no_order(native):
+    x = torch.randn(4, 6, 8, 10)[::2, 1:5, ::2, 1::3]
+    b, f = torch.randn(4), torch.randn(3, 3)
+    torch.testing.assert_close(bias_act(x, b, act='lrelu', impl='native'), bias_act(x, b, act='lrelu', impl='ref'))
+    torch.testing.assert_close(upfirdn2d(x, f, impl='native'), upfirdn2d(x, f, impl='ref'), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('act', ['linear', 'relu', 'lrelu'])
+def test_what_is_not_a_number_stays_that(native, act):
+    x = torch.tensor([[float('nan'), float('inf'), -float('inf'), 1.]], requires_grad=True)
+    for clamp in (None, 2):
+        y, expected = (bias_act(x, act=act, clamp=clamp, impl=impl) for impl in ('native', 'ref'))
+        torch.testing.assert_close(y, expected, equal_nan=True)
+
+
+def test_one_thread_and_two_give_the_same_bits(native):
+    x, b, f = torch.randn(8, 32, 40, 40), torch.randn(32), setup_filter([1, 3, 3, 1])
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append([upfirdn2d(x, f, up=2, padding=2, impl='native'), bias_act(x, b, act='lrelu', impl='native')])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+def test_registration_passes_torchs_own_check(native):
+    """Schemas, shapes without data, autograd, tracing: torch.compile and export can pass through."""
+    x, f = torch.randn(2, 3, 6, 7, requires_grad=True), torch.randn(3, 4)
+    for layout in LAYOUTS.values():
+        image = x.detach().contiguous(memory_format=layout).requires_grad_()
+        torch.library.opcheck(native.upfirdn2d.default, (image, f, [2, 1], [1, 2], [2, 1, 1, 0], False, 2.0))
+    b = torch.randn(3, requires_grad=True)
+    for act in (0, 2, 3, 8):
+        options = (1, act, 0.2, 1.5, 0.8)
+        torch.library.opcheck(native.bias_act.default, (x, b, *options))
+        torch.library.opcheck(native.bias_act_grad.default, (torch.randn_like(x), x, b, *options))
+        torch.library.opcheck(native.bias_act_grad2.default, (x.detach(), x.detach(), x.detach(), None, *options))
+
+
+def test_a_third_derivative_is_refused(native):
+    x = torch.randn(2, 3, requires_grad=True)
+    d, = torch.autograd.grad(bias_act(x, act='tanh', impl='native').sum(), x, create_graph=True)
+    d2, = torch.autograd.grad(d.sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no third derivative; use impl='ref'"):
+        torch.autograd.grad(d2.sum(), x)
+
+
+def test_negative_slopes_take_the_plain_operator(native):
+    """There the sign of the result does not tell that of the argument."""
+    x = torch.tensor([[-1., 2.]], requires_grad=True)
+    y = bias_act(x, act='lrelu', alpha=-0.5, gain=1, impl='auto')
+    assert y.tolist() == [[0.5, 2]] and torch.autograd.grad(y.sum(), x)[0].tolist() == [[-0.5, 1]]
+
+
+@pytest.mark.parametrize('arguments, message', [
+    ((torch.ones(2, 3), torch.ones(2), 1, 0, 0., 1., None), r'b \[2\]: must be \[3\]'),
+    ((torch.ones(2, 3), torch.ones(3), 2, 0, 0., 1., None), 'dim=2: x has 2 axes'),
+    ((torch.ones(2, 3), torch.ones(3).double(), 1, 0, 0., 1., None), 'b is Double, x is Float'),
+    ((torch.ones(2, 3), None, 1, 9, 0., 1., None), r'act=9: must be 0 \.\.\. 8'),
+    ((torch.ones(2, 3), None, 1, 0, 0., 1., -1.), 'clamp=-1: must be None, or 0 or more'),
+    ((torch.ones(2, 3).half(), None, 1, 0, 0., 1., None), 'x is Half: on CPUs it must be'),
+])
+def test_compiled_bias_act_checks_its_arguments(native, arguments, message):
+    with pytest.raises(RuntimeError, match=message):
+        native.bias_act(*arguments)
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'x': torch.ones(4, 4)}, 'x has 2 axes'),
+    ({'f': torch.ones(2)}, r'f is Float \[2\]: must be float32 \[fh, fw\]'),
+    ({'f': torch.ones(2, 2).double()}, 'f is Double'),
+    ({'up': [0, 1]}, 'x axis: up=0, down=1: must be positive'),
+    ({'down': [1]}, 'must be pairs'),
+    ({'padding': [1, 1]}, 'must be .left, right, top, bottom'),
+    ({'padding': [0, 0, -2, -1]}, 'y axis: no output from 4 samples with up=1, padding -2 and -1, and 2 taps'),
+    ({'padding': [2 ** 40, 0, 0, 0]}, 'numbers beyond 1073741824'),
+])
+def test_compiled_upfirdn2d_checks_its_arguments(native, change, message):
+    good = {'x': torch.ones(1, 1, 4, 4), 'f': torch.ones(2, 2), 'up': [1, 1], 'down': [1, 1], 'padding': [0, 0, 0, 0]}
+    with pytest.raises(RuntimeError, match=message):
+        native.upfirdn2d(*(good | change).values(), False, 1.0)
+
+
+# Choosing and building.
+
+@pytest.fixture
+def fresh_backend(monkeypatch):
+    """The module's memory of what was loaded and said, emptied for a test."""
+    for function in (backend._load, backend._say_once):
+        function.cache_clear()
+    yield monkeypatch
+    for function in (backend._load, backend._say_once):
+        function.cache_clear()
+
+
+def test_without_a_compiler_auto_says_so_once_and_native_refuses(fresh_backend):
+    def no_compiler(library):
+        raise build.Unavailable('no C++ compiler: c++ not found')
+    fresh_backend.setattr(backend, '_load_library', no_compiler)
+    fresh_backend.setattr(backend, '_default', 'auto')
+    x = torch.ones(2, 3)
+    with pytest.warns(RuntimeWarning, match='plain tensor operations instead of compiled operators: no C.. compiler'):
+        assert torch.equal(bias_act(x), x)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        bias_act(x)
+    for impl in ('native', 'cuda'):
+        with pytest.raises(RuntimeError, match='no compiled operator: no C.. compiler'):
+            bias_act(x, impl=impl)
+
+
+def test_half_precision_on_cpus_has_no_compiled_operator():
+    with pytest.raises(RuntimeError, match='there are none for float16 on cpu'):
+        bias_act(torch.ones(2, 3).half(), impl='native')
+
+
+def test_the_default_can_be_set(monkeypatch):
+    monkeypatch.setattr(backend, '_default', 'auto')
+    backend.set_default('reference')
+    assert not backend.use_native('auto', torch.ones(1))
+    with pytest.raises(AssertionError, match="'fast': must be one of auto, native, reference"):
+        backend.set_default('fast')
+
+
+def build_in(directory, queue):
+    import os
+    os.environ['DNNLIB_CACHE_DIR'] = directory
+    build.LIBRARIES['cpu'] = ('upfirdn2d_cpu.cpp',)         # Any library will do, so a quick one.
+    queue.put(str(build.build('cpu')))
+
+
+@pytest.fixture
+def compiler():
+    try:
+        return build.find_toolchain('cpu')
+    except build.Unavailable as reason:
+        pytest.skip(str(reason))
+
+
+def test_processes_that_build_at_once_build_one_library(compiler, tmp_path, capfd):
+    context = multiprocessing.get_context('spawn')
+    queue = context.Queue()
+    processes = [context.Process(target=build_in, args=(str(tmp_path), queue)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    paths = {queue.get(timeout=120) for _ in processes}
+    for process in processes:
+        process.join()
+    assert len(paths) == 1 and [p.suffix for p in sorted((tmp_path / 'ops').iterdir())] == ['.lock', '.so']
+    assert capfd.readouterr().out.count('Building the cpu operators') == 1
+
+
+def test_a_lock_ends_with_the_process_that_holds_it(tmp_path):
+    code = ('import os, sys; from pathlib import Path; from torch_utils.ops import build\n'
+            'with build._lock(Path(sys.argv[1])): os._exit(1)')
+    subprocess.run([sys.executable, '-c', code, tmp_path / 'lock'], cwd=build.SOURCE_DIR.parents[2])
+    with build._lock(tmp_path / 'lock'):
+        pass
+
+
+def test_a_compiler_error_is_told_and_kept(compiler, tmp_path, monkeypatch):
+    monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path))
+    source = tmp_path / 'wrong_cpu.cpp'
+    source.write_text('int f() { return nonsense; }')
+    monkeypatch.setattr(build, 'LIBRARIES', {'cpu': (str(source),)})
+    with pytest.raises(build.Unavailable, match="building the cpu operators fails: .*error: 'nonsense' was not declared"):
+        build.build('cpu')
+    assert 'nonsense' in next((tmp_path / 'ops').glob('*.log')).read_text()
+    assert not list((tmp_path / 'ops').glob('*.so'))
+
+
+def test_the_library_is_named_by_everything_it_is_made_of(compiler, monkeypatch, tmp_path):
+    names = {build.library_path('cpu', compiler).name}
+    for attribute, value in [('KERNEL_FLAGS', ('-O2',)), ('_cpu', lambda: 'another')]:
+        with monkeypatch.context() as patch:
+            patch.setattr(build, attribute, value)
+            names.add(build.library_path('cpu', compiler).name)
+    with monkeypatch.context() as patch:
+        for path in build.SOURCE_DIR.iterdir():
+            (tmp_path / path.name).write_text(path.read_text() + ('//' if path.name == 'portable.h' else ''))
+        patch.setattr(build, 'SOURCE_DIR', tmp_path)
+        names.add(build.library_path('cpu', compiler).name)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, '__version__', '9.9')
+        names.add(build.library_path('cpu', compiler).name)
+    assert len(names) == 5
+
+
+def test_importing_the_operators_builds_and_loads_nothing():
+    code = ('import torch_utils.ops.upfirdn2d, torch_utils.ops.bias_act, torch\n'
+            'assert not hasattr(torch.ops.stylegan2_loss_zoo, "bias_act")')
+    subprocess.run([sys.executable, '-c', code], cwd=build.SOURCE_DIR.parents[2], check=True)
+
+
+def test_doctor_tells_what_each_operator_will_use(tmp_path):
+    command = [sys.executable, '-m', 'torch_utils.ops', 'doctor']
+    answer = subprocess.run(command, cwd=build.SOURCE_DIR.parents[2], capture_output=True, text=True, check=True).stdout
+    for library in ('cpu', 'cuda'):
+        section = answer.split(f'\n{library}\n')[1].split('\n\n')[0]
+        for name in ('upfirdn2d', 'bias_act'):
+            line = next(line for line in section.splitlines() if name in line)
+            assert 'native: ' in line or 'reference: ' in line

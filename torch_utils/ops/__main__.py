@@ -1,0 +1,60 @@
+"""Command line: `python -m torch_utils.ops build` compiles the operators, `... doctor` tells what is there."""
+import time
+from datetime import datetime
+
+import click
+import torch
+
+from torch_utils.ops import build
+
+OPERATORS = ('upfirdn2d', 'bias_act')
+
+
+@click.group(help='Compiled operators: upfirdn2d and bias_act.')
+def main():
+    pass
+
+
+@main.command('build', help='Compile the operators now, instead of when they are first used.')
+def build_command():
+    for library in _libraries():
+        start = time.perf_counter()
+        try:
+            path = build.build(library)
+        except build.Unavailable as reason:
+            raise click.ClickException(f'{library}: {reason}') from reason
+        click.echo(f'{library}: {path} ({time.perf_counter() - start:.1f} s)')
+
+
+@main.command(help='Print compilers, caches, and which implementation each operator will use, and why.')
+def doctor():
+    click.echo(f'torch      {torch.__version__} (CUDA: {torch.version.cuda or "none"})')
+    click.echo(f'nvcc       {build.find_nvcc() or "none"}')
+    for library in build.LIBRARIES:
+        click.echo(f'\n{library}')
+        for line in _report(library):
+            click.echo(f'  {line}')
+
+
+def _libraries():
+    return ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
+
+
+def _report(library):
+    try:
+        toolchain = build.find_toolchain(library)
+        path = build.library_path(library, toolchain)
+    except build.Unavailable as reason:
+        return [f'{name:10} reference: {reason}' for name in OPERATORS]
+    compilers = [f'compiler   {toolchain.cxx}: {toolchain.cxx_version}', f'ninja      {toolchain.ninja}']
+    if toolchain.nvcc:
+        compilers.append(f'nvcc       {toolchain.nvcc_version}')
+    if path.exists():
+        built = f'built {datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}'
+    else:
+        built = 'to be built at first use'
+    return [*compilers, f'library    {path}', *(f'{name:10} native: {built}' for name in OPERATORS)]
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,208 @@
+"""Builds the compiled operators of csrc/ with ninja and keeps the results.
+
+There are two libraries: `cpu` (the operators' schemas, shapes and derivatives, and the CPU kernels) and `cuda` (the
+CUDA kernels; useless without the first). A library is built when it is first asked for, by whichever process comes
+first, while the others wait; the lock is the operating system's, so it ends with the process that holds it. A finished
+library is named by a hash of everything that went into it, and appears in its place in one step.
+"""
+import contextlib
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from dnnlib.util import make_cache_dir_path
+
+SOURCE_DIR = Path(__file__).parent / 'csrc'
+LIBRARIES = {
+    'cpu': ('operators.cpp', 'bindings_cpu.cpp', 'bias_act_cpu.cpp', 'upfirdn2d_cpu.cpp'),
+    'cuda': ('bindings_cuda.cpp', 'bias_act.cu', 'upfirdn2d.cu'),
+}
+BASE_FLAGS = ('-std=c++20', '-fPIC', '-Wall')
+KERNEL_FLAGS = ('-O3', '-march=native')             # For the files that do arithmetic; they know no torch.
+BINDING_FLAGS = ('-O1', '-fopenmp')                 # For the files that include torch, where compiling takes its time.
+
+
+class Unavailable(Exception):
+    """The operators cannot be built or used here; the message says why, in words for the user."""
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """What a library is built with."""
+    cxx: str                    # Path of the C++ compiler.
+    cxx_version: str            # What it says of itself.
+    ninja: str
+    nvcc: str | None            # Path of the CUDA compiler, for `cuda` only.
+    nvcc_version: str | None
+
+
+def find_toolchain(library: str) -> Toolchain:
+    """The compilers for `library` ('cpu' or 'cuda'). Raises `Unavailable` if something is missing."""
+    if sys.platform != 'linux':
+        raise Unavailable(f'compiled operators are for Linux, this is {sys.platform}')
+    cxx = find_compiler()
+    nvcc = None
+    if library == 'cuda':
+        if torch.version.cuda is None:
+            raise Unavailable('this torch is built without CUDA')
+        nvcc = find_nvcc()
+        if nvcc is None:
+            raise Unavailable('no CUDA compiler: nvcc is neither on PATH nor below $CUDA_HOME')
+        release = _version_of(nvcc)
+        if f'release {torch.version.cuda.split(".")[0]}.' not in release:
+            raise Unavailable(f'nvcc ({release}) and torch (CUDA {torch.version.cuda}) are of different major versions')
+    return Toolchain(cxx, _version_of(cxx), _find_ninja(), nvcc, nvcc and _version_of(nvcc))
+
+
+def find_nvcc() -> str | None:
+    """Path of the CUDA compiler, or None."""
+    homes = [os.environ.get('CUDA_HOME'), os.environ.get('CUDA_PATH'), '/usr/local/cuda']
+    paths = [os.environ.get('PATH', ''), *(f'{home}/bin' for home in homes if home)]
+    return shutil.which('nvcc', path=os.pathsep.join(paths))
+
+
+def find_compiler() -> str:
+    """Path of the C++ compiler: $CXX, or the first one found. Raises `Unavailable` if there is none."""
+    names = [os.environ['CXX']] if os.environ.get('CXX') else ['c++', 'g++', 'clang++']
+    cxx = next(filter(None, map(shutil.which, names)), None)
+    if cxx is None:
+        raise Unavailable(f'no C++ compiler: {", ".join(names)} not found')
+    return cxx
+
+
+def cuda_home(nvcc: str) -> Path:
+    """The directory of the CUDA toolkit that a CUDA compiler belongs to."""
+    answer = subprocess.run([nvcc, '--dryrun', '-c', 'none.cu'], capture_output=True, text=True)    # Also for wrappers.
+    top = next((line.split('=', 1)[1] for line in answer.stderr.splitlines() if '$ TOP=' in line), None)
+    return Path(top).resolve() if top else Path(nvcc).resolve().parents[1]
+
+
+def torch_include() -> Path:
+    """Where torch has its headers."""
+    return Path(torch.__file__).parent / 'include'
+
+
+def library_path(library: str, toolchain: Toolchain) -> Path:
+    """Where the finished library is or will be."""
+    return Path(make_cache_dir_path('ops')) / f'{library}-{_key(library, toolchain)}.so'
+
+
+def build(library: str) -> Path:
+    """Path of the finished library, built if need be. Raises `Unavailable`, with the compiler's first complaint, if it
+    cannot be built.
+    """
+    toolchain = find_toolchain(library)
+    path = library_path(library, toolchain)
+    if path.exists():
+        return path
+    with _lock(path.with_suffix('.lock')):
+        if not path.exists():           # Else another process built it in the meantime.
+            _build(library, toolchain, path)
+    return path
+
+
+def _find_ninja():
+    with contextlib.suppress(ImportError):
+        import ninja
+        bundled = shutil.which('ninja', path=ninja.BIN_DIR)
+        if bundled:
+            return bundled
+    path = shutil.which('ninja')
+    if path is None:
+        raise Unavailable("no ninja: neither on PATH nor as the Python package 'ninja'")
+    return path
+
+
+@cache
+def _version_of(compiler):
+    answer = subprocess.run([compiler, '--version'], capture_output=True, text=True)
+    if answer.returncode != 0:
+        raise Unavailable(f'{compiler} --version fails: {answer.stderr.strip()[:200]}')
+    lines = answer.stdout.strip().splitlines()
+    return next((line for line in lines if 'release' in line), lines[0])    # nvcc's version is not in its first line.
+
+
+def _cpu():
+    """What `-march=native` depends on."""
+    with contextlib.suppress(OSError):
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith(('flags', 'Features')):
+                return line
+    return platform.processor()
+
+
+def _key(library, toolchain):
+    parts = [torch.__version__, _cpu(), repr(toolchain), *_commands(library, toolchain)]
+    for path in sorted(SOURCE_DIR.iterdir()):
+        if path.suffix == '.h' or path.name in LIBRARIES[library]:
+            parts += [path.name, path.read_text()]
+    return hashlib.blake2b('\0'.join(parts).encode(), digest_size=10).hexdigest()
+
+
+def _commands(library, toolchain):
+    """The ninja rules: compile commands for the three kinds of files, and the link command."""
+    abi = f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}'
+    includes = [f'-isystem {torch_include()}']
+    libraries = [f'-L{torch_include().parent}/lib', '-lc10', '-ltorch_cpu']
+    rules = {
+        'kernel': [toolchain.cxx, *BASE_FLAGS, *KERNEL_FLAGS, '-c $in -o $out'],
+        'binding': [toolchain.cxx, *BASE_FLAGS, *BINDING_FLAGS, abi, *includes, '-c $in -o $out'],
+    }
+    if library == 'cuda':
+        home = cuda_home(toolchain.nvcc)
+        rules['binding'].insert(-1, f'-isystem {home}/include')
+        rules['cuda'] = [toolchain.nvcc, '-std=c++17 -O3 -Xcompiler -fPIC', *_gencode(), '-c $in -o $out']
+        libraries += ['-lc10_cuda', f'-L{home}/lib64', '-lcudart']
+    rules['link'] = [toolchain.cxx, '-shared -fopenmp $in -o $out', *libraries]
+    return [f'rule {name}\n  command = {" ".join(command)}\n' for name, command in rules.items()]
+
+
+def _gencode():
+    """Code for the GPUs of this machine."""
+    found = {torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())}
+    if not found:
+        raise Unavailable('no GPU to build for')
+    return [f'-gencode=arch=compute_{major}{minor},code=sm_{major}{minor}' for major, minor in sorted(found)]
+
+
+def _rule_for(source):
+    if source.endswith('.cu'):
+        return 'cuda'
+    return 'kernel' if source.endswith('_cpu.cpp') and not source.startswith('bindings') else 'binding'
+
+
+def _build(library, toolchain, path):
+    print(f'Building the {library} operators, once (or beforehand: python -m torch_utils.ops build) ...', flush=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix='build-') as directory:
+        objects = [(source, f'{source}.o') for source in LIBRARIES[library]]
+        text = _commands(library, toolchain)
+        text += [f'build {target}: {_rule_for(source)} {SOURCE_DIR / source}\n' for source, target in objects]
+        text += [f'build result.so: link {" ".join(target for _, target in objects)}\n']
+        (Path(directory) / 'build.ninja').write_text('\n'.join(text))
+        answer = subprocess.run([toolchain.ninja, '-C', directory], capture_output=True, text=True)
+        if answer.returncode != 0:
+            log = path.with_suffix('.log')
+            log.write_text(answer.stdout + answer.stderr)
+            complaint = next((line for line in answer.stdout.splitlines() if 'error' in line.lower()), 'ninja failed')
+            raise Unavailable(f'building the {library} operators fails: {complaint.strip()[:300]} (all of it: {log})')
+        os.replace(Path(directory) / 'result.so', path)
+
+
+@contextlib.contextmanager
+def _lock(path):
+    """Exclusive among all processes; given back by the operating system if this one dies."""
+    import fcntl  # Not on Windows, where nothing is built either.
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

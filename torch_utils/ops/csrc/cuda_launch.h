@@ -1,0 +1,16 @@
+// Starting the CUDA kernels: what bindings_cuda.cpp, which knows torch, and the .cu files, which do not, share.
+#pragma once
+
+#include "bias_act.h"
+#include "upfirdn2d.h"
+
+namespace zoo {
+
+enum class Type { float32, float64, bfloat16, float16 };
+
+// Both return null, or what CUDA has to complain of. `stream` is a cudaStream_t.
+const char* launch_bias_act(
+    Type type, int order, const BiasAct& p, int act, const BiasActTensors<void>& tensors, void* stream);
+const char* launch_upfirdn2d(Type type, const Resample& r, const void* x, const float* f, void* y, void* stream);
+
+}  // namespace zoo
