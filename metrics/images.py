@@ -47,6 +47,7 @@ class DatasetImages:
             changes['max_size'] = None
         self.dataset = open_dataset(dataset_kwargs, **changes)
         self.name = self.dataset.name
+        self.path = str(dataset_kwargs.get('path', ''))
         self.num = min(len(self.dataset), max_num or len(self.dataset))
         self.num_workers = num_workers
         if self.dataset.num_channels not in (1, 3):
@@ -55,8 +56,13 @@ class DatasetImages:
         self.identity = {**options, **changes, 'max_num': max_num}
 
     def fingerprint(self) -> str | None:
-        """SHA-256 of the content of the data set; None if its class offers none."""
-        return self.dataset.fingerprint() if hasattr(self.dataset, 'fingerprint') else None
+        """SHA-256 of the content of the data set; None if its class offers none. Read again only if files changed."""
+        if not hasattr(self.dataset, 'fingerprint'):
+            return None
+        key = (self.path, _stamp(self.path))
+        if key not in _fingerprints:
+            _fingerprints[key] = self.dataset.fingerprint()
+        return _fingerprints[key]
 
     def batches(self, batches: Sequence[range]) -> Iterator[torch.Tensor]:
         """The images of each range of numbers in turn. Raises MetricError if one cannot be read."""
@@ -119,6 +125,17 @@ def as_rgb(images: torch.Tensor) -> torch.Tensor:
 def frozen_copy(G: torch.nn.Module, device: torch.device | str) -> torch.nn.Module:
     """A copy in evaluation mode, without gradients, on the device."""
     return copy.deepcopy(G).eval().requires_grad_(False).to(device)
+
+
+_fingerprints: dict[tuple, str] = {}    # Of all data sets of this process: that of a folder takes reading every file.
+
+
+def _stamp(path):
+    """Changes when files do: names, sizes and times of modification of everything at a path."""
+    files = [path] if os.path.isfile(path) else [os.path.join(folder, name) for folder, _, names in os.walk(path)
+                                                 for name in names]
+    stats = [(file, os.stat(file)) for file in sorted(files)]
+    return hash(tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats))
 
 
 def _stack(items):

@@ -15,6 +15,7 @@ from metrics.features import FeatureOptions, feature_moments, feature_rows
 from metrics.images import DatasetImages, GeneratedImages, as_rgb, open_dataset, to_uint8
 from metrics.names import MetricError
 from metrics.sharding import ahead, in_order
+from training.dataset import ImageFolderDataset
 
 
 def draws_for(G, seed=0, sources=()):
@@ -119,6 +120,17 @@ class TestImages:
         images = DatasetImages(dataset_kwargs(path), num_workers=num_workers)
         with pytest.raises(MetricError, match=r'^[^\n]*img0003.png[^\n]*$'):
             list(images.batches([range(4)]))
+
+    def test_a_folder_is_read_for_its_fingerprint_only_when_it_changed(self, tmp_path, monkeypatch):
+        with zipfile.ZipFile(make_dataset(tmp_path / 'a.zip', num=4)) as archive:
+            archive.extractall(tmp_path / 'a')
+        kwargs, asked = dataset_kwargs(tmp_path / 'a'), []
+        fingerprint = ImageFolderDataset.fingerprint
+        monkeypatch.setattr(ImageFolderDataset, 'fingerprint', lambda self: asked.append(1) or fingerprint(self))
+        first = DatasetImages(kwargs).fingerprint()
+        assert DatasetImages(kwargs).fingerprint() == first and len(asked) == 1
+        os.rename(tmp_path / 'a' / 'img0000.png', tmp_path / 'a' / 'img0009.png')
+        assert DatasetImages(kwargs).fingerprint() != first and len(asked) == 2
 
     def test_no_such_data_set(self, tmp_path):
         with pytest.raises(MetricError, match='gone.zip'):
