@@ -1,6 +1,7 @@
 """A copy of everything printed, in a file."""
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 
@@ -26,8 +27,8 @@ class Logger:
         return self
 
     def __exit__(self, error_type, error, _traceback) -> None:
-        if self.file is not None and isinstance(error, Exception):
-            self.file.write(traceback.format_exc())
+        if isinstance(error, Exception):
+            self._try_on_file('write', traceback.format_exc())
         self.close()
 
     def __getattr__(self, name: str) -> Any:
@@ -39,16 +40,29 @@ class Logger:
         if isinstance(text, bytes):
             text = text.decode('utf-8')
         self.stdout.write(text)
-        if self.file is not None:
-            self.file.write(text)
+        self._try_on_file('write', text)
         if self.should_flush:
             self.flush()
 
     def flush(self) -> None:
         """Flushes both."""
         self.stdout.flush()
-        if self.file is not None:
-            self.file.flush()
+        self._try_on_file('flush')
+
+    def _try_on_file(self, action: str, *args: str) -> None:
+        """A full disk must not end what is being logged: the file is given up, with a word on stdout."""
+        if self.file is None:
+            return
+        try:
+            getattr(self.file, action)(*args)
+        except OSError as error:
+            self.stdout.write(f'Warning: {self.file.name} is not written any more: {error.strerror}.\n')
+            self._close_file()
+
+    def _close_file(self) -> None:
+        with suppress(OSError):             # What is still in its buffer has nowhere to go.
+            self.file.close()
+        self.file = None
 
     def close(self) -> None:
         """Closes the file and puts the streams back. What still holds this logger then writes to stdout only."""
@@ -58,5 +72,4 @@ class Logger:
         if sys.stderr is self:
             sys.stderr = self.stderr
         if self.file is not None:
-            self.file.close()
-            self.file = None
+            self._close_file()

@@ -27,6 +27,7 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # For what no parent sees: a machine
 SECONDARY_SEC = 1                           # So long after a failure, further ones are taken for its consequences.
 TERMINATE_SEC = 5                           # Between asking a process to end and killing it.
 INTERRUPT_SEC = 600                         # After Ctrl-C, for ranks that finish and save something.
+PASSED_ON = ('SIGTERM', 'SIGUSR1')          # Requests to end, as far as the system knows them.
 INTERRUPTED = 130                           # Exit status of a process after Ctrl-C, as in shells.
 
 
@@ -86,7 +87,7 @@ def _spawn(fn, num_processes, args):
             for rank in range(num_processes)
         ]
         try:
-            with _sigterm_passed_on(processes):
+            with _signals_passed_on(processes):
                 for process in processes:
                     process.start()
                 _wait_to_the_end(processes)
@@ -174,7 +175,7 @@ def _reported_error(report, num_processes):
 
 
 @contextmanager
-def _sigterm_passed_on(processes):
+def _signals_passed_on(processes):
     """Who asks this process to end means all of them. (Only the main thread can listen for it.)
 
     It reaches them as SIGINT: some senders ask the whole process group, and a second SIGTERM might cut short what the
@@ -189,11 +190,13 @@ def _sigterm_passed_on(processes):
             if process.is_alive():
                 os.kill(process.pid, signal.SIGINT)
 
-    previous = signal.signal(signal.SIGTERM, pass_on)
+    numbers = [getattr(signal, name) for name in PASSED_ON if hasattr(signal, name)]
+    previous = [signal.signal(number, pass_on) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(numbers, previous):
+            signal.signal(number, handler)
 
 
 # In a spawned process.

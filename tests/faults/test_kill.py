@@ -1,0 +1,117 @@
+"""Pulling the plug: a run that is killed, however often and wherever, ends with the bits of one that was not."""
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from forked import final_state, finish, kill_after, printed, reproducible, run_config, start
+from tiny import assert_same_bits
+
+import torch_utils.checkpoint
+from torch_utils.state_file import load_meta
+from training.states import saved_states
+
+
+def rows(config):
+    return [json.loads(line) for line in Path(config['run_dir'], 'stats.jsonl').read_text().splitlines()]
+
+
+def assert_same_run(config, expected):
+    assert_same_bits(final_state(config), final_state(expected))
+    assert reproducible(rows(config)) == reproducible(rows(expected))
+    assert not list(Path(config['run_dir']).glob('.*.tmp'))
+
+
+def kill_at_random(data, undisturbed, folder, num_kills, seed):
+    """Kills runs again and again until there were so many kills; each must end as the undisturbed one."""
+    rng = random.Random(seed)
+    kills = runs = 0
+    while kills < num_kills:
+        runs += 1
+        config = run_config(data, folder / f'run{runs}')
+        while kills < num_kills and kill_after(config, rng.uniform(0, 1.5)):
+            kills += 1
+        assert finish(config) == 0, printed(config)[-3000:]
+        assert_same_run(config, undisturbed)
+    print(f'{kills} kills in {runs} runs')
+
+
+def test_a_few_random_kills(data, undisturbed, tmp_path):
+    kill_at_random(data, undisturbed, tmp_path, num_kills=4, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_hundred_random_kills(data, undisturbed, tmp_path):
+    kill_at_random(data, undisturbed, tmp_path, num_kills=100, seed=1)
+
+
+@pytest.mark.parametrize('function', ['fsync', 'replace', 'unlink'])
+@pytest.mark.parametrize('call', [3, 8])
+def test_a_kill_in_the_middle_of_saving(data, undisturbed, tmp_path, function, call):
+    """At the third and eighth sync, rename or removal, before it takes place."""
+    config = run_config(data, tmp_path / 'run')
+
+    def prepare():
+        real, calls = getattr(os, function), []
+
+        def deadly(*args, **kwargs):
+            calls.append(args)
+            if len(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+
+        setattr(torch_utils.checkpoint.os, function, deadly)
+
+    assert finish(config, prepare) == -signal.SIGKILL
+    assert finish(config) == 0, printed(config)[-3000:]
+    assert_same_run(config, undisturbed)
+
+
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGUSR1'])
+def test_a_signal_lets_it_save(data, undisturbed, tmp_path, name):
+    config = run_config(data, tmp_path / 'run')
+
+    def prepare():
+        import training.training_loop
+        real = training.training_loop.run_iteration
+
+        def signalled(run, ticks):
+            if run.batch_idx == 4:          # In the middle of a tick.
+                os.kill(os.getpid(), getattr(signal, name))
+            real(run, ticks)
+
+        training.training_loop.run_iteration = signalled
+
+    assert finish(config, prepare) == 0, printed(config)[-3000:]
+    meta = load_meta(saved_states(config['run_dir'])[0])
+    assert meta['nimg'] == 20 and not meta['finished']
+    assert finish(config) == 0
+    assert_same_bits(final_state(config), final_state(undisturbed))
+
+
+def test_a_second_signal_ends_it_at_once(data, tmp_path):
+    config = run_config(data, tmp_path / 'run')
+
+    def prepare():
+        import training.training_loop
+
+        def signalled_twice(run, ticks):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        training.training_loop.run_iteration = signalled_twice
+
+    assert finish(config, prepare) == -signal.SIGTERM
+    assert not saved_states(config['run_dir'])
+
+
+def test_children_of_this_test_do_not_outlive_it(data, tmp_path):
+    """The helper itself: a killed run is really gone."""
+    pid = start(run_config(data, tmp_path / 'run'))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -1,0 +1,258 @@
+"""Continuing and fine-tuning: what `train.py` goes on with, what it refuses, what it leaves in the run's directory."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny import make_dataset
+
+import legacy
+import train
+from torch_utils import checkpoint
+from torch_utils.state_file import load_meta, load_state
+from training import resume
+from training.states import saved_states
+from training.transfer import match_tensors
+
+ROOT = Path(__file__).parent.parent
+TINY = ['--cfg=tiny', '--batch=8', '--batch-gpu=8', '--workers=0', '--device=cpu', '--tick=0.1', '--snap=1',
+        '--kimg=1', '--aug=noaug']
+STOPPED = 75
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp('data') / 'plain.zip', num=16)
+
+
+def command(*args):
+    return [sys.executable, str(ROOT / 'train.py'), *map(str, args)]
+
+
+def environment():
+    return {**os.environ, 'OMP_NUM_THREADS': '1'}
+
+
+def start_train(*args):
+    return subprocess.Popen(command(*args), cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, process, timeout=120):
+    end = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def invoke(*args):
+    return CliRunner().invoke(train.main, [str(arg) for arg in args])
+
+
+@pytest.fixture(scope='module')
+def stopped_run(tmp_path_factory, data):
+    """The directory of a run that SIGTERM stopped after its first states, and what it printed."""
+    outdir = tmp_path_factory.mktemp('runs')
+    process = start_train(f'--outdir={outdir}', f'--data={data}', *TINY)
+    wait_for(lambda: [path for run in outdir.iterdir() for path in saved_states(run)], process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == STOPPED, output
+    run_dir, = outdir.iterdir()
+    return run_dir, output
+
+
+def test_a_signal_saves_and_leaves_with_the_documented_status(stopped_run):
+    run_dir, output = stopped_run
+    assert f'--resume={run_dir}, continues' in output
+    newest = saved_states(run_dir)[0]
+    meta = load_meta(newest)
+    assert not meta['finished'] and 0 < meta['nimg'] < 1000 and int(newest.stem.split('-')[-1]) == meta['nimg']
+    assert (run_dir / f'network-snapshot-{meta["nimg"] // 1000:06d}.safetensors').exists()
+
+
+def test_a_state_is_complete(stopped_run):
+    """What loss-zoo 6.6 and the issue list, by name."""
+    run_dir, _ = stopped_run
+    state, meta = load_state(saved_states(run_dir)[0])
+    assert set(state['run']) >= {'players', 'G_ema', 'frozen', 'augment', 'nimg', 'batch_idx', 'stage_idx', 'rollbacks'}
+    assert set(state['run']['players']) == {'G', 'D'}
+    assert set(state['run']['players']['G']) == {'module', 'optimizer'}
+    rank, = state['ranks']
+    assert set(rank) == {'w_avg', 'real_signs', 'regularizers', 'statistics'} and 'PathLength' in rank['regularizers']
+    assert set(state['ticks']) == {'tick', 'collector', 'metrics', 'total_sec', 'num_rows'}
+    config = json.loads((run_dir / 'training_options.json').read_text())
+    assert meta['config'] == config and len(config['data_fingerprints'][0]) == 64
+
+
+def test_the_same_command_finds_the_unfinished_run(stopped_run, data):
+    run_dir, _ = stopped_run
+    same = invoke(f'--outdir={run_dir.parent}', f'--data={data}', *TINY, '-n')
+    assert f'Output directory:   {run_dir}\n' in same.output
+    watched = invoke(f'--outdir={run_dir.parent}', f'--data={data}', *TINY, '-n', '--snap=7', '--metrics=none')
+    assert f'Output directory:   {run_dir}\n' in watched.output        # Looking on more often makes no other run.
+    other = invoke(f'--outdir={run_dir.parent}', f'--data={data}', *TINY, '-n', '--seed=5')
+    assert 'random_seed: 0 -> 5' in other.output and f'{run_dir}\n' not in other.output
+    new = invoke(f'--outdir={run_dir.parent}', f'--data={data}', *TINY, '-n', '--new')
+    assert '00001-' in new.output
+
+
+def test_other_data_of_the_same_name_is_refused_unless_overridden(stopped_run, tmp_path):
+    run_dir, _ = stopped_run
+    other = make_dataset(tmp_path / 'plain.zip', num=16, seed=1)
+    args = [f'--outdir={run_dir.parent}', f'--data={other}', *TINY, '-n']
+    refused = invoke(*args)
+    assert refused.exit_code == 2 and 'data_fingerprints' in refused.output and '--override' in refused.output
+    assert invoke(*args, '--override').exit_code == 0
+
+
+def test_moved_data_is_the_same_data(stopped_run, data, tmp_path):
+    run_dir, _ = stopped_run
+    moved = tmp_path / 'plain.zip'
+    moved.write_bytes(Path(data).read_bytes())
+    result = invoke(f'--outdir={run_dir.parent}', f'--data={moved}', *TINY, '-n')
+    assert result.exit_code == 0 and f'Output directory:   {run_dir}\n' in result.output
+
+
+def test_resuming_a_directory_needs_no_other_option(stopped_run):
+    run_dir, _ = stopped_run
+    result = invoke(f'--resume={run_dir}', '-n')
+    assert result.exit_code == 0 and f'Output directory:   {run_dir}\n' in result.output
+    longer = invoke(f'--resume={run_dir}/', '-n', '--kimg=2', '--workers=1')
+    assert longer.exit_code == 0 and '"total_kimg": 2' in longer.output
+    changed = invoke(f'--resume={run_dir}', '-n', '--gamma=7')
+    assert changed.exit_code == 2 and 'loss_kwargs.r1_gamma: 0.0032 -> 7.0' in changed.output, changed.output
+    assert invoke(f'--resume={run_dir}', '-n', '--gamma=7', '--override').exit_code == 0
+
+
+def test_a_directory_that_is_none_of_a_run(tmp_path):
+    result = invoke(f'--resume={tmp_path}', '-n')
+    assert result.exit_code == 2 and 'is not the directory of a run' in result.output
+    (tmp_path / 'training_options.json').write_text('[1, 2')
+    result = invoke(f'--resume={tmp_path}', '-n')
+    assert result.exit_code == 2 and 'cannot be read' in result.output
+
+
+def test_outdir_is_asked_for():
+    result = invoke('--data=nothing.zip')
+    assert result.exit_code == 2 and "Missing option '--outdir'" in result.output
+
+
+def test_differences_name_entries_and_leave_out_what_is_harmless():
+    saved = dict(run_dir='a', total_kimg=1, G_kwargs=dict(z_dim=64, w_dim=64), training_set_kwargs=dict(path='x', n=1))
+    asked = dict(run_dir='b', total_kimg=2, G_kwargs=dict(z_dim=128, w_dim=64), training_set_kwargs=dict(path='y', n=1),
+                 ada_target=0.6)
+    assert resume.differences(saved, asked) == {'G_kwargs.z_dim': '64 -> 128', 'ada_target': '(none) -> 0.6'}
+
+
+@pytest.mark.parametrize('keep, sentence', [('0', 'at least 1'), ('two', 'not of the form'), ('2,worst', 'not of the form'),
+                                            ('2,every=0', 'more than 0'), ('2,every=1,every=2', 'not of the form')])
+def test_keep_is_checked(data, keep, sentence):
+    result = invoke('--outdir=runs', f'--data={data}', *TINY, '-n', f'--keep={keep}')
+    assert result.exit_code == 2 and '--keep=' in result.output and sentence in result.output
+
+
+# Fine-tuning.
+
+
+@pytest.fixture(scope='module')
+def network(stopped_run):
+    return str(checkpoint.newest_snapshot(stopped_run[0]))
+
+
+def dry_config(result):
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout[result.stdout.index('{'):result.stdout.rindex('}') + 1])
+
+
+def test_fine_tuning_takes_the_architecture_of_the_file(network, data):
+    result = invoke('--outdir=runs', f'--data={data}', '--device=cpu', '-n', f'--init-from={network}')
+    config = dry_config(result)
+    assert config['G_kwargs']['z_dim'] == 64 and config['D_kwargs']['channel_base'] == 1024
+    assert config['ada_kimg'] == 100 and config['ema_rampup'] is None and config['run_dir'].endswith('-initcustom')
+    for name in ('G', 'D', 'G_ema'):
+        num = len(legacy.load_network(network)[name].state_dict())
+        assert f'--init-from: {name}: {num} tensors match.' in result.output
+
+
+def test_a_partial_match_is_reported_and_refused_unless_allowed(network, data, tmp_path):
+    other = make_dataset(tmp_path / 'other.zip', num=8, res=32)
+    args = ['--outdir=runs', f'--data={other}', '--device=cpu', '-n', f'--init-from={network}']
+    refused = invoke(*args)
+    assert refused.exit_code == 2 and '--allow-partial' in refused.output
+    assert 'missing: ' in refused.output and 'synthesis.b32.' in refused.output
+    assert invoke(*args, '--allow-partial').exit_code == 0
+
+
+def test_told_otherwise_the_architecture_is_that_of_the_command(network, data):
+    result = invoke('--outdir=runs', f'--data={data}', '--device=cpu', '-n', f'--init-from={network}', '--cfg=stylegan2')
+    assert result.exit_code == 2 and 'of another shape' in result.output and 'instead of' in result.output
+
+
+def test_match_tensors():
+    expected = {'a': torch.zeros(2), 'b': torch.zeros(3), 'c': torch.zeros(4)}
+    match = match_tensors(expected, {'a': torch.ones(2), 'b': torch.ones(2, 2), 'd': torch.ones(1)})
+    assert (match.matched, match.missing, match.mismatched) == (['a'], ['c'], ['b [2, 2] instead of [3]'])
+    assert not match.is_complete
+
+
+def test_resume_with_a_file_says_which_verb_it_is(network, data):
+    result = invoke('--outdir=runs', f'--data={data}', '--device=cpu', '-n', f'--resume={network}')
+    assert result.exit_code == 0 and 'starts a new run from these weights' in result.output
+    assert dry_config(result)['run_dir'].endswith('-resumecustom')
+
+
+@pytest.mark.parametrize('args, sentence', [
+    (['--init-from=a', '--resume=b'], '--init-from and --resume exclude each other'),
+    (['--allow-partial'], '--allow-partial has no effect without --init-from'),
+    (['--init-from=missing.pkl'], 'missing.pkl')])
+def test_fine_tuning_refusals(data, args, sentence):
+    result = invoke('--outdir=runs', f'--data={data}', '--device=cpu', '-n', *args)
+    assert result.exit_code == 2 and sentence in result.output and 'Traceback' not in result.output
+
+
+def test_fine_tuning_starts_from_the_weights_and_what_is_there(network, data, tmp_path):
+    """A whole short run at another resolution: shared tensors begin as in the file."""
+    from tiny import make_config
+
+    from training import setup
+    config = make_config(data)
+    run = setup.build(config, torch.device('cpu'))
+    other = setup.build({**config, 'random_seed': 1}, torch.device('cpu'))
+    networks = dict(G_ema=other.G_ema, D=other.game.D.module)           # No G: it starts from G_ema.
+    setup.init_from(run, networks, allow_partial=True)
+    for key, tensor in other.G_ema.state_dict().items():
+        assert torch.equal(run.game.G.module.state_dict()[key], tensor)
+    smaller = make_config(data)
+    smaller['D_kwargs']['channel_max'] = 8
+    fresh = setup.build(smaller, torch.device('cpu'))
+    before = fresh.game.D.module.b4.conv.weight.clone()
+    with pytest.raises(ValueError, match='has shape'):
+        setup.init_from(fresh, networks)
+    assert torch.equal(fresh.game.D.module.b4.conv.weight, before)
+    setup.init_from(fresh, networks, allow_partial=True)
+    assert torch.equal(fresh.game.D.module.b4.conv.weight, before)
+    assert torch.equal(fresh.G_ema.mapping.fc0.weight, other.G_ema.mapping.fc0.weight)
+
+
+# The lock.
+
+
+def test_two_runs_in_one_directory_are_refused_and_the_dead_hold_nothing(tmp_path):
+    code = 'import sys, time; from training.resume import locked\n' \
+           'with locked(sys.argv[1]): print("held", flush=True); time.sleep(60)'
+    holder = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == 'held\n'
+    with pytest.raises(resume.BusyError, match=f'process {holder.pid} on'), resume.locked(tmp_path):
+        pass
+    holder.kill()
+    holder.wait()
+    with resume.locked(tmp_path):
+        pass
