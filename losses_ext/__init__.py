@@ -29,6 +29,7 @@ REG_TYPES: dict[str, str] = {
     'daco': 'losses_ext.daco:DaCo',
     'genco': 'losses_ext.genco:GenCo',
     'lecam': 'losses_ext.lecam:LeCam',
+    'apa': 'losses_ext.apa:APA',
     'r2': 'losses_ext.r2:R2',
     'gp': 'losses_ext.gp:GradientPenalty',
 }

@@ -52,7 +52,7 @@ class GGDR(Regularizer):
 
     @classmethod
     def configure(cls, config, options):
-        size = config['training_set_kwargs']['resolution']
+        size = config['data_shape']['img_resolution']
         res = options.res or str(64 if size >= 256 else max(size // 4, 8))
         valid = [str(r) for r in _decoder_resolutions(size)]
         if not set(res.split(',')) <= set(valid):

@@ -346,7 +346,7 @@ def test_gg7_decoder_is_in_snapshots_and_starts_fresh_from_those_without(tmp_pat
 
 
 def configure(size, augment='AugmentPipe', **options):
-    config = dict(training_set_kwargs=dict(resolution=size), augment_kwargs=dict(class_name=f'training.x.{augment}'))
+    config = dict(data_shape=dict(img_resolution=size), augment_kwargs=dict(class_name=f'training.x.{augment}'))
     return GGDR.configure(config, Options(**options))
 
 

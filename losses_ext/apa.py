@@ -1,0 +1,116 @@
+"""Adaptive pseudo augmentation, APA [Jiang et al. 2021, arXiv:2111.06849].
+
+With probability p a fake takes the place of a real. p follows how sure the critic is of what it takes for real:
+
+    p <- p + sign(r - target) * nimg / (1000 * kimg),   0 <= p <= 1,    r = mean of sign(D(real))
+
+nimg: images since the last step. The fakes are those of the generator's step of the iteration before: they exist
+already, and no critic meets an image in both roles at once.
+"""
+import sys
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dnnlib.option import option
+from torch_utils import distributed, training_stats
+from training.ada import AdaptiveStrength
+from training.adversarial import ADVERSARIAL
+from training.loss import Game, Regularizer
+
+INTERVAL = 4        # Iterations between two steps of p.
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of APA."""
+    target: float | None = option(None, 'What to hold the mean sign of the logits of reals at; none: 0.6.')
+    kimg: float | None = option(None, 'Thousands of images in which p moves by 1; none: 500, with --resume 100.')
+    p: float | None = option(None, 'A fixed probability; none: adaptive.')
+
+
+class APA(Regularizer):
+    """Changes the reals that all critics see, in all phases of an iteration alike."""
+    Options = Options
+
+    def __init__(self, game: Game, options: Options):
+        super().__init__(game, options)
+        self._p = torch.full([], options.p or 0.0, device=next(game.D.module.parameters()).device)
+        self._fakes: dict[int, list[Tensor]] = {}       # Of the iteration before: source -> images, labels.
+        self._made: dict[int, dict[int, tuple]] = {}    # Of this one: source -> micro-batch -> images, labels.
+
+    @classmethod
+    def is_off(cls, options):
+        return options.p == 0
+
+    @classmethod
+    def configure(cls, config, options):
+        if 'lecam' in config['regularizers']:
+            print('Warning: --reg_type=lecam,apa: both weaken the critic; start with one.', file=sys.stderr)
+        if options.p is not None:
+            return _fixed(options)
+        game = config['loss_kwargs']['game']
+        if not ADVERSARIAL[game].zero_decides:
+            raise ValueError(f'--reg_type=apa cannot adapt to --loss={config["loss"]}: the logits of the {game} game '
+                             f'have no zero that separates real from fake; give a fixed --apa_p')
+        if config.get('ada_target') is not None:
+            raise ValueError('--reg_type=apa and --aug=ada cannot both adapt to the same logits: give a fixed --apa_p, '
+                             '--aug=fixed, or --aug=noaug')
+        target = 0.6 if options.target is None else options.target
+        kimg = (100.0 if config.get('resume_pkl') else 500.0) if options.kimg is None else options.kimg
+        if not -1 <= target <= 1:
+            raise ValueError(f'--apa_target={target:g}: must be between -1 and 1')
+        if not kimg > 0:
+            raise ValueError(f'--apa_kimg={kimg:g}: must be more than 0')
+        return replace(options, target=target, kimg=kimg)
+
+    def g_main(self, ctx):
+        self._made.setdefault(ctx.source, {})[ctx.round] = (ctx.gen.img.detach(), ctx.fake_c)
+
+    def reals(self, ctx, img, c):
+        part = slice(ctx.round * len(img), (ctx.round + 1) * len(img))
+        fake_img, fake_c = (fakes[part] for fakes in self._fakes.get(ctx.source, (img[:0], c[:0])))
+        if len(fake_img) < len(img):                    # In the first iteration, or the first with fewer processes.
+            return img, c
+        replaced = torch.rand([len(img)], device=img.device, generator=ctx.shared_rng('apa')) < self._p
+        return torch.where(replaced[:, None, None, None], fake_img, img), torch.where(replaced[:, None], fake_c, c)
+
+    def end_iteration(self, nimg, batch_idx):
+        self._fakes = {source: [torch.cat(parts) for parts in zip(*rounds.values())]
+                       for source, rounds in self._made.items()}
+        self._made = {}
+        if self.options.p is None and batch_idx % INTERVAL == 0:
+            self._adapt(nimg // batch_idx)
+        training_stats.report0('Progress/apa_p', self._p)
+
+    def _adapt(self, batch_size: int) -> None:
+        """One step of p by what the first critic said of reals since the last one."""
+        signs = self.game.D.real_signs                  # [2]: sum, count. Only one controller may read and clear it.
+        distributed.all_reduce_mean_([signs])
+        controller = AdaptiveStrength(self.options.target, self.options.kimg, INTERVAL, batch_size)
+        self._p.copy_(controller.step(self._p, (signs[0] / signs[1]).item()).clamp(max=1))
+        signs.zero_()
+
+    def begin_stage(self, stage, seed, resumed):
+        if not resumed:
+            self._p.fill_(self.options.p or 0.0)
+            self._fakes = {}
+
+    def state_dict(self):
+        return dict(p=self._p, fakes=self._fakes)
+
+    def load_state_dict(self, state):
+        self._p.copy_(state['p'])
+        self._fakes = {source: [part.to(self._p.device) for part in fakes] for source, fakes in state['fakes'].items()}
+        self._made = {}
+
+
+def _fixed(options: Options) -> Options:
+    """The options of a fixed probability, checked."""
+    if not 0 <= options.p <= 1:
+        raise ValueError(f'--apa_p={options.p:g}: must be between 0 and 1')
+    for name in ('target', 'kimg'):
+        if getattr(options, name) is not None:
+            raise ValueError(f'--apa_{name} has no effect with --apa_p, which fixes the probability')
+    return options
