@@ -148,7 +148,7 @@ Examples:
 @option('--workers', type=int, metavar='INT', group=SPEED, help='Processes that load images; 0: none [default: 3; tiny: 1]')
 def main(**options):
     """Train a generator of images with the techniques of StyleGAN2-ADA, and a zoo of losses for limited data."""
-    o = {key: value for key, value in options.items() if value is not None and not (key in FLAGS and not value)}
+    o = given(options)
     try:
         config = continued_run(o) if os.path.isdir(o.get('resume', '')) else started_run(o)
     except OSError as error:
@@ -165,6 +165,11 @@ def main(**options):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # From options to a configuration: one function per group, in the order in which rules are checked
+
+
+def given(options: dict) -> dict:
+    """The options that were given, or have a default of their own."""
+    return {key: value for key, value in options.items() if value is not None and not (key in FLAGS and not value)}
 
 
 def resolve(o: dict) -> tuple[str, dict]:

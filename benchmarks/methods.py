@@ -54,7 +54,7 @@ def build(arguments, device):
     from training import setup
     data = [] if any(argument.startswith('--tdgan') for argument in arguments) else [f'--data={DATA}']
     options = train.main.make_context('train.py', ['--outdir=.', '--workers=0', *data, *arguments]).params
-    _, config = train.resolve(options)
+    _, config = train.resolve(train.given(options))
     run = setup.build(config, device)
     run.enter_stage(0)
     if len(run.stages) > 1:

@@ -106,7 +106,7 @@ def main(ctx, res, channel_base, channel_max, threads, iterations, warmup, json_
     options = train.main.make_context('train.py', ['--outdir=.', '--data=-', *extra]).params
     train.resolve_data = lambda o, names: dict(
         training_set_kwargs=dict(path='-'), data_shape=dict(c_dim=0, img_resolution=res, img_channels=3))
-    _, config = train.resolve(options)
+    _, config = train.resolve(train.given(options))
     config['data_loader_kwargs'] = dict(num_workers=0)
     for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
         kwargs.update({key: value for key, value in dict(channel_base=channel_base, channel_max=channel_max).items() if value})
