@@ -231,6 +231,8 @@ class Evaluation:
         if options.images_kwargs is not None:
             self.fake = DatasetImages(options.images_kwargs, metric.num_gen, num_workers=options.num_workers)
             return
+        if options.G is None:
+            raise MetricError(f'{metric.name} needs a generator or a set of generated images')
         if metric.num_gen is None:
             raise MetricError(f'{metric.name} compares two image sets; for a generator say how many images it shall '
                               f'make, as in {metric.kind}5k_{metric.detector}')
@@ -272,32 +274,19 @@ class Evaluation:
             raise MetricError(f'{metric.name} needs {metric.num_gen or needed} generated images, {self.fake.name} has '
                               f'{num}; {metric.kind}_{metric.detector} takes all there are')
 
-    def moments(self) -> tuple[dict[str, Moments], dict[str, Moments]]:
-        """{tap: moments} of the real and of the generated images, on process 0."""
-        taps = self.detector.fd_taps
-        real = [feature_moments(images, self.detector, taps, self.features) for images in self.real]
-        fake = self._fake_rows()
-        if distributed.rank() > 0:
-            return {}, {}
-        return ({tap: Moments.merged(part[tap] for part in real) for tap in taps},
-                {tap: Moments.of(rows) for tap, rows in fake.items()})
-
-    def rows(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Features [N, d] of the real and of the generated images, on process 0."""
-        tap = self.detector.main_tap
-        real = [feature_rows(images, self.detector, [tap], self.features) for images in self.real]
-        fake = self._fake_rows()
-        if distributed.rank() > 0:
-            return None, None
-        rows = torch.cat([part[tap] for part in real])
-        return rows[:self.metric.max_real], fake[tap]
-
-    def _fake_rows(self):
+    def fake_rows(self) -> dict[str, torch.Tensor] | None:
         """{tap: features} of the generated images on process 0; made once for all metrics that share them."""
         key = (self.detector.name, self.centre, self.fake.num)
         if key not in self.options.shared:
             self.options.shared[key] = feature_rows(self.fake, self.detector, self.detector.fd_taps, self.features)
         return self.options.shared[key]
+
+    def on_rows(self, function: Callable[[torch.Tensor, torch.Tensor], Any]) -> Any:
+        """What `function` makes of the features [N, d] of real and generated images; process 0 calls it, all get it."""
+        tap = self.detector.main_tap
+        real = [feature_rows(images, self.detector, [tap], self.features) for images in self.real]
+        fake = self.fake_rows()
+        return on_main(lambda: function(torch.cat([part[tap] for part in real])[:self.metric.max_real], fake[tap]))
 
     def named(self, names: str, values: Sequence[float]) -> tuple[dict[str, float], dict]:
         """Several values under the metric's name and theirs, without standard errors."""
@@ -324,30 +313,34 @@ class Evaluation:
 
 
 def _fd(work):
-    real, fake = work.moments()
-    name, ddof = work.metric.name, work.metric.params['ddof']
-    keys = {tap: name if i == 0 else f'{name}_{tap}' for i, tap in enumerate(work.detector.fd_taps)}
-    return on_main(lambda: ({key: frechet_distance(real[tap], fake[tap], ddof) for tap, key in keys.items()}, {}))
+    name, ddof, taps = work.metric.name, work.metric.params['ddof'], work.detector.fd_taps
+    real = [feature_moments(images, work.detector, taps, work.features) for images in work.real]
+    fake = work.fake_rows()
+
+    def distance(tap):
+        return frechet_distance(Moments.merged(part[tap] for part in real), Moments.of(fake[tap]), ddof)
+
+    return on_main(lambda: {name if tap == taps[0] else f'{name}_{tap}': distance(tap) for tap in taps}), {}
 
 
 def _kid(work):
-    real, fake = work.rows()
     name, subsets = work.metric.name, work.metric.params
-    rng = np.random.default_rng(work.options.seed)
-    value, error = on_main(lambda: subset_kernel_distance(real, fake, rng=rng, **subsets) if subsets else
-                           kernel_distance(real, fake))
+    if subsets:
+        rng = np.random.default_rng(work.options.seed)
+        value, error = work.on_rows(lambda real, fake: subset_kernel_distance(real, fake, rng=rng, **subsets))
+    else:
+        value, error = work.on_rows(kernel_distance)
     return {name: value}, {name: error}
 
 
 def _pr(work):
-    real, fake = work.rows()
-    return work.named('precision recall', on_main(lambda: precision_recall(real, fake, **work.metric.params)))
+    k = work.metric.params['k']
+    return work.named('precision recall', work.on_rows(lambda real, fake: precision_recall(real, fake, k)))
 
 
 def _prdc(work):
-    real, fake = work.rows()
-    values = on_main(lambda: (*precision_recall(real, fake, **work.metric.params),
-                              *density_coverage(real, fake, **work.metric.params)))
+    k = work.metric.params['k']
+    values = work.on_rows(lambda real, fake: precision_recall(real, fake, k) + density_coverage(real, fake, k))
     return work.named('precision recall density coverage', values)
 
 

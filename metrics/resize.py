@@ -12,8 +12,7 @@ import torch
 
 def resize(images: torch.Tensor, size: int, matrix) -> torch.Tensor:
     """Images [N, C, H, W] (float) at size x size. `matrix(size_in, size_out)` is one of the two functions below."""
-    rows = matrix(images.shape[2], size).to(images)
-    columns = matrix(images.shape[3], size).to(images)
+    rows, columns = (matrix(length, size).to(images.dtype).to(images.device) for length in images.shape[2:])
     return rows @ images @ columns.T
 
 

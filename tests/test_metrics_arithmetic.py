@@ -153,6 +153,8 @@ class TestKernelDistance:
         draws = [kernel_distance(normal(150, 4, seed=2 * s), normal(200, 4, seed=2 * s + 1) + 0.5) for s in range(200)]
         values, errors = np.array(draws).T
         assert np.mean(errors) == pytest.approx(np.std(values), rel=0.2)
+        x, y = normal(30, 4, seed=1), normal(40, 4, seed=2) + 0.5
+        assert kernel_distance(x, y) == pytest.approx(kernel_distance(y, x), rel=1e-12)
 
     def test_subset_standard_error(self):
         real, gen = normal(60, 4, seed=1), normal(60, 4, seed=2)

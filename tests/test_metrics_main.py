@@ -207,6 +207,7 @@ class TestRefusals:
         ({'G': make_generator(res=32)}, 'makes 32x32 images'),
         ({'G': make_generator(c_dim=2)}, 'takes labels of width 2, the data set gives 0'),
         ({'dataset_kwargs': None}, 'needs a data set of real images'),
+        ({'G': None}, 'needs a generator or a set of generated images'),
     ])
     def test_what_does_not_fit_is_one_sentence_before_work(self, options, changes, message):
         with pytest.raises(MetricError, match=message) as caught:
