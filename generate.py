@@ -131,7 +131,7 @@ def load_generator(network: str, device: str) -> 'torch.nn.Module':
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint='--device') from None
     try:
-        G = legacy.load_network(network)['G_ema']
+        G = legacy.load_network(network, only=['G_ema'])['G_ema']
     except (OSError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint='--network') from None
     if G is None:

@@ -5,6 +5,7 @@ Whatever the format, nothing that a file contains is executed. The formats are d
 import copy
 import io
 import os
+from collections.abc import Collection
 from typing import Any, BinaryIO
 
 import torch
@@ -23,12 +24,14 @@ TORCH_ARCHIVE = b'PK\x03\x04'
 TORCH_STREAM = inert_pickle.dumps(tensors.MAGIC, 2)[:-1]        # Of torch.save before the archives.
 
 
-def load_network_pkl(f: str | os.PathLike | BinaryIO, force_fp16: bool = False) -> dict[str, Any]:
+def load_network_pkl(f: str | os.PathLike | BinaryIO, force_fp16: bool = False,
+                     only: Collection[str] | None = None) -> dict[str, Any]:
     """Reads a network file of any known format.
 
     Args:
         f: a path, or a file open for reading in binary mode.
         force_fp16: rebuild G, D and G_ema with the four highest resolutions in float16 and activations clamped at 256.
+        only: build no other networks than these, which is faster. None = all.
 
     Reads native snapshots, snapshots of the official PyTorch implementation and its GGDR fork, the TensorFlow pickles
     before that, and rosinality's checkpoints.
@@ -43,35 +46,37 @@ def load_network_pkl(f: str | os.PathLike | BinaryIO, force_fp16: bool = False) 
     """
     if not hasattr(f, 'read'):
         with open(f, 'rb') as file:
-            return load_network_pkl(file, force_fp16)
+            return load_network_pkl(file, force_fp16, only)
     data = dict.fromkeys((*NETWORKS, 'augment_pipe', 'training_set_kwargs'))
-    data.update(_read(f))
+    data.update(_read(f, only))
     if force_fp16:
         data.update({name: _with_fp16(data[name]) for name in NETWORKS if data[name] is not None})
     return data
 
 
-def load_network(source: str | os.PathLike, force_fp16: bool = False) -> dict[str, Any]:
+def load_network(source: str | os.PathLike, force_fp16: bool = False,
+                 only: Collection[str] | None = None) -> dict[str, Any]:
     """`load_network_pkl` for whatever a user may name: a file, a URL, or a run directory (its newest snapshot)."""
     if dnnlib.util.is_url(str(source), allow_file_urls=True):
         with dnnlib.util.open_url(str(source)) as file:
-            return load_network_pkl(file, force_fp16)
+            return load_network_pkl(file, force_fp16, only)
     if os.path.isdir(source):
         source = checkpoint.newest_snapshot(source)
-    return load_network_pkl(source, force_fp16)
+    return load_network_pkl(source, force_fp16, only)
 
 
-def _read(file: BinaryIO) -> dict[str, Any]:
+def _read(file: BinaryIO, only: Collection[str] | None) -> dict[str, Any]:
     """What `load_network_pkl` returns, as far as the file has it. The first bytes tell the format."""
     if not file.seekable():
         file = io.BytesIO(file.read())
     start = file.read(len(TORCH_STREAM))
     file.seek(-len(start), os.SEEK_CUR)
     if start[4:9] == SAFETENSORS or not start.startswith((TORCH_ARCHIVE, PICKLE)):
-        return checkpoint.load_networks(file)
+        return checkpoint.load_networks(file, only)
     name = getattr(file, 'name', 'file')
     try:
-        return _build(*_read_foreign(file, start))
+        records, num_bytes = _read_foreign(file, start)
+        return _build(records, num_bytes, only)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError) as error:
         # Whatever a strange file brings about while it is translated. CheckpointError is a ValueError.
         kind = '' if isinstance(error, ValueError) else 'damaged: '
@@ -92,12 +97,14 @@ def _read_foreign(file: BinaryIO, start: bytes) -> tuple[dict[str, Any], int]:
     raise checkpoint.CheckpointError('the pickle holds no networks')
 
 
-def _build(records: dict[str, Any], num_bytes: int) -> dict[str, Any]:
+def _build(records: dict[str, Any], num_bytes: int, only: Collection[str] | None) -> dict[str, Any]:
     """The records as networks; layers that methods added to them under 'grafts', as in native files."""
     data = {'grafts': {}}
     for name, record in records.items():
         if not isinstance(record, NetworkRecord):
             data[name] = record
+            continue
+        if only is not None and name not in only:
             continue
         try:
             data[name] = record.build(num_bytes)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from network_files import SMALL, assert_picture, expected_picture, make_generator, run, write_networks
 from PIL import Image
+from reference_files import reference_pickle
 
 import generate
 import legacy
@@ -171,6 +172,16 @@ def test_load_network_pkl_reads_native_files(tmp_path):
         for name, module in (('G', G), ('D', D), ('G_ema', G)):
             state = data[name].state_dict()
             assert all(torch.equal(state[key], value) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize('write', [
+    lambda path, networks: checkpoint.save_networks(path, networks),
+    lambda path, networks: path.write_bytes(reference_pickle(networks))], ids=['native', 'reference'])
+def test_networks_that_are_not_asked_for_are_not_built(tmp_path, write):
+    G = make_generator()
+    write(tmp_path / 'a', {'G': G, 'D': Discriminator(0, 16, 3, **SMALL), 'G_ema': G})
+    data = legacy.load_network_pkl(tmp_path / 'a', only=['G_ema'])
+    assert data['G'] is None and data['D'] is None and data['G_ema'].z_dim == 8
 
 
 def test_a_native_file_that_begins_like_a_pickle_is_read(tmp_path):

@@ -5,13 +5,14 @@ A file is a plain safetensors file; the metadata in its header has one JSON `doc
 networks that can be rebuilt from the file alone. Nothing in a file is ever imported or executed: class names are only
 accepted from `CLASSES`. The format is described in docs/formats.md.
 """
+import io
 import json
 import math
 import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import safetensors.torch
 import torch
+from torch.overrides import TorchFunctionMode
 
 import dnnlib.util
 
@@ -105,12 +107,13 @@ def load(path_or_file: str | os.PathLike | BinaryIO) -> tuple[dict[str, torch.Te
         with open(path_or_file, 'rb') as file:
             return load(file)
     name = _name_of(path_or_file)
-    document, header, crc = _read_header(path_or_file, name)
-    data = path_or_file.read()
+    contents = path_or_file.read()
+    document, header, crc = _read_header(io.BytesIO(contents), name)
+    data = memoryview(contents)[len(header):]
     if zlib.crc32(data, zlib.crc32(header.replace(_crc_field(crc), _crc_field(0), 1))) != crc:
         raise CheckpointError(f'{name}: damaged: the contents do not match the checksum; use another copy')
     try:
-        return safetensors.torch.load(header + data), document
+        return safetensors.torch.load(contents), document
     except Exception as error:      # The library names no common base for what it raises.
         raise CheckpointError(f'{name}: not a valid safetensors file: {first_line(error)}') from None
 
@@ -259,11 +262,13 @@ def save_networks(path: str | os.PathLike, networks: dict[str, torch.nn.Module |
     save(path, tensors, document)
 
 
-def load_networks(path_or_file: str | os.PathLike | BinaryIO) -> dict[str, Any]:
+def load_networks(path_or_file: str | os.PathLike | BinaryIO,
+                  only: Collection[str] | None = None) -> dict[str, Any]:
     """Reads a snapshot: every network by its name, rebuilt, on the CPU, in eval mode, without gradients (or None).
 
     The dict also has `training_set_kwargs` (None if the file has none), everything else that was saved as `meta`, and
     'grafts': {network: {key: tensor}} for tensors that the network's class does not have.
+    With `only`, other networks than these are not built; None stands for them.
     The caller's random state is untouched. Raises like `load`.
     """
     name = path_or_file if not hasattr(path_or_file, 'read') else _name_of(path_or_file)
@@ -272,6 +277,9 @@ def load_networks(path_or_file: str | os.PathLike | BinaryIO) -> dict[str, Any]:
     result: dict[str, Any] = {'training_set_kwargs': None, 'grafts': {}}
     result.update({key: value for key, value in document.items() if key not in RESERVED})
     for network, entry in entries.items():
+        if only is not None and network not in only:
+            result[network] = None
+            continue
         prefix = f'{network}/'
         state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         try:
@@ -291,7 +299,7 @@ def build_network(class_name: str, kwargs: dict[str, Any], state: dict[str, torc
     the file holds. Raises ValueError.
     """
     grafts = _extra_tensors(class_name, kwargs, state)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _Undrawn():
         module = dnnlib.util.get_obj_by_name(class_name)(**kwargs)
     module.load_state_dict({key: tensor for key, tensor in state.items() if key not in grafts})
     return module.eval().requires_grad_(False), {key: state[key] for key in grafts}
@@ -307,10 +315,33 @@ def skeleton(class_name: str, kwargs: dict[str, Any], max_layers: int) -> dict[s
         raise ValueError(f'class {class_name!r} is not one of {", ".join(CLASSES)}')
     _limit_layers(kwargs, max_layers)
     try:
-        with torch.device('meta'):
+        with _ShapesOnly():
             return dnnlib.util.get_obj_by_name(class_name)(**kwargs).state_dict()
     except Exception as error:      # Arguments of any kind may fail in any way inside the constructor.
         raise ValueError(f'{class_name} does not accept its arguments: {first_line(error)}') from error
+
+
+class _Undrawn(TorchFunctionMode):
+    """While active, nobody draws random numbers: tensors that will be overwritten are left as memory has them."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return torch.empty(*args) if func is torch.randn else func(*args, **(kwargs or {}))
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """While active, tensors that constructors draw or fill have a shape but no memory.
+
+    Within `torch.device('meta')` the same functions first load a compiler, which takes seconds.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.randn, torch.empty, torch.zeros, torch.ones):
+            return torch.empty(*args, device='meta')
+        if func is torch.full:
+            return torch.empty(args[0], device='meta')
+        if func in (torch.Tensor.div, torch.Tensor.__truediv__) and args[0].is_meta:
+            return torch.empty(args[0].shape, device='meta')
+        return func(*args, **(kwargs or {}))
 
 
 def class_name_of(module: torch.nn.Module) -> str:
