@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # What the demo trains: for example `make demo REG=ggdr LOSS=osgan KIMG=50 DATA=photos/`.
 DATA ?= datasets/emoji-faces-noto-32.zip
 DEMO ?= demo-out
-KIMG ?= 60
+KIMG ?= 45
 REG  ?= none
 LOSS ?= logistic
 
@@ -24,8 +24,11 @@ $(READY): pyproject.toml requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,dev]'
 	@touch $(READY)
 
-demo: $(READY)   ## Train on the bundled images for about ten minutes on two CPU cores, and draw pictures; can be stopped and started again.
-	@$(BIN)/python scripts/demo.py --data=$(DATA) --outdir=$(DEMO) --kimg=$(KIMG) --reg_type=$(REG) --loss=$(LOSS)
+demo: $(READY)   ## Train on the bundled images for about ten minutes on two CPU cores and draw pictures; stop it and start it again as you like.
+	@echo '== Training on $(DATA); pictures appear in $(DEMO)/*/ while it goes'
+	@$(BIN)/python train.py --outdir=$(DEMO) --data=$(DATA) --cfg=tiny --kimg=$(KIMG) --mirror=1 --aug=noaug --reg_type=$(REG) --loss=$(LOSS)
+	@$(BIN)/python generate.py --network=$$(ls -dt $(DEMO)/0*/ | head -n 1) --seeds=0-31 --grid=8x4 --outdir=$(DEMO)/generated
+	@echo '== Look at $(DEMO)/*/reals.png, $(DEMO)/*/fakes_over_time.png and $(DEMO)/generated/grid00.png'
 
 test: $(READY)   ## Run the test suite (about ten minutes on two cores).
 	@$(BIN)/python -m pytest

@@ -21,6 +21,9 @@ import losses_ext
 from training import resume
 from training.base_configs import CONFIG_NAMES, BaseConfig, base_config
 
+# Threads that wait should sleep: where cores are shared, spinning ones make a step on the CPU several times slower.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 AUGMENT_PIPES = ('blit', 'geom', 'color', 'filter', 'noise', 'cutout', 'bg', 'bgc', 'bgcf', 'bgcfn', 'bgcfnc')
 TRANSFER_URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets/'
 TRANSFER_NETS = {

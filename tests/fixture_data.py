@@ -1,7 +1,7 @@
 """Reads the numerical fixtures of `tests/fixtures` (format: README.md there)."""
 import json
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,7 @@ def _along_first_axis(tolerance, ndim):
     return tolerance.reshape(tolerance.shape + (1,) * (ndim - 1)) if tolerance.ndim else tolerance
 
 
-@lru_cache(maxsize=None)
+@cache
 def cases(name):
     """All cases of the fixture `name` (for example '01b_upfirdn2d')."""
     text = json.loads((ROOT / f'{name}.json').read_text())

@@ -8,7 +8,7 @@ from fixture_data import case_ids
 from tiny import Silent, assert_same_bits, make_config, make_dataset, run_iterations
 
 import losses_ext
-from losses_ext.tdgan import TEACHER, Options, TDGAN, parse_schedule, remind_distance
+from losses_ext.tdgan import TDGAN, TEACHER, Options, parse_schedule, remind_distance
 from torch_utils.state_file import load_state, save_state
 from training import setup
 from training.loss import StepContext

@@ -106,7 +106,7 @@ def test_x4_the_gradient_of_a_pair_is_the_sum_of_its_terms(data, loss):
     def config(*names):
         return zoo_config(data, names, loss, 'logistic')
     base = gradients(config())
-    single = {name: gradients(config(name)) for name in ADDING if 'gp' != name}
+    single = {name: gradients(config(name)) for name in ADDING if name != 'gp'}
     for one, two in itertools.combinations(single, 2):
         if refusal(data, (one, two), loss, 'logistic'):
             continue
