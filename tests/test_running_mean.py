@@ -1,8 +1,6 @@
 """Running means: unbiased from the start, over micro-batches, restored exactly."""
 import torch
-from running_mean_worker import follow
 
-from torch_utils import distributed
 from training.running_mean import RunningMeans
 
 CPU = torch.device('cpu')
@@ -54,10 +52,3 @@ def test_state_goes_on_as_if_nothing_had_happened():
     assert torch.equal(one.get('a'), other.get('a'))
     one.reset()
     assert one.get('a') is None
-
-
-def test_processes_share_their_means(tmp_path):
-    distributed.launch(follow, 2, (str(tmp_path),))
-    expected = torch.tensor((0.5 * 2.0 + 7.0) / 1.5)        # Of 2 = (1 + 3)/2 and 7 = (5 + 9)/2.
-    for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f'rank{rank}.pt'), expected)

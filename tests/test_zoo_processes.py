@@ -1,0 +1,15 @@
+"""X-7: two processes with half a batch each are one with all of it, for the methods that do not couple samples."""
+import torch
+from zoo_worker import gradients_of_two_iterations, worker
+
+from torch_utils import distributed
+
+
+def test_x7_two_processes_are_one(tmp_path):
+    distributed.launch(worker, 2, (str(tmp_path),))
+    first, second = gradients_of_two_iterations()
+    assert not torch.allclose(first['b4.fc.weight'], second['b4.fc.weight'], rtol=1e-3)     # There are running means.
+    for rank in range(2):
+        for grads, expected in zip(torch.load(tmp_path / f'rank{rank}.pt'), (first, second)):
+            for name, grad in expected.items():
+                torch.testing.assert_close(grads[name], grad, rtol=1e-4, atol=1e-5, msg=name)
