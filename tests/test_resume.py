@@ -256,3 +256,18 @@ def test_two_runs_in_one_directory_are_refused_and_the_dead_hold_nothing(tmp_pat
     holder.wait()
     with resume.locked(tmp_path):
         pass
+
+
+def test_another_number_of_processes_goes_on_and_says_that_it_is_not_exact(tmp_path, data, capsys):
+    from tiny import make_config, run_iterations
+
+    from torch_utils.state_file import save_state
+    from training.launch import start_or_continue
+    from training.states import state_path
+    config = make_config(data)
+    run, (state, local) = run_iterations(config, 2)
+    ticks = dict(tick=1)
+    save_state(state_path(tmp_path, run.nimg), dict(run=state, ranks=[local, local], ticks=ticks), nimg=run.nimg)
+    resumed, found = start_or_continue(config, tmp_path, torch.device('cpu'), 0)
+    assert resumed.nimg == run.nimg and found == ticks
+    assert 'The run had 2 processes, now it has 1: it goes on, but not bit for bit' in capsys.readouterr().out

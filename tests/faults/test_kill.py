@@ -39,7 +39,7 @@ def kill_at_random(data, undisturbed, folder, num_kills, seed):
 
 
 def test_a_few_random_kills(data, undisturbed, tmp_path):
-    kill_at_random(data, undisturbed, tmp_path, num_kills=4, seed=0)
+    kill_at_random(data, undisturbed, tmp_path, num_kills=3, seed=0)
 
 
 @pytest.mark.slow
@@ -48,10 +48,11 @@ def test_a_hundred_random_kills(data, undisturbed, tmp_path):
     kill_at_random(data, undisturbed, tmp_path, num_kills=100, seed=1)
 
 
-@pytest.mark.parametrize('function', ['fsync', 'replace', 'unlink'])
-@pytest.mark.parametrize('call', [3, 8])
+@pytest.mark.parametrize('function, call', [
+    ('fsync', 3), ('replace', 4), ('unlink', 3), *(pytest.param(function, call, marks=pytest.mark.slow)
+                                                   for function in ('fsync', 'replace') for call in (5, 6, 7, 8, 9, 10))])
 def test_a_kill_in_the_middle_of_saving(data, undisturbed, tmp_path, function, call):
-    """At the third and eighth sync, rename or removal, before it takes place."""
+    """At one of the first syncs, renames or removals, before it takes place: of snapshots as well as states."""
     config = run_config(data, tmp_path / 'run')
 
     def prepare():
@@ -70,7 +71,8 @@ def test_a_kill_in_the_middle_of_saving(data, undisturbed, tmp_path, function, c
     assert_same_run(config, undisturbed)
 
 
-@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGUSR1'])
+@pytest.mark.parametrize('name', ['SIGUSR1', *(pytest.param(name, marks=pytest.mark.slow)
+                                              for name in ('SIGINT', 'SIGTERM'))])
 def test_a_signal_lets_it_save(data, undisturbed, tmp_path, name):
     config = run_config(data, tmp_path / 'run')
 

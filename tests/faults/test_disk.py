@@ -1,0 +1,198 @@
+"""Disks that are full, slow to recover, or closed to writing: training goes on, old files stay, the end tells."""
+import errno
+import json
+import os
+import resource
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+import pytest
+import torch
+from forked import final_state, finish, printed, run_config
+from tiny import assert_same_bits
+
+import training.states
+from torch_utils import checkpoint
+from torch_utils.state_file import load_meta, load_state, save_state
+from training.launch import start_or_continue
+from training.services import Services
+from training.states import NoSpaceError, require_space, saved_states, write_state
+from training.status import StatsWriter, cut_lines
+
+
+class FullDisk:
+    """A file that takes some bytes and no more."""
+
+    def __init__(self, file, room):
+        self._file, self._room = file, room
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        self._file.close()
+
+    def write(self, data):
+        self._room -= len(data)
+        if self._room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._file.write(data)
+
+
+@pytest.mark.parametrize('room', [0, 100, 5000, 50000])
+def test_a_disk_that_fills_up_while_saving_keeps_the_previous_file(tmp_path, monkeypatch, room):
+    path = tmp_path / 'file'
+    save_state(path, dict(a=torch.ones(20000)), nimg=1)
+    before = path.read_bytes()
+    monkeypatch.setattr(checkpoint, 'open', lambda *args: FullDisk(open(*args), room), raising=False)
+    with pytest.raises(OSError, match='No space left'):
+        save_state(path, dict(a=torch.zeros(20000)), nimg=2)
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ['file']
+
+
+def test_a_run_whose_files_may_not_grow_ends_with_a_failure_and_keeps_its_states(undisturbed, data, tmp_path):
+    """The system refuses every file above 64 KB, which is every state and snapshot; the rest goes on."""
+    config = run_config(data, tmp_path / 'run', total_kimg=0.044)
+    assert finish(config) == 0
+    before = {path: path.read_bytes() for path in saved_states(config['run_dir'])}
+    config['total_kimg'] = undisturbed['total_kimg']
+    limit = 2 ** 16
+    assert finish(config, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) == 1
+    assert 'Warning: saving the state failed, training goes on' in printed(config)
+    assert 'training is over, but not everything could be written: the network snapshot (' in printed(config)
+    assert {path: path.read_bytes() for path in saved_states(config['run_dir'])} == before
+    rows = Path(config['run_dir'], 'stats.jsonl').read_text().splitlines()
+    assert json.loads(rows[-1])['Progress/kimg']['mean'] == pytest.approx(0.08)
+    assert finish(config) == 0
+    assert_same_bits(final_state(config), final_state(undisturbed))
+
+
+def test_a_log_on_a_full_disk_ends_nothing(data, tmp_path):
+    config = run_config(data, tmp_path / 'run', total_kimg=0.012)
+    Path(config['run_dir'], 'log.txt').symlink_to('/dev/full')
+    assert finish(config) == 0, printed(config)[-3000:]
+    assert 'log.txt is not written any more: No space left on device' in printed(config)
+
+
+def test_free_space_is_looked_at_before_the_run_and_before_each_save(undisturbed, tmp_path, monkeypatch):
+    free = shutil.disk_usage(tmp_path)._replace(free=2 ** 24 + 1000)
+    monkeypatch.setattr(training.states.shutil, 'disk_usage', lambda folder: free)
+    require_space(tmp_path, 1000, 'a file')
+    with pytest.raises(NoSpaceError, match='16 MiB are free, a file needs 17 MiB'):
+        require_space(tmp_path, 1001, 'a file')
+    with pytest.raises(NoSpaceError, match='this run needs'):
+        start_or_continue({**undisturbed, 'run_dir': str(tmp_path)}, tmp_path, torch.device('cpu'), 0)
+    with pytest.raises(NoSpaceError, match='training-state-000000004.safetensors needs'):
+        write_state(tmp_path, dict(a=torch.zeros(1000)), dict(nimg=4), None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def read_only():
+    """A directory that everybody can reach and nobody but root can write into."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o555)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_read_only_directory_is_refused_by_name(undisturbed, read_only):
+    import metrics.metric_main  # noqa: F401 (Before the fork: afterwards the modules may be out of reach.)
+    import train
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if os.getuid() == 0:
+                os.setuid(65534)
+            train.start({**undisturbed, 'run_dir': str(read_only / 'run')})
+        except click.ClickException as error:
+            os._exit(0 if f'--outdir: cannot write {read_only}/run: Permission denied' in error.message else 2)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+# Services.
+
+
+def test_a_service_is_tried_twice_named_and_remembered(capsys):
+    services, calls = Services(), []
+
+    def failing():
+        calls.append(1)
+        raise OSError(errno.ENOSPC, 'No space left', 'fakes.png')
+
+    assert not services.run('pictures', failing)
+    assert len(calls) == 2 and services.failing == {'pictures': "[Errno 28] No space left: 'fakes.png'"}
+    assert "Warning: pictures failed, training goes on: [Errno 28] No space left: 'fakes.png'" in capsys.readouterr().out
+    assert services.run('pictures', lambda: None) and services.failing == {}
+    assert 'works again' in capsys.readouterr().out
+
+
+def test_a_service_that_works_at_the_second_try_failed_not():
+    services, calls = Services(), []
+    assert services.run('pictures', lambda: calls.append(1) or 1 / (len(calls) - 1))
+    assert services.failing == {}
+
+
+def test_interrupts_pass_through_services():
+    def interrupted():
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        Services().run('pictures', interrupted)
+
+
+def test_pictures_and_events_that_always_fail_do_not_change_training(undisturbed, data, tmp_path):
+    def prepare():
+        import training.status
+        import training.ticks
+
+        def broken(*args, **kwargs):
+            raise RuntimeError('broken on purpose')
+
+        training.ticks.save_picture = broken
+        training.status.StatsWriter.write_events = broken
+
+    config = run_config(data, tmp_path / 'run')
+    assert finish(config, prepare) == 1
+    assert 'the picture of fakes (RuntimeError: broken on purpose)' in printed(config)
+    assert 'TensorBoard (RuntimeError: broken on purpose)' in printed(config)
+    assert_same_bits(final_state(config), final_state(undisturbed))
+
+
+def test_rows_that_could_not_be_written_are_written_later(tmp_path, monkeypatch):
+    writer = StatsWriter(tmp_path)
+    writer.add(dict(a=1))
+    writer.write()
+    real = open
+    monkeypatch.setattr('training.status.open', lambda *args: FullDisk(real(*args), 3), raising=False)
+    writer.add(dict(a=2))
+    with pytest.raises(OSError, match='No space'):
+        writer.write()
+    monkeypatch.undo()
+    writer.add(dict(a=3))
+    writer.write()
+    writer.close()
+    rows = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
+    assert [row['a'] for row in rows] == [1, 2, 3]
+
+
+def test_rows_behind_the_state_are_cut(tmp_path):
+    path = tmp_path / 'stats.jsonl'
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a": 3}\n{"a"')
+    assert cut_lines(path, 2) == 18 and path.read_text() == '{"a": 1}\n{"a": 2}\n'
+    assert cut_lines(tmp_path / 'new', 5) == 0
+
+
+def test_the_best_state_survives(tmp_path):
+    """By the score that the state itself remembers, whatever was saved after it."""
+    from training.keep import Keep
+    for nimg, score in ((4, 3.0), (8, 1.0), (12, 2.0), (16, None)):
+        write_state(tmp_path, dict(a=torch.zeros(1)), dict(nimg=nimg, score=score), Keep(1))
+    assert [load_meta(path)['nimg'] for path in saved_states(tmp_path)] == [16, 8]
+    assert torch.equal(load_state(saved_states(tmp_path)[1])[0]['a'], torch.zeros(1))

@@ -1,0 +1,262 @@
+"""Runs that fall ill: gradients and weights that are not finite, images that cannot be read, memory that runs out."""
+import math
+
+import numpy as np
+import pytest
+import torch
+from forked import final_state, finish, printed, run_config
+from tiny import make_config, run_iterations
+
+import training.training_loop
+from torch_utils.state_file import load_state
+from training import setup
+from training.health import MAX_STREAK, PATIENCE, Diverged, Health, diversity, require_finite
+from training.loss import PathLength
+from training.stages import MAX_BAD_IMAGES, WithoutBad
+from training.states import saved_states
+from training.storage import DatasetError
+
+
+def stat(mean, std=1.0, num=8):
+    return dict(num=num, mean=mean, std=std)
+
+
+# Steps.
+
+
+def test_skipped_steps_are_counted_and_named():
+    health = Health()
+    for bad in (0, 3, 0, 1):
+        health.note_step('Dmain', torch.tensor(bad))
+        health.note_step('Dreg', torch.tensor(0))
+    health.note_step('Greg', None)
+    sentence, = health.end_tick({'Loss/D/loss': stat(math.nan), 'Loss/G/loss': stat(1.0), 'Timing/x': stat(math.nan)})
+    assert sentence == 'Dmain: 2 of 4 steps were skipped, their gradients were not finite (not finite either: Loss/D/loss)'
+    assert list(health.end_tick({})) == []
+
+
+def test_a_phase_that_never_comes_through_is_a_divergence():
+    health = Health()
+    for _ in range(MAX_STREAK - 1):
+        health.note_step('Dmain', torch.tensor(1))
+    list(health.end_tick({}))
+    health.note_step('Dmain', torch.tensor(0))
+    for _ in range(MAX_STREAK):
+        list(health.end_tick({}))
+        health.note_step('Dmain', torch.tensor(5))
+    with pytest.raises(Diverged, match=f'the last {MAX_STREAK} steps of Dmain had no finite gradient'):
+        list(health.end_tick({}))
+
+
+def spoil(when):
+    """Makes the gradient of D's main phase NaN in the iterations that `when(run)` picks."""
+    real = training.training_loop.accumulate_gradients
+
+    def spoilt(run, phase, *args):
+        done = real(run, phase, *args)
+        if phase.name == 'Dmain' and when(run):
+            phase.players[0].module.b4.out.weight.grad.fill_(math.nan)
+        return done
+
+    training.training_loop.accumulate_gradients = spoilt
+
+
+def test_one_bad_step_is_skipped_and_training_goes_on(data, tmp_path):
+    config = run_config(data, tmp_path / 'run')
+    assert finish(config, lambda: spoil(lambda run: run.batch_idx == 5)) == 0, printed(config)[-3000:]
+    assert 'Warning: Dmain: 1 of 3 steps were skipped' in printed(config)
+    assert final_state(config)['run']['rollbacks'] == 0
+
+
+def test_repeated_ones_roll_back_once_with_the_images_in_another_order(data, tmp_path):
+    config = run_config(data, tmp_path / 'run')
+    status = finish(config, lambda: spoil(lambda run: run.batch_idx >= 4 and run.rollbacks == 0))
+    assert status == 0, printed(config)[-3000:]
+    assert 'The run diverges at 0.1 kimg: the last 9 steps of Dmain' in printed(config)
+    assert final_state(config)['run']['rollbacks'] == 1
+
+
+def test_after_a_second_divergence_it_stops_with_a_diagnosis_and_sound_states(data, tmp_path):
+    config = run_config(data, tmp_path / 'run')
+    assert finish(config, lambda: spoil(lambda run: run.batch_idx >= 4)) == 1
+    assert 'diverges at 0.1 kimg, again: the last' in printed(config) and '--precision=fp32' in printed(config)
+    for path in saved_states(config['run_dir']):
+        players = load_state(path)[0]['run']['players']
+        assert all(tensor.isfinite().all() for player in players.values() for tensor in player['module'].values())
+
+
+def test_weights_that_are_not_finite_are_never_saved(data, tmp_path):
+    def prepare():
+        real = training.training_loop.run_iteration
+
+        def spoilt(run, ticks):
+            real(run, ticks)
+            if run.batch_idx == 8 and run.rollbacks == 0:
+                run.game.G.module.mapping.fc0.bias.data[0] = math.inf
+
+        training.training_loop.run_iteration = spoilt
+
+    config = run_config(data, tmp_path / 'run', keep=dict(newest=100))
+    assert finish(config, prepare) == 0, printed(config)[-3000:]
+    assert 'The run diverges at 0.0 kimg: ' in printed(config) and 'not finite any more' in printed(config)
+    for path in saved_states(config['run_dir']):
+        assert load_state(path)[0]['run']['players']['G']['module']['mapping.fc0.bias'].isfinite().all()
+
+
+def test_require_finite_names_the_tensor():
+    module = torch.nn.Linear(2, 2)
+    require_finite({'D': module})
+    module.bias.data[1] = math.nan
+    with pytest.raises(Diverged, match='D.bias'):
+        require_finite({'D': module})
+
+
+def test_the_path_length_mean_outlives_a_bad_step(data):
+    run = setup.build(make_config(data), torch.device('cpu'))
+    path_length = next(r for r in run.game.regularizers if isinstance(r, PathLength))
+    path_length.load_state_dict(dict(mean=torch.tensor(0.5)))
+    run.enter_stage(0)
+    phase = next(phase for phase in run.phases if phase.name == 'Greg')
+    with torch.no_grad():
+        run.game.G.module.synthesis.b16.torgb.weight.fill_(math.nan)
+    training.training_loop.run_phase(run, phase, [run.reals[0].next_batch()], {})
+    assert path_length.state_dict()['mean'] == 0.5
+
+
+# Warnings.
+
+
+@pytest.mark.parametrize('stats, p, spread, word', [
+    ({'Loss/signs/real': stat(0.99)}, 0.1, 1.0, 'learns them by heart'),
+    ({}, 0.9, 1.0, 'augmentation strength is 0.90'),
+    ({}, 0.1, 0.05, 'repeats itself'),
+    ({'Loss/scores/real2': stat(0.5, 1e-6), 'Loss/scores/fake2': stat(0.5, 1e-6)}, 0.1, 1.0, 'critic D2 says the same')])
+def test_warnings_come_after_some_ticks_and_once(stats, p, spread, word):
+    health = Health()
+    told = [list(health.warnings(stats, p, spread)) for _ in range(PATIENCE + 3)]
+    assert [len(sentences) for sentences in told] == [0] * (PATIENCE - 1) + [1] + [0] * 3
+    assert word in told[PATIENCE - 1][0].replace('\n', ' ')
+
+
+@pytest.mark.parametrize('stats, p, spread', [
+    ({'Loss/signs/real': stat(0.6), 'Loss/scores/real': stat(0.5), 'Loss/scores/fake': stat(-0.5)}, 0.5, 0.8),
+    ({'Loss/signs/real': stat(math.nan, math.nan, 0)}, 0.0, None)])
+def test_a_run_that_is_well_is_left_in_peace(stats, p, spread):
+    health = Health()
+    assert not [word for _ in range(2 * PATIENCE) for word in health.warnings(stats, p, spread)]
+
+
+def test_signs_mean_nothing_where_zero_decides_nothing():
+    health = Health()
+    assert not [word for _ in range(PATIENCE) for word in
+                health.warnings({'Loss/signs/real': stat(1.0)}, 0, None, zero_decides=False)]
+
+
+def test_diversity():
+    rng = np.random.default_rng(0)
+    reals = rng.normal(size=[50, 3, 4, 4]).astype(np.float32)
+    assert diversity(reals / 4 + 7, reals) == pytest.approx(0.25, rel=1e-4)
+    assert diversity(np.repeat(reals[:1], 8, axis=0), reals) < 1e-6
+
+
+# Bad images.
+
+
+class Images:
+    """A data set of the numbers 0 ... 29 as images, some of which cannot be read."""
+
+    def __init__(self, bad):
+        self.bad = bad
+
+    def __len__(self):
+        return 30
+
+    def __getitem__(self, idx):
+        if idx in self.bad:
+            raise DatasetError(f'set.zip: image {idx}.png cannot be read')
+        return np.full([3, 2, 2], idx), np.zeros(0)
+
+
+def test_a_bad_image_is_named_once_and_replaced_by_the_next(capsys):
+    images = WithoutBad(Images({3, 4, 29}))
+    assert [int(images[i][0][0, 0, 0]) for i in (2, 3, 4, 29, 3)] == [2, 5, 5, 0, 5]
+    out = capsys.readouterr().out
+    assert out.count('image 3.png cannot be read') == out.count('image 29.png cannot be read') == 1
+
+
+def test_too_many_bad_images_stop_it():
+    images = WithoutBad(Images(set(range(MAX_BAD_IMAGES + 1))))
+    with pytest.raises(DatasetError, match=f'more than {MAX_BAD_IMAGES} images cannot be read; the last: set.zip: image'):
+        images[0]
+
+
+# Memory.
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(data, monkeypatch, capsys):
+    """Once, when there are more than two images in a pass: the same gradients as with enough memory, to rounding."""
+    config = make_config(data)
+    config['D_kwargs']['epilogue_kwargs']['mbstd_num_channels'] = 0
+    config['G_kwargs']['synthesis_kwargs']['use_noise'] = False
+    config['loss_kwargs'].update(style_mixing_prob=0, pl_weight=0)
+    z = torch.randn([4, 16], generator=torch.Generator().manual_seed(0))
+    real_micro_batches = training.training_loop.micro_batches
+
+    def same_latents(run, phase, reals, shared):
+        for ctx in real_micro_batches(run, phase, reals, shared):
+            ctx.gen_z = z[ctx.round * run.micro_batch:][:run.micro_batch]
+            yield ctx
+
+    monkeypatch.setattr(training.training_loop, 'micro_batches', same_latents)
+
+    def gradients(max_images):
+        run = setup.build(config, torch.device('cpu'))
+        run.enter_stage(0)
+
+        def limited(module, args):
+            if len(args[0]) > max_images:
+                raise torch.OutOfMemoryError('CUDA out of memory')
+
+        run.game.D.module.register_forward_pre_hook(limited)
+        reals = [run.reals[0].next_batch()]
+        grads = {}
+        for phase in run.phases:
+            training.training_loop.run_phase(run, phase, reals, {})
+            grads[phase.name] = [parameter.grad.clone() for parameter in phase.players[0].module.parameters()]
+            run.game.D.load_state_dict(start.game.D.state_dict())       # So that later phases can be compared, too.
+            run.game.G.load_state_dict(start.game.G.state_dict())
+        return run, grads
+
+    start = setup.build(config, torch.device('cpu'))
+    plenty, expected = gradients(4)
+    assert plenty.micro_batch == 4 and 'Out of memory' not in capsys.readouterr().out
+    scarce, found = gradients(2)
+    assert scarce.micro_batch == 2 and scarce.batch_gpu == 4
+    assert capsys.readouterr().out.count('Out of memory with 4 images at once: going on with 2') == 1
+    for phase, grads in expected.items():
+        for grad, other in zip(grads, found[phase]):
+            torch.testing.assert_close(other, grad, rtol=1e-4, atol=1e-6)
+
+
+def test_one_image_that_does_not_fit_is_an_error(data, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+    monkeypatch.setattr(training.training_loop, 'micro_batches', full)
+    with pytest.raises(torch.OutOfMemoryError):
+        run_iterations(make_config(data), 1)
+
+
+@pytest.mark.parametrize('batch_gpu, group, expected', [
+    (8, 4, [4, 2, 1]), (12, 4, [4, 2, 1]), (6, 3, [3, 1]), (32, 8, [16, 8])])
+def test_micro_batches_shrink_in_steps_that_the_critic_can_take(data, batch_gpu, group, expected):
+    config = make_config(data, batch_size=batch_gpu, batch_gpu=batch_gpu)
+    config['D_kwargs']['epilogue_kwargs']['mbstd_group_size'] = group
+    run = setup.build(config, torch.device('cpu'))
+    for num in expected:
+        training.training_loop.shrink_micro_batch(run)
+        assert run.micro_batch == num
+
+
+def test_counting_steps_never_waits_for_the_device():
+    """On the meta device, which has no values, asking for one would fail."""
+    Health().note_step('Dmain', torch.zeros([], device='meta'))
