@@ -1,5 +1,6 @@
-"""The CUDA kernels without a GPU: they compile for old and new architectures without a warning, and their bodies, run on
-the host thread by thread, compute what the plain operators compute. Nothing here has run on a GPU; see docs/operators.md.
+"""The CUDA kernels without a GPU: they compile for old and new architectures without a warning, and their bodies, run
+on the host thread by thread, compute what the plain operators compute. Nothing here has run on a GPU; see
+docs/operators.md.
 """
 import ctypes
 import functools
@@ -203,8 +204,9 @@ def test_half_precision_conversions_agree_with_torch(host):
         halves = torch.arange(-2 ** 15, 2 ** 15, dtype=torch.int32).to(torch.int16).view(dtype).float()
         halves = halves[halves.isfinite()].sort().values
         middle = ((halves[1:].double() + halves[:-1].double()) / 2).float()
-        values = torch.cat([halves, middle, *(middle.nextafter(torch.tensor(to)) for to in (-torch.inf, torch.inf)),
-                            torch.tensor([65519.9, 65520., 1e30, 3.4e38, 1e-30, -0., torch.inf, -torch.inf, torch.nan])])
+        beside = [middle.nextafter(torch.tensor(to)) for to in (-torch.inf, torch.inf)]
+        edges = torch.tensor([65519.9, 65520., 1e30, 3.4e38, 1e-30, -0., torch.inf, -torch.inf, torch.nan])
+        values = torch.cat([halves, middle, *beside, edges])
         narrowed, widened = torch.empty(len(values), dtype=torch.int16), torch.empty(len(values))
         host.host_convert(bfloat16, pointer(values), pointer(narrowed), pointer(widened), ctypes.c_int64(len(values)))
         np.testing.assert_array_equal(widened.numpy(), values.to(dtype).float().numpy())

@@ -1,5 +1,5 @@
-"""The compiled operators on CPUs against the plain ones: values, both derivatives, dtypes, layouts, sizes, registration;
-and how they are built and chosen.
+"""The compiled operators on CPUs against the plain ones (values, both derivatives, dtypes, layouts, sizes), their
+registration, and how they are built and chosen.
 """
 import itertools
 import multiprocessing
@@ -18,8 +18,9 @@ from torch_utils.ops import upfirdn2d as resampling
 from torch_utils.ops.bias_act import activation_funcs, bias_act
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
-# Of the largest result: one rounding, and what adding in another order costs. Taps are float32 for float64 images, too.
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-6, torch.bfloat16: 1e-2}
+# Of the largest result. Sums are taken in another order; plain operators round taps to bfloat16, which compiled ones do
+# not, up to three times in a second derivative; for float64 images both take taps in float32.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-6, torch.bfloat16: 3e-2}
 LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
 layouts = pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
 dtypes = pytest.mark.parametrize('dtype', TOLERANCE, ids=str)
@@ -41,7 +42,7 @@ def both(op, *tensors):
     results = []
     for impl in ('ref', 'native'):
         y = op(*tensors, impl=impl)
-        v = torch.linspace(-1, 1, y.numel()).reshape(y.shape).to(y).requires_grad_()
+        v = torch.empty_like(y).copy_(torch.linspace(-1, 1, y.numel()).reshape(y.shape)).requires_grad_()
         first = torch.autograd.grad(y, tensors, v, create_graph=True)
         second = torch.autograd.grad(sum(d.square().sum() for d in first), [*tensors, v], allow_unused=True,
                                      materialize_grads=True)
@@ -112,11 +113,13 @@ def test_filters_of_zeros_and_what_is_not_a_number(native):
 @dtypes
 @pytest.mark.parametrize('act', activation_funcs)
 def test_bias_act_equals_the_plain_one(native, act, dtype, layout):
-    tolerance = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 6e-2}[dtype]    # Plain rounds four times.
-    for shape, (gain, clamp) in itertools.product([(2, 3, 4, 5), (3, 70, 3, 3)], [(None, None), (0.9, 30)]):
+    tolerance = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 8e-2}[dtype]    # Plain rounds often.
+    for shape, options in itertools.product([(2, 3, 4, 5), (3, 70, 3, 3)], [{}, {'gain': 0.9, 'clamp': 30}]):
         x = torch.randn(shape).to(dtype).contiguous(memory_format=layout).requires_grad_()
         b = torch.randn(shape[1]).to(dtype).requires_grad_()
-        expected, obtained = both(lambda x, b, impl: bias_act(x, b, act=act, gain=gain, clamp=clamp, impl=impl), x, b)
+        with torch.no_grad():
+            x += x == -b[:, None, None]         # At 0 some activations have a kink, where each may choose a slope.
+        expected, obtained = both(lambda *t, impl, options=options: bias_act(*t, act=act, impl=impl, **options), x, b)
         assert_close(expected, obtained, tolerance)
         assert obtained[0].is_contiguous(memory_format=layout) and obtained[1].is_contiguous(memory_format=layout)
 
@@ -174,7 +177,7 @@ def test_one_thread_and_two_give_the_same_bits(native):
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            results.append([upfirdn2d(x, f, up=2, padding=2, impl='native'), bias_act(x, b, act='lrelu', impl='native')])
+            results.append([upfirdn2d(x, f, up=2, impl='native'), bias_act(x, b, act='lrelu', impl='native')])
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results))
@@ -320,7 +323,7 @@ def test_a_compiler_error_is_told_and_kept(compiler, tmp_path, monkeypatch):
     source = tmp_path / 'wrong_cpu.cpp'
     source.write_text('int f() { return nonsense; }')
     monkeypatch.setattr(build, 'LIBRARIES', {'cpu': (str(source),)})
-    with pytest.raises(build.Unavailable, match="building the cpu operators fails: .*error: 'nonsense' was not declared"):
+    with pytest.raises(build.Unavailable, match="building the cpu operators fails: .*error: .*nonsense"):
         build.build('cpu')
     assert 'nonsense' in next((tmp_path / 'ops').glob('*.log')).read_text()
     assert not list((tmp_path / 'ops').glob('*.so'))

@@ -192,7 +192,7 @@ def _build(library, toolchain, path):
         if answer.returncode != 0:
             log = path.with_suffix('.log')
             log.write_text(answer.stdout + answer.stderr)
-            complaint = next((line for line in answer.stdout.splitlines() if 'error' in line.lower()), 'ninja failed')
+            complaint = next((line for line in answer.stdout.splitlines() if 'error:' in line), 'ninja failed')
             raise Unavailable(f'building the {library} operators fails: {complaint.strip()[:300]} (all of it: {log})')
         os.replace(Path(directory) / 'result.so', path)
 

@@ -29,6 +29,8 @@ Tensor upfirdn2d(const Tensor& x, const Tensor& f, at::IntArrayRef up, at::IntAr
 struct Upfirdn2d : torch::autograd::Function<Upfirdn2d> {
     static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& f, at::IntArrayRef up, at::IntArrayRef down,
                           c10::SymIntArrayRef padding, bool flip_filter, double gain) {
+        at::AutoDispatchBelowADInplaceOrView guard;
+        const Tensor y = zoo::upfirdn2d(x, f, up, down, padding, flip_filter, gain);
         ctx->save_for_backward({f});
         ctx->saved_data["sizes"] = std::vector<SymInt>{x.sym_size(3), x.sym_size(2)};
         ctx->saved_data["up"] = up;
@@ -36,8 +38,7 @@ struct Upfirdn2d : torch::autograd::Function<Upfirdn2d> {
         ctx->saved_data["padding"] = padding.vec();
         ctx->saved_data["flip_filter"] = flip_filter;
         ctx->saved_data["gain"] = gain;
-        at::AutoDispatchBelowADInplaceOrView guard;
-        return zoo::upfirdn2d(x, f, up, down, padding, flip_filter, gain);
+        return y;
     }
 
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -127,6 +128,7 @@ Tensor sum_but(const Tensor& dx, int64_t dim) {
 struct BiasActFunction : torch::autograd::Function<BiasActFunction> {
     static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& b, const Options& o) {
         o.save(ctx);
+        ctx->saved_data["biased"] = b.has_value();
         at::AutoDispatchBelowADInplaceOrView guard;
         const Tensor y = zoo::bias_act(x, b, o.dim, o.act, o.alpha, o.gain, o.clamp);
         if (o.from_x())
@@ -144,7 +146,8 @@ struct BiasActFunction : torch::autograd::Function<BiasActFunction> {
             dx = o.gain == 1 ? grads[0] : at::mul(grads[0], o.gain);
         else
             dx = zoo::bias_act_grad(grads[0], saved[0], optional(saved[1]), o.dim, o.act, o.alpha, o.gain, o.clamp);
-        return {dx, ctx->needs_input_grad(1) ? sum_but(dx, o.dim) : Tensor(), {}};
+        const bool needs_b = ctx->saved_data["biased"].toBool() && ctx->needs_input_grad(1);
+        return {dx, needs_b ? sum_but(dx, o.dim) : Tensor(), {}};
     }
 };
 
