@@ -295,6 +295,18 @@ def test_first_critic_of_every_source_has_a_decoder_and_no_other():
     assert ggdr.d_fake(ctx) is None
 
 
+@pytest.mark.parametrize('step', [d_main, d_reg, g_main])
+def test_decoder_runs_on_fakes_of_the_main_step_alone(step):
+    """X-9: what is not used cannot spoil anything."""
+    game = make_game('16')
+    game.regularizers.insert(0, R1(game, R1.Options(1.0)))
+    calls = []
+    game.D.module.b8_dec.register_forward_hook(lambda *_: calls.append(1))
+    player = game.G if step is g_main else game.D
+    run_phase(game, Phase('x', step, [player], critic=None if step is g_main else game.D), **context())
+    assert len(calls) == (step is d_main)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Runs
 
