@@ -31,7 +31,7 @@ class EfficientNetLite0(Detector):
 
     Args:
         state: The published state dict.
-        size: Images are resized to size x size first.
+        size: Images are resized to size x size first; a multiple of 32.
         name, sha256: See `Detector`.
     """
     taps = {'s4': 112, 's5': 192, 's6': 320, 'pool': 1280, 'logits': 1000}
@@ -39,6 +39,7 @@ class EfficientNetLite0(Detector):
     fd_taps = ('s4', 'pool')    # 112 features are enough for few images, 1280 want ten thousand.
 
     def __init__(self, state: Mapping[str, torch.Tensor], size: int = 128, name: str = 'efflite0', sha256: str = ''):
+        assert size % 32 == 0, f'size {size} is no multiple of 32'
         super().__init__()
         self.name, self.sha256, self.size = name, sha256, size
         self.resize_rule = f'antialiased bicubic to {size}x{size}'
@@ -94,16 +95,7 @@ class _Conv(FoldedConv):
     """Convolution and batch norm with TensorFlow's "same" padding, ReLU6 unless linear."""
 
     def __init__(self, state, conv, norm, stride=1, linear=False):
-        super().__init__(state, conv, norm, stride, limits=(None, None) if linear else (0, 6))
-
-    def forward(self, x):
-        (top, bottom), (left, right) = (self._same(size) for size in x.shape[2:])
-        self.padding = (top, left)
-        if (top, left) != (bottom, right):
-            x, self.padding = F.pad(x, [left, right, top, bottom]), 0
-        return super().forward(x)
-
-    def _same(self, size):
-        """(before, after) so that ceil(size / stride) positions come out; the odd pixel goes to the end."""
-        total = max((-(-size // self.stride) - 1) * self.stride + self.weight.shape[2] - size, 0)
-        return total // 2, total - total // 2
+        kernel = state[f'{conv}.weight'].shape[2]
+        super().__init__(state, conv, norm, stride, padding=(kernel - 1) // 2, limits=(None, None) if linear else (0, 6))
+        if stride == 2:    # The odd zero comes at the end of an even size: equally padded, the kernel starts later.
+            self.weight = F.pad(self.weight, [1, 0, 1, 0])
