@@ -39,13 +39,18 @@ METHODS = {
 }
 
 
-class NoClock:
-    """Stands for the ticks of a run: nothing periodic."""
+class NoTicks:
+    """Stands for the ticks of a run: nothing periodic, nothing watched."""
 
-    @staticmethod
-    def timer(_):
+    def __init__(self):
+        self.health = self
+
+    def timer(self, _):
         """Times nothing."""
         return nullcontext()
+
+    def note_step(self, *_):
+        """Notes nothing."""
 
 
 def build(arguments, device):
@@ -67,7 +72,7 @@ def block_sec(run):
     from training.training_loop import run_iteration
     begin = time.perf_counter()
     for _ in range(BLOCK):
-        run_iteration(run, NoClock)
+        run_iteration(run, NoTicks())
     return time.perf_counter() - begin
 
 

@@ -100,7 +100,7 @@ def main(ctx, res, channel_base, channel_max, threads, iterations, warmup, json_
     import train
     from torch_utils import distributed
     torch.set_num_threads(threads)
-    extra = [arg for arg in ctx.args]
+    extra = list(ctx.args)
     if not any(arg.startswith('--cfg') for arg in extra):
         extra.append('--cfg=tiny')
     options = train.main.make_context('train.py', ['--outdir=.', '--data=-', *extra]).params
