@@ -192,7 +192,7 @@ def test_a_mistake_is_answered_in_a_sentence(tmp_path, args, status, message):
     assert result[0] == status and message in ' '.join(result[1].split())
 
 
-@pytest.mark.parametrize('script', ['report', 'projector', 'video', 'directions'])
+@pytest.mark.parametrize('script', ['report', 'projector', 'video', 'directions', 'export'])
 def test_help_loads_nothing_heavy_and_shows_an_example(script):
     code = f'import sys, {script}; print([m for m in ("torch", "numpy", "PIL", "scipy") if m in sys.modules])'
     assert subprocess.check_output([sys.executable, '-c', code], cwd=ROOT, text=True).strip() == '[]'
