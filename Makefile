@@ -31,7 +31,7 @@ demo: $(READY)   ## Train on the bundled images for about ten minutes on two CPU
 	@echo '== Look at $(DEMO)/*/reals.png, $(DEMO)/*/fakes_over_time.png and $(DEMO)/generated/grid00.png'
 
 test: $(READY)   ## Run the test suite (about ten minutes on two cores).
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadfile
 
 slow: $(READY)   ## Run the long checks as well.
 	@$(BIN)/python -m pytest -m ''
