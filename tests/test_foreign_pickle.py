@@ -189,6 +189,7 @@ EVIL = b'\x80\x02cos\nsystem\n' + RUN
     b'', b'\x80\x02N.', EVIL, storage(bytes(16), magic=EVIL), storage(bytes(16), version=EVIL),
     storage(bytes(16), machine=EVIL), storage(bytes(16), id=EVIL), storage(bytes(16), keys=EVIL),
     storage(bytes(16), machine={'little_endian': False}), storage(bytes(16), keys=['1']), storage(bytes(16), keys=5),
+    storage(bytes(16), keys=[]), storage(bytes(16), keys=['0', '0']),
     storage(bytes(16), id=Reference(5)), storage(bytes(16), id=Reference(('module', 1, 2, 3, 4, 5))),
     storage(bytes(16), id=Reference(('storage', 'FloatStorage', '0', 'cpu', 4, None))), storage(bytes(16), id=None),
     storage(bytes(16), kind='UntypedStorage'), storage(bytes(16), kind='load'),
@@ -221,6 +222,13 @@ def test_storages_are_not_a_way_in(data, tmp_path, monkeypatch):
 ], ids=lambda data: str(len(data)))
 def test_sizes_are_compared_with_what_is_there(data):
     assert PAST_THE_READER not in assert_inert(data)
+
+
+@pytest.mark.parametrize('size, stride, offset', [
+    ((2 ** 40,), (0,), 0), ((5,), (1,), 0), ((4,), (1,), 1), ((2, 2), (3, 1), 0), ((1,), (1,), 4)])
+def test_views_stay_within_their_storage(size, stride, offset):
+    with pytest.raises(CheckpointError, match='in a storage of 4 elements'):
+        tensors.rebuild_tensor(torch.zeros(4), offset, size, stride)
 
 
 def test_one_storage_named_a_thousand_times_does_not_multiply():
@@ -278,7 +286,7 @@ DEPTH = 20_000      # Python's limit is 1000; without one, C code fails in the t
 def test_deep_nesting_is_no_recursion(deep):
     assert_inert(b'\x80\x03' + deep + b'.')
     for state in ({'_init_kwargs': {'z_dim': 'DEEP'}}, {'_modules': {'a': 'DEEP'}}):
-        assert_inert(three_networks(splice(dumps(module(**state)), 'DEEP', deep)))
+        assert 'recursion' not in assert_inert(three_networks(splice(dumps(module(**state)), 'DEEP', deep)))
 
 
 def test_a_key_that_would_be_hashed_in_recursion_is_refused():
