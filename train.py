@@ -80,7 +80,7 @@ def zoo_options(command):
     for name, spec in reversed(list(all_zoo_specs())):
         kind = click.Choice(spec.choices) if spec.choices else \
             {'float': float, 'int': int, 'bool': bool}.get(spec.type.removesuffix(' | None'), str)
-        default = 'none' if spec.default is None else f'{spec.default:g}' if spec.type == 'float' else spec.default
+        default = 'none' if spec.default in (None, '') else f'{spec.default:g}' if spec.type == 'float' else spec.default
         text = f'{spec.help} [default: {default}]'
         command = option(f'--{name}_{spec.name}', type=kind, help=text, group=METHODS)(command)
     return command
