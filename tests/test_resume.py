@@ -271,3 +271,18 @@ def test_another_number_of_processes_goes_on_and_says_that_it_is_not_exact(tmp_p
     resumed, found = start_or_continue(config, tmp_path, torch.device('cpu'), 0)
     assert resumed.nimg == run.nimg and found == ticks
     assert 'The run had 2 processes, now it has 1: it goes on, but not bit for bit' in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_processes_stop_on_a_signal_to_their_parent_and_continue(tmp_path, data):
+    args = [f'--outdir={tmp_path}', f'--data={data}', *TINY, '--gpus=2', '--batch-gpu=4']
+    process = start_train(*args)
+    wait_for(lambda: [path for run in tmp_path.iterdir() for path in saved_states(run)], process, timeout=300)
+    process.send_signal(signal.SIGUSR1)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == STOPPED and 'Stopped and saved' in output, output
+    run_dir, = tmp_path.iterdir()
+    stopped_at = load_meta(saved_states(run_dir)[0])['nimg']
+    again = subprocess.run(command(*args), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
+    assert again.returncode == 0 and f'Continuing at {stopped_at / 1000:.1f} kimg' in again.stdout, again.stdout
+    assert load_meta(saved_states(run_dir)[0])['finished'] and len(list(tmp_path.iterdir())) == 1

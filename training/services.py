@@ -3,6 +3,7 @@
 A service that fails is named with the reason, tried once more, and tried again the next time it is due. One that has
 not worked by the end of the run makes the run end with a failure, after all training is done.
 """
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ class Services:
 
     def __init__(self):
         self._failing: dict[str, str] = {}          # What fails -> why.
+        self._thread: threading.Thread | None = None
 
     def run(self, what: str, service: Callable[[], Any], tries: int = 2) -> bool:
         """Calls `service`; answers whether it worked. Interrupts and other exits pass."""
@@ -28,7 +30,24 @@ class Services:
         self._failing[what] = reason
         return False
 
+    def run_beside(self, what: str, service: Callable[[], Any]) -> None:
+        """The same in a thread, while training goes on. One at a time: waits for the one before."""
+        self.wait()
+        self._thread = threading.Thread(target=self.run, args=(what, service))
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns when nothing runs beside training any more."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def is_failing(self, what: str) -> bool:
+        """Did it not work when it was last tried (not counting what is running now)?"""
+        return what in self._failing
+
     @property
     def failing(self) -> dict[str, str]:
         """{what: why} of the services that did not work when they were last tried."""
+        self.wait()
         return dict(self._failing)

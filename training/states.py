@@ -99,6 +99,15 @@ def _try(path: str, apply: Callable) -> tuple[dict[str, Any] | None, str | None]
     return meta, None
 
 
+def copy_of(state: Any) -> Any:
+    """The same nested state with copies of all tensors, on the CPU."""
+    if isinstance(state, dict):
+        return {key: copy_of(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(copy_of(value) for value in state)
+    return state.detach().to('cpu', copy=True) if isinstance(state, torch.Tensor) else state
+
+
 def num_bytes(state: Any) -> int:
     """Bytes of all tensors of a nested state."""
     if isinstance(state, dict):

@@ -98,7 +98,8 @@ class Ticks:
             self._end_tick(run, done or self.stopped)
 
     def end(self, run: Run) -> None:
-        """Closes the logs."""
+        """Closes the logs, when everything is written."""
+        self.services.wait()
         if self.is_main:
             self._bar.close()
             self._stats.close()
@@ -112,7 +113,8 @@ class Ticks:
             if last or self._image_due():
                 self._save_fakes(run)
         snapshot_due = last or self.tick % self.config['network_snapshot_ticks'] == 0
-        state_due = snapshot_due or distributed.any(self.is_main and now - self._save_time > STATE_SEC)
+        overdue = now - self._save_time > STATE_SEC or self.services.is_failing('saving the state')
+        state_due = snapshot_due or distributed.any(self.is_main and overdue)
         networks = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
         if state_due:
             require_finite(networks)
@@ -121,6 +123,8 @@ class Ticks:
         self.tick += 1
         if state_due:
             self._save_state(run, score)
+        if last:                # Before another stage starts its processes, or everything ends.
+            self.services.wait()
         self._tick_nimg, self._tick_time = run.nimg, time.time()
         self._maintenance_sec = self._tick_time - now
 
@@ -192,13 +196,14 @@ class Ticks:
             self.services.run('TensorBoard', partial(self._stats.write_events, stats, self._metrics, run.nimg))
 
     def _save_state(self, run: Run, score: float | None) -> None:
-        """The whole state to go on from."""
+        """The whole state to go on from: a copy is made at once, and written while training goes on."""
         local_states = distributed.gather_objects(run.local_state_dict())
         state = dict(run=run.state_dict(), ranks=local_states, ticks=self.state_dict())
         meta = dict(nimg=run.nimg, finished=run.nimg >= run.total_nimg, score=score, config=self.config)
-        write = partial(states.write_state, self.run_dir, state, meta, Keep(**self.config['keep']))
-        if self.is_main and self.services.run('saving the state', write):
+        if self.is_main:
             self._save_time = time.time()
+            self.services.run_beside('saving the state', partial(
+                states.write_state, self.run_dir, states.copy_of(state), meta, Keep(**self.config['keep'])))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to write the same statistics. To be called by all ranks alike."""

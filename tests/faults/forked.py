@@ -17,7 +17,7 @@ from training.launch import train_process
 from training.states import saved_states
 
 with contextlib.suppress(ImportError):
-    import torch.utils.tensorboard     # noqa: F401 (Here, so that no forked process has to.)
+    import torch.utils.tensorboard  # noqa: F401 (Here, so that no forked process has to.)
 
 torch.optim.Adam([torch.zeros(1)])     # The first one imports half of torch.
 
