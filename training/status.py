@@ -107,10 +107,9 @@ class StatsWriter:
         self.num_rows += 1
 
     def write(self) -> None:
-        """Writes all rows that are not yet written. After an OSError they still are not, and nothing is half there."""
+        """Writes all rows that are not yet written. After an OSError they still are not; the next call overwrites."""
         data = ''.join(self._unwritten).encode()
         with open(self._path, 'r+b') as file:
-            file.truncate(self._end)
             file.seek(self._end)
             file.write(data)
         self._end += len(data)

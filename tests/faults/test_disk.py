@@ -38,10 +38,10 @@ class FullDisk:
         self._file.close()
 
     def write(self, data):
-        self._room -= len(data)
-        if self._room < 0:
+        self._room -= self._file.write(data[:self._room])
+        if self._room == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self._file.write(data)
+        return len(data)
 
 
 @pytest.mark.parametrize('room', [0, 100, 5000, 50000])
