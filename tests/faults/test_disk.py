@@ -49,7 +49,7 @@ def test_a_disk_that_fills_up_while_saving_keeps_the_previous_file(tmp_path, mon
     path = tmp_path / 'file'
     save_state(path, dict(a=torch.ones(20000)), nimg=1)
     before = path.read_bytes()
-    monkeypatch.setattr(checkpoint, 'open', lambda *args: FullDisk(open(*args), room), raising=False)
+    monkeypatch.setattr(checkpoint, 'open', lambda *args: FullDisk(open(*args), room), raising=False)  # noqa: SIM115
     with pytest.raises(OSError, match='No space left'):
         save_state(path, dict(a=torch.zeros(20000)), nimg=2)
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ['file']
