@@ -108,10 +108,8 @@ def time_convolutions(network, batch_size):
     total = 0.0
     for module, shape in calls:
         x = torch.zeros(shape).contiguous(memory_format=torch.channels_last)
-        padding = module.weight.shape[2] // 2
-        runs = [timed(lambda m=module, x=x, p=padding: F.conv2d(x, m.weight, m.bias, m.stride, p, groups=m.groups))[1]
-                for _ in range(3)]
-        total += min(runs)
+        total += min(timed(lambda m=module, x=x: F.conv2d(x, m.weight, m.bias, m.stride, m.padding, groups=m.groups))[1]
+                     for _ in range(3))
     return total / batch_size
 
 
@@ -184,7 +182,7 @@ def pairs(paths, detector):
     """Frechet distance s4 / pool between image sets; on the diagonal between the halves of one."""
     network = load(detector)
     features = {Path(path).stem: features_of(network, all_images(path)) for path in paths}
-    print('| |' + ' | '.join(features) + ' |\n|---|' + '---|' * len(features))
+    print('| | ' + ' | '.join(features) + ' |\n|---|' + '---|' * len(features))
     for a, x in features.items():
         cells = []
         for b, y in features.items():

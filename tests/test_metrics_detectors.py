@@ -60,8 +60,8 @@ class TestNetworks:
         images = random_images(1, 2, 64, 48)
         with torch.no_grad():
             features = Inception(inception_state)(images, ['pool', 'logits'])
-        expected = torch.tensor(EXTERNAL['inception_pool_every_128'])
-        torch.testing.assert_close(features['pool'][:, ::128], expected, rtol=1e-4, atol=1e-4)
+        expected = torch.tensor(EXTERNAL['inception_pool_from_3_every_61'])    # Some of every branch of the last block.
+        torch.testing.assert_close(features['pool'][:, 3::61], expected, rtol=1e-4, atol=1e-4)
         logits = features['pool'] @ inception_state['fc.weight'].T    # The inception score leaves the bias out.
         torch.testing.assert_close(features['logits'], logits, rtol=1e-4, atol=1e-4)
 
