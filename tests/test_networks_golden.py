@@ -30,13 +30,15 @@ def example():
 
 
 def close(obtained, text):
-    """Does a tensor (its first elements) have the values printed in `text`?"""
+    """Does a tensor (its first elements) have the values printed in `text`? To two units of the last digit, or to five
+    roundings of float32 where that is more: the last digits depend on the order of sums.
+    """
     words = text.replace('−', '-').split(', ')
     obtained = torch.as_tensor(obtained, dtype=torch.float64).flatten()[: len(words)].tolist()
     for value, word in zip(obtained, words, strict=True):
         mantissa, _, exponent = word.partition('e')
         unit = 10.0 ** (int(exponent or 0) - len(mantissa.partition('.')[2]))
-        assert abs(value - float(word)) <= 2 * unit, f'{value} is not {word}'
+        assert abs(value - float(word)) <= max(2 * unit, 5 * 2 ** -24 * abs(value)), f'{value} is not {word}'
     return True
 
 

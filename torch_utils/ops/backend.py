@@ -24,7 +24,7 @@ COMPILED_DTYPES = {
     'cuda': (torch.float32, torch.float64, torch.bfloat16, torch.float16),
 }
 
-_default = 'ref'
+_default = 'auto'
 
 
 def set_default(name: str) -> None:
