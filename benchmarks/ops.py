@@ -3,11 +3,11 @@
     python benchmarks/ops.py                      everything, one thread
     python benchmarks/ops.py --threads 2 --only bias_act --dtype float32
 
-Each line holds the best of several runs, in milliseconds of process time on one thread (steady on a shared machine), of wall time
-on more: a forward pass; forward and backward; forward, backward and the derivative of that (`double`). Behind them:
-plain divided by compiled, and for bias_act the bytes that a forward pass must move, per second, as a share of what
-copying a tensor of that size achieves. `textbook` is upfirdn2d written down in the words of its definition (insert zeros,
-pad, convolve, drop), with stock derivatives: what the plain implementation would be without thought of speed.
+Each line holds the best of several runs, in milliseconds of process time on one thread (steady on a shared machine), of
+wall time on more: a forward pass; forward and backward; forward, backward and the derivative of that (`double`).
+Behind them: plain or stock divided by this, and for bias_act the time that copying the tensor takes as a share of the
+forward pass. `textbook` is upfirdn2d written down in the words of its definition (insert zeros, pad, convolve, drop),
+with stock derivatives: what the plain implementation would be without thought of speed.
 """
 import itertools
 import math
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from torch_utils.ops import backend
 from torch_utils.ops.bias_act import bias_act
-from torch_utils.ops.conv2d_gradfix import conv2d
+from torch_utils.ops.conv2d_gradfix import conv2d, no_weight_gradients
 from torch_utils.ops.fma import fma
 from torch_utils.ops.grid_sample_gradfix import grid_sample
 from torch_utils.ops.upfirdn2d import filter_size, parse_padding, setup_filter, upfirdn2d
@@ -80,7 +80,8 @@ def passes(function, tensors):
     v = torch.ones_like(function(*detached)).requires_grad_()
 
     def double():
-        slope, = torch.autograd.grad(function(*tensors), tensors[0], v, create_graph=True)
+        with no_weight_gradients():         # As the penalties on gradients do it.
+            slope, = torch.autograd.grad(function(*tensors), tensors[0], v, create_graph=True)
         torch.autograd.grad(slope, [*tensors[1:], v], slope.detach(), allow_unused=True)
     return {
         'forward': lambda: function(*detached),
