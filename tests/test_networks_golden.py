@@ -218,11 +218,11 @@ def test_outputs_with_noise_are_the_published_ones(example):
     for name, param in G.named_parameters():
         if name.endswith('noise_strength'):
             torch.nn.init.constant_(param, 0.1)
-    img = G(z, None, noise_mode='const')
+    img = G(z, None, noise_mode='const', fused_modconv=True)       # As published: the last digit depends on it.
     assert close(img, '−0.22014, −0.2792, −0.162356, −0.131238')
     assert close(img.mean(), '−0.0339462') and close(img.std(), '1.3614202')
     torch.manual_seed(2)
-    img = G(z, None, noise_mode='random')
+    img = G(z, None, noise_mode='random', fused_modconv=True)
     assert close(img, '−0.027348, −0.454485, 0.190078, 0.141395')
     assert close(img.mean(), '−0.0407569') and close(img.std(), '1.3711606')
 
