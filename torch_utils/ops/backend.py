@@ -10,6 +10,8 @@ Every operator that has a compiled implementation takes `impl`:
 Nothing is built or loaded before an operator is called.
 """
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -32,6 +34,18 @@ def set_default(name: str) -> None:
     global _default
     assert name in DEFAULTS, f'{name!r}: must be one of {", ".join(DEFAULTS)}'
     _default = DEFAULTS[name]
+
+
+@contextmanager
+def default(name: str) -> Iterator[None]:
+    """`set_default` for the length of a `with` block."""
+    global _default
+    before = _default
+    set_default(name)
+    try:
+        yield
+    finally:
+        _default = before
 
 
 def use_native(impl: str, x: Tensor) -> bool:
