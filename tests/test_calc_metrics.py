@@ -4,6 +4,7 @@ import json
 import pytest
 from click.testing import CliRunner
 from metric_tools import TinyDetector, image_sets, make_generator
+from tiny import make_dataset
 
 import calc_metrics
 from metrics import metric_main, names
@@ -115,6 +116,21 @@ def test_centres(run, tmp_path):
     assert (run / 'metric-fd20_tiny@a.jsonl').exists()
 
 
+def test_centres_are_told_apart_by_codes_behind_the_classes(tmp_path):
+    paths = [make_dataset(tmp_path / f'{name}.zip', num_classes=2) for name in 'ab']
+    job = calc_metrics.Job([], [], {}, 'cpu', None, None, dict(zip('ab', paths)), None, None, False)
+    centres = calc_metrics.centres_of(job, make_generator(c_dim=5))    # Two classes, two centres, a spare place.
+    assert [centre.code for centre in centres.values()] == [[1, 0, 0], [0, 1, 0]]
+    assert centres['b'].dataset_kwargs['path'] == paths[1]
+
+
+@pytest.mark.parametrize('c_dim', [0, 3])
+def test_labels_are_used_if_the_network_takes_them(c_dim):
+    job = calc_metrics.Job([], [], {}, 'cpu', {'path': 'a.zip'}, None, {}, None, None, False)
+    kwargs = calc_metrics.dataset_of_network(job, make_generator(c_dim=c_dim), None, 'net')
+    assert kwargs == {'path': 'a.zip', 'resolution': 16, 'use_labels': c_dim > 0}
+
+
 def test_nearest_and_held_out(run, tmp_path):
     sheet = tmp_path / 'sheet.png'
     code, lines, output = call(f'--network={run}', f'--nearest={sheet}', metrics='none')
@@ -173,7 +189,6 @@ def test_files_that_will_not_do_are_one_sentence(tmp_path, content):
 
 
 def test_what_does_not_fit_is_one_sentence(run, tmp_path):
-    from tiny import make_dataset
     grey = make_dataset(tmp_path / 'grey.zip', channels=1)
     code, _, output = call(f'--network={run}', f'--data={grey}')
     assert code == 1 and output.strip() == \

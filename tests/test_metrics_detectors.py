@@ -214,6 +214,7 @@ class FakeTorchScript(torch.nn.Module):
         return (means * (1 if no_output_bias else 2)).softmax(dim=1)
 
 
+@pytest.mark.filterwarnings('ignore:`torch.jit:DeprecationWarning')
 class TestTorchScript:
     @pytest.fixture
     def path(self, tmp_path):
