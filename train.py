@@ -20,6 +20,7 @@ import click
 import losses_ext
 from training import resume
 from training.base_configs import CONFIG_NAMES, BaseConfig, base_config
+from training.presets import PRESETS, added_options, fitting_preset
 
 # Threads that wait should sleep: where cores are shared, spinning ones make a step on the CPU several times slower.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -35,7 +36,7 @@ TRANSFER_NETS = {
 }
 
 
-NOT_OF_THE_RUN = ('outdir', 'dry_run', 'new', 'override')      # Options that say nothing about the run itself.
+NOT_OF_THE_RUN = ('outdir', 'dry_run', 'new', 'override', 'preset')      # Options that say nothing about the run itself.
 FLAGS = ('dry_run', 'new', 'override', 'allow_partial')
 STOPPED = 75                # Exit status of a run that was asked to stop and can be continued (EX_TEMPFAIL).
 
@@ -97,6 +98,7 @@ def all_zoo_specs():
 \b
 Examples:
   train.py --outdir=runs --data=photos/ --mirror=1          Learn from a folder of square images.
+  train.py --outdir=runs --data=cats.zip --preset=limited   Options for 500 to 50 000 images.
   train.py --outdir=runs --data=cats.zip --gpus=2 --cfg=auto --kimg=5000
   train.py --outdir=runs --data=cats.zip --resume=ffhq256 --snap=10
   train.py --outdir=runs --data=cats.zip --dry-run          Print the configuration and stop.
@@ -118,6 +120,8 @@ Examples:
         'the names of subfolders [default: json]')
 @option('--subset', type=int, metavar='INT', group=DATA, help='Train with that many images only [default: all]')
 @option('--mirror', type=bool, metavar='BOOL', group=DATA, help='Double the data by mirror images [default: no]')
+@option('--preset', type=click.Choice(list(PRESETS)), group=BASE, help='Options for so many images: below 500, up to '
+        '50 000, more; printed, and options that are given win (docs/choosing.md) [default: none]')
 @option('--cfg', type=click.Choice(CONFIG_NAMES), group=BASE, help='Base configuration [default: auto]')
 @option('--gamma', type=float, metavar='FLOAT', group=BASE, help='Weight of R1 [default: by --cfg]')
 @option('--kimg', type=int, metavar='INT', group=BASE, help='Length of the run in thousands of images [default: by --cfg]')
@@ -206,6 +210,33 @@ def resolve(o: dict) -> tuple[str, dict]:
         check_tensors(o, config)
     config['command'] = {key: value for key, value in o.items() if key not in NOT_OF_THE_RUN}
     return '-'.join(names), config
+
+
+def with_preset(o: dict) -> dict:
+    """The options that were given and those that --preset stands for, which are printed."""
+    if 'preset' not in o:
+        return o
+    name, (num_images, resolution) = o['preset'], data_size(o)
+    added = added_options(name, resolution, o)
+    if is_main_process():
+        words = ' '.join(f'--{key}={int(value) if isinstance(value, bool) else value}' for key, value in added.items())
+        click.echo(f'--preset={name} stands for: {words or "nothing that is not given"}', err=True)
+        if fitting_preset(num_images) != name:
+            click.echo(f'Warning: --preset={fitting_preset(num_images)} is meant for {num_images} images, '
+                       f'--preset={name} is not.', err=True)
+    return {**o, **added}
+
+
+def data_size(o: dict) -> tuple[int, int]:
+    """(number of images that the run learns from, their resolution)."""
+    from training.dataset import ImageFolderDataset
+    num_images = 0
+    for path in data_paths(o):
+        dataset = ImageFolderDataset(path=path)
+        num_images += len(dataset)
+        resolution = dataset.image_shape[1]
+        dataset.close()
+    return min(num_images, o.get('subset', num_images)), resolution
 
 
 def require(condition: bool, message: str) -> None:
@@ -517,6 +548,7 @@ def print_config(config: dict) -> None:
 def started_run(o: dict) -> dict:
     """The configuration of a new run, or of the unfinished one that the same command has started before."""
     require('outdir' in o, "Missing option '--outdir'.")
+    o = with_preset(o)
     run_name, config = resolve(o)
     config['run_dir'] = os.path.join(o['outdir'], f'{next_run_id(o["outdir"]):05d}-{run_name}')
     earlier = earlier_runs(o['outdir'], run_name) if 'new' not in o else []
@@ -544,6 +576,7 @@ def earlier_runs(outdir: str, run_name: str) -> list[tuple[str, dict]]:
 def continued_run(o: dict) -> dict:
     """The configuration for going on in the directory that --resume names: as it was, but for options given now."""
     run_dir = os.path.normpath(o['resume'])
+    require('preset' not in o, f'--preset is for the start of a run; {run_dir} goes on with the options that it has')
     try:
         config = saved = resume.saved_options(run_dir)
     except ValueError as error:
