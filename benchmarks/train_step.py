@@ -2,16 +2,17 @@
 
     python benchmarks/train_step.py                                  # The `tiny` configuration at 32 pixels.
     python benchmarks/train_step.py --res=64 --channel-base=4096 --channel-max=256 --batch=8 --threads=1
+    python benchmarks/train_step.py --share --precision=bf16 --threads=2
     python benchmarks/train_step.py --reg_type=ggdr --aug=noaug --json=out.json
 
-Times are medians over the iterations; a lazy phase counts with its share of an iteration. Images are random: what the
-loader does is not in the figures.
+Times are medians over the iterations, of processor time on one thread, else on the wall; a lazy phase counts with its
+share of an iteration. With `--share`, behind them is the time that counted convolutions and matrix products would take
+at the attainable rate, measured in the same run, as a share. Images are random: what the loader does is not in the figures.
 """
 import json
 import resource
 import statistics
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,9 +43,10 @@ class Noise:
 class Stopwatch:
     """Seconds of every execution of every phase."""
 
-    def __init__(self, device):
+    def __init__(self, device, clock):
         self.seconds = {}
         self._device = device
+        self._clock = clock
 
     @contextmanager
     def timer(self, name):
@@ -57,31 +59,101 @@ class Stopwatch:
         if self._device.type == 'cuda':
             import torch
             torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        return self._clock()
 
 
-def measure(config, res, device, iterations, warmup):
-    """{phase: (median seconds, share of an iteration)} and the peak memory in GiB."""
-    import torch
-
-    from training import setup
+def iterate(run, timer):
+    """One iteration, with all of the phases, so that lazy ones are timed as often as the rest."""
+    from training.ema import ema_decay, update_ema
     from training.training_loop import run_phase
-    run = setup.build(config, device, Noise(res))
-    run.enter_stage(0)
-    watch = Stopwatch(device)
+    reals = [run.reals[0].next_batch()]
+    shared = {}
+    for phase in run.phases:
+        with timer(phase.name):
+            run_phase(run, phase, reals, shared)
+    with timer('average'):
+        update_ema(run.G_ema, run.game.G.module,
+                   ema_decay(run.batch_size, run.nimg, run.config['ema_kimg'], run.config['ema_rampup']))
+    run.nimg += run.batch_size
+    run.batch_idx += 1
+
+
+def count(run):
+    """({phase: operations in one execution}, sizes of the 3x3 convolutions) of a run."""
+    import torch
+    from rates import FlopCount
+    counts = {}
+
+    @contextmanager
+    def counter(name):
+        with FlopCount() as counts[name]:
+            yield
+    iterate(run, counter)
+    G, D = run.game.G.module, run.game.D.module
+    with torch.no_grad(), FlopCount() as layers:
+        z, c = torch.zeros([run.micro_batch, G.z_dim]), torch.zeros([run.micro_batch, G.c_dim])
+        D(G(z.to(run.device), c.to(run.device)), c.to(run.device))
+    return {name: count.flops for name, count in counts.items()}, list(layers.sizes)
+
+
+def measure(run, iterations, warmup, clock, share):
+    """{phase: (median seconds, times per iteration, attainable seconds or None)} and {dtype: AttainableRate}."""
+    from rates import AttainableRate, attainable_seconds
+    watch = Stopwatch(run.device, clock)
+    flops, rates = {}, {}
+    if share:
+        flops, sizes = count(run)
+        rates = {dtype: AttainableRate(sizes, dtype, clock) for dtype in {key[1] for num in flops.values() for key in num}}
     for i in range(warmup + iterations):
         if i == warmup:
             watch.seconds.clear()
-        reals = [run.reals[0].next_batch()]
-        shared = {}
-        for phase in run.phases:        # All of them, so that lazy ones are timed as often as the rest.
-            with watch.timer(phase.name):
-                run_phase(run, phase, reals, shared)
-        run.nimg += run.batch_size
-        run.batch_idx += 1
-    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == 'cuda' else \
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {phase.name: (statistics.median(watch.seconds[phase.name]), 1 / phase.interval) for phase in run.phases}, peak
+            for rate in rates.values():
+                rate.measure()
+        iterate(run, watch.timer)
+    for rate in rates.values():         # A second time: machines get slower and faster.
+        rate.measure()
+    often = {phase.name: 1 / phase.interval for phase in run.phases}
+    return {name: (statistics.median(seconds), often.get(name, 1), attainable_seconds(flops[name], rates) if share else None)
+            for name, seconds in watch.seconds.items()}, rates
+
+
+def peak_memory_gib(device):
+    """The most memory so far: of the device, on a CPU of this process."""
+    import torch
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def build(res, channel_base, channel_max, arguments):
+    """A run on random images at its start, from arguments of train.py."""
+    import train
+    from torch_utils import distributed
+    from training import setup
+    options = train.main.make_context('train.py', ['--outdir=.', '--data=-', *arguments]).params
+    train.resolve_data = lambda o, names: dict(
+        training_set_kwargs=dict(path='-'), data_shape=dict(c_dim=0, img_resolution=res, img_channels=3))
+    _, config = train.resolve(train.given(options))
+    config['data_loader_kwargs'] = dict(num_workers=0)
+    for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
+        kwargs.update({key: value for key, value in dict(channel_base=channel_base, channel_max=channel_max).items() if value})
+    run = setup.build(config, distributed.pick_device(config['device']), Noise(res))
+    run.enter_stage(0)
+    return run
+
+
+def print_table(phases, rates, batch_size):
+    """The figures for people."""
+    total = sum(seconds * often for seconds, often, _ in phases.values())
+    attainable = sum(best * often for _, often, best in phases.values()) if rates else None
+    for dtype, rate in rates.items():
+        print(f'  attainable in {str(dtype).removeprefix("torch.")}: convolutions {rate.convolution / 1e9:.0f} GFLOP/s '
+              f'(the fastest of them {rate.fastest / 1e9:.0f}), matrices {rate.matrix / 1e9:.0f}')
+    for name, (seconds, often, best) in phases.items():
+        print(f'  {name:<10} {seconds * 1000:9.1f} ms   every {round(1 / often):>2}   {seconds * often / total:6.1%}'
+              + (f'   {best / seconds:6.1%} of attainable' if rates else ''))
+    print(f'  iteration  {total * 1000:9.1f} ms   {batch_size / total:.1f} img/s'
+          + (f'          {attainable / total:6.1%} of attainable' if rates else ''))
 
 
 @click.command(context_settings=dict(ignore_unknown_options=True, allow_extra_args=True))
@@ -91,34 +163,25 @@ def measure(config, res, device, iterations, warmup):
 @click.option('--threads', type=int, default=1, show_default=True, help='Threads of torch on the CPU.')
 @click.option('--iterations', type=int, default=10, show_default=True, help='Iterations to time.')
 @click.option('--warmup', type=int, default=3, show_default=True, help='Iterations before.')
+@click.option('--share', is_flag=True, help='Also say which share of the attainable rate is reached (see rates.py).')
 @click.option('--json', 'json_path', help='Also write the figures here.')
 @click.pass_context
-def main(ctx, res, channel_base, channel_max, threads, iterations, warmup, json_path):
+def main(ctx, res, channel_base, channel_max, threads, iterations, warmup, share, json_path):
     """Further options are those of train.py (--cfg, --batch, --aug, --reg_type, --loss, --precision, ...)."""
     import torch
-
-    import train
-    from torch_utils import distributed
+    from rates import clock_of
     torch.set_num_threads(threads)
-    extra = list(ctx.args)
-    if not any(arg.startswith('--cfg') for arg in extra):
-        extra.append('--cfg=tiny')
-    options = train.main.make_context('train.py', ['--outdir=.', '--data=-', *extra]).params
-    train.resolve_data = lambda o, names: dict(
-        training_set_kwargs=dict(path='-'), data_shape=dict(c_dim=0, img_resolution=res, img_channels=3))
-    _, config = train.resolve(train.given(options))
-    config['data_loader_kwargs'] = dict(num_workers=0)
-    for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
-        kwargs.update({key: value for key, value in dict(channel_base=channel_base, channel_max=channel_max).items() if value})
-    device = distributed.pick_device(config['device'])
-    phases, peak = measure(config, res, device, iterations, warmup)
-    total = sum(seconds * share for seconds, share in phases.values())
-    print(f'{res} px, batch {config["batch_size"]}, {device}, {threads} thread(s), torch {torch.__version__}')
-    for name, (seconds, share) in phases.items():
-        print(f'  {name:<10} {seconds * 1000:9.1f} ms   every {round(1 / share):>2}   {seconds * share / total:6.1%}')
-    print(f'  iteration  {total * 1000:9.1f} ms   {config["batch_size"] / total:.1f} img/s   peak memory {peak:.2f} GiB')
+    arguments = ctx.args if any(arg.startswith('--cfg') for arg in ctx.args) else [*ctx.args, '--cfg=tiny']
+    run = build(res, channel_base, channel_max, arguments)
+    phases, rates = measure(run, iterations, warmup, clock_of(threads if run.device.type == 'cpu' else 0), share)
+    peak = peak_memory_gib(run.device)
+    print(f'{res} px, batch {run.batch_size}, {run.device}, {threads} thread(s), torch {torch.__version__}, '
+          f'peak memory {peak:.2f} GiB')
+    print_table(phases, rates, run.batch_size)
     if json_path:
-        Path(json_path).write_text(json.dumps(dict(phases=phases, img_per_sec=config['batch_size'] / total, peak_gib=peak)))
+        Path(json_path).write_text(json.dumps(dict(
+            phases=phases, batch=run.batch_size, peak_gib=peak,
+            gflops={str(dtype): (rate.convolution / 1e9, rate.matrix / 1e9) for dtype, rate in rates.items()})))
 
 
 if __name__ == '__main__':
