@@ -1,0 +1,74 @@
+"""Draws what a run of TDGAN draws for every centre after each of its stages.
+
+    python benchmarks/centre_sheet.py zoo/tdgan/0*                        # Into docs/methods/tdgan_centres.webp.
+
+A row for every centre: some of its images, then fakes of the average generator at the end of every stage, from the same
+latents with the centre's code. What a generator would draw for centres that it has not met yet is left out.
+"""
+import json
+import sys
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+
+import click
+from contact_sheet import ROOT, save_small, sheet
+from PIL import Image
+
+sys.path.insert(0, str(ROOT))
+
+COLUMNS, ROWS = 4, 2        # Images per centre and stage.
+
+
+def reals(path: str) -> Image.Image:
+    """Images of a data set, evenly spread over it."""
+    from generate import tile
+    from training.dataset import ImageFolderDataset
+    dataset, num = ImageFolderDataset(path), COLUMNS * ROWS
+    images = [dataset[i * len(dataset) // num][0].transpose(1, 2, 0) for i in range(num)]
+    return Image.fromarray(tile(images, COLUMNS, ROWS)).convert('RGB')
+
+
+def fakes(network: Path, centre: int, num_centres: int) -> Image.Image:
+    """What the average generator of a network file draws for a centre."""
+    import torch
+
+    from generate import images_of_seeds, load_generator, tile
+    G = load_generator(str(network), 'auto')
+    if G.c_dim != num_centres:
+        raise click.ClickException(f'{network} takes labels of {G.c_dim} numbers; this draws networks of {num_centres} '
+                                   'centres without classes')
+    images = images_of_seeds(G, range(COLUMNS * ROWS), torch.eye(num_centres)[[centre]])
+    return Image.fromarray(tile(list(images), COLUMNS, ROWS)).convert('RGB')
+
+
+def stage_ends(schedule: list[tuple[list[int], float]], batch_size: int) -> Iterator[int]:
+    """Images shown when each stage was over: whole batches."""
+    for kimg in accumulate(kimg for _, kimg in schedule):
+        yield -(-round(kimg * 1000) // batch_size) * batch_size
+
+
+@click.command()
+@click.argument('run_dir', type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option('--dest', default=ROOT / 'docs' / 'methods' / 'tdgan_centres.webp', type=click.Path(path_type=Path),
+              help='Picture to write, .webp or .jpg [default: docs/methods/tdgan_centres.webp].')
+def main(run_dir: Path, dest: Path) -> None:
+    """Draw what a run of TDGAN draws for every centre after each of its stages."""
+    from losses_ext.tdgan import Options, parse_schedule
+    config = json.loads((run_dir / 'training_options.json').read_text(encoding='utf-8'))
+    options = Options(**config['regularizers']['tdgan'])
+    paths, schedule = options.data.split(','), parse_schedule(options, config['total_kimg'])
+    rows = [[(f'{centre}: {Path(path).stem}', reals(path))] for centre, path in enumerate(paths)]
+    nothing = Image.new('RGB', rows[0][0][1].size, 'white')
+    met: set[int] = set()
+    for (on_line, _), nimg in zip(schedule, stage_ends(schedule, config['batch_size'])):
+        met |= set(on_line)
+        network = run_dir / f'network-snapshot-{nimg // 1000:06d}.safetensors'
+        for centre, row in enumerate(rows):
+            row.append((f'{centre} after {nimg / 1000:.0f} kimg' + ' (learnt last)' * (centre in on_line),
+                        fakes(network, centre, len(paths))) if centre in met else ('', nothing))
+    save_small(sheet([panel for row in rows for panel in row], 1 + len(schedule)), dest)
+
+
+if __name__ == '__main__':
+    main()
