@@ -42,9 +42,9 @@ def fakes(network: Path, centre: int, num_centres: int) -> Image.Image:
     return Image.fromarray(tile(list(images), COLUMNS, ROWS)).convert('RGB')
 
 
-def stage_ends(schedule: list[tuple[list[int], float]], batch_size: int) -> Iterator[int]:
+def stage_ends(stage_kimg: list[float], batch_size: int) -> Iterator[int]:
     """Images shown when each stage was over: whole batches."""
-    for kimg in accumulate(kimg for _, kimg in schedule):
+    for kimg in accumulate(stage_kimg):
         yield -(-round(kimg * 1000) // batch_size) * batch_size
 
 
@@ -54,20 +54,20 @@ def stage_ends(schedule: list[tuple[list[int], float]], batch_size: int) -> Iter
               help='Picture to write, .webp or .jpg [default: docs/methods/tdgan_centres.webp].')
 def main(run_dir: Path, dest: Path) -> None:
     """Draw what a run of TDGAN draws for every centre after each of its stages."""
-    from losses_ext.tdgan import Options, parse_schedule
     config = json.loads((run_dir / 'training_options.json').read_text(encoding='utf-8'))
-    options = Options(**config['regularizers']['tdgan'])
-    paths, schedule = options.data.split(','), parse_schedule(options, config['total_kimg'])
+    options = config['regularizers']['tdgan']
+    paths, stages = options['data'].split(','), [stage.split(':') for stage in options['schedule'].split(',')]
     rows = [[(f'{centre}: {Path(path).stem}', reals(path))] for centre, path in enumerate(paths)]
     nothing = Image.new('RGB', rows[0][0][1].size, 'white')
     met: set[int] = set()
-    for (on_line, _), nimg in zip(schedule, stage_ends(schedule, config['batch_size'])):
-        met |= set(on_line)
+    ends = stage_ends([float(kimg) for _, kimg in stages], config['batch_size'])
+    for on_line, nimg in zip([{int(i) for i in ids.split('+')} for ids, _ in stages], ends):
+        met |= on_line
         network = run_dir / f'network-snapshot-{nimg // 1000:06d}.safetensors'
         for centre, row in enumerate(rows):
             row.append((f'{centre} after {nimg / 1000:.0f} kimg' + ' (learnt last)' * (centre in on_line),
                         fakes(network, centre, len(paths))) if centre in met else ('', nothing))
-    save_small(sheet([panel for row in rows for panel in row], 1 + len(schedule)), dest)
+    save_small(sheet([panel for row in rows for panel in row], 1 + len(stages)), dest)
 
 
 if __name__ == '__main__':

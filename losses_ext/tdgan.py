@@ -11,7 +11,7 @@ would be images between the centres, not of them. A = number of earlier centres.
 """
 import copy
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -45,11 +45,14 @@ class Options:
                             choices=('copy', 'random'))
 
 
-def parse_schedule(options: Options, total_kimg: float) -> list[tuple[list[int], float]]:
+def default_schedule(num: int, total_kimg: float) -> str:
+    """Each of `num` centres once, equally long."""
+    return ','.join(f'{centre}:{total_kimg / num:.9g}' for centre in range(num))
+
+
+def parse_schedule(options: Options) -> list[tuple[list[int], float]]:
     """[(centres on line, kimg)] of every stage. Raises ValueError."""
     num = len(options.data.split(','))
-    if not options.schedule:
-        return [([centre], total_kimg / num) for centre in range(num)]
     stages = []
     for text in options.schedule.split(','):
         ids, _, kimg = text.partition(':')
@@ -124,8 +127,8 @@ class TDGAN(Regularizer):
     @classmethod
     def configure(cls, config, options):
         num = len(options.data.split(','))
-        schedule = parse_schedule(options, config['total_kimg'])
-        config['total_kimg'] = sum(kimg for _, kimg in schedule)
+        options = replace(options, schedule=options.schedule or default_schedule(num, config['total_kimg']))
+        config['total_kimg'] = sum(kimg for _, kimg in parse_schedule(options))
         if 0 < options.slots < num:
             raise ValueError(f'--tdgan_slots={options.slots}: there are {num} centres')
         if options.remind < 0 or options.remind_interval < 1:
@@ -145,7 +148,7 @@ class TDGAN(Regularizer):
         self._stage = None
         self._base_weights = None
         self._kept = {}                     # {centre: state of its critics} with --tdgan_d=keep.
-        width = max(len(ids) for ids, _ in parse_schedule(options, 1))
+        width = max(len(ids) for ids, _ in parse_schedule(options))
         for source in range(1, width):
             game.add_critic(f'D_{source}', source=source)
 
@@ -156,7 +159,7 @@ class TDGAN(Regularizer):
         codes = np.eye(num_codes, dtype=np.float32) if num_codes else [None] * len(paths)
         self._centres = [Centre(i, {**config['centre_kwargs'], 'path': path}, codes[i]) for i, path in enumerate(paths)]
         stages, seen, previous, end_kimg = [], [], (), 0
-        for ids, kimg in parse_schedule(self.options, config['total_kimg']):
+        for ids, kimg in parse_schedule(self.options):
             on_line = [self._centres[i] for i in ids]
             memory = tuple(centre for centre in seen if centre not in on_line)
             new = tuple(centre for centre in on_line if centre not in seen)

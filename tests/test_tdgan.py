@@ -8,7 +8,7 @@ from fixture_data import case_ids
 from tiny import Silent, assert_same_bits, make_config, make_dataset, run_iterations
 
 import losses_ext
-from losses_ext.tdgan import TDGAN, TEACHER, Options, parse_schedule, remind_distance
+from losses_ext.tdgan import TDGAN, TEACHER, Options, default_schedule, parse_schedule, remind_distance
 from torch_utils.state_file import load_state, save_state
 from training import setup
 from training.loss import StepContext
@@ -238,10 +238,10 @@ def test_path_length_sees_both_sides(centres):
 
 
 def test_schedules():
-    options = Options(data='a,b,c')
-    assert parse_schedule(options, 300) == [([0], 100), ([1], 100), ([2], 100)]
+    options = Options(data='a,b,c', schedule=default_schedule(3, 300))
+    assert parse_schedule(options) == [([0], 100), ([1], 100), ([2], 100)]
     options = Options(data='a,b,c', schedule='0:500,1+2:500,0:250')
-    assert parse_schedule(options, 0) == [([0], 500), ([1, 2], 500), ([0], 250)]
+    assert parse_schedule(options) == [([0], 500), ([1, 2], 500), ([0], 250)]
 
 
 @pytest.mark.parametrize('options, sentence', [
