@@ -468,7 +468,8 @@ def resolve_zoo(o: dict, config: dict, names: list[str]) -> None:
         require(not fields or name in chosen or name == loss,
                 f'--{name}_{next(iter(fields), None)} has no effect without {switch}')
         names += [f'{name}_{field}{value:g}' if isinstance(value, float) else f'{name}_{field}{value}'
-                  for field, value in fields.items() if value != zoo_default(name, field)]
+                  for field, value in fields.items()
+                  if value != zoo_default(name, field) and field != 'data']        # Data sets are in the name already.
     config['loss'] = loss
     config['loss_kwargs']['game'] = loss
     config['regularizers'] = {name: given[name] for name in chosen}

@@ -17,7 +17,7 @@ from PIL import Image
 
 sys.path.insert(0, str(ROOT))
 
-COLUMNS, ROWS = 4, 2        # Images per centre and stage.
+COLUMNS, ROWS = 6, 2        # Images per centre and stage.
 
 
 def reals(path: str) -> Image.Image:
@@ -65,8 +65,8 @@ def main(run_dir: Path, dest: Path) -> None:
         met |= on_line
         network = run_dir / f'network-snapshot-{nimg // 1000:06d}.safetensors'
         for centre, row in enumerate(rows):
-            row.append((f'{centre} after {nimg / 1000:.0f} kimg' + ' (learnt last)' * (centre in on_line),
-                        fakes(network, centre, len(paths))) if centre in met else ('', nothing))
+            text = f'{centre} after {nimg / 1000:.0f} kimg' + ', on line' * (centre in on_line)
+            row.append((text, fakes(network, centre, len(paths))) if centre in met else ('', nothing))
     save_small(sheet([panel for row in rows for panel in row], 1 + len(stages)), dest)
 
 

@@ -33,7 +33,7 @@ RUNS = {
     'r2': ['--reg_type=r2'],
     'hinge': ['--loss=hinge'],
     'lsgan': ['--loss=lsgan'],
-    'wgan+gp': ['--loss=wgan', '--reg_type=gp', '--gamma=0'],
+    'wgan+gp': ['--loss=wgan', '--reg_type=gp', '--gamma=0', '--gp_interval=4'],
     'relativistic+r2': ['--loss=relativistic', '--reg_type=r2'],
     'weco': ['--reg_type=weco'],
     'daco': ['--reg_type=daco'],

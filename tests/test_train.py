@@ -63,6 +63,14 @@ def test_run_name(data, args, name):
     assert resolve(data, *args)[0] == name
 
 
+def test_run_name_of_centres_has_no_path(data, tmp_path):
+    """The same command must find the run again, whose directory is one level below --outdir."""
+    make_dataset(data / 'other.zip', num=8)
+    centres = f'--tdgan_data={data}/plain.zip,{data}/other.zip'
+    result = invoke('--outdir', tmp_path, '--reg_type=tdgan', centres, '--cfg=tiny', '--tdgan_remind=5', '-n')
+    assert f'"run_dir": "{tmp_path}/00000-plain+other-tiny-tdgan-tdgan_remind5"' in result.output
+
+
 @pytest.mark.parametrize('res, gpus, batch, batch_gpu, gamma, ema_kimg', [
     (32, 1, 32, 32, 0.0064, 10), (32, 2, 64, 32, 0.0032, 20), (256, 1, 16, 16, 0.8192, 5), (256, 8, 64, 8, 0.2048, 20),
     (512, 4, 32, 8, 1.6384, 10), (1024, 1, 4, 4, 52.4288, 1.25), (1024, 8, 32, 4, 6.5536, 10), (256, 64, 64, 1, 0.2048, 20)])
