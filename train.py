@@ -34,7 +34,7 @@ TRANSFER_NETS = {
     'celebahq256': 'celebahq-res256-mirror-paper256-kimg100000-ada-target0.5.pkl',
     'lsundog256': 'lsundog-res256-paper256-kimg100000-noaug.pkl',
 }
-
+LOG_NAMES = ('tensorboard', 'wandb')
 
 NOT_OF_THE_RUN = ('outdir', 'dry_run', 'new', 'override', 'preset')      # Options that say nothing about the run itself.
 FLAGS = ('dry_run', 'new', 'override', 'allow_partial')
@@ -114,6 +114,8 @@ Examples:
 @option('--override', is_flag=True, group=GENERAL, help='Continue a run although its settings or data have changed.')
 @option('--keep', metavar='LIST', group=GENERAL,
         help='Saved states to keep: the newest NUMBER[,best][,every=KIMG] [default: 2,best]')
+@option('--log', metavar='LIST', group=GENERAL,
+        help='Logs beside stats.jsonl: none, tensorboard, wandb [default: tensorboard if it is installed]')
 @option('--data', metavar='PATH', group=DATA, help='Folder or zip of square images, all of one size.')
 @option('--cond', type=bool, metavar='BOOL', group=DATA, help='Learn the classes of the data set [default: no]')
 @option('--labels-from', type=click.Choice(['json', 'folders']), group=DATA, help='Where classes come from: dataset.json, or '
@@ -199,6 +201,7 @@ def resolve(o: dict) -> tuple[str, dict]:
     config['image_snapshot_ticks'] = config['network_snapshot_ticks'] = o.get('snap', base.snap)
     config['metrics'] = list(base.metrics) if metrics is None else metrics
     config['keep'] = parse_keep(o.get('keep', '2,best'))
+    config['logs'] = parse_log(o['log']) if 'log' in o else [name for name in ('tensorboard',) if is_installed(name)]
     config['data_loader_kwargs'] = dict(pin_memory=True, num_workers=base.workers, prefetch_factor=2)
     config.update(networks(base))
     resolve_base(o, base, gpus, config, names)
@@ -252,6 +255,21 @@ def parse_metrics(text: str) -> list[str]:
     for name in names:
         require(is_valid_metric(name), f'--metrics={text}: there is no metric {name}; {valid_names_sentence()}')
     return names
+
+
+def parse_log(text: str) -> list[str]:
+    """Names of logs from a comma list; each is also the name of the package and of the extra that it needs."""
+    names = [name for name in text.split(',') if name] if text.lower() != 'none' else []
+    for name in names:
+        require(name in LOG_NAMES, f'--log={text}: there is no log {name}; valid: none, {", ".join(LOG_NAMES)}')
+        require(is_installed(name), f'--log={text} needs the extra "{name}" (pip install {name})')
+    return names
+
+
+def is_installed(package: str) -> bool:
+    """Can a Python package be imported? Does not import it."""
+    import importlib.util
+    return importlib.util.find_spec(package) is not None
 
 
 def resolve_data(o: dict, names: list[str]) -> dict:

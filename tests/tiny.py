@@ -50,7 +50,7 @@ def make_config(data, res=16, **changes):
                          pl_batch_shrink=2),
         G_reg_interval=4, D_reg_interval=16, total_kimg=1, batch_size=4, batch_gpu=4, ema_kimg=0.01, ema_rampup=0.05,
         kimg_per_tick=1, ada_interval=4, ada_kimg=500, loss='logistic', regularizers={}, device='cpu',
-        cudnn_benchmark=False, allow_tf32=False, keep=dict(newest=2, best=True, every_kimg=None))
+        cudnn_benchmark=False, allow_tf32=False, keep=dict(newest=2, best=True, every_kimg=None), logs=['tensorboard'])
     config.update(changes)
     return config
 

@@ -48,6 +48,12 @@ def to_grid(images: np.ndarray, value_range: tuple[float, float], columns: int) 
     return PIL.Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels)
 
 
+def corner(images: np.ndarray, columns: int, size: tuple[int, int]) -> np.ndarray:
+    """The images [n,C,H,W] in the upper left corner, `size` columns x rows at most, of a grid of images [N,C,H,W]."""
+    rows = images.reshape(len(images) // columns, columns, *images.shape[1:])
+    return rows[:size[1], :size[0]].reshape(-1, *images.shape[1:])
+
+
 def save_picture(picture: PIL.Image.Image, path: str | os.PathLike) -> None:
     """Writes a PNG, complete or not at all."""
     path = Path(path)

@@ -19,8 +19,8 @@ OPTIONS_FILE = 'training_options.json'
 LOCK_FILE = '.lock'
 
 # What may differ without making it another run: when to look and save, how to load, where to compute, how long.
-HARMLESS = ('image_snapshot_ticks', 'network_snapshot_ticks', 'metrics', 'keep', 'kimg_per_tick', 'data_loader_kwargs',
-            'device', 'num_gpus', 'cudnn_benchmark', 'total_kimg')
+HARMLESS = ('image_snapshot_ticks', 'network_snapshot_ticks', 'metrics', 'keep', 'logs', 'kimg_per_tick',
+            'data_loader_kwargs', 'device', 'num_gpus', 'cudnn_benchmark', 'total_kimg')
 NOT_COMPARED = ('run_dir', 'command', 'data_paths', 'training_set_kwargs.path')    # Data sets: by fingerprint.
 
 

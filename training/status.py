@@ -1,4 +1,4 @@
-"""What a run tells people while it goes: the status line, the progress bar, statistics as JSONL and for TensorBoard."""
+"""What a run tells people while it goes: the status line, the progress bar, statistics as JSONL."""
 import json
 import os
 import sys
@@ -80,26 +80,18 @@ class PhaseTimer:
 
 
 class StatsWriter:
-    """Appends statistics to `stats.jsonl`, and to TensorBoard events if TensorBoard is installed.
+    """Appends statistics to `stats.jsonl`.
 
     Args:
         run_dir: Where to.
         num_rows: How many rows of an earlier process hold; whatever it wrote after them is cut off.
-        nimg: Where the run goes on.
     """
 
-    def __init__(self, run_dir: str | os.PathLike, num_rows: int = 0, nimg: int = 0):
+    def __init__(self, run_dir: str | os.PathLike, num_rows: int = 0):
         self._path = Path(run_dir) / 'stats.jsonl'
         self._unwritten: list[str] = []
-        self._start = time.time()
         self._end = cut_lines(self._path, num_rows)
         self.num_rows = num_rows
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-            self._tensorboard = SummaryWriter(os.fspath(run_dir), purge_step=nimg // 1000 + 1 if nimg else None)
-        except ImportError:
-            print('No TensorBoard events: install the extra "tensorboard" to get them. stats.jsonl is written.')
-            self._tensorboard = None
 
     def add(self, stats: dict[str, Any]) -> None:
         """One more row of statistics {name: {num, mean, std}}, for `write`."""
@@ -114,21 +106,6 @@ class StatsWriter:
             file.write(data)
         self._end += len(data)
         self._unwritten.clear()
-
-    def write_events(self, stats: dict[str, Any], metrics: dict[str, float], nimg: int) -> None:
-        """Statistics and the latest metrics {name: value} for TensorBoard, after `nimg` images."""
-        if self._tensorboard is None:
-            return
-        scalars = {**{name: value['mean'] for name, value in stats.items()},
-                   **{f'Metrics/{name}': value for name, value in metrics.items()}}
-        for name, value in scalars.items():
-            self._tensorboard.add_scalar(name, value, int(nimg / 1000), walltime=time.time() - self._start)
-        self._tensorboard.flush()
-
-    def close(self) -> None:
-        """Closes the files."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()
 
 
 def cut_lines(path: Path, num_lines: int) -> int:

@@ -19,6 +19,7 @@ from training import states
 from training.health import Health, diversity, require_finite
 from training.image_grid import append_row, grid_indices, grid_size, save_picture, to_grid
 from training.keep import Keep
+from training.logs import Logs
 from training.services import Services
 from training.setup import Run
 from training.stages import WithoutBad
@@ -71,7 +72,8 @@ class Ticks:
         self._tick_nimg = run.nimg
         self._maintenance_sec = 0.0
         if self.is_main:
-            self._stats = StatsWriter(self.run_dir, num_rows, run.nimg)
+            self._stats = StatsWriter(self.run_dir, num_rows)
+            self._logs = Logs(self.config.get('logs', ()), self.run_dir, self.config, run.nimg, self.services)
             self._bar = progress_bar(run.total_nimg, run.nimg)
 
     def begin_stage(self, run: Run) -> None:
@@ -81,7 +83,7 @@ class Ticks:
             stage = f'-stage{run.stage_idx}' if len(run.stages) > 1 else ''
             reals, fakes = self.run_dir / f'reals{stage}.png', self.run_dir / 'fakes_init.png'
             if not reals.exists():
-                self.services.run(reals.name, partial(self._grid.save_reals, reals))
+                self.services.run(reals.name, partial(self._save_reals, reals, run.nimg))
             if run.nimg == 0:
                 self.services.run(fakes.name, partial(self._grid.save_fakes, run.G_ema, fakes))
         self._maintenance_sec = time.time() - self._tick_time
@@ -102,7 +104,7 @@ class Ticks:
         self.services.wait()
         if self.is_main:
             self._bar.close()
-            self._stats.close()
+            self._logs.close()
 
     def _end_tick(self, run: Run, last: bool) -> None:
         now = time.time()
@@ -148,11 +150,16 @@ class Ticks:
         """On schedule, and early: also at ticks 1, 2, 4, 8, ..."""
         return self.tick % self.config['image_snapshot_ticks'] == 0 or self.tick & (self.tick - 1) == 0
 
+    def _save_reals(self, path: Path, nimg: int) -> None:
+        self._logs.grid('Reals', self._grid.save_reals(path), (0, 255), self._grid.columns, nimg)
+
     def _save_fakes(self, run: Run) -> None:
         path = self.run_dir / f'fakes{run.nimg // 1000:06d}.png'
 
         def save():
-            self._diversity = self._grid.save_fakes(run.G_ema, path)
+            images = self._grid.save_fakes(run.G_ema, path)
+            self._diversity = self._grid.diversity(images)
+            self._logs.grid('Fakes', images, (-1, 1), self._grid.columns, run.nimg)
 
         self.services.run('the picture of fakes', save)
 
@@ -180,7 +187,7 @@ class Ticks:
         return None if math.isnan(score) else -score if metrics[0].startswith(('is', 'pr')) else score
 
     def _end_statistics(self, run: Run) -> None:
-        """Statistics of the tick, for files and TensorBoard, and what they say about the run's health."""
+        """Statistics of the tick, for all logs, and what they say about the run's health."""
         self.timer.report()
         self._collector.update()
         stats = self._collector.as_dict()
@@ -193,7 +200,7 @@ class Ticks:
                 print(f'Warning: {warning}.', flush=True)
             self._stats.add(stats)
             self.services.run('stats.jsonl', self._stats.write)
-            self.services.run('TensorBoard', partial(self._stats.write_events, stats, self._metrics, run.nimg))
+            self._logs.scalars(stats, self._metrics, run.nimg)
 
     def _save_state(self, run: Run, score: float | None) -> None:
         """The whole state to go on from: a copy is made at once, and written while training goes on."""
@@ -235,15 +242,16 @@ class Grid:
         """[N,C,H,W], 0..255."""
         return np.stack([self._dataset[i][0] for i in self._indices])
 
-    def save_reals(self, path: Path) -> None:
-        """The grid of training images."""
+    def save_reals(self, path: Path) -> np.ndarray:
+        """The grid of training images, [N,C,H,W] in 0..255, which are returned."""
         save_picture(to_grid(self._reals, (0, 255), self.columns), path)
+        return self._reals
 
     @torch.no_grad()
-    def save_fakes(self, G_ema: torch.nn.Module, path: Path) -> float:
+    def save_fakes(self, G_ema: torch.nn.Module, path: Path) -> np.ndarray:
         """The grid of what G_ema makes of the latents, with constant noise; its first images join the film strip.
 
-        Returns how much the fakes differ from each other, relative to the reals.
+        Returns the images, [N,C,H,W] in -1..1.
         """
         images = torch.cat([G_ema(z, c, noise_mode='const').cpu()
                             for z, c in zip(self._z.split(self._batch), self._c.split(self._batch))]).numpy()
@@ -251,4 +259,8 @@ class Grid:
         row = to_grid(images[self._strip], (-1, 1), len(self._strip))
         row.thumbnail((STRIP_IMAGES * 128, 128))
         append_row(row, path.with_name('fakes_over_time.png'))
+        return images
+
+    def diversity(self, images: np.ndarray) -> float:
+        """How much fakes [N,C,H,W] in -1..1 differ from each other, relative to the reals."""
         return diversity(images, self._reals / np.float32(127.5))

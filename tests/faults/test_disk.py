@@ -149,14 +149,14 @@ def test_interrupts_pass_through_services():
 
 def test_pictures_and_events_that_always_fail_do_not_change_training(undisturbed, data, tmp_path):
     def prepare():
-        import training.status
+        import training.logs
         import training.ticks
 
         def broken(*args, **kwargs):
             raise RuntimeError('broken on purpose')
 
         training.ticks.save_picture = broken
-        training.status.StatsWriter.write_events = broken
+        training.logs.TensorBoard.scalars = broken
 
     config = run_config(data, tmp_path / 'run')
     assert finish(config, prepare) == 1
@@ -177,7 +177,6 @@ def test_rows_that_could_not_be_written_are_written_later(tmp_path, monkeypatch)
     monkeypatch.undo()
     writer.add(dict(a=3))
     writer.write()
-    writer.close()
     rows = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
     assert [row['a'] for row in rows] == [1, 2, 3]
 

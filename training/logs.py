@@ -1,0 +1,127 @@
+"""Optional logs beside stats.jsonl, `train.py --log`: TensorBoard, and Weights & Biases.
+
+Both get the statistics and metrics of every tick and a part of every grid. A log that fails is a service that fails:
+it is named, and training goes on.
+"""
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from training.image_grid import corner, to_grid
+from training.services import Services
+
+LOGGED_TILES = (8, 5)       # Columns and rows of a grid that are shown.
+LOGGED_RES = 64             # Of a tile there, in pixels, at most.
+WANDB_PROJECT = 'stylegan2-loss-zoo'        # Unless the environment variable of that name says otherwise.
+WANDB_ID_FILE = 'wandb-id'                  # In the run directory: a continued run goes on there, too.
+
+
+class TensorBoard:
+    """Event files in the run directory, which `tensorboard --logdir=runs` shows; whatever is behind `nimg` is purged."""
+    title = 'TensorBoard'
+
+    def __init__(self, run_dir: Path, config: dict[str, Any], nimg: int):
+        from torch.utils.tensorboard import SummaryWriter
+        self._start = time.time()
+        self._writer = SummaryWriter(os.fspath(run_dir), purge_step=nimg // 1000 + 1 if nimg else None)
+
+    def scalars(self, values: dict[str, float], nimg: int) -> None:
+        """{name: value} after `nimg` images."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, nimg // 1000, walltime=time.time() - self._start)
+        self._writer.flush()
+
+    def picture(self, name: str, picture: PIL.Image.Image, nimg: int) -> None:
+        """A picture after `nimg` images."""
+        self._writer.add_image(name, np.asarray(picture.convert('RGB')), nimg // 1000,
+                               walltime=time.time() - self._start, dataformats='HWC')
+
+    def close(self) -> None:
+        """Writes what is not yet written."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run on wandb.ai, of the name of the run directory; it is told the configuration and sent all that is logged."""
+    title = 'Weights & Biases'
+
+    def __init__(self, run_dir: Path, config: dict[str, Any], nimg: int):
+        import wandb
+        id_file = run_dir / WANDB_ID_FILE
+        if not id_file.exists():
+            id_file.write_text(uuid.uuid4().hex, encoding='utf-8')
+        self._make_image = wandb.Image
+        self._run = wandb.init(
+            project=os.environ.get('WANDB_PROJECT', WANDB_PROJECT), name=run_dir.name, dir=os.fspath(run_dir),
+            id=id_file.read_text(encoding='utf-8'), resume='allow', config=config,
+            settings=wandb.Settings(console='off'))
+        self._run.define_metric('*', step_metric='kimg')    # Their own step cannot go back, a continued run can.
+
+    def scalars(self, values: dict[str, float], nimg: int) -> None:
+        """{name: value} after `nimg` images."""
+        self._run.log({**values, 'kimg': nimg / 1000})
+
+    def picture(self, name: str, picture: PIL.Image.Image, nimg: int) -> None:
+        """A picture after `nimg` images."""
+        self._run.log({name: self._make_image(picture), 'kimg': nimg / 1000})
+
+    def close(self) -> None:
+        """Waits until everything is sent."""
+        self._run.finish()
+
+
+LOGS = {'tensorboard': TensorBoard, 'wandb': WeightsAndBiases}      # By the name of the option, the package, the extra.
+
+
+class Logs:
+    """The logs of a run, of its first process. Nothing here raises: failures are noted by the services.
+
+    Args:
+        names: Of LOGS.
+        run_dir: Where files go.
+        config: Of the run.
+        nimg: Where the run goes on.
+        services: Run everything.
+    """
+
+    def __init__(self, names: Sequence[str], run_dir: Path, config: dict[str, Any], nimg: int, services: Services):
+        self._services = services
+        self._logs: list[Any] = []
+        for name in names:
+            log = LOGS[name]
+            services.run(f'opening {log.title}', partial(self._open, log, run_dir, config, nimg), tries=1)
+
+    def _open(self, log, run_dir, config, nimg):
+        self._logs.append(log(run_dir, config, nimg))
+
+    def scalars(self, stats: dict[str, Any], metrics: dict[str, float], nimg: int) -> None:
+        """Statistics {name: {num, mean, std}} and the latest metrics {name: value} after `nimg` images."""
+        values = {**{name: value['mean'] for name, value in stats.items()},
+                  **{f'Metrics/{name}': value for name, value in metrics.items()}}
+        self._each('statistics for', lambda log: log.scalars(values, nimg))
+
+    def grid(self, name: str, images: np.ndarray, value_range: tuple[float, float], columns: int, nimg: int) -> None:
+        """The upper left corner of a grid of images [N,C,H,W], as `to_grid` takes it, after `nimg` images."""
+        across = min(columns, LOGGED_TILES[0])
+
+        def draw(log):
+            picture = to_grid(corner(images, columns, LOGGED_TILES), value_range, across)
+            picture.thumbnail((across * LOGGED_RES, picture.height))
+            log.picture(name, picture, nimg)
+
+        self._each('pictures for', draw)
+
+    def close(self) -> None:
+        """Ends all of them."""
+        self._each('closing', lambda log: log.close())
+
+    def _each(self, what: str, action: Callable[[Any], None]) -> None:
+        for log in self._logs:
+            self._services.run(f'{what} {log.title}', partial(action, log), tries=1)
