@@ -167,6 +167,7 @@ def main(**options):
     if is_finished(config):
         click.echo(f'{config["run_dir"]} is finished; --new starts another run with the same options.')
     elif options['dry_run']:
+        print_plan(config)
         click.echo('Dry run; nothing was written.')
     else:
         sys.exit(start(config))
@@ -562,6 +563,15 @@ def print_config(config: dict) -> None:
     print(f'Image resolution:   {shape["img_resolution"]}')
     print(f'Conditional model:  {shape["c_dim"] > 0}')
     print(f'Dataset x-flips:    {data.get("xflip", False)}\n')
+
+
+def print_plan(config: dict) -> None:
+    """The tables of what each iteration of the run will be."""
+    from training.plan import plan
+    try:
+        click.echo(plan(config))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def started_run(o: dict) -> dict:

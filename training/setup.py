@@ -150,9 +150,7 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
     for module in [*(player.module for player in game.players), game.G_ema]:
         distributed.broadcast_module_(module)
 
-    phases = list(losses_ext.recipe(config)(game))
-    phases += [phase for regularizer in game.regularizers for phase in regularizer.phases()]
-    check_sites(game, phases, config['loss'])
+    phases = build_phases(config, game)
     stages = [stage for regularizer in game.having('stages') for stage in regularizer.stages(config)]
     run = Run(config, device, Streams(config['random_seed'], rank, device), game, phases,
               stages or [Stage(config['total_kimg'] * 1000, [Source(dataset)])], build_ada(config))
@@ -221,6 +219,14 @@ def build_ada(config: dict) -> AdaptiveStrength | None:
     if config.get('ada_target') is None:
         return None
     return AdaptiveStrength(config['ada_target'], config['ada_kimg'], config['ada_interval'], config['batch_size'])
+
+
+def build_phases(config: dict, game: Game) -> list[Phase]:
+    """What an iteration consists of: the phases of the recipe, then those that methods add. Raises ValueError."""
+    phases = list(losses_ext.recipe(config)(game))
+    phases += [phase for regularizer in game.regularizers for phase in regularizer.phases()]
+    check_sites(game, phases, config['loss'])
+    return phases
 
 
 def check_sites(game: Game, phases: list[Phase], loss: str) -> None:
