@@ -20,7 +20,8 @@ from typing import Any
 
 import click
 
-MAX_PICTURES = 100          # On a page, over all runs; evenly spread over time.
+PAGE = 'report.html'        # In the run directory.
+MAX_PICTURES = 100          # On a page, over all runs; spread over time.
 PICTURE_BYTES = 30_000      # At most, of one of them: 100 are 4 MB in the page.
 PICTURE_TILES = (8, 5)      # Columns and rows of the grid that are shown; its upper left corner.
 PICTURE_SIZES = [(tile, quality) for tile in (64, 48, 32, 16) for quality in (80, 60, 40)]      # The first that fits.
@@ -77,7 +78,7 @@ def main(run_dirs: Sequence[str], out: str | None) -> None:
 
     The page holds everything: curves, pictures, configuration, warnings. It can be mailed and read on a phone.
     """
-    path = Path(out or Path(run_dirs[0]) / 'report.html')
+    path = Path(out or Path(run_dirs[0], PAGE))
     try:
         write_report(run_dirs, path)
     except NotARun as error:
@@ -94,6 +95,11 @@ def write_report(run_dirs: Sequence[str | os.PathLike], path: str | os.PathLike)
     partial = path.with_name(f'.{path.name}.partial')
     partial.write_text(page, encoding='utf-8')
     partial.replace(path)
+
+
+def refresh(run_dir: str | os.PathLike) -> None:
+    """Writes the page of one run into its directory, for a run that is going on. Raises as `write_report`."""
+    write_report([run_dir], Path(run_dir, PAGE))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -183,10 +189,14 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
 # Pictures.
 
 def thin(items: Sequence, most: int) -> list:
-    """At most that many of the items, evenly spread, first and last among them."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / max(most - 1, 1))] for i in range(most)]
+    """At most that many of the items: every one, every second, every fourth, ..., and the last.
+
+    What is left out stays out when items are added, so a page that is written again finds its pictures encoded.
+    """
+    step = 1
+    while len(items[:-1:step]) + 1 > most:
+        step *= 2
+    return [*items[:-1:step], *items[-1:]]
 
 
 def data_uri(path: Path, tile: int) -> str | None:

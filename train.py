@@ -12,7 +12,7 @@ import re
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import click
@@ -647,11 +647,13 @@ def is_finished(config: dict) -> bool:
 def start(config: dict) -> int:
     """Creates the run directory if need be, and runs the processes; returns the exit status."""
     from metrics.metric_main import evaluate
+    from report import refresh
     from torch_utils import distributed
     from training.launch import train_process
 
     def run() -> None:
-        distributed.launch(train_process, config['num_gpus'], (config, evaluate))
+        train = partial(train_process, evaluate=evaluate, report=refresh)
+        distributed.launch(train, config['num_gpus'], (config,))
 
     if not is_main_process():
         run()

@@ -12,11 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from network_files import run as run_command
 from PIL import Image
+from tiny import make_config, make_dataset
 
 import report
 import train
+from training import setup
+from training.ticks import Ticks
+from training.training_loop import training_loop
 
 ROOT = Path(__file__).parent.parent
 VOID = {'meta', 'img', 'input', 'br', 'path', 'circle', 'polyline'}
@@ -143,7 +148,20 @@ def test_a_page_of_100_ticks_stays_below_5_mb_in_the_worst_case(tmp_path):
     assert report.MAX_PICTURES * len(uri) < 4.3e6
     folder = write_run(tmp_path / 'run', num_ticks=250, picture=(16, 16))
     text = page(folder)
-    assert len(slides_of(text)['pictures'][0]) == report.MAX_PICTURES and len(text) < 0.5e6
+    labels = slides_of(text)['labels']
+    assert len(labels) == 64 and labels[:2] == ['before training', '16 kimg'] and labels[-1] == '1000 kimg'    # Every 4th.
+    assert len(text) < 0.5e6
+
+
+def test_a_page_written_again_encodes_only_new_pictures():
+    kept = set()
+    for num in range(1, 500):
+        items = list(range(num))
+        shown = report.thin(items, 100)
+        assert shown == sorted(set(shown)) and len(shown) <= 100 and shown[0] == 0 and shown[-1] == items[-1]
+        assert len(shown) == num or len(shown) >= 50
+        assert set(shown) <= kept | {num - 1}
+        kept |= set(shown)
 
 
 def test_an_unreadable_picture_is_left_out(tmp_path):
@@ -170,6 +188,22 @@ def test_the_command_line_repeats_the_run(tmp_path):
     params = train.main.make_context('train', words[2:]).params
     assert params['outdir'] == str(tmp_path)
     assert {name: params[name] for name in recorded} == recorded
+
+
+def test_a_page_is_written_while_the_run_goes_on(tmp_path, monkeypatch):
+    """With the pictures: after ticks 0, 1, 2, 4, 8, the last. A page that fails is named and ends nothing."""
+    monkeypatch.setattr('training.ticks.grid_size', lambda height, width: (4, 2))
+    config = make_config(make_dataset(tmp_path / 'data.zip'), total_kimg=0.1, kimg_per_tick=0.012, logs=[],
+                         network_snapshot_ticks=10, image_snapshot_ticks=10 ** 6)
+    written = []
+
+    def note(run_dir):
+        written.append(len((run_dir / 'stats.jsonl').read_text().splitlines()))
+        raise OSError('full')
+
+    ticks = Ticks(config, tmp_path, torch.device('cpu'), report=note)
+    training_loop(setup.build(config, torch.device('cpu')), ticks)
+    assert sorted(set(written)) == [1, 2, 3, 5, 9] and ticks.services.failing == {'report.html': 'full'}
 
 
 def test_the_script_writes_beside_the_run_or_where_it_is_told(tmp_path):

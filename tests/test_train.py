@@ -247,7 +247,8 @@ def test_two_processes_train_snapshot_and_end(tmp_path, data):
     assert run_dir.name == '00000-plain-tiny-kimg1-batch64'
     names = {path.name for path in run_dir.iterdir()}
     assert {'training_options.json', 'log.txt', 'stats.jsonl', 'reals.png', 'fakes_init.png', 'fakes000000.png',
-            'fakes000001.png', 'network-snapshot-000001.safetensors'} <= names
+            'fakes000001.png', 'network-snapshot-000001.safetensors', 'report.html'} <= names
+    assert '<td>1.024 of 1</td>' in (run_dir / 'report.html').read_text()
     stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
     assert [row['Progress/tick']['mean'] for row in stats] == [0, 1, 2]
     assert stats[-1]['Progress/kimg']['mean'] == pytest.approx(1.024)      # The first multiple of 64 that is 1000 or more.

@@ -1,7 +1,7 @@
 """What each process of a training run does: log, device, build, restore, train."""
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
@@ -21,8 +21,8 @@ STOP_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1
 STATE_FACTOR = 5        # A state (weights, two moments each, averages) and a snapshot, in multiples of all weights.
 
 
-def train_process(rank: int, config: dict, evaluate: Callable | None = None) -> None:
-    """Runs on every rank, with the process group up. `evaluate` as in `Ticks`.
+def train_process(rank: int, config: dict, **services: Callable) -> None:
+    """Runs on every rank, with the process group up. `services` are further arguments of `Ticks`.
 
     Raises click.ClickException with one sentence, on all ranks, for what a user can do something about.
     """
@@ -33,7 +33,7 @@ def train_process(rank: int, config: dict, evaluate: Callable | None = None) -> 
         training_stats.init_multiprocessing(rank, device if distributed.world_size() > 1 else None)
         wants_stop = stop_on_signals()
         try:
-            failing = train(config, run_dir, device, wants_stop, evaluate)
+            failing = train(config, run_dir, device, wants_stop, services)
         except (CheckpointError, DatasetError, states.NoSpaceError) as error:
             raise click.ClickException(str(error)) from error
         if failing:
@@ -41,7 +41,8 @@ def train_process(rank: int, config: dict, evaluate: Callable | None = None) -> 
                 f'{what} ({why})' for what, why in failing.items()))
 
 
-def train(config: dict, run_dir: Path, device: torch.device, wants_stop: Callable, evaluate: Callable | None) -> dict:
+def train(config: dict, run_dir: Path, device: torch.device, wants_stop: Callable,
+          services: Mapping[str, Callable]) -> dict:
     """Trains to the end or until asked to stop; a run that diverges goes back to its last state, once.
 
     Returns the services that did not work in the end, {what: why}.
@@ -49,7 +50,7 @@ def train(config: dict, run_dir: Path, device: torch.device, wants_stop: Callabl
     rollbacks = 0
     while True:
         run, ticks_state = start_or_continue(config, run_dir, device, rollbacks)
-        ticks = Ticks(config, run_dir, device, wants_stop, ticks_state, evaluate)
+        ticks = Ticks(config, run_dir, device, wants_stop, ticks_state, **services)
         try:
             training_loop(run, ticks)
         except Diverged as error:

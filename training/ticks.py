@@ -39,11 +39,13 @@ class Ticks:
         wants_stop: Asked after every iteration on every rank; if it is true on any, all stop after a last tick.
         resumed: What `state_dict` said when the run was saved; None at its start.
         evaluate: Calculates metrics, `metrics.metric_main.evaluate`; None: there are none.
+        report: Writes a page about the run into its directory, `report.refresh`; None: there is none.
     """
 
     def __init__(self, config: dict, run_dir: str | os.PathLike, device: torch.device,
                  wants_stop: Callable[[], bool] = lambda: False, resumed: dict | None = None,
-                 evaluate: Callable[..., dict[str, float]] | None = None):
+                 evaluate: Callable[..., dict[str, float]] | None = None,
+                 report: Callable[[Path], None] | None = None):
         self.config = config
         self.run_dir = Path(run_dir)
         self.device = device
@@ -54,6 +56,7 @@ class Ticks:
         self.services = Services()
         self.is_main = distributed.rank() == 0
         self._evaluate = evaluate
+        self._report = report
         self._state = resumed
         self.tick = 0
 
@@ -122,6 +125,8 @@ class Ticks:
             require_finite(networks)
         score = self._save_networks(run, networks) if snapshot_due else None
         self._end_statistics(run)
+        if self.is_main and self._report is not None and (snapshot_due or self._image_due()):
+            self.services.run('report.html', partial(self._report, self.run_dir))
         self.tick += 1
         if state_due:
             self._save_state(run, score)
