@@ -330,7 +330,7 @@ def chosen_methods(o: dict) -> list[str]:
 def networks(base: BaseConfig) -> dict:
     """Arguments of networks, optimizers and loss of a base configuration."""
     channels = dict(channel_base=base.channel_base, channel_max=base.channel_max, num_fp16_res=4, conv_clamp=256)
-    adam = dict(class_name='torch.optim.Adam', lr=base.lr, betas=[0, 0.99], eps=1e-8)
+    adam = dict(class_name='torch.optim.Adam', lr=base.lr, betas=[0, 0.99], eps=1e-8, fused=True)
     config = dict(
         G_kwargs=dict(class_name='training.networks.Generator', z_dim=base.z_dim, w_dim=base.z_dim,
                       mapping_kwargs=dict(num_layers=base.mapping_layers), synthesis_kwargs=dict(channels)),

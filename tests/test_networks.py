@@ -214,7 +214,6 @@ def test_discriminator_in_reduced_precision_agrees_with_float32(architecture, dt
     assert 0 < relative_deviation(logits, expected) < REDUCED[dtype]
     for res, feat in feats.items():
         assert feat.dtype == getattr(torch, dtype)
-        assert feat.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         assert 0 < relative_deviation(feat, expected_feats[res]) < REDUCED[dtype]
 
 
@@ -247,12 +246,18 @@ def test_reduced_precision_counts_from_the_highest_resolution_and_spares_the_low
     assert [res for res in (8, 16, 32) if D.get_submodule(f'b{res}').use_fp16] == reduced
 
 
-def test_memory_format_goes_back_where_a_float32_block_follows():
-    block = DiscriminatorBlock(0, 4, 4, 16, 3, first_layer_idx=0, use_fp16=True, fp16_channels_last=True)
-    x, _ = block(None, torch.randn(2, 3, 16, 16))
-    assert x.dtype == torch.float16 and x.is_contiguous(memory_format=torch.channels_last)
-    x, _ = DiscriminatorBlock(4, 4, 4, 8, 3, first_layer_idx=0)(x, None)
-    assert x.dtype == torch.float32 and x.is_contiguous()
+@pytest.mark.parametrize(('device', 'reduced', 'full'), [
+    ('cpu', torch.channels_last, torch.channels_last),
+    ('meta', torch.channels_last, torch.contiguous_format),
+])
+def test_memory_format_is_channels_last_on_cpus_and_elsewhere_where_asked_for(device, reduced, full):
+    x = torch.randn(2, 4, 16, 16, device=device)
+    block = DiscriminatorBlock(4, 4, 4, 16, 3, first_layer_idx=0, use_fp16=True, fp16_channels_last=True)
+    for force_fp32, dtype, memory_format in [(False, torch.float16, reduced), (True, torch.float32, full)]:
+        y = block.cast(x, force_fp32)
+        assert y.dtype == dtype
+        assert [y.is_contiguous(memory_format=option) for option in (torch.contiguous_format, torch.channels_last)] == \
+            [memory_format == option for option in (torch.contiguous_format, torch.channels_last)]
 
 
 @pytest.mark.parametrize(('training', 'use_fp16', 'batch', 'explicit', 'fused'), [

@@ -17,6 +17,6 @@ def ema_decay(batch_size: int, nimg: int, ema_kimg: float, ema_rampup: float | N
 def update_ema(G_ema: torch.nn.Module, G: torch.nn.Module, decay: float) -> None:
     """Parameters: p_ema <- p + decay * (p_ema - p). Buffers: copied."""
     for p_ema, p in zip(G_ema.parameters(), G.parameters()):
-        p_ema.copy_(p.lerp(p_ema, decay))
+        p_ema.lerp_(p, 1 - decay)
     for b_ema, b in zip(G_ema.buffers(), G.buffers()):
         b_ema.copy_(b)

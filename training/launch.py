@@ -9,6 +9,7 @@ import torch
 
 import dnnlib
 from torch_utils import distributed, misc, training_stats
+from torch_utils.allocator import keep_freed_memory
 from torch_utils.checkpoint import CheckpointError
 from training import setup, states
 from training.health import Diverged
@@ -30,6 +31,7 @@ def train_process(rank: int, config: dict, **services: Callable) -> None:
     run_dir = Path(config['run_dir'])
     with dnnlib.util.Logger(run_dir / 'log.txt', file_mode='a'):
         device = distributed.pick_device(config['device'])
+        keep_freed_memory()
         training_stats.init_multiprocessing(rank, device if distributed.world_size() > 1 else None)
         wants_stop = stop_on_signals()
         try:

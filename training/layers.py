@@ -67,7 +67,7 @@ def modulated_conv2d(
     # made, and none to be kept for the backward pass.
     is_pointwise = weight.shape[2:] == (1, 1) and up == down == 1 and padding == 0
     if is_pointwise:
-        x = (_sample_weights(weight, styles, demod, x.dtype).flatten(2) @ x.flatten(2)).unflatten(2, x.shape[2:])
+        x = _mix_channels(x, _sample_weights(weight, styles, demod, x.dtype).flatten(2))
         return x if noise is None else x + noise
 
     resample = {'f': resample_filter, 'up': up, 'down': down, 'padding': padding, 'flip_weight': flip_weight}
@@ -95,6 +95,13 @@ def _prenormalize(weight, styles):
 def _demodulation(weight, styles):
     """d [N, O]. The sum over the kernel does not depend on the sample, so no weights per sample are formed."""
     return (styles.square() @ weight.flatten(2).square().sum(dim=2).t() + EPS).rsqrt()
+
+
+def _mix_channels(x, matrices):
+    """matrices[n] @ x[n] at every pixel: [N, I, H, W] and [N, O, I] -> [N, O, H, W] in the memory format of x."""
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return (x.permute(0, 2, 3, 1).flatten(1, 2) @ matrices.mT).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+    return (matrices @ x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 def _sample_weights(weight, styles, demod, dtype):

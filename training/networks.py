@@ -135,11 +135,14 @@ class _Block(nn.Module):
         self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
 
     def cast(self, x, force_fp32):
-        """x [N, C, H, W] in the dtype and memory format of this block."""
-        if force_fp32 or not self.use_fp16:
-            return x.to(dtype=torch.float32, memory_format=torch.contiguous_format)
-        memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
-        return x.to(dtype=self.reduced_dtype, memory_format=memory_format)
+        """x [N, C, H, W] in the dtype and memory format of this block.
+
+        On CPUs that format is always channels-last, in which convolutions are up to three times faster than contiguous.
+        """
+        reduced = self.use_fp16 and not force_fp32
+        channels_last = x.device.type == 'cpu' or (reduced and self.channels_last)
+        return x.to(dtype=self.reduced_dtype if reduced else torch.float32,
+                    memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 class SynthesisBlock(_Block):

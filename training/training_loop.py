@@ -139,7 +139,8 @@ def finish_phase(players: list[Player]) -> Tensor | None:
     training_stats.report0('Progress/nonfinite_grads', num_nonfinite)
     flat.masked_fill_(num_nonfinite > 0, 0)
     for parameter, grad in zip(parameters, flat.split([parameter.numel() for parameter in parameters])):
-        parameter.grad.copy_(grad.view_as(parameter))
+        layout = torch.contiguous_format if parameter.is_contiguous() else torch.channels_last
+        parameter.grad = grad.view_as(parameter).contiguous(memory_format=layout)
     for player in players:
         player.optimizer.step()
     return num_nonfinite
