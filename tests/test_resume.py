@@ -21,7 +21,7 @@ from training.states import saved_states
 from training.transfer import match_tensors
 
 ROOT = Path(__file__).parent.parent
-TINY = ['--cfg=tiny', '--batch=8', '--batch-gpu=8', '--workers=0', '--device=cpu', '--tick=0.1', '--snap=1',
+TINY = ['--cfg=tiny', '--batch=8', '--batch-gpu=8', '--workers=1', '--device=cpu', '--tick=0.1', '--snap=1',
         '--kimg=1', '--aug=noaug']
 STOPPED = 75
 
@@ -41,7 +41,7 @@ def environment():
 
 def start_train(*args):
     return subprocess.Popen(command(*args), cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True)
+                            stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
 def wait_for(condition, process, timeout=120):
@@ -62,7 +62,7 @@ def stopped_run(tmp_path_factory, data):
     outdir = tmp_path_factory.mktemp('runs')
     process = start_train(f'--outdir={outdir}', f'--data={data}', *TINY)
     wait_for(lambda: [path for run in outdir.iterdir() for path in saved_states(run)], process)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)      # As schedulers do: the workers that load images get it, too.
     output = process.communicate(timeout=120)[0]
     assert process.returncode == STOPPED, output
     run_dir, = outdir.iterdir()

@@ -13,12 +13,12 @@ from torch_utils.allocator import keep_freed_memory
 from torch_utils.checkpoint import CheckpointError
 from training import setup, states
 from training.health import Diverged
+from training.stages import STOP_SIGNALS
 from training.storage import DatasetError
 from training.ticks import Ticks
 from training.training_loop import training_loop
 
 MAX_ROLLBACKS = 1
-STOP_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name)]
 STATE_FACTOR = 5        # A state (weights, two moments each, averages) and a snapshot, in multiples of all weights.
 
 

@@ -1,4 +1,5 @@
 """What feeds a step: sources of reals and labels, the stages that say which are on line, and endless batches of reals."""
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch_utils.misc import InfiniteSampler
 from training.storage import DatasetError
 
 MAX_BAD_IMAGES = 10     # Per process that loads images.
+STOP_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name)]
 
 
 class Source:
@@ -73,6 +75,15 @@ class WithoutBad(torch.utils.data.Dataset):
         print(f'Warning: skipped an image, training goes on: {error}', flush=True)
 
 
+def ignore_stop_signals(worker: int) -> None:
+    """In a process that loads images: schedulers and terminals signal all processes of a run, but its trainers decide.
+
+    A worker ends when its trainer does.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class RealStream:
     """This rank's share of the reals of one source, from any position of the run.
 
@@ -83,7 +94,8 @@ class RealStream:
                  device: torch.device, start_nimg: int = 0):
         self.device = device
         sampler = InfiniteSampler(dataset, rank, world_size, seed=seed, start=start_nimg // world_size)
-        loader = DataLoader(WithoutBad(dataset), batch_size // world_size, sampler=sampler, **loader_kwargs)
+        loader = DataLoader(WithoutBad(dataset), batch_size // world_size, sampler=sampler,
+                            worker_init_fn=ignore_stop_signals, **loader_kwargs)
         self._batches = iter(loader)    # Starts the workers, and draws their base seed from torch's global generator.
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
