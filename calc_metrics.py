@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,10 @@ import click
 import dnnlib.util
 from metrics.names import MetricError, is_valid_metric, list_valid_metrics, valid_names_sentence
 from metrics.weights import WEIGHTS, WeightOptions, require_weights
+
+DATASET = 'training.dataset.ImageFolderDataset'
+RECORDED_OPTIONS = {'path': str, 'labels_from': str, 'use_labels': bool, 'xflip': bool, 'max_size': int, 'resolution': int,
+                    'random_seed': int}
 
 
 class MetricList(click.ParamType):
@@ -206,7 +211,7 @@ def image_set(path: str, option: str) -> dict[str, Any]:
     """Class name and path of an image set; a usage error if there is nothing at the path."""
     if not os.path.exists(path):
         raise click.BadParameter(f'{path}: no such folder or zip', param_hint=option)
-    return dict(class_name='training.dataset.ImageFolderDataset', path=path)
+    return dict(class_name=DATASET, path=path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -236,12 +241,11 @@ def score_network(job: Job, path: str, device: Any, rank: int) -> None:
     if job.verbose and rank == 0:
         click.echo(f'{os.path.basename(path)}: {G.img_resolution}x{G.img_resolution}, {G.img_channels} channels, '
                    f'labels of width {G.c_dim}', err=True)
-    target = dict(G=G, device=device, dataset_kwargs=dataset_of_network(job, G, networks['training_set_kwargs'], path))
-    metrics = job.metrics
-    if job.centres:
-        target['centres'] = centres_of(job, G)
-        metrics = [name for metric in metrics for name in [metric, *(f'{metric}@{c}' for c in job.centres)]]
-    score(job, metrics, target, path)
+    centres = centres_of(job, G, networks.get('centres'))
+    recorded = networks['training_set_kwargs']
+    target = dict(G=G, device=device, centres=centres,
+                  dataset_kwargs=None if centres else dataset_of_network(job, G, recorded, path))
+    score(job, job.metrics, target, path)
     if job.nearest:
         show_nearest(job, target, rank)
     if job.held_out and rank == 0:
@@ -266,7 +270,7 @@ def score(job: Job, metrics: Sequence[str], target: dict[str, Any], path: str | 
     from metrics.sharding import on_main
     run_dir = run_dir_of(path) if path is not None else None
     shared: dict = {}
-    for metric in metrics:
+    for metric in metric_main.of_all_centres(metrics, target.get('centres')):
         result = metric_main.calc_metric(metric, shared=shared, **target, **job.options)
         on_main(lambda result=result: metric_main.report_metric(result, run_dir, path))
 
@@ -285,17 +289,17 @@ def show_gap(job: Job, D: Any, target: dict[str, Any]) -> None:
     from metrics.overfitting import overfitting_gap
     if D is None:
         raise click.ClickException('--held-out: the network file has no discriminator')
+    if target['dataset_kwargs'] is None:
+        raise click.UsageError('--held-out: the network was trained on several data sets; give --data, one of them')
     train = target['dataset_kwargs']
     rest = None if job.held_out == 'rest' else {**train, 'max_size': None, 'path': job.held_out}
     click.echo(json.dumps(overfitting_gap(D, train, rest, target['G'], device=target['device'])))
 
 
-def dataset_of_network(job: Job, G: Any, recorded: Mapping[str, Any] | None, path: str) -> dict[str, Any] | None:
+def dataset_of_network(job: Job, G: Any, recorded: Any, path: str) -> dict[str, Any]:
     """Arguments of the real side when a network is scored: what the user named, else what the file records."""
-    kwargs = job.dataset_kwargs or (dict(recorded) if recorded else None)
+    kwargs = job.dataset_kwargs or recorded_set(recorded)
     if kwargs is None:
-        if job.centres:
-            return None
         raise click.UsageError(f'{path} does not say what it was trained on; give --data')
     kwargs = {**kwargs, 'resolution': G.img_resolution, 'use_labels': G.c_dim != 0}
     if job.mirror is not None:
@@ -303,17 +307,37 @@ def dataset_of_network(job: Job, G: Any, recorded: Mapping[str, Any] | None, pat
     return kwargs
 
 
-def centres_of(job: Job, G: Any) -> dict[str, Any]:
-    """The data centres; what the generator's label has beyond the classes is their code, one place for each."""
+def recorded_set(recorded: Any) -> dict[str, Any] | None:
+    """Arguments of the data set that a network file records; None if it records none.
+
+    The file may be a stranger's: of what it says, only options of our own class count, and only in their own types.
+    """
+    if not isinstance(recorded, Mapping) or not isinstance(recorded.get('path'), str):
+        return None
+    return {'class_name': DATASET, **{key: value for key, value in recorded.items()
+                                      if isinstance(value, RECORDED_OPTIONS.get(key, ()))}}
+
+
+def centres_of(job: Job, G: Any, recorded: Any) -> dict[str, Any] | None:
+    """{name: (arguments of the data set, code)} of the data centres: what the user named, else what the file records."""
+    if job.centres:
+        return named_centres(job, G)
+    if job.dataset_kwargs is not None or not isinstance(recorded, Mapping):
+        return None
+    return {name: (recorded_set(kwargs), code) for name, (kwargs, code) in recorded.items()
+            if re.fullmatch(r'[\w-]+', name) and recorded_set(kwargs)}
+
+
+def named_centres(job: Job, G: Any) -> dict[str, Any]:
+    """The centres of --centre; what the generator's label has beyond the classes is their code, one place for each."""
     from metrics.images import open_dataset
-    from metrics.metric_main import Centre
     centres = {}
     for number, (name, path) in enumerate(job.centres.items()):
-        kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=path, use_labels=True)
+        kwargs = dict(class_name=DATASET, path=path, use_labels=True)
         code = [0.0] * (G.c_dim - open_dataset(kwargs).label_dim)
         if number < len(code):
             code[number] = 1.0
-        centres[name] = Centre(kwargs, code)
+        centres[name] = (kwargs, code)
     return centres
 
 

@@ -38,6 +38,7 @@ LOG_NAMES = ('tensorboard', 'wandb')
 
 NOT_OF_THE_RUN = ('outdir', 'dry_run', 'new', 'override', 'preset')      # Options that say nothing about the run itself.
 FLAGS = ('dry_run', 'new', 'override', 'allow_partial')
+OFFLINE_METRIC = 'fd5k_efflite0'        # Needs no download.
 STOPPED = 75                # Exit status of a run that was asked to stop and can be continued (EX_TEMPFAIL).
 
 
@@ -121,6 +122,8 @@ Examples:
 @option('--labels-from', type=click.Choice(['json', 'folders']), group=DATA, help='Where classes come from: dataset.json, or '
         'the names of subfolders [default: json]')
 @option('--subset', type=int, metavar='INT', group=DATA, help='Train with that many images only [default: all]')
+@option('--held-out', metavar='PATH', group=DATA, help='Images of which D is only asked what it thinks: the overfitting gap '
+        '[default: what --subset leaves out]')
 @option('--mirror', type=bool, metavar='BOOL', group=DATA, help='Double the data by mirror images [default: no]')
 @option('--preset', type=click.Choice(list(PRESETS)), group=BASE, help='Options for so many images: below 500, up to '
         '50 000, more; printed, and options that are given win (docs/choosing.md) [default: none]')
@@ -162,6 +165,9 @@ def main(**options):
         config = continued_run(o) if os.path.isdir(o.get('resume', '')) else started_run(o)
     except OSError as error:
         raise UserError(f'--data: {error}') from error
+    measurable = measurable_metrics(config)
+    if not options['dry_run']:
+        config['metrics'] = measurable
     if is_main_process():
         print_config(config)
     if is_finished(config):
@@ -206,6 +212,7 @@ def resolve(o: dict) -> tuple[str, dict]:
     config['data_loader_kwargs'] = dict(pin_memory=True, num_workers=base.workers, prefetch_factor=2)
     config.update(networks(base))
     resolve_base(o, base, gpus, config, names)
+    resolve_held_out(o, config)
     resolve_augment(o, config, names)
     resolve_resume(o, config, names)
     resolve_speed(o, config)
@@ -273,6 +280,24 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
+def measurable_metrics(config: dict) -> list[str]:
+    """The metrics of a run, if the weights of their detectors are there: the default gives way to one that needs none.
+
+    Raises UserError if the user has asked for something that cannot be measured here.
+    """
+    from metrics.names import MetricError
+    from metrics.weights import require_weights
+    try:
+        require_weights(config['metrics'])
+    except MetricError as error:
+        require('metrics' not in config['command'], f'--metrics: {error}')
+        if is_main_process():
+            click.echo(f'Note: {config["metrics"][0]} needs a detector whose weights are not here; {OFFLINE_METRIC} takes '
+                       'its place (--metrics; docs/metrics.md).', err=True)
+        return [OFFLINE_METRIC]
+    return config['metrics']
+
+
 def resolve_data(o: dict, names: list[str]) -> dict:
     """{arguments of the data set, shape of its items}."""
     from training.dataset import ImageFolderDataset
@@ -306,6 +331,25 @@ def resolve_data(o: dict, names: list[str]) -> dict:
     names += ['mirror'] * bool(o.get('mirror'))
     return dict(data_paths=paths, data_fingerprints=fingerprints, training_set_kwargs=kwargs,
                 data_shape=shapes[paths[0]])
+
+
+def resolve_held_out(o: dict, config: dict) -> None:
+    """--held-out, or what --subset leaves out: images that D never learns from, enough to fill a micro-batch."""
+    from training.dataset import ImageFolderDataset
+    require('held_out' not in o or 'data' in o, '--held-out has no effect without --data')
+    if 'data' not in o or not {'held_out', 'subset'} & o.keys():
+        return
+    path, options = o.get('held_out', o['data']), dict(labels_from=o['labels_from']) if 'labels_from' in o else {}
+    dataset = ImageFolderDataset(path=path, use_labels=bool(o.get('cond')), **options)
+    shape = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
+    num = len(dataset) - (0 if 'held_out' in o else o['subset'])
+    dataset.close()
+    require(shape == config['data_shape'],
+            f'--held-out={path}: images and labels have the shape {shape}, those of --data {config["data_shape"]}')
+    require('held_out' not in o or num >= config['batch_gpu'],
+            f'--held-out={path}: {num} images do not fill a batch of {config["batch_gpu"]}')
+    if num >= config['batch_gpu']:
+        config['held_out'] = o.get('held_out', 'rest')
 
 
 def data_paths(o: dict) -> list[str]:
@@ -647,12 +691,13 @@ def is_finished(config: dict) -> bool:
 def start(config: dict) -> int:
     """Creates the run directory if need be, and runs the processes; returns the exit status."""
     from metrics.metric_main import evaluate
+    from metrics.overfitting import overfitting_gap
     from report import refresh
     from torch_utils import distributed
     from training.launch import train_process
 
     def run() -> None:
-        train = partial(train_process, evaluate=evaluate, report=refresh)
+        train = partial(train_process, evaluate=evaluate, overfitting_gap=overfitting_gap, report=refresh)
         distributed.launch(train, config['num_gpus'], (config,))
 
     if not is_main_process():

@@ -72,6 +72,7 @@ class Centre(Source):
     def __init__(self, index: int, kwargs: dict, code: np.ndarray | None):
         self.index = index
         self.code = code
+        self.centre = f'centre-{index}', kwargs
         self.num = 0                    # Images.
         self.labels = None              # (values [m,c_dim], counts [m]) once it has been on line.
         self._kwargs = kwargs

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,11 +52,16 @@ __all__ = [
 _PATHS_AT_ONCE = 2      # Path lengths divide by eps^2 = 1e-8; a fixed batch keeps rounding the same everywhere.
 
 
-@dataclass(frozen=True)
-class Centre:
+class Centre(NamedTuple):
     """A data centre of federated training: its images, and the code appended to its labels for the generator."""
     dataset_kwargs: Mapping[str, Any]
     code: Sequence[float] = ()
+
+
+class Scores(NamedTuple):
+    """What became of several metrics: {result name: value}, and {metric: why it could not be calculated}."""
+    values: dict[str, float]
+    failures: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,8 @@ class MetricOptions:
         G: The generator: G(z, c) -> images in -1..1, z_dim, c_dim, img_resolution, img_channels.
         dataset_kwargs: Class name and arguments of the data set of real images.
         images_kwargs: The same of a set of generated images, instead of G.
-        centres: {name: Centre} instead of dataset_kwargs. A metric is scored against the union of all, or with
-            '@name' at its end against one of them, with labels (and codes) to match.
+        centres: {name: Centre, or its two fields} instead of dataset_kwargs. A metric is scored against the union of
+            all, or with '@name' at its end against one of them, with labels (and codes) to match.
         G_kwargs: Further arguments of G's call, for example truncation_psi.
         device: Where to compute; None: where G's parameters are.
         num_gpus, rank: Accepted for compatibility; the process group knows.
@@ -86,7 +91,7 @@ class MetricOptions:
     G: torch.nn.Module | None = None
     dataset_kwargs: Mapping[str, Any] | None = None
     images_kwargs: Mapping[str, Any] | None = None
-    centres: Mapping[str, Centre] | None = None
+    centres: Mapping[str, Centre | tuple] | None = None
     G_kwargs: Mapping[str, Any] = field(default_factory=dict)
     device: torch.device | str | None = None
     num_gpus: int = 1
@@ -158,10 +163,11 @@ def report_metric(result_dict: Mapping[str, Any], run_dir: str | None = None, sn
 
 def evaluate(
     metrics: Sequence[str], run_dir: str | None = None, snapshot_pkl: str | None = None, **kwargs: Any,
-) -> dict[str, float]:
+) -> Scores:
     """Calculates and reports metrics of a run; one that fails costs a printed sentence, never the run.
 
-    With a process group, all processes call this together.
+    With a process group, all processes call this together. With data centres, each metric is taken on their union and on
+    every one of them.
 
     Args:
         metrics: Their names.
@@ -169,21 +175,34 @@ def evaluate(
         **kwargs: See `MetricOptions`.
 
     Returns:
-        {result name: value} of those that could be calculated.
+        What came out, and what failed.
     """
-    values = {}
+    scores = Scores({}, {})
     kwargs.setdefault('shared', {})     # Images are generated once for all metrics of the same count and detector.
-    for metric in metrics:
+    for metric in of_all_centres(metrics, kwargs.get('centres')):
         try:
             result = calc_metric(metric, **kwargs)
             on_main(lambda result=result: report_metric(result, run_dir, snapshot_pkl))
-            values.update(result.results)
-        except MetricError as error:
-            if distributed.rank() == 0:
-                print(f'{metric} could not be calculated: {error}', flush=True)
-        except Exception:   # A defect, or memory that ran out: told in full, but training goes on.
-            print(f'{metric} could not be calculated:\n{traceback.format_exc()}', flush=True)
-    return values
+        except Exception as error:      # Whatever it is: a metric never ends a run.
+            scores.failures[metric] = str(error) or type(error).__name__
+            _print_failure(metric, error)
+        else:
+            scores.values.update(result.results)
+    return scores
+
+
+def of_all_centres(metrics: Sequence[str], centres: Mapping[str, Any] | None) -> list[str]:
+    """Each metric, followed by the same on every data centre, if there are several."""
+    names = centres if centres and len(centres) > 1 else ()
+    return [name for metric in metrics for name in (metric, *(f'{metric}@{centre}' for centre in names))]
+
+
+def _print_failure(metric: str, error: Exception):
+    """A sentence for what a user can do something about, told once; a defect, or memory that ran out, in full."""
+    if not isinstance(error, MetricError | OSError):
+        print(f'{metric} could not be calculated:\n{"".join(traceback.format_exception(error))}', flush=True)
+    elif distributed.rank() == 0:
+        print(f'{metric} could not be calculated: {error}', flush=True)
 
 
 class Evaluation:
@@ -224,7 +243,7 @@ class Evaluation:
         if name and name not in options.centres:
             raise MetricError(f'{self.metric.name}@{name}: there is no centre {name}; there are '
                               f'{", ".join(options.centres)}')
-        return [options.centres[name]] if name else list(options.centres.values())
+        return [Centre(*options.centres[name])] if name else [Centre(*centre) for centre in options.centres.values()]
 
     def _prepare_fakes(self, centres):
         metric, options = self.metric, self.options
@@ -299,6 +318,8 @@ class Evaluation:
             'resize': self.detector.resize_rule, 'params': dict(self.metric.params), 'num_real': self.num_real,
             'num_gen': self.fake.num, 'seed': self.options.seed,
         }
+        if isinstance(self.fake, GeneratedImages):
+            facts['batch_gen'] = self.options.batch_gen
         if self.real:
             sets = [{'name': images.name, 'fingerprint': images.fingerprint()} for images in self.real]
             facts['dataset'] = sets[0] if len(sets) == 1 else sets

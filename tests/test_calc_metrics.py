@@ -119,9 +119,36 @@ def test_centres(run, tmp_path):
 def test_centres_are_told_apart_by_codes_behind_the_classes(tmp_path):
     paths = [make_dataset(tmp_path / f'{name}.zip', num_classes=2) for name in 'ab']
     job = calc_metrics.Job([], [], {}, 'cpu', None, None, dict(zip('ab', paths)), None, None, False)
-    centres = calc_metrics.centres_of(job, make_generator(c_dim=5))    # Two classes, two centres, a spare place.
-    assert [centre.code for centre in centres.values()] == [[1, 0, 0], [0, 1, 0]]
-    assert centres['b'].dataset_kwargs['path'] == paths[1]
+    centres = calc_metrics.centres_of(job, make_generator(c_dim=5), None)   # Two classes, two centres, a spare place.
+    assert [code for _, code in centres.values()] == [[1, 0, 0], [0, 1, 0]]
+    assert centres['b'][0]['path'] == paths[1]
+
+
+def test_the_centres_that_a_run_records(run, tmp_path):
+    """As training with several data sets writes them; a name that leads out of the directory is passed over."""
+    sets = image_sets(tmp_path)
+    centres = {f'centre-{i}': (kwargs, [float(i == 0), float(i == 1)]) for i, kwargs in enumerate(sets)}
+    checkpoint.save_networks(run / 'network-snapshot-000008.safetensors', {'G_ema': make_generator(c_dim=2)},
+                             training_set_kwargs=None, centres={**centres, '../../outside': centres['centre-0']})
+    code, lines, output = call(f'--network={run}')
+    assert code == 0, output
+    assert [(line['metric'], line['num_real']) for line in lines] == [
+        ('fd20_tiny', 48), ('fd20_tiny@centre-0', 24), ('fd20_tiny@centre-1', 24)]
+    code, _, output = call(f'--network={run}', '--held-out=rest', metrics='none')
+    assert code in (1, 2) and '--held-out: the network' in output
+
+
+def test_a_strangers_file_names_no_class_to_call(run, tmp_path):
+    """The class of the data set in a network file is a name; only ours is ever looked up."""
+    canary = tmp_path / 'canary'
+    real = image_sets(tmp_path)[0]
+    hostile = {**real, 'class_name': 'pathlib.Path.touch', 'self': str(canary), 'use_labels': 'yes', 'max_size': 'all'}
+    assert calc_metrics.recorded_set(hostile) == {key: real[key] for key in ('class_name', 'path')}
+    assert calc_metrics.recorded_set({**real, 'path': 7}) is None and calc_metrics.recorded_set([1]) is None
+    checkpoint.save_networks(run / 'network-snapshot-000008.safetensors', {'G_ema': make_generator()},
+                             training_set_kwargs=hostile, centres={'a': [hostile, []]})
+    code, lines, output = call(f'--network={run}')
+    assert code == 0 and lines[0]['num_real'] == 24 and not canary.exists(), output
 
 
 @pytest.mark.parametrize('c_dim', [0, 3])

@@ -140,6 +140,13 @@ def test_a_directory_that_is_none_of_a_run(tmp_path):
     assert result.exit_code == 2 and 'cannot be read' in result.output
 
 
+def test_a_strangers_run_names_no_class_to_call(tmp_path, data):
+    options = dict(command={}, data_paths=[data], G_kwargs=dict(class_name='os.system', command='touch canary'))
+    (tmp_path / 'training_options.json').write_text(json.dumps(options))
+    result = invoke(f'--resume={tmp_path}')
+    assert result.exit_code == 2 and 'G_kwargs.class_name=os.system is none of its classes' in result.output
+
+
 def test_outdir_is_asked_for():
     result = invoke('--data=nothing.zip')
     assert result.exit_code == 2 and "Missing option '--outdir'" in result.output
@@ -149,6 +156,7 @@ def test_differences_name_entries_and_leave_out_what_is_harmless():
     saved = dict(run_dir='a', total_kimg=1, G_kwargs=dict(z_dim=64, w_dim=64), training_set_kwargs=dict(path='x', n=1))
     asked = dict(run_dir='b', total_kimg=2, G_kwargs=dict(z_dim=128, w_dim=64), training_set_kwargs=dict(path='y', n=1),
                  ada_target=0.6)
+    assert resume.differences(dict(a=dict(data='here', weight=1)), dict(a=dict(data='there', weight=1))) == {}
     assert resume.differences(saved, asked) == {'G_kwargs.z_dim': '64 -> 128', 'ada_target': '(none) -> 0.6'}
 
 

@@ -112,6 +112,40 @@ def test_subset_and_mirror(data):
     assert 'random_seed' not in dry_run(data, '--subset=24')['training_set_kwargs']
 
 
+def test_what_is_held_out(data):
+    """What --subset leaves, if it fills a micro-batch, or another set of the same shape."""
+    small = ['--cfg=tiny', '--batch=8']
+    assert dry_run(data, *small, '--subset=16')['held_out'] == 'rest'
+    assert 'held_out' not in dry_run(data, *small, '--subset=17') and 'held_out' not in dry_run(data, *small)
+    other = make_dataset(data / 'held.zip', num=8)
+    assert dry_run(data, *small, f'--held-out={other}')['held_out'] == other
+    for args, sentence in [([f'--held-out={data / "d32l.zip"}'], "'img_resolution': 32"),
+                           ([f'--held-out={other}', '--batch=16'], '8 images do not fill a batch of 16')]:
+        result = invoke('--outdir', data / 'runs', '--data', data / 'plain.zip', '-n', *small, *args)
+        assert result.exit_code == 2 and sentence in result.output
+
+
+@pytest.fixture
+def no_inception(monkeypatch):
+    """A machine with no weights but those that need no download."""
+    from metrics import weights
+    real = weights._candidates
+    monkeypatch.setattr(weights, '_candidates', lambda key, options: real(key, options) if key == 'efflite0' else [])
+
+
+def test_a_metric_without_its_weights_is_a_usage_error_before_any_work(data, no_inception):
+    result = invoke('--outdir', data / 'none', '--data', data / 'plain.zip', '--metrics=fd5k_efflite0,fid50k_full')
+    assert result.exit_code == 2 and 'fid50k_full needs the Inception-v3 FID weights' in result.output
+    assert not (data / 'none').exists()
+
+
+def test_the_default_metric_gives_way_to_one_that_needs_no_download_and_says_so(data, no_inception, capsys):
+    config = dry_run(data)
+    assert config['metrics'] == ['fid50k_full'] and train.measurable_metrics(config) == ['fd5k_efflite0']
+    assert 'Note: fid50k_full needs a detector whose weights are not here; fd5k_efflite0' in capsys.readouterr().err
+    assert train.measurable_metrics(dry_run(data, '--metrics=none')) == []
+
+
 def test_precision(data):
     fp32 = dry_run(data, '--device=cpu')
     assert fp32['D_kwargs']['num_fp16_res'] == 0 and fp32['D_kwargs']['conv_clamp'] is None

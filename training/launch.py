@@ -39,8 +39,8 @@ def train_process(rank: int, config: dict, **services: Callable) -> None:
         except (CheckpointError, DatasetError, states.NoSpaceError) as error:
             raise click.ClickException(str(error)) from error
         if failing:
-            raise click.ClickException('training is over, but not everything could be written: ' + '; '.join(
-                f'{what} ({why})' for what, why in failing.items()))
+            raise click.ClickException('training itself went well, but not everything beside it: ' + '; '.join(
+                f'{what} failed ({why})' for what, why in failing.items()))
 
 
 def train(config: dict, run_dir: Path, device: torch.device, wants_stop: Callable,

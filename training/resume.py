@@ -20,8 +20,13 @@ LOCK_FILE = '.lock'
 
 # What may differ without making it another run: when to look and save, how to load, where to compute, how long.
 HARMLESS = ('image_snapshot_ticks', 'network_snapshot_ticks', 'metrics', 'keep', 'logs', 'kimg_per_tick',
-            'data_loader_kwargs', 'device', 'num_gpus', 'cudnn_benchmark', 'total_kimg')
-NOT_COMPARED = ('run_dir', 'command', 'data_paths', 'training_set_kwargs.path')    # Data sets: by fingerprint.
+            'data_loader_kwargs', 'device', 'num_gpus', 'cudnn_benchmark', 'total_kimg', 'held_out')
+NOT_COMPARED = ('run_dir', 'command', 'data_paths')
+PLACES = ('path', 'data')           # Entries of these names, wherever they are: data sets are compared by fingerprint.
+
+# The classes that a configuration names. It is a file, perhaps a stranger's: no other class is looked up.
+CLASSES = ('training.dataset.ImageFolderDataset', 'training.networks.Generator', 'training.networks.Discriminator',
+           'training.augment.AugmentPipe', 'training.diffaugment.DiffAugment', 'torch.optim.Adam')
 
 
 class BusyError(Exception):
@@ -37,6 +42,10 @@ def saved_options(run_dir: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(f'{run_dir} is not the directory of a run: {OPTIONS_FILE} cannot be read ({error})') from error
     if not isinstance(config, dict) or not isinstance(config.get('command'), dict):
         raise ValueError(f'{path} was not written by this program')
+    foreign = [f'{name}={value}' for name, value in _leaves(config)
+               if name.endswith('class_name') and value not in CLASSES]
+    if foreign:
+        raise ValueError(f'{path} was not written by this program: {foreign[0]} is none of its classes')
     return config
 
 
@@ -52,8 +61,12 @@ def differences(saved: dict[str, Any], asked: dict[str, Any]) -> dict[str, str]:
     """{entry: 'saved -> asked'} of all that makes it another run, nested entries with dots."""
     saved, asked = dict(_leaves(saved)), dict(_leaves(json.loads(json.dumps(asked))))
     return {name: f'{saved.get(name, "(none)")} -> {asked.get(name, "(none)")}'
-            for name in sorted({**saved, **asked}) if saved.get(name) != asked.get(name)
-            and not any(name == left_out or name.startswith(f'{left_out}.') for left_out in (*HARMLESS, *NOT_COMPARED))}
+            for name in sorted({**saved, **asked}) if saved.get(name) != asked.get(name) and _matters(name)}
+
+
+def _matters(name: str) -> bool:
+    first, last = name.split('.')[0], name.split('.')[-1]
+    return first not in (*HARMLESS, *NOT_COMPARED) and last not in PLACES
 
 
 def _leaves(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:

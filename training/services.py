@@ -23,12 +23,18 @@ class Services:
             except Exception as error:              # Whatever it is, training is worth more.
                 reason = f'{error}' if isinstance(error, OSError) else f'{type(error).__name__}: {error}'
             else:
-                if self._failing.pop(what, None) is not None:
-                    print(f'{what}: works again.', flush=True)
+                self.note(what, None)
                 return True
         print(f'Warning: {what} failed, training goes on: {reason}', flush=True)
-        self._failing[what] = reason
+        self.note(what, reason)
         return False
+
+    def note(self, what: str, reason: str | None) -> None:
+        """Remembers why a service failed, None if it worked."""
+        if reason is not None:
+            self._failing[what] = reason
+        elif self._failing.pop(what, None) is not None:
+            print(f'{what}: works again.', flush=True)
 
     def run_beside(self, what: str, service: Callable[[], Any]) -> None:
         """The same in a thread, while training goes on. One at a time: waits for the one before."""

@@ -61,6 +61,13 @@ class Run:
         self.micro_batch = self.batch_gpu
 
     @property
+    def centres(self) -> dict[str, tuple[dict, list[float]]]:
+        """{name: (arguments of the data set, code)} of the data centres, as plain data; empty if there are none."""
+        centres = [source for stage in self.stages for source in stage.sources if source.centre is not None]
+        return {source.centre[0]: (source.centre[1], [] if source.code is None else source.code.tolist())
+                for source in centres}
+
+    @property
     def total_nimg(self) -> int:
         """Images that the whole run shows."""
         return self.stages[-1].end_nimg

@@ -17,8 +17,10 @@ STOP_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1
 class Source:
     """One data set, and the labels that fakes of its kind get.
 
-    `code` [k] is appended to the labels that G gets of them; critics do not see it.
+    `code` [k] is appended to the labels that G gets of them; critics do not see it. `centre` is set if the source is one
+    of several data centres: its name and the arguments of its data set.
     """
+    centre: tuple[str, dict] | None = None
 
     def __init__(self, dataset: Any, code: np.ndarray | None = None):
         self.dataset = dataset

@@ -26,6 +26,7 @@ from training.stages import WithoutBad
 from training.status import PhaseTimer, StatsWriter, progress_bar, resources, status_line
 
 STRIP_IMAGES = 12       # In a row of `fakes_over_time.png`.
+HELD_OUT_IMAGES = 512   # At most so many are looked at for the overfitting gap, of each kind.
 STATE_SEC = 600         # The state is saved at the end of a tick if it has not been for so long.
 
 
@@ -39,12 +40,14 @@ class Ticks:
         wants_stop: Asked after every iteration on every rank; if it is true on any, all stop after a last tick.
         resumed: What `state_dict` said when the run was saved; None at its start.
         evaluate: Calculates metrics, `metrics.metric_main.evaluate`; None: there are none.
+        overfitting_gap: Compares the critic's scores, `metrics.overfitting.overfitting_gap`; None: nobody does.
         report: Writes a page about the run into its directory, `report.refresh`; None: there is none.
     """
 
     def __init__(self, config: dict, run_dir: str | os.PathLike, device: torch.device,
                  wants_stop: Callable[[], bool] = lambda: False, resumed: dict | None = None,
-                 evaluate: Callable[..., dict[str, float]] | None = None,
+                 evaluate: Callable[..., Any] | None = None,
+                 overfitting_gap: Callable[..., dict[str, float]] | None = None,
                  report: Callable[[Path], None] | None = None):
         self.config = config
         self.run_dir = Path(run_dir)
@@ -56,6 +59,7 @@ class Ticks:
         self.services = Services()
         self.is_main = distributed.rank() == 0
         self._evaluate = evaluate
+        self._overfitting_gap = overfitting_gap
         self._report = report
         self._state = resumed
         self.tick = 0
@@ -123,7 +127,11 @@ class Ticks:
         networks = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
         if state_due:
             require_finite(networks)
-        score = self._save_networks(run, networks) if snapshot_due else None
+        score = None
+        if snapshot_due:
+            path = self._save_networks(run, networks)
+            score = self._score(run, path)
+            self._report_gap(run)
         self._end_statistics(run)
         if self.is_main and self._report is not None and (snapshot_due or self._image_due()):
             self.services.run('report.html', partial(self._report, self.run_dir))
@@ -168,28 +176,56 @@ class Ticks:
 
         self.services.run('the picture of fakes', save)
 
-    def _save_networks(self, run: Run, networks: dict[str, torch.nn.Module]) -> float | None:
-        """The networks for others to use. Returns their score by the first metric, if there is one; lower is better."""
+    def _save_networks(self, run: Run, networks: dict[str, torch.nn.Module]) -> Path:
+        """The networks for others to use; returns where they are."""
         distributed.check_equal(networks)
         path = self.run_dir / f'network-snapshot-{run.nimg // 1000:06d}.safetensors'
+        centres = dict(centres=run.centres) if run.centres else {}
 
         def save():
             size = sum(states.num_bytes(module.state_dict()) for module in networks.values())
             states.require_space(self.run_dir, size, path.name)
             checkpoint.save_networks(
-                path, {**networks, 'augment_pipe': run.game.augment}, nimg=run.nimg,
+                path, {**networks, 'augment_pipe': run.game.augment}, nimg=run.nimg, **centres,
                 training_set_kwargs=self.config['training_set_kwargs'], label_dim=self.config['data_shape']['c_dim'])
 
         if self.is_main:
             self.services.run('the network snapshot', save)
+        return path
+
+    def _score(self, run: Run, path: Path) -> float | None:
+        """Calculates the metrics. Returns the value of the first one, lower is better; None if there is none."""
         metrics = self.config['metrics']
         if self._evaluate is None or not metrics:
             return None
-        values = self._evaluate(metrics, run_dir=str(self.run_dir), snapshot_pkl=str(path), G=run.G_ema,
-                                device=self.device, dataset_kwargs=self.config['training_set_kwargs'])
+        values, failures = self._evaluate(
+            metrics, run_dir=str(self.run_dir), snapshot_pkl=str(path), G=run.G_ema, device=self.device,
+            batch_gen=run.batch_gpu, dataset_kwargs=self.config['training_set_kwargs'], centres=run.centres or None)
         self._metrics.update(values)
+        if self.is_main:
+            for metric in metrics:
+                reasons = [reason for name, reason in failures.items() if name.partition('@')[0] == metric]
+                self.services.note(metric, reasons[0] if reasons else None)
         score = next((value for name, value in values.items() if name.startswith(metrics[0])), math.nan)
         return None if math.isnan(score) else -score if metrics[0].startswith(('is', 'pr')) else score
+
+    def _report_gap(self, run: Run) -> None:
+        """Statistics of what the first critic makes of images that it does not learn from, if the run has any."""
+        held_out = self.config.get('held_out')
+        if self._overfitting_gap is None or held_out is None:
+            return
+        found = {}
+
+        def compare():
+            train = self.config['training_set_kwargs']
+            rest = None if held_out == 'rest' else {**train, 'path': held_out, 'max_size': None}
+            found.update(self._overfitting_gap(run.game.D.module, train, rest, run.G_ema, max_num=HELD_OUT_IMAGES,
+                                               batch_size=run.batch_gpu, device=self.device))
+
+        if self.is_main:
+            self.services.run('the overfitting gap', compare)
+        for name in ('train', 'held_out', 'generated', 'gap', 'gap_std_err', 'r_v'):
+            training_stats.report0(f'Overfitting/{name}', found.get(name, []))
 
     def _end_statistics(self, run: Run) -> None:
         """Statistics of the tick, for all logs, and what they say about the run's health."""

@@ -32,7 +32,7 @@ def run_config(data, run_dir, **changes):
     return make_config(data, **{**config, **changes})
 
 
-def start(config, prepare=lambda: None):
+def start(config, prepare=lambda: None, **services):
     """Forks a process that trains; returns its id. Status 0: finished, 1: failed. It prints into `out.txt`."""
     training_stats.reset()
     pid = os.fork()
@@ -45,7 +45,7 @@ def start(config, prepare=lambda: None):
         sys.stdout = sys.stderr = open(Path(config['run_dir']).parent / 'out.txt', 'a', buffering=1)   # noqa: SIM115
         training.ticks.grid_size = lambda height, width: (4, 2)
         prepare()
-        train_process(0, config)
+        train_process(0, config, **services)
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -53,9 +53,9 @@ def start(config, prepare=lambda: None):
         os._exit(status)
 
 
-def finish(config, prepare=lambda: None):
+def finish(config, prepare=lambda: None, **services):
     """Trains in a forked process; returns the exit status, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(start(config, prepare), 0)[1])
+    return os.waitstatus_to_exitcode(os.waitpid(start(config, prepare, **services), 0)[1])
 
 
 def kill_after(config, seconds):

@@ -64,7 +64,7 @@ def test_a_run_whose_files_may_not_grow_ends_with_a_failure_and_keeps_its_states
     limit = 2 ** 16
     assert finish(config, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) == 1
     assert 'Warning: saving the state failed, training goes on' in printed(config)
-    assert 'training is over, but not everything could be written: the network snapshot (' in printed(config)
+    assert 'training itself went well, but not everything beside it: the network snapshot failed (' in printed(config)
     assert {path: path.read_bytes() for path in saved_states(config['run_dir'])} == before
     rows = Path(config['run_dir'], 'stats.jsonl').read_text().splitlines()
     assert json.loads(rows[-1])['Progress/kimg']['mean'] == pytest.approx(0.08)
@@ -160,8 +160,29 @@ def test_pictures_and_events_that_always_fail_do_not_change_training(undisturbed
 
     config = run_config(data, tmp_path / 'run')
     assert finish(config, prepare) == 1
-    assert 'the picture of fakes (RuntimeError: broken on purpose)' in printed(config)
-    assert 'TensorBoard (RuntimeError: broken on purpose)' in printed(config)
+    assert 'the picture of fakes failed (RuntimeError: broken on purpose)' in printed(config)
+    assert 'TensorBoard failed (RuntimeError: broken on purpose)' in printed(config)
+    assert_same_bits(final_state(config), final_state(undisturbed))
+
+
+@pytest.mark.parametrize('recovers', [False, True])
+def test_a_metric_that_fails_to_the_end_ends_the_run_with_a_failure(undisturbed, data, tmp_path, recovers):
+    """At every snapshot, or at the first alone; training does not notice."""
+    from metrics.metric_main import evaluate, register_metric
+    from metrics.names import MetricError, _registry
+
+    def fussy(options):
+        if recovers and calls:
+            return dict(fussy=1.0)
+        calls.append(1)
+        raise MetricError('no detector on Sundays')
+
+    calls, config = [], run_config(data, tmp_path / 'run', metrics=['fussy'])
+    status = finish(config, lambda: _registry.pop('fussy', None) or register_metric(fussy), evaluate=evaluate)
+    assert status == (0 if recovers else 1)
+    assert 'fussy could not be calculated: no detector on Sundays' in printed(config)
+    last = 'fussy: works again' if recovers else 'not everything beside it: fussy failed (no detector on Sundays)'
+    assert last in printed(config)
     assert_same_bits(final_state(config), final_state(undisturbed))
 
 

@@ -1,11 +1,13 @@
 """Runs that fall ill: gradients and weights that are not finite, images that cannot be read, memory that runs out."""
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from forked import final_state, finish, printed, run_config
-from tiny import make_config, run_iterations
+from tiny import assert_same_bits, make_config, run_iterations
 
 import training.training_loop
 from torch_utils.state_file import load_state
@@ -150,6 +152,21 @@ def test_signs_mean_nothing_where_zero_decides_nothing():
     health = Health()
     assert not [word for _ in range(PATIENCE) for word in
                 health.warnings({'Loss/signs/real': stat(1.0)}, 0, None, zero_decides=False)]
+
+
+def test_the_overfitting_gap_is_among_the_statistics_of_each_snapshot(undisturbed, data, tmp_path):
+    """Of the images that a subset leaves out; and measuring it changes nothing."""
+    from metrics.overfitting import overfitting_gap
+    subset = {**undisturbed['training_set_kwargs'], 'max_size': 10, 'random_seed': 0}
+    runs = [run_config(data, tmp_path / name, training_set_kwargs=subset, held_out='rest') for name in ('with', 'without')]
+    assert finish(runs[0], overfitting_gap=overfitting_gap) == finish(runs[1]) == 0, printed(runs[0])[-3000:]
+    assert_same_bits(final_state(runs[0])['run'], final_state(runs[1])['run'])
+    rows = [json.loads(line) for line in Path(runs[0]['run_dir'], 'stats.jsonl').read_text().splitlines()]
+    for row in rows:
+        value = {name: row[f'Overfitting/{name}']['mean'] for name in ('train', 'held_out', 'generated', 'gap', 'r_v')}
+        assert value['gap'] == pytest.approx(value['train'] - value['held_out'], abs=1e-6)
+        assert value['r_v'] == pytest.approx(value['gap'] / (value['train'] - value['generated']), rel=1e-3)
+    assert len({row['Overfitting/gap']['mean'] for row in rows}) == len(rows) > 3
 
 
 def test_diversity():
