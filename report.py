@@ -418,7 +418,9 @@ STYLE = '''
 body { margin: 0 auto; padding: 12px; max-width: 1400px; font: 15px/1.4 system-ui, sans-serif; color: var(--ink);
        background: var(--back) }
 h1 { font-size: 1.4em; overflow-wrap: anywhere } h2 { font-size: 1.1em; margin: 1.6em 0 .5em }
-table { border-collapse: collapse } th, td { padding: 4px 12px 4px 0; text-align: left; vertical-align: top;
+section:first-of-type td + td { white-space: nowrap } section:first-of-type td:first-child { overflow-wrap: anywhere;
+       min-width: 8em } table { border-collapse: collapse }
+th, td { padding: 4px 12px 4px 0; text-align: left; vertical-align: top;
        border-bottom: 1px solid var(--faint); font-variant-numeric: tabular-nums }
 .wide { overflow-x: auto } small, footer { opacity: .7 } footer { margin-top: 2em }
 i { display: inline-block; width: .75em; height: .75em; margin-right: .4em; border-radius: 50% }

@@ -234,21 +234,47 @@ def test_help_loads_nothing_heavy_and_shows_an_example(script):
     assert f'Example: python {script}.py' in ' '.join(output.split())
 
 
-@pytest.mark.parametrize('width', [1400, 390])
-def test_a_browser_shows_it(tmp_path, width):
-    """On a desk and on a phone: the script has run, and nothing is wider than the window."""
+def shown_by_a_browser(folder, frame, *options):
+    """The document after a headless browser has shown `folder`/frame.html; skips the test where there is none."""
     browser = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
     if browser is None:
         pytest.skip('no chromium on this machine')
+    (folder / 'frame.html').write_text(frame)
+    command = [browser, '--headless', '--no-sandbox', '--disable-gpu', '--allow-file-access-from-files', *options,
+               '--dump-dom', (folder / 'frame.html').as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100).stdout
+
+
+@pytest.mark.parametrize('width', [1400, 390])
+def test_a_browser_shows_it(tmp_path, width):
+    """On a desk and on a phone: the script has run, and nothing is wider than the window."""
     text = page(*(write_run(tmp_path / name, seed=seed) for seed, name in enumerate(['short', 'a-name-' * 20])))
     (tmp_path / 'page.html').write_text(text)
     # In a frame, because a headless window has a least width.
-    (tmp_path / 'frame.html').write_text(FRAME.replace('WIDTH', str(width)))
-    dom = subprocess.run([browser, '--headless', '--no-sandbox', '--disable-gpu', '--allow-file-access-from-files',
-                          '--virtual-time-budget=5000', '--dump-dom', (tmp_path / 'frame.html').as_uri()],
-                         capture_output=True, text=True, timeout=100).stdout
+    dom = shown_by_a_browser(tmp_path, FRAME.replace('WIDTH', str(width)), '--virtual-time-budget=5000')
     assert f'<title>{width} {width} true 16 kimg</title>' in dom, dom[-500:]
 
+
+@pytest.mark.slow
+def test_the_largest_page_opens_within_a_second(tmp_path):
+    """100 ticks with a picture of noise each."""
+    folder = write_run(tmp_path / 'run', num_ticks=99, picture=(512, 320), data_shape={'img_resolution': 64})
+    text = page(folder)
+    assert len(slides_of(text)['pictures'][0]) == 100 and 2e6 < len(text) < 5e6
+    shutil.copy(folder / 'report.html', tmp_path / 'page.html')
+    dom = shown_by_a_browser(tmp_path, TIMED)
+    msec = int(re.search(r'<title>(\d+)</title>', dom)[1])
+    print(f'{len(text) / 1e6:.1f} MB, {msec} ms')
+    assert 0 < msec < 1000
+
+
+TIMED = '''<iframe src="page.html"></iframe>
+<script>
+onload = () => {
+  const {navigationStart, loadEventEnd} = document.querySelector('iframe').contentWindow.performance.timing;
+  document.title = loadEventEnd - navigationStart;
+};
+</script>'''
 
 FRAME = '''<iframe src="page.html" style="border: 0; width: WIDTHpx; height: 10000px"></iframe>
 <script>
