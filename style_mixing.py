@@ -1,5 +1,6 @@
 """A table of pictures: each row's latent with some layers replaced by each column's."""
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,42 +9,54 @@ from generate import (
     SeedList,
     class_label,
     common_options,
+    device_of,
     images_of_ws,
     load_generator,
+    load_ws,
     output_folder,
     seeds_to_z,
     tile,
     to_ws,
 )
 
+if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
+    import numpy as np
+    import torch
+
 
 @click.command(epilog='Example: python style_mixing.py --network=runs/00000-cats --rows=85,100,75 --cols=55,82 '
                       '--styles=0-3 --outdir=out')
 @common_options
-@click.option('--rows', 'row_seeds', type=SeedList(), required=True, metavar='A-B|A,B,..', help='Seed of each row.')
-@click.option('--cols', 'col_seeds', type=SeedList(), required=True, metavar='A-B|A,B,..', help='Seed of each column.')
+@click.option('--rows', 'row_seeds', type=SeedList(), metavar='A-B|A,B,..', help='Seed of each row.')
+@click.option('--cols', 'col_seeds', type=SeedList(), metavar='A-B|A,B,..', help='Seed of each column.')
+@click.option('--projected-w', '--projected_w', 'projected_w', metavar='FILE',
+              help='Take the array "w" [K, num_ws, w_dim] of this .npz file for --rows, --cols or both, whichever is not '
+                   'given.')
 @click.option('--styles', type=SeedList(), default='0-6', show_default=True, metavar='A-B|A,B,..',
               help='Layers that are taken from the column.')
-def main(network: str, row_seeds: Sequence[int], col_seeds: Sequence[int], styles: Sequence[int],
-         truncation_psi: float, class_idx: int | None, noise_mode: str, outdir: str, batch: int, device: str) -> None:
-    """Mix the styles of two sets of seeds.
+def main(network: str, row_seeds: Sequence[int] | None, col_seeds: Sequence[int] | None, projected_w: str | None,
+         styles: Sequence[int], truncation_psi: float, class_idx: int | None, noise_mode: str, outdir: str, batch: int,
+         device: str) -> None:
+    """Mix the styles of two sets of pictures.
 
     Writes R-C.png for every row seed R and column seed C, S-S.png for every seed by itself, and all of it as grid.png
-    with the column seeds' own pictures on top and the row seeds' own at the left.
+    with the column seeds' own pictures on top and the row seeds' own at the left. Projected pictures are called proj00,
+    proj01, and so on.
     """
     import torch
+    check_choices(row_seeds, col_seeds, projected_w)
     folder = output_folder(outdir)
     G = load_generator(network, device)
     if max(styles) >= G.num_ws:
         raise click.BadParameter(f'layer {max(styles)} does not exist: this network has 0 to {G.num_ws - 1}',
                                  param_hint='--styles')
-    c = class_label(G, class_idx)
-    seeds = list(dict.fromkeys([*row_seeds, *col_seeds]))
-    all_w = torch.cat([to_ws(G, seeds_to_z(seeds[i:i + batch], G), c, truncation_psi)
-                       for i in range(0, len(seeds), batch)])       # [len(seeds), num_ws, w_dim]
-    w = dict(zip(seeds, all_w))
-    ws = {(seed, seed): w[seed] for seed in seeds}                  # A seed mixed with itself is itself.
-    ws.update({(row, col): mix(w[row], w[col], styles) for row in row_seeds for col in col_seeds if row != col})
+    w = {}                                                          # Name -> [num_ws, w_dim].
+    if projected_w is not None:
+        w.update((f'proj{idx:02d}', ws) for idx, ws in enumerate(load_ws(projected_w, G).to(device_of(G))))
+    rows, cols = (list(w) if seeds is None else [str(seed) for seed in seeds] for seeds in (row_seeds, col_seeds))
+    w.update(ws_of_seeds(G, [*(row_seeds or []), *(col_seeds or [])], class_idx, truncation_psi, batch))
+    ws = {(name, name): w[name] for name in dict.fromkeys([*rows, *cols])}      # Mixed with itself, it is itself.
+    ws.update({(row, col): mix(w[row], w[col], styles) for row in rows for col in cols if row != col})
 
     images = {}
     with ImageWriter() as writer:
@@ -54,22 +67,46 @@ def main(network: str, row_seeds: Sequence[int], col_seeds: Sequence[int], style
             writer.write(folder / name, image)
             images[key] = image
         click.echo('grid.png')
-        writer.write(folder / 'grid.png', mixing_table(images, row_seeds, col_seeds))
+        writer.write(folder / 'grid.png', mixing_table(images, rows, cols))
 
 
-def mix(w_row, w_col, styles: Sequence[int]):
+def check_choices(row_seeds: Sequence[int] | None, col_seeds: Sequence[int] | None, projected_w: str | None) -> None:
+    """A usage error unless it is said what rows and columns are, once."""
+    if projected_w is None:
+        for name, seeds in (('--rows', row_seeds), ('--cols', col_seeds)):
+            if seeds is None:
+                raise click.UsageError(f'{name} is missing: which pictures shall be mixed? For example {name}=0-3, or '
+                                       '--projected-w=FILE')
+    elif row_seeds is not None and col_seeds is not None:
+        raise click.UsageError('--projected-w has no effect: rows and columns are those of --rows and --cols; leave out '
+                               'one of the three')
+
+
+def ws_of_seeds(G: 'torch.nn.Module', seeds: Sequence[int], class_idx: int | None, truncation_psi: float,
+                batch: int) -> 'dict[str, torch.Tensor]':
+    """{seed: [num_ws, w_dim]} of seeds, which may repeat; nothing is asked of the class if there are none."""
+    import torch
+    seeds = list(dict.fromkeys(seeds))
+    if not seeds:
+        return {}
+    c = class_label(G, class_idx)
+    ws = torch.cat([to_ws(G, seeds_to_z(seeds[i:i + batch], G), c, truncation_psi) for i in range(0, len(seeds), batch)])
+    return {str(seed): w for seed, w in zip(seeds, ws)}
+
+
+def mix(w_row: 'torch.Tensor', w_col: 'torch.Tensor', styles: Sequence[int]) -> 'torch.Tensor':
     """w_row [num_ws, w_dim] with the listed layers of w_col."""
     mixed = w_row.clone()
     mixed[list(styles)] = w_col[list(styles)]
     return mixed
 
 
-def mixing_table(images: dict, row_seeds: Sequence[int], col_seeds: Sequence[int]):
-    """One picture of all of them: first row and column the seeds' own, the corner black."""
-    tiles = [0 * images[row_seeds[0], row_seeds[0]], *(images[col, col] for col in col_seeds)]
-    for row in row_seeds:
-        tiles += [images[row, row], *(images[row, col] for col in col_seeds)]
-    return tile(tiles, len(col_seeds) + 1, len(row_seeds) + 1)
+def mixing_table(images: 'dict[tuple[str, str], np.ndarray]', rows: Sequence[str], cols: Sequence[str]) -> 'np.ndarray':
+    """One picture [H, W, C] of all of them by (row, column): first row and column their own, the corner black."""
+    tiles = [0 * images[rows[0], rows[0]], *(images[col, col] for col in cols)]
+    for row in rows:
+        tiles += [images[row, row], *(images[row, col] for col in cols)]
+    return tile(tiles, len(cols) + 1, len(rows) + 1)
 
 
 if __name__ == '__main__':

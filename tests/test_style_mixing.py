@@ -57,6 +57,58 @@ def test_conditional_networks_mix_within_a_class(folder, tmp_path):
     assert status == 2 and '--class is missing' in output
 
 
+@pytest.fixture
+def projected(tmp_path):
+    """A file as projector.py writes it, of two latents, and the latents."""
+    w = np.random.RandomState(0).randn(2, 6, 8).astype(np.float32)
+    np.savez(tmp_path / 'projected_w.npz', w=w)
+    return tmp_path / 'projected_w.npz', w
+
+
+def test_projected_pictures_are_mixed_with_seeds(folder, tmp_path, projected):
+    """As rows: their coarse layers, those of the column in 2 to 5. --trunc moves the seeds only."""
+    path, w = projected
+    out = tmp_path / 'out'
+    status, output = run(style_mixing.main, '--network', folder / 'run', '--projected-w', path, '--cols=3', '--styles=2-5',
+                         '--trunc=0.5', '--outdir', out)
+    assert status == 0, output
+    assert {path.name for path in out.iterdir()} == {
+        'proj00-proj00.png', 'proj01-proj01.png', '3-3.png', 'proj00-3.png', 'proj01-3.png', 'grid.png'}
+    G = make_generator(seed=100)
+    z = torch.from_numpy(np.random.RandomState(3).randn(1, 8)).float()
+    mixed = torch.from_numpy(w[1:]).clone()
+    mixed[:, 2:] = (G.mapping.w_avg + 0.5 * (G.mapping(z, None) - G.mapping.w_avg))[:, 2:]
+    img = G.synthesis(mixed, noise_mode='const')[0].permute(1, 2, 0).numpy()
+    assert_picture(out / 'proj01-3.png', np.clip(img * 127.5 + 128, 0, 255).astype(np.uint8), 1)
+    assert Image.open(out / 'grid.png').size == (2 * 16, 3 * 16)
+
+
+def test_projected_pictures_are_mixed_with_each_other_whatever_their_class(folder, tmp_path, projected):
+    path, w = projected
+    out = tmp_path / 'out'
+    status, output = run(style_mixing.main, '--network', folder / 'grey.safetensors', '--projected_w', path, '--styles=0',
+                         '--outdir', out)
+    assert status == 0, output
+    mixed = torch.from_numpy(w[:1]).clone()
+    mixed[0, 0] = torch.from_numpy(w[1, 0])
+    img = make_generator(3, 1).synthesis(mixed, noise_mode='const')[0].permute(1, 2, 0).numpy()
+    assert_picture(out / 'proj00-proj01.png', np.clip(img * 127.5 + 128, 0, 255).astype(np.uint8), 1)
+    assert Image.open(out / 'grid.png').size == (3 * 16, 3 * 16)
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--rows=1'], '--cols is missing: which pictures shall be mixed? For example --cols=0-3, or --projected-w=FILE'),
+    (['--cols=1'], '--rows is missing'),
+    (['--rows=1', '--cols=1', '--projected-w=w.npz'], '--projected-w has no effect'),
+    (['--rows=1', '--projected-w={}/run'], 'cannot be read'),
+    (['--rows=1', '--projected-w={}/grey.safetensors'], 'is not an .npz file with an array "w"'),
+])
+def test_rows_and_columns_are_asked_for_once(folder, tmp_path, args, message):
+    status, output = run(style_mixing.main, '--network', folder / 'run', '--styles=0-2', '--outdir', tmp_path,
+                         *(arg.format(folder) for arg in args))
+    assert status == 2 and message in ' '.join(output.split()), output
+
+
 @pytest.mark.parametrize('args, message', [
     (['--styles=0-6'], 'layer 6 does not exist: this network has 0 to 5'),
     (['--styles=a'], "'a' is neither a range"),
