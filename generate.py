@@ -3,7 +3,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,19 @@ class GridSize(click.ParamType):
         return int(match[1]), int(match[2])
 
 
+class NumberList(click.ParamType):
+    """`a,b,c`: numbers."""
+    name = 'numbers'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
+        if not isinstance(value, str):
+            return value
+        try:
+            return [float(number) for number in value.split(',')]
+        except ValueError:
+            self.fail(f'{value!r} is not a list of numbers like 0,0.5,1', param, ctx)
+
+
 def common_options(command: Any) -> Any:
     """The options of every script that draws with a generator."""
     for option in reversed([
@@ -80,14 +93,16 @@ def common_options(command: Any) -> Any:
               help='Draw the array "w" [K, num_ws, w_dim] of this .npz file instead of seeds.')
 @click.option('--grid', type=GridSize(), metavar='WxH',
               help='Tile the pictures into grid00.png, grid01.png, ..., W across and H down, instead of a file each.')
+@click.option('--trunc-sheet', 'psis', type=NumberList(), metavar='A,B,..',
+              help='Draw truncation.png instead: a row per seed, a column per psi.')
 def main(network: str, seeds: Sequence[int] | None, truncation_psi: float, class_idx: int | None, noise_mode: str,
-         projected_w: str | None, outdir: str, grid: tuple[int, int] | None, batch: int, device: str) -> None:
+         projected_w: str | None, outdir: str, grid: tuple[int, int] | None, psis: list[float] | None, batch: int,
+         device: str) -> None:
     """Draw pictures with a trained generator.
 
     Each seed becomes seedNNNN.png (each row of --projected-w becomes projNN.png) in the output directory.
     """
-    if projected_w is None and seeds is None:
-        raise click.UsageError('--seeds is missing: which pictures shall be drawn? For example --seeds=0-15')
+    check_choices(seeds, projected_w, grid, psis)
     folder = output_folder(outdir)
     G = load_generator(network, device)
     if projected_w is not None:
@@ -96,6 +111,10 @@ def main(network: str, seeds: Sequence[int] | None, truncation_psi: float, class
         ws = load_ws(projected_w, G)
         names = [f'proj{idx:02d}' for idx in range(len(ws))]
         images = images_of_ws(G, ws, batch, noise_mode)
+    elif psis is not None:
+        c = class_label(G, class_idx)
+        columns = [images_of_seeds(G, seeds, c, batch, psi, noise_mode) for psi in psis]
+        names, images = ['truncation'], [tile(list(chain(*zip(*columns))), len(psis), len(seeds))]
     else:
         names = [f'seed{seed:04d}' for seed in seeds]
         images = images_of_seeds(G, seeds, class_label(G, class_idx), batch, truncation_psi, noise_mode)
@@ -109,6 +128,15 @@ def main(network: str, seeds: Sequence[int] | None, truncation_psi: float, class
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What the user named.
+
+def check_choices(seeds: Sequence[int] | None, projected_w: str | None, grid: tuple[int, int] | None,
+                  psis: list[float] | None) -> None:
+    """A usage error for options that are missing or contradict each other."""
+    if projected_w is None and seeds is None:
+        raise click.UsageError('--seeds is missing: which pictures shall be drawn? For example --seeds=0-15')
+    if psis is not None and (projected_w is not None or grid is not None):
+        raise click.UsageError(f'--trunc-sheet is a sheet of seeds: leave out --{"grid" if grid else "projected-w"}')
+
 
 def output_folder(outdir: str) -> Path:
     """The output directory, created; a usage error if pictures cannot be written there."""

@@ -82,6 +82,18 @@ def test_projected_latents_are_drawn_row_by_row(folder, tmp_path):
         assert_picture(tmp_path / f'out/proj{idx:02d}.png', expected, 1)
 
 
+def test_the_truncation_sheet_has_a_row_per_seed_and_a_column_per_psi(folder, tmp_path):
+    status, output = run(generate.main, '--network', folder / 'run', '--seeds=4,2', '--trunc-sheet=-1,0,0.5', '--outdir',
+                         tmp_path)
+    assert status == 0, output
+    assert [path.name for path in tmp_path.iterdir()] == ['truncation.png']
+    sheet = np.asarray(Image.open(tmp_path / 'truncation.png')).astype(int).reshape(2, 16, 3, 16, 3)
+    for row, seed in enumerate([4, 2]):
+        for column, psi in enumerate([-1, 0, 0.5]):
+            expected = expected_picture(make_generator(seed=100), seed, psi=psi).astype(int)
+            assert np.abs(sheet[row, :, column] - expected).max() <= 1
+
+
 def test_a_class_without_effect_is_said_so(folder, tmp_path):
     status, output = run(generate.main, '--network', folder / 'run', '--seeds=1', '--class=1', '--outdir', tmp_path)
     assert status == 0 and '--class has no effect' in output
@@ -102,6 +114,9 @@ BAD = [
     ([], '--seeds is missing'),
     (['--seeds=1', '--grid=3'], "'3' is not a size like 8x4"),
     (['--seeds=1', '--grid=0x3'], "'0x3' is not a size like 8x4"),
+    (['--seeds=1', '--trunc-sheet=a'], "'a' is not a list of numbers like 0,0.5,1"),
+    (['--seeds=1', '--trunc-sheet=1', '--grid=1x1'], '--trunc-sheet is a sheet of seeds: leave out --grid'),
+    (['--projected-w=w.npz', '--trunc-sheet=1'], '--trunc-sheet is a sheet of seeds: leave out --projected-w'),
     (['--seeds=1', '--batch=0'], "'--batch'"),
     (['--seeds=1', '--noise-mode=loud'], "'--noise-mode'"),
     (['--seeds=1', '--network={}/grey.safetensors'], '--class is missing: this network is conditional, choose from 0'),
