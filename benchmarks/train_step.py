@@ -170,7 +170,10 @@ def main(ctx, res, channel_base, channel_max, threads, iterations, warmup, share
     """Further options are those of train.py (--cfg, --batch, --aug, --reg_type, --loss, --precision, ...)."""
     import torch
     from rates import clock_of
+
+    from torch_utils.allocator import keep_freed_memory
     torch.set_num_threads(threads)
+    keep_freed_memory()         # As train.py does.
     arguments = ctx.args if any(arg.startswith('--cfg') for arg in ctx.args) else [*ctx.args, '--cfg=tiny']
     run = build(res, channel_base, channel_max, arguments)
     phases, rates = measure(run, iterations, warmup, clock_of(threads if run.device.type == 'cpu' else 0), share)

@@ -117,7 +117,8 @@ def critic_gradients(game, ctx, options):
             ctx.fake = game.judge_fakes(ctx, critic, leaf, report=False)
             ctx.real = game.judge_reals(ctx, critic, leaf, report=False) if adversarial.paired else ctx.real
     else:
-        image_grad, = torch.autograd.grad(loss_G.mean(), [ctx.fake.img], retain_graph=True)
+        with no_weight_gradients():
+            image_grad, = torch.autograd.grad(loss_G.mean(), [ctx.fake.img], retain_graph=True)
         loss = game.extra(loss_D, ctx, 'd_fake')
         if ctx.real is None:
             ctx.accumulate(loss, inputs=parameters)                                 # Frees the fakes' graph.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from torch_utils import training_stats
+from torch_utils.ops.conv2d_gradfix import no_weight_gradients
 from torch_utils.randomness import Streams
 from training.adversarial import ADVERSARIAL, Adversarial
 
@@ -122,7 +123,8 @@ class Verdict:
     def input_grad(self, wrt: str = 'img') -> Tensor:
         """d (sum of logits) / d `img` or `seen`, [N,C,H,W], differentiable; computed once however many ask."""
         if wrt not in self._grads:
-            self._grads[wrt], = torch.autograd.grad(self.logits.sum(), [getattr(self, wrt)], create_graph=True)
+            with no_weight_gradients():
+                self._grads[wrt], = torch.autograd.grad(self.logits.sum(), [getattr(self, wrt)], create_graph=True)
         return self._grads[wrt]
 
 
@@ -491,7 +493,8 @@ class PathLength(Regularizer):
     def g_reg(self, ctx):
         img, ws = ctx.gen.img, ctx.gen.ws
         y = ctx.randn_like(img, 'pl_noise') / (img.shape[2] * img.shape[3]) ** 0.5
-        jacobian, = torch.autograd.grad((img * y).sum(), [ws], create_graph=True)   # [N,num_ws,w_dim]
+        with no_weight_gradients():
+            jacobian, = torch.autograd.grad((img * y).sum(), [ws], create_graph=True)   # [N,num_ws,w_dim]
         lengths = jacobian.square().sum(2).mean(1).sqrt()                           # [N]
         mean = self._mean.lerp(lengths.mean(), self.options.decay)                  # Part of the graph.
         self._mean.copy_(mean.detach().where(mean.isfinite(), self._mean))          # A bad step must not spoil all.
