@@ -20,6 +20,7 @@ import torch
 import losses_ext
 from dnnlib.option import option
 from torch_utils import training_stats
+from torch_utils.ops.conv2d_gradfix import no_weight_gradients
 from training.loss import Phase, d_reg_phase, g_reg_phase, offers
 
 SYMMETRIC = ('saturating', 'wgan')                      # L_g = -L_f: gamma is -1 everywhere.
