@@ -55,6 +55,7 @@ class Job:
         snapshots: Network files; empty if an image set is scored instead.
         options: Arguments of `metric_main.MetricOptions` that are the same for all of them.
         device: 'auto', 'cpu', 'cuda', 'mps'.
+        ops: Operators: 'auto', 'native', 'reference'.
         dataset_kwargs: Arguments of the data set that the user named; None takes those in the network file.
         mirror: Mirrored images as well? None: as recorded, or no.
         centres: {name: path} of data centres.
@@ -66,6 +67,7 @@ class Job:
     snapshots: list[str]
     options: dict[str, Any]
     device: str
+    ops: str
     dataset_kwargs: dict[str, Any] | None
     mirror: bool | None
     centres: dict[str, str]
@@ -98,6 +100,8 @@ Examples:
 @click.option('--gpus', type=click.IntRange(min=1), default=1, show_default=True, help='Processes, one per GPU.')
 @click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', show_default=True,
               help='What computes.')
+@click.option('--ops', type=click.Choice(['auto', 'native', 'reference']), default='auto', show_default=True,
+              help='Operators: compiled (native), plain tensor operations (reference), or what there is.')
 @click.option('--batch', type=click.IntRange(min=1), default=64, show_default=True,
               help='Images at a time in the detector. Does not change the scores.')
 @click.option('--batch-gen', type=click.IntRange(min=1), default=4, show_default=True,
@@ -130,7 +134,19 @@ def main(**options: Any) -> None:
     job = resolve(options)
     from torch_utils.distributed import check_device, launch
     check_device(job.device, options['gpus'])
+    choose_ops(job)
     launch(work, options['gpus'], (job,))
+
+
+def choose_ops(job: Job) -> None:
+    """Sets what operators run on, for this process; a usage error if that cannot be had."""
+    from torch_utils.distributed import pick_device
+    from torch_utils.ops import backend
+    backend.set_default(job.ops)
+    try:
+        backend.check_default(pick_device(job.device).type)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint='--ops') from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -150,7 +166,7 @@ def resolve(o: Mapping[str, Any]) -> Job:
         options['images_kwargs'] = image_set(o['images'], '--images')
         refuse_without_network(o)
     return Job(
-        o['metrics'], snapshots, options, o['device'],
+        o['metrics'], snapshots, options, o['device'], o['ops'],
         dataset_kwargs=image_set(o['data'], '--data') if o['data'] is not None else None,
         mirror=o['mirror'],
         centres={name: image_set(path, '--centre')['path'] for name, path in o['centres']},
@@ -223,6 +239,7 @@ def work(rank: int, job: Job) -> None:
 
     from torch_utils.distributed import pick_device
     device = pick_device(job.device)
+    choose_ops(job)
     torch.backends.cudnn.benchmark = True
     try:
         if not job.snapshots:

@@ -64,6 +64,18 @@ class NumberList(click.ParamType):
             self.fail(f'{value!r} is not a list of numbers like 0,0.5,1', param, ctx)
 
 
+def choose_ops(ctx: click.Context, param: click.Parameter, name: str) -> None:
+    """Sets what operators run on, for this process. `load_generator` checks that it can be had."""
+    if name != 'auto':
+        from torch_utils.ops import backend
+        backend.set_default(name)
+
+
+ops_option = click.option(
+    '--ops', type=click.Choice(['auto', 'native', 'reference']), default='auto', show_default=True, expose_value=False,
+    callback=choose_ops, help='Operators: compiled (native), plain tensor operations (reference), or what there is.')
+
+
 def common_options(command: Any) -> Any:
     """The options of every script that draws with a generator."""
     for option in reversed([
@@ -79,6 +91,7 @@ def common_options(command: Any) -> Any:
                      help='Pictures computed at a time. Does not change them.'),
         click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', show_default=True,
                      help='What computes.'),
+        ops_option,
     ]):
         command = option(command)
     return command
@@ -154,10 +167,15 @@ def load_generator(network: str, device: str) -> 'torch.nn.Module':
     """G_ema of a network file, URL or run directory, on the device; a usage error if there is none."""
     import legacy
     from torch_utils.distributed import pick_device
+    from torch_utils.ops import backend
     try:
         where = pick_device(device)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint='--device') from None
+    try:
+        backend.check_default(where.type)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint='--ops') from None
     try:
         G = legacy.load_network(network, only=['G_ema'])['G_ema']
     except (OSError, ValueError) as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from generate import ImageWriter, class_label, device_of, load_generator, output_folder
+from generate import ImageWriter, class_label, device_of, load_generator, ops_option, output_folder
 from video import VIDEO_FILES, VideoWriter, pick_format
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
@@ -237,6 +237,7 @@ def load_embedding(name: str, device: 'torch.device | str') -> 'tuple[str, Calla
 @click.option('--outdir', required=True, metavar='DIR', help='Where files go; created if missing.')
 @click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', show_default=True,
               help='What computes.')
+@ops_option
 def main(network: str, targets: tuple[str, ...], num_steps: int, space: str, features: str,
          stop_distance: float | None, class_idx: int | None, seed: int, save_video: bool, video_format: str,
          outdir: str, device: str) -> None:

@@ -151,6 +151,8 @@ Examples:
 @option('--freezed', type=int, metavar='INT', group=TRANSFER, help='Freeze that many layers of D [default: 0]')
 @option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), group=SPEED,
         help='Where to compute [default: auto]')
+@option('--ops', type=click.Choice(['auto', 'native', 'reference']), group=SPEED, help='Operators: compiled (native), '
+        'plain tensor operations (reference), or what there is [default: auto]')
 @option('--precision', type=click.Choice(['auto', 'fp32', 'fp16', 'bf16']), group=SPEED,
         help='Of the four highest resolutions; auto is fp16 on CUDA, fp32 elsewhere [default: auto]')
 @option('--fp32', type=bool, metavar='BOOL', group=SPEED, help='The same as --precision=fp32 [default: no]')
@@ -559,7 +561,7 @@ def zoo_default(method: str, field: str):
 
 
 def resolve_speed(o: dict, config: dict) -> None:
-    """--device, --precision and the switches of the reference."""
+    """--device, --ops, --precision and the switches of the reference."""
     from torch_utils import distributed
     distributed.check_device(o.get('device', 'auto'), config['num_gpus'])
     device = distributed.pick_device(o.get('device', 'auto'))
@@ -573,6 +575,7 @@ def resolve_speed(o: dict, config: dict) -> None:
             kwargs.update(num_fp16_res=0, conv_clamp=None)
         elif precision == 'bf16':
             kwargs['reduced_dtype'] = 'bfloat16'
+    check_ops(o.get('ops', 'auto'), device.type, precision)
     if o.get('nhwc'):
         config['G_kwargs']['synthesis_kwargs']['fp16_channels_last'] = True
         config['D_kwargs']['block_kwargs']['fp16_channels_last'] = True
@@ -580,8 +583,21 @@ def resolve_speed(o: dict, config: dict) -> None:
     require(workers >= 0, f'--workers={workers}: must not be negative')
     config['data_loader_kwargs'] = dict(pin_memory=device.type == 'cuda', num_workers=workers,
                                         prefetch_factor=2 if workers else None)
-    config.update(device=o.get('device', 'auto'), cudnn_benchmark=not o.get('nobench', False),
+    config.update(device=o.get('device', 'auto'), ops=o.get('ops', 'auto'), cudnn_benchmark=not o.get('nobench', False),
                   allow_tf32=o.get('allow_tf32', False))
+
+
+def check_ops(name: str, device_type: str, precision: str) -> None:
+    """Builds the operators, if need be, for --ops=native; raises UserError if there are none."""
+    import torch
+
+    from torch_utils.ops import backend
+    reduced = {'fp32': [], 'fp16': [torch.float16], 'bf16': [torch.bfloat16]}[precision]
+    with backend.default(name):
+        try:
+            backend.check_default(device_type, [torch.float32, *reduced])
+        except ValueError as error:
+            raise UserError(f'--ops={name}: {error}') from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------

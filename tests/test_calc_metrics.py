@@ -118,7 +118,7 @@ def test_centres(run, tmp_path):
 
 def test_centres_are_told_apart_by_codes_behind_the_classes(tmp_path):
     paths = [make_dataset(tmp_path / f'{name}.zip', num_classes=2) for name in 'ab']
-    job = calc_metrics.Job([], [], {}, 'cpu', None, None, dict(zip('ab', paths)), None, None, False)
+    job = calc_metrics.Job([], [], {}, 'cpu', 'auto', None, None, dict(zip('ab', paths)), None, None, False)
     centres = calc_metrics.centres_of(job, make_generator(c_dim=5), None)   # Two classes, two centres, a spare place.
     assert [code for _, code in centres.values()] == [[1, 0, 0], [0, 1, 0]]
     assert centres['b'][0]['path'] == paths[1]
@@ -153,7 +153,7 @@ def test_a_strangers_file_names_no_class_to_call(run, tmp_path):
 
 @pytest.mark.parametrize('c_dim', [0, 3])
 def test_labels_are_used_if_the_network_takes_them(c_dim):
-    job = calc_metrics.Job([], [], {}, 'cpu', {'path': 'a.zip'}, None, {}, None, None, False)
+    job = calc_metrics.Job([], [], {}, 'cpu', 'auto', {'path': 'a.zip'}, None, {}, None, None, False)
     kwargs = calc_metrics.dataset_of_network(job, make_generator(c_dim=c_dim), None, 'net')
     assert kwargs == {'path': 'a.zip', 'resolution': 16, 'use_labels': c_dim > 0}
 

@@ -20,7 +20,7 @@ LOCK_FILE = '.lock'
 
 # What may differ without making it another run: when to look and save, how to load, where to compute, how long.
 HARMLESS = ('image_snapshot_ticks', 'network_snapshot_ticks', 'metrics', 'keep', 'logs', 'kimg_per_tick',
-            'data_loader_kwargs', 'device', 'num_gpus', 'cudnn_benchmark', 'total_kimg', 'held_out')
+            'data_loader_kwargs', 'device', 'ops', 'num_gpus', 'cudnn_benchmark', 'total_kimg', 'held_out')
 NOT_COMPARED = ('run_dir', 'command', 'data_paths')
 PLACES = ('path', 'data')           # Entries of these names, wherever they are: data sets are compared by fingerprint.
 

@@ -11,6 +11,7 @@ import torch
 import dnnlib
 import losses_ext
 from torch_utils import distributed, misc, training_stats
+from torch_utils.ops import backend
 from torch_utils.randomness import Streams
 from training import transfer
 from training.ada import AdaptiveStrength
@@ -143,6 +144,7 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
     """
     rank, world_size = distributed.rank(), distributed.world_size()
     torch.manual_seed(config['random_seed'] * world_size + rank)
+    backend.set_default(config.get('ops', 'auto'))
     torch.backends.cudnn.benchmark = config['cudnn_benchmark']
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config['allow_tf32']
 

@@ -10,7 +10,7 @@ Every operator that has a compiled implementation takes `impl`:
 Nothing is built or loaded before an operator is called.
 """
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -34,6 +34,15 @@ def set_default(name: str) -> None:
     global _default
     assert name in DEFAULTS, f'{name!r}: must be one of {", ".join(DEFAULTS)}'
     _default = DEFAULTS[name]
+
+
+def check_default(device: str, dtypes: Iterable[torch.dtype] = (torch.float32,)) -> None:
+    """Raises ValueError, with the reason, if the default is 'native' and there is none for a device and its dtypes."""
+    if _default == 'native':
+        for dtype in dtypes:
+            reason = why_not(device, dtype)
+            if reason is not None:
+                raise ValueError(f'no compiled operators: {reason}')
 
 
 @contextmanager
