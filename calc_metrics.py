@@ -271,9 +271,9 @@ def score_network(job: Job, path: str, device: Any, rank: int) -> None:
 
 def load_networks(path: str) -> dict[str, Any]:
     """What a network file holds; one sentence if it cannot be read or has no G_ema."""
-    import legacy
+    from torch_utils.network_file import load_network
     try:
-        networks = legacy.load_network(path)
+        networks = load_network(path)
     except (OSError, ValueError) as error:
         raise click.ClickException(f'--network: {error}') from error
     if networks['G_ema'] is None:

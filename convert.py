@@ -49,9 +49,9 @@ def chosen_names(only: str | None) -> list[str] | None:
 
 def load(network: str) -> dict[str, Any]:
     """The contents of the file; a usage error if it cannot be read."""
-    import legacy
+    from torch_utils.network_file import load_network
     try:
-        return legacy.load_network(network)
+        return load_network(network)
     except (OSError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint='--network') from None
 
@@ -79,8 +79,10 @@ def write(out: str, target: str, networks: dict[str, Any], data: dict[str, Any])
                 if name not in (*NETWORKS, 'augment_pipe', 'grafts') and not hasattr(value, 'state_dict')}
         checkpoint.save_networks(out, networks, grafts, **meta)
         return
-    if grafts:
-        click.echo(f'Note: this format has no place for what a method added to {" and ".join(grafts)}.', err=True)
+    lost = [name for name, value in data.items() if hasattr(value, 'state_dict') and name not in NETWORKS]
+    lost += [f'what a method added to {name}' for name in grafts]
+    if lost:
+        click.echo(f'Note: this format has no place for {" and ".join(lost)}.', err=True)
     with checkpoint.atomic_file(out) as file:
         if target == 'reference':
             reference.write(file, networks, data['training_set_kwargs'])

@@ -165,8 +165,8 @@ def output_folder(outdir: str) -> Path:
 
 def load_generator(network: str, device: str) -> 'torch.nn.Module':
     """G_ema of a network file, URL or run directory, on the device; a usage error if there is none."""
-    import legacy
     from torch_utils.distributed import pick_device
+    from torch_utils.network_file import load_network
     from torch_utils.ops import backend
     try:
         where = pick_device(device)
@@ -177,7 +177,7 @@ def load_generator(network: str, device: str) -> 'torch.nn.Module':
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint='--ops') from None
     try:
-        G = legacy.load_network(network, only=['G_ema'])['G_ema']
+        G = load_network(network, only=['G_ema'])['G_ema']
     except (OSError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint='--network') from None
     if G is None:

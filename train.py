@@ -501,10 +501,10 @@ def network_url(source: str) -> str:
 @cache
 def load_networks(source: str) -> dict:
     """The networks that --init-from names."""
-    import legacy
     from torch_utils.checkpoint import CheckpointError
+    from torch_utils.network_file import load_network
     try:
-        return legacy.load_network(network_url(source))
+        return load_network(network_url(source))
     except (CheckpointError, OSError) as error:
         raise UserError(f'--init-from: {error}') from error
 

@@ -94,6 +94,15 @@ def test_a_ggdr_snapshot_keeps_its_decoder_where_there_is_a_place_for_it(tmp_pat
     assert status == 0 and 'no place for what a method added to D' in output, output
 
 
+@pytest.mark.parametrize('target', ['native', 'reference', 'rosinality'])
+def test_what_a_format_has_no_place_for_is_named(tmp_path, target):
+    content = {**make_networks(), 'D2': Discriminator(0, 16, 3, **SMALL), 'augment_pipe': AugmentPipe(xflip=1)}
+    checkpoint.save_networks(tmp_path / 'a.safetensors', content)
+    _, output = run(convert.main, '--network', tmp_path / 'a.safetensors', '--out', tmp_path / 'b', f'--to={target}')
+    assert ('no place for augment_pipe and D2.' in output or 'no place for D2 and augment_pipe.' in output) == (
+        target != 'native'), output
+
+
 def test_single_networks_can_be_chosen(native):
     for target in ('native', 'rosinality'):
         data = legacy.load_network_pkl(convert_to(native, target, '--only=G_ema'))

@@ -191,3 +191,13 @@ def test_a_site_that_the_recipe_lacks_is_refused_by_name(data):
     phases = [phase for phase in run.phases if phase.name != 'Greg']
     with pytest.raises(ValueError, match='PathLength acts at g_reg, which --loss=logistic does not offer'):
         setup.check_sites(run.game, phases, 'logistic')
+
+
+def test_a_resumed_run_opens_its_images_once_and_at_the_right_place(data, monkeypatch):
+    opened = []
+    real = setup.RealStream
+    monkeypatch.setattr(setup, 'RealStream', lambda *args: opened.append(args[-1]) or real(*args))
+    config = make_config(data)
+    _, half = run_iterations(config, 3)
+    run_iterations(config, 1, state=half)
+    assert opened == [0, 3 * config['batch_size']]

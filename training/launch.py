@@ -105,11 +105,11 @@ def start_or_continue(
 
 def load_weights(run: setup.Run, source: str, allow_partial: bool = False) -> None:
     """Starts from the weights in a network file, URL or run directory."""
-    import legacy
+    from torch_utils.network_file import load_network
     networks = {}
     if distributed.rank() == 0:
         print(f'Starting from {source}')
-        networks = legacy.load_network(source)
+        networks = load_network(source)
     try:
         setup.init_from(run, networks, allow_partial)
     except ValueError as error:

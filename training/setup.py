@@ -148,12 +148,9 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
     torch.backends.cudnn.benchmark = config['cudnn_benchmark']
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config['allow_tf32']
 
-    if config['training_set_kwargs'] is not None:
+    if config['training_set_kwargs'] is not None:       # Else a method opens its own, when their time comes.
         dataset = dataset or dnnlib.util.construct_class_by_name(**config['training_set_kwargs'])
-        first_reals = [open_reals(config, dataset, device)]
-    else:                               # A method opens its own, when their time comes.
-        first_reals = None
-        torch.empty([], dtype=torch.int64).random_()        # What the loader would draw.
+    torch.empty([], dtype=torch.int64).random_()        # The reference's loader takes one number here.
     game = build_game(config, device)
     game.G_ema = copy.deepcopy(game.G.module).eval()
     for module in [*(player.module for player in game.players), game.G_ema]:
@@ -161,10 +158,8 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
 
     phases = build_phases(config, game)
     stages = [stage for regularizer in game.having('stages') for stage in regularizer.stages(config)]
-    run = Run(config, device, Streams(config['random_seed'], rank, device), game, phases,
-              stages or [Stage(config['total_kimg'] * 1000, [Source(dataset)])], build_ada(config))
-    run.reals = first_reals
-    return run
+    return Run(config, device, Streams(config['random_seed'], rank, device), game, phases,
+               stages or [Stage(config['total_kimg'] * 1000, [Source(dataset)])], build_ada(config))
 
 
 def open_reals(config: dict, dataset: Any, device: torch.device, start_nimg: int = 0, order: int = 0) -> RealStream:

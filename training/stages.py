@@ -97,8 +97,8 @@ class RealStream:
         self.device = device
         sampler = InfiniteSampler(dataset, rank, world_size, seed=seed, start=start_nimg // world_size)
         loader = DataLoader(WithoutBad(dataset), batch_size // world_size, sampler=sampler,
-                            worker_init_fn=ignore_stop_signals, **loader_kwargs)
-        self._batches = iter(loader)    # Starts the workers, and draws their base seed from torch's global generator.
+                            worker_init_fn=ignore_stop_signals, generator=torch.Generator(), **loader_kwargs)
+        self._batches = iter(loader)    # Starts the workers; their seeds come from a generator of their own.
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [N,C,H,W] in -1..1 and labels [N,c_dim] on the device; N is the batch size of one rank."""

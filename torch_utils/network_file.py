@@ -1,0 +1,123 @@
+"""Networks from any file that holds them: the native snapshot, or what related programs wrote.
+
+Whatever the format, nothing that a file contains is executed. The formats are described in docs/formats.md.
+"""
+import copy
+import io
+import os
+from collections.abc import Collection
+from typing import Any, BinaryIO
+
+import torch
+
+import dnnlib.util
+from torch_utils import checkpoint
+from torch_utils.foreign import inert_pickle, reference, rosinality, tensorflow, tensors
+from torch_utils.foreign.record import NetworkRecord
+
+NETWORKS = ('G', 'D', 'G_ema')
+
+# How files begin.
+SAFETENSORS = b'\0\0\0\0{'      # From the fifth byte on; the four before are the length of a header, any number.
+PICKLE = b'\x80'
+TORCH_ARCHIVE = b'PK\x03\x04'
+TORCH_STREAM = inert_pickle.dumps(tensors.MAGIC, 2)[:-1]        # Of torch.save before the archives.
+
+
+def load_network_pkl(f: str | os.PathLike | BinaryIO, force_fp16: bool = False,
+                     only: Collection[str] | None = None) -> dict[str, Any]:
+    """Reads a network file of any known format.
+
+    Args:
+        f: a path, or a file open for reading in binary mode.
+        force_fp16: rebuild G, D and G_ema with the four highest resolutions in float16 and activations clamped at 256.
+        only: build no other networks than these, which is faster. None = all.
+
+    Reads native snapshots, snapshots of the official PyTorch implementation and its GGDR fork, the TensorFlow pickles
+    before that, and rosinality's checkpoints.
+
+    Returns:
+        At least 'G', 'D', 'G_ema', 'augment_pipe' (modules on the CPU, in eval mode, without gradients; None where the
+        file has none) and 'training_set_kwargs' (dict or None).
+
+    Raises:
+        checkpoint.CheckpointError: the file is damaged or of no known format; one sentence.
+        OSError: the file cannot be read.
+    """
+    if not hasattr(f, 'read'):
+        with open(f, 'rb') as file:
+            return load_network_pkl(file, force_fp16, only)
+    data = dict.fromkeys((*NETWORKS, 'augment_pipe', 'training_set_kwargs'))
+    data.update(_read(f, only))
+    if force_fp16:
+        data.update({name: _with_fp16(data[name]) for name in NETWORKS if data[name] is not None})
+    return data
+
+
+def load_network(source: str | os.PathLike, force_fp16: bool = False,
+                 only: Collection[str] | None = None) -> dict[str, Any]:
+    """`load_network_pkl` for whatever a user may name: a file, a URL, or a run directory (its newest snapshot)."""
+    if dnnlib.util.is_url(str(source), allow_file_urls=True):
+        with dnnlib.util.open_url(str(source)) as file:
+            return load_network_pkl(file, force_fp16, only)
+    if os.path.isdir(source):
+        source = checkpoint.newest_snapshot(source)
+    return load_network_pkl(source, force_fp16, only)
+
+
+def _read(file: BinaryIO, only: Collection[str] | None) -> dict[str, Any]:
+    """What `load_network_pkl` returns, as far as the file has it. The first bytes tell the format."""
+    if not file.seekable():
+        file = io.BytesIO(file.read())
+    start = file.read(len(TORCH_STREAM))
+    file.seek(-len(start), os.SEEK_CUR)
+    if start[4:9] == SAFETENSORS or not start.startswith((TORCH_ARCHIVE, PICKLE)):
+        return checkpoint.load_networks(file, only)
+    name = getattr(file, 'name', 'file')
+    try:
+        records, num_bytes = _read_foreign(file, start)
+        return _build(records, num_bytes, only)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError) as error:
+        # Whatever a strange file brings about while it is translated. CheckpointError is a ValueError.
+        kind = '' if isinstance(error, ValueError) else 'damaged: '
+        raise checkpoint.CheckpointError(f'{name}: {kind}{checkpoint.first_line(error)}') from error
+
+
+def _read_foreign(file: BinaryIO, start: bytes) -> tuple[dict[str, Any], int]:
+    """(records and plain data by name, size of the file) of a file that other programs wrote."""
+    num_bytes = tensors.size_of(file)
+    if start == TORCH_STREAM or start.startswith(TORCH_ARCHIVE):
+        return rosinality.load(file, is_archive=start.startswith(TORCH_ARCHIVE)), num_bytes
+    content = inert_pickle.load(
+        file, {**tensors.substitutes(num_bytes), **reference.SUBSTITUTES, **tensorflow.SUBSTITUTES})
+    if isinstance(content, dict):
+        return reference.records(content), num_bytes
+    if isinstance(content, tuple):
+        return tensorflow.records(content), num_bytes
+    raise checkpoint.CheckpointError('the pickle holds no networks')
+
+
+def _build(records: dict[str, Any], num_bytes: int, only: Collection[str] | None) -> dict[str, Any]:
+    """The records as networks; layers that methods added to them under 'grafts', as in native files."""
+    data = {'grafts': {}}
+    for name, record in records.items():
+        if not isinstance(record, NetworkRecord):
+            data[name] = record
+            continue
+        if only is not None and name not in only:
+            continue
+        try:
+            data[name] = record.build(num_bytes)
+        except ValueError as error:
+            raise checkpoint.CheckpointError(f'{name} cannot be rebuilt: {error}') from error
+        if record.grafts:
+            data['grafts'][name] = record.grafts
+    return data
+
+
+def _with_fp16(network: torch.nn.Module) -> torch.nn.Module:
+    """The same weights in a network that computes its four highest resolutions in float16."""
+    kwargs = copy.deepcopy(network.init_kwargs)
+    options = kwargs.get('synthesis_kwargs', kwargs)        # Of a generator; of a discriminator.
+    options.update(num_fp16_res=4, conv_clamp=256)
+    return checkpoint.build_network(checkpoint.class_name_of(network), kwargs, network.state_dict())[0]
