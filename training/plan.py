@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-import losses_ext
 from training import setup
 from training.loss import LAZY_SITES, SITES, Game, Phase, Player, Regularizer, overrides
 
@@ -41,10 +40,9 @@ def _phase_row(phase: Phase) -> tuple:
 def _method_rows(config: dict, game: Game, phases: list[Phase]) -> Iterator[tuple]:
     for regularizer in game.regularizers:
         yield type(regularizer).__name__, *_where(regularizer, phases), _settings(asdict(regularizer.options))
-    for name, options in config['regularizers'].items():
-        cls = losses_ext.load(losses_ext.REG_TYPES[name])
-        if cls.is_off(cls.Options(**options)):
-            yield cls.__name__, 'nowhere: off', '', '', _settings(options)
+    for cls, options in setup.chosen_methods(config):
+        if cls.is_off(options):
+            yield cls.__name__, 'nowhere: off', '', '', _settings(asdict(options))
 
 
 def _where(regularizer: Regularizer, phases: list[Phase]) -> tuple[str, int | str, float | str]:

@@ -16,7 +16,7 @@ from torch_utils.randomness import Streams
 from training import transfer
 from training.ada import AdaptiveStrength
 from training.adversarial import ADVERSARIAL
-from training.loss import R1, SITES, Game, PathLength, Phase, Player
+from training.loss import R1, SITES, Game, PathLength, Phase, Player, Regularizer
 from training.stages import RealStream, Source, Stage
 
 
@@ -177,14 +177,17 @@ def build_game(config: dict, device: torch.device) -> Game:
     game = Game(G, D, ADVERSARIAL[loss['game']], build_augment(config, device), loss['style_mixing_prob'],
                 config['random_seed'])
     path_length = PathLength.Options(loss['pl_weight'], loss['pl_decay'], loss['pl_batch_shrink'])
-    wanted = [(PathLength, path_length), (R1, R1.Options(loss['r1_gamma']))]
-    for name, options in config['regularizers'].items():
-        cls = losses_ext.load(losses_ext.REG_TYPES[name])
-        wanted.append((cls, cls.Options(**options)))
+    wanted = [(PathLength, path_length), (R1, R1.Options(loss['r1_gamma'])), *chosen_methods(config)]
     for cls, options in wanted:
         if not cls.is_off(options):
             game.regularizers.append(cls(game, options))
     return game
+
+
+def chosen_methods(config: dict) -> list[tuple[type[Regularizer], Any]]:
+    """Class and options of every method of the configuration, in registry order."""
+    classes = [losses_ext.load(losses_ext.REG_TYPES[name]) for name in config['regularizers']]
+    return [(cls, cls.Options(**options)) for cls, options in zip(classes, config['regularizers'].values())]
 
 
 def build_player(name: str, kwargs: dict, opt_kwargs: dict, reg_interval: int | None, device: torch.device) -> Player:
