@@ -108,29 +108,33 @@ def common_options(command: Any) -> Any:
               help='Tile the pictures into grid00.png, grid01.png, ..., W across and H down, instead of a file each.')
 @click.option('--trunc-sheet', 'psis', type=NumberList(), metavar='A,B,..',
               help='Draw truncation.png instead: a row per seed, a column per psi.')
+@click.option('--centre', metavar='INDEX|mix', help='Data centre to draw as (networks of --reg_type=tdgan), or mix: each '
+              'seed a centre, large ones more often. Classes follow the data of the centre unless --class is given.')
 def main(network: str, seeds: Sequence[int] | None, truncation_psi: float, class_idx: int | None, noise_mode: str,
-         projected_w: str | None, outdir: str, grid: tuple[int, int] | None, psis: list[float] | None, batch: int,
-         device: str) -> None:
+         projected_w: str | None, outdir: str, grid: tuple[int, int] | None, psis: list[float] | None,
+         centre: str | None, batch: int, device: str) -> None:
     """Draw pictures with a trained generator.
 
     Each seed becomes seedNNNN.png (each row of --projected-w becomes projNN.png) in the output directory.
     """
     check_choices(seeds, projected_w, grid, psis)
     folder = output_folder(outdir)
-    G = load_generator(network, device)
+    snapshot = load_snapshot(network, device)
+    G = snapshot['G_ema']
     if projected_w is not None:
-        if seeds is not None or class_idx is not None or truncation_psi != 1:
-            click.echo('Note: --seeds, --class and --trunc have no effect together with --projected-w.', err=True)
+        if seeds is not None or class_idx is not None or centre is not None or truncation_psi != 1:
+            click.echo('Note: --seeds, --class, --centre and --trunc have no effect together with --projected-w.', err=True)
         ws = load_ws(projected_w, G)
         names = [f'proj{idx:02d}' for idx in range(len(ws))]
         images = images_of_ws(G, ws, batch, noise_mode)
     elif psis is not None:
-        c = class_label(G, class_idx)
+        c = labels_of_seeds(G, seeds, class_idx, centre, snapshot.get('centre_labels', []))
         columns = [images_of_seeds(G, seeds, c, batch, psi, noise_mode) for psi in psis]
         names, images = ['truncation'], [tile(list(chain(*zip(*columns))), len(psis), len(seeds))]
     else:
         names = [f'seed{seed:04d}' for seed in seeds]
-        images = images_of_seeds(G, seeds, class_label(G, class_idx), batch, truncation_psi, noise_mode)
+        c = labels_of_seeds(G, seeds, class_idx, centre, snapshot.get('centre_labels', []))
+        images = images_of_seeds(G, seeds, c, batch, truncation_psi, noise_mode)
     if grid is not None:
         names, images = tile_all(images, grid, len(names))
     with ImageWriter() as writer:
@@ -165,6 +169,11 @@ def output_folder(outdir: str) -> Path:
 
 def load_generator(network: str, device: str) -> 'torch.nn.Module':
     """G_ema of a network file, URL or run directory, on the device; a usage error if there is none."""
+    return load_snapshot(network, device)['G_ema']
+
+
+def load_snapshot(network: str, device: str) -> dict[str, Any]:
+    """What a network file, URL or run directory holds, only G_ema built, on the device; a usage error without it."""
     from torch_utils.distributed import pick_device
     from torch_utils.network_file import load_network
     from torch_utils.ops import backend
@@ -177,15 +186,16 @@ def load_generator(network: str, device: str) -> 'torch.nn.Module':
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint='--ops') from None
     try:
-        G = load_network(network, only=['G_ema'])['G_ema']
+        snapshot = load_network(network, only=['G_ema'])
     except (OSError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint='--network') from None
+    G = snapshot['G_ema']
     if G is None:
         raise click.BadParameter(f'{network} has no averaged generator (G_ema)', param_hint='--network')
     if G.img_channels not in MODES:
         raise click.BadParameter(f'{network} makes images of {G.img_channels} channels; only 1 and 3 can be written',
                                  param_hint='--network')
-    return G.to(where)
+    return {**snapshot, 'G_ema': G.to(where)}
 
 
 def class_label(G: 'torch.nn.Module', class_idx: int | None) -> 'torch.Tensor':
@@ -203,6 +213,41 @@ def class_label(G: 'torch.nn.Module', class_idx: int | None) -> 'torch.Tensor':
                                  param_hint='--class')
     c[0, class_idx] = 1
     return c
+
+
+def labels_of_seeds(G: 'torch.nn.Module', seeds: Sequence[int], class_idx: int | None, centre: str | None,
+                    centres: list[dict[str, Any]]) -> 'torch.Tensor':
+    """Labels [N, c_dim] of seeds, or one [1, c_dim] for all: of a class, of a centre, or of both.
+
+    `centres`: what a snapshot says of the data centres that G has learnt (docs/formats.md).
+    """
+    import numpy as np
+    import torch
+    if centre is None and (not centres or (class_idx is not None and G.c_dim == len(centres[0]['code']))):
+        return class_label(G, class_idx)            # Without classes of its own, a centre's code is its class.
+    by_index = {str(entry['index']): entry for entry in centres}
+    if centre != 'mix' and centre not in by_index:
+        valid = f'choose from {", ".join(by_index)}, mix' if centres else 'this network knows of no data centres'
+        raise click.BadParameter(f'{"missing" if centre is None else centre}: {valid}', param_hint='--centre')
+    num_classes = G.c_dim - len(centres[0]['code'])
+    if class_idx is not None and not 0 <= class_idx < num_classes:
+        raise click.BadParameter(f'{class_idx} is not a class of this network: 0 to {num_classes - 1}',
+                                 param_hint='--class')
+    rows = []
+    for seed in seeds:
+        rng = np.random.default_rng([seed, 1])      # Not the numbers of the seed's latent.
+        entry = rng.choice(centres, p=shares([e['num'] for e in centres])) if centre == 'mix' else by_index[centre]
+        values, counts = zip(*entry['labels'])
+        label = values[rng.choice(len(values), p=shares(counts))] if class_idx is None else class_idx
+        c = np.eye(num_classes)[label] if isinstance(label, int) else label
+        rows.append(np.concatenate([c, entry['code']]))
+    return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+def shares(counts: Sequence[int]) -> 'np.ndarray':
+    """Counts [N] divided by their sum."""
+    import numpy as np
+    return np.asarray(counts) / np.sum(counts)
 
 
 def load_ws(path: str, G: 'torch.nn.Module') -> 'torch.Tensor':
@@ -242,15 +287,16 @@ def seeds_to_z(seeds: Iterable[int], G: 'torch.nn.Module') -> 'torch.Tensor':
 
 def images_of_seeds(G: 'torch.nn.Module', seeds: Sequence[int], c: 'torch.Tensor', batch: int = 8,
                     truncation_psi: float = 1, noise_mode: str = 'const') -> Iterator['np.ndarray']:
-    """One uint8 picture [H, W, C] per seed, all of the class c [1, c_dim], computed `batch` at a time."""
+    """One uint8 picture [H, W, C] per seed, with labels c [N, c_dim] or [1, c_dim], computed `batch` at a time."""
+    c = c.expand(len(seeds), -1)
     for start in range(0, len(seeds), batch):
         z = seeds_to_z(seeds[start:start + batch], G)
-        ws = to_ws(G, z, c, truncation_psi)
+        ws = to_ws(G, z, c[start:start + batch], truncation_psi)
         yield from images_of_ws(G, ws, batch, noise_mode)
 
 
 def to_ws(G: 'torch.nn.Module', z: 'torch.Tensor', c: 'torch.Tensor', truncation_psi: float = 1) -> 'torch.Tensor':
-    """Mapped latents [N, num_ws, w_dim] of z [N, z_dim] and one label [1, c_dim] for all."""
+    """Mapped latents [N, num_ws, w_dim] of z [N, z_dim] and labels [N, c_dim], or one [1, c_dim] for all."""
     import torch
     with torch.inference_mode():
         return G.mapping(z, c.to(z.device).expand(len(z), -1), truncation_psi=truncation_psi)

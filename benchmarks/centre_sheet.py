@@ -29,17 +29,15 @@ def reals(path: str) -> Image.Image:
     return Image.fromarray(tile(images, COLUMNS, ROWS)).convert('RGB')
 
 
-def fakes(network: Path, centre: int, num_centres: int) -> Image.Image:
-    """What the average generator of a network file draws for a centre."""
-    import torch
-
-    from generate import images_of_seeds, load_generator, tile
-    G = load_generator(str(network), 'auto')
-    if G.c_dim != num_centres:
-        raise click.ClickException(f'{network} takes labels of {G.c_dim} numbers; this draws networks of {num_centres} '
-                                   'centres without classes')
-    images = images_of_seeds(G, range(COLUMNS * ROWS), torch.eye(num_centres)[[centre]])
-    return Image.fromarray(tile(list(images), COLUMNS, ROWS)).convert('RGB')
+def fakes(network: Path) -> dict[int, Image.Image]:
+    """What the average generator of a network file draws for every centre that it has learnt, by index."""
+    from generate import images_of_seeds, labels_of_seeds, load_snapshot, tile
+    snapshot, seeds, pictures = load_snapshot(str(network), 'auto'), range(COLUMNS * ROWS), {}
+    for centre in snapshot['centre_labels']:
+        c = labels_of_seeds(snapshot['G_ema'], seeds, None, str(centre['index']), snapshot['centre_labels'])
+        images = images_of_seeds(snapshot['G_ema'], seeds, c)
+        pictures[centre['index']] = Image.fromarray(tile(list(images), COLUMNS, ROWS)).convert('RGB')
+    return pictures
 
 
 def stage_ends(stage_kimg: list[float], batch_size: int) -> Iterator[int]:
@@ -59,14 +57,12 @@ def main(run_dir: Path, dest: Path) -> None:
     paths, stages = options['data'].split(','), [stage.split(':') for stage in options['schedule'].split(',')]
     rows = [[(f'{centre}: {Path(path).stem}', reals(path))] for centre, path in enumerate(paths)]
     nothing = Image.new('RGB', rows[0][0][1].size, 'white')
-    met: set[int] = set()
     ends = stage_ends([float(kimg) for _, kimg in stages], config['batch_size'])
-    for on_line, nimg in zip([{int(i) for i in ids.split('+')} for ids, _ in stages], ends):
-        met |= on_line
-        network = run_dir / f'network-snapshot-{nimg // 1000:06d}.safetensors'
+    for on_line, nimg in zip([ids.split('+') for ids, _ in stages], ends):
+        pictures = fakes(run_dir / f'network-snapshot-{nimg // 1000:06d}.safetensors')
         for centre, row in enumerate(rows):
-            text = f'{centre} after {nimg / 1000:.0f} kimg' + ', on line' * (centre in on_line)
-            row.append((text, fakes(network, centre, len(paths))) if centre in met else ('', nothing))
+            text = f'{centre} after {nimg / 1000:.0f} kimg' + ', on line' * (str(centre) in on_line)
+            row.append((text, pictures[centre]) if centre in pictures else ('', nothing))
     save_small(sheet([panel for row in rows for panel in row], 1 + len(stages)), dest)
 
 

@@ -93,6 +93,12 @@ class Centre(Source):
         if 'dataset' in self.__dict__:
             self.__dict__.pop('dataset').close()
 
+    def describe(self) -> dict:
+        """What it takes to draw its labels without its data; a label is the number of a class where it is one."""
+        labels = [(int(c.argmax()) if sorted(c) == [0] * (len(c) - 1) + [1] else c.tolist(), int(count))
+                  for c, count in zip(*self.labels)]
+        return dict(index=self.index, code=self.code.tolist(), num=self.num, labels=labels)
+
     def draw_labels(self, num, rng):
         values, counts = self.labels
         c = values[rng.choice(len(values), size=num, p=counts / counts.sum())]
@@ -243,6 +249,10 @@ class TDGAN(Regularizer):
         rho = remind_distance(now, then, self.options.metric)                       # [N]
         training_stats.report('Loss/tdgan/remind', rho)
         return rho * (self.options.remind * (len(memory) if self.options.memory == 'sum' else 1))
+
+    def describe(self):
+        seen = [centre for centre in self._centres if centre.labels is not None and centre.code is not None]
+        return dict(centre_labels=[centre.describe() for centre in seen]) if seen else {}
 
     def state_dict(self):
         return dict(labels={c.index: c.labels for c in self._centres if c.labels is not None},

@@ -219,3 +219,48 @@ def test_force_fp16_keeps_weights_and_reduces_the_highest_resolutions(tmp_path):
     img = torch.randn(2, 3, 16, 16)
     assert data['D'].b16.use_fp16 and not D.b16.use_fp16
     torch.testing.assert_close(data['D'](img, None, force_fp32=True), D(img, None))
+
+
+# Networks of several data centres.
+
+def centres_file(path, num_classes):
+    """A generator that knows two centres: the first has 30 images, the second 10; codes come behind the classes."""
+    labels = ([[0, 30]], [[1, 5], [2, 5]]) if num_classes else ([[[], 30]], [[[], 10]])
+    centres = [dict(index=i, code=[float(i == j) for j in range(2)], num=num, labels=labels[i])
+               for i, num in enumerate((30, 10))]
+    checkpoint.save_networks(path, {'G_ema': make_generator(c_dim=num_classes + 2)}, centre_labels=centres)
+    return make_generator(c_dim=num_classes + 2), centres
+
+
+def test_a_centre_of_pictures_without_classes(tmp_path):
+    G, _ = centres_file(tmp_path / 'net.safetensors', 0)
+    for option, code in (('--centre=0', 0), ('--centre=1', 1), ('--class=1', 1)):
+        assert run(generate.main, '--network', tmp_path / 'net.safetensors', '--seeds=5', option, '--outdir', tmp_path)[0] == 0
+        assert_picture(tmp_path / 'seed0005.png', expected_picture(G, 5, code), 1)
+
+
+def test_labels_follow_the_data_of_the_centre(tmp_path):
+    G, centres = centres_file(tmp_path / 'net.safetensors', 3)
+    c = generate.labels_of_seeds(G, range(400), None, '1', centres)
+    assert (c[:, 3:] == torch.tensor([0.0, 1])).all() and (c[:, 0] == 0).all() and 0.4 < c[:, 1].mean() < 0.6
+    c = generate.labels_of_seeds(G, range(400), None, 'mix', centres)
+    assert torch.equal(c[:, 0], c[:, 3]) and 0.7 < c[:, 3].mean() < 0.8 and (c.sum(1) == 2).all()
+    assert torch.equal(generate.labels_of_seeds(G, [7], None, 'mix', centres), c[[7]])      # Whatever else is drawn.
+    c = generate.labels_of_seeds(G, [1, 2], 2, '0', centres)
+    assert c.tolist() == [[0, 0, 1, 1, 0]] * 2
+
+
+@pytest.mark.parametrize('num_classes, options, sentence', [
+    (3, [], '--centre: missing: choose from 0, 1, mix'),
+    (3, ['--class=1'], '--centre: missing: choose from 0, 1, mix'),
+    (0, ['--centre=2'], '--centre: 2: choose from 0, 1, mix'),
+    (3, ['--centre=0', '--class=3'], '--class: 3 is not a class of this network: 0 to 2')])
+def test_a_centre_that_is_not_there_is_refused(tmp_path, num_classes, options, sentence):
+    centres_file(tmp_path / 'net.safetensors', num_classes)
+    status, output = run(generate.main, '--network', tmp_path / 'net.safetensors', '--seeds=5', '--outdir', tmp_path, *options)
+    assert status == 2 and sentence in ' '.join(output.split())
+
+
+def test_a_network_without_centres_is_asked_for_one(folder, tmp_path):
+    status, output = run(generate.main, '--network', folder / 'run', '--seeds=5', '--outdir', tmp_path, '--centre=0')
+    assert status == 2 and 'this network knows of no data centres' in ' '.join(output.split())

@@ -9,9 +9,11 @@ from tiny import Silent, assert_same_bits, make_config, make_dataset, run_iterat
 
 import losses_ext
 from losses_ext.tdgan import TDGAN, TEACHER, Options, default_schedule, parse_schedule, remind_distance
+from torch_utils.checkpoint import load_networks
 from torch_utils.state_file import load_state, save_state
 from training import setup
 from training.loss import StepContext
+from training.ticks import Ticks
 from training.training_loop import fake_labels, micro_batches, run_iteration, run_phase, training_loop
 
 
@@ -135,6 +137,20 @@ def test_td4_the_critic_of_a_centre_that_is_not_there_rests(centres):
     assert any(p.grad is not None for p in second.module.parameters())
 
 
+def test_td4_metrics_look_at_the_centres_on_line_alone(centres, tmp_path):
+    scored = []
+    config = tdgan_config(centres, schedule='1:0.004,0+2:0.004')
+    config['metrics'] = ['fd5k_efflite0']
+    run = build(config)
+    ticks = Ticks(config, tmp_path, torch.device('cpu'),
+                  evaluate=lambda *args, centres, **kwargs: (scored.append(list(centres)), ({}, {}))[1])
+    ticks.begin(run)
+    for stage in range(2):
+        run.enter_stage(stage)
+        ticks._score(run, tmp_path)
+    assert scored == [['centre-1'], ['centre-0', 'centre-2']]
+
+
 def test_td6_two_equal_centres_weigh_as_one(centres):
     """Equal data, critics, latents and weights that sum to 1: the generator's gradient is that of one centre."""
     twice = [centres[0], centres[0]]
@@ -226,6 +242,23 @@ def test_labels_are_remembered_when_the_data_is_gone(tmp_path):
     assert gen_c.shape == (300, 5) and (gen_c[:, 3:] == [1, 0]).all() and abs(c.mean(0) - 1 / 3).max() < 0.1
     run_iteration(run, Counted(0))
     assert run.game.D.module.c_dim == 3 and run.game.G.module.c_dim == 5
+
+
+def test_snapshots_say_what_labels_each_centre_had(tmp_path):
+    """And nothing of centres to come."""
+    centres = [make_dataset(tmp_path / f'{i}.zip', num=num, num_classes=3, seed=i) for i, num in enumerate((12, 10, 9))]
+    config = tdgan_config(centres, c_dim=3, schedule='0:0.004,1:0.004,2:0.004')
+    run = setup.build(config, torch.device('cpu'))
+    ticks = Ticks(config, tmp_path / 'run', torch.device('cpu'))
+    (tmp_path / 'run').mkdir()
+    ticks.begin(run)
+    run.enter_stage(0)
+    train(run, 8)
+    ticks._save_networks(run, {'G_ema': run.G_ema})
+    snapshot = load_networks(tmp_path / 'run/network-snapshot-000000.safetensors')
+    assert snapshot['centre_labels'] == [
+        dict(index=0, code=[1, 0, 0], num=12, labels=[[2, 4], [1, 4], [0, 4]]),
+        dict(index=1, code=[0, 1, 0], num=10, labels=[[2, 3], [1, 3], [0, 4]])]
 
 
 def test_path_length_sees_both_sides(centres):

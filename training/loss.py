@@ -23,7 +23,8 @@ from training.adversarial import ADVERSARIAL, Adversarial
 
 SITES = ('g_main', 'g_reg', 'd_fake', 'd_real', 'd_pair', 'd_reg', 'd_reg_pair')
 LAZY_SITES = ('g_reg', 'd_reg', 'd_reg_pair')
-OTHER_HOOKS = ('configure', 'reals', 'phases', 'stages', 'begin_stage', 'end_iteration', 'state_dict', 'load_state_dict')
+OTHER_HOOKS = ('configure', 'reals', 'phases', 'stages', 'begin_stage', 'end_iteration', 'describe', 'state_dict',
+               'load_state_dict')
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -410,6 +411,10 @@ class Regularizer:
 
     def end_iteration(self, nimg: int, batch_idx: int) -> None:
         """All phases of an iteration are through; nimg images have been shown."""
+
+    def describe(self) -> dict:
+        """Plain data that network snapshots carry, by name, for the tools that draw with them."""
+        return {}
 
     def state_dict(self) -> dict:
         """What the method must remember over a restart (players, grafts and optimizers are saved anyway)."""

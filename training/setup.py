@@ -63,10 +63,8 @@ class Run:
 
     @property
     def centres(self) -> dict[str, tuple[dict, list[float]]]:
-        """{name: (arguments of the data set, code)} of the data centres, as plain data; empty if there are none."""
-        centres = [source for stage in self.stages for source in stage.sources if source.centre is not None]
-        return {source.centre[0]: (source.centre[1], [] if source.code is None else source.code.tolist())
-                for source in centres}
+        """All data centres, those on line and the others, as `centres_of` says."""
+        return centres_of([source for stage in self.stages for source in stage.sources])
 
     @property
     def total_nimg(self) -> int:
@@ -124,6 +122,12 @@ class Run:
         for regularizer in self.game.regularizers:
             regularizer.load_state_dict(local['regularizers'][type(regularizer).__name__])
         training_stats.load_state_dict(local['statistics'])
+
+
+def centres_of(sources: list[Source]) -> dict[str, tuple[dict, list[float]]]:
+    """{name: (arguments of the data set, code)} of the data centres among sources, as plain data."""
+    return {source.centre[0]: (source.centre[1], [] if source.code is None else source.code.tolist())
+            for source in sources if source.centre is not None}
 
 
 def _to_cpu(state: Any) -> Any:

@@ -21,7 +21,7 @@ from training.image_grid import append_row, grid_indices, grid_size, save_pictur
 from training.keep import Keep
 from training.logs import Logs
 from training.services import Services
-from training.setup import Run
+from training.setup import Run, centres_of
 from training.stages import WithoutBad
 from training.status import PhaseTimer, StatsWriter, progress_bar, resources, status_line
 
@@ -187,20 +187,25 @@ class Ticks:
             states.require_space(self.run_dir, size, path.name)
             checkpoint.save_networks(
                 path, {**networks, 'augment_pipe': run.game.augment}, nimg=run.nimg, **centres,
-                training_set_kwargs=self.config['training_set_kwargs'], label_dim=self.config['data_shape']['c_dim'])
+                training_set_kwargs=self.config['training_set_kwargs'], label_dim=self.config['data_shape']['c_dim'],
+                **{name: value for r in run.game.having('describe') for name, value in r.describe().items()})
 
         if self.is_main:
             self.services.run('the network snapshot', save)
         return path
 
     def _score(self, run: Run, path: Path) -> float | None:
-        """Calculates the metrics. Returns the value of the first one, lower is better; None if there is none."""
+        """Calculates the metrics. Returns the value of the first one, lower is better; None if there is none.
+
+        Of several data centres those that are on line count: the others stay closed.
+        """
         metrics = self.config['metrics']
         if self._evaluate is None or not metrics:
             return None
         values, failures = self._evaluate(
             metrics, run_dir=str(self.run_dir), snapshot_pkl=str(path), G=run.G_ema, device=self.device,
-            batch_gen=run.batch_gpu, dataset_kwargs=self.config['training_set_kwargs'], centres=run.centres or None)
+            batch_gen=run.batch_gpu, dataset_kwargs=self.config['training_set_kwargs'],
+            centres=centres_of(run.stage.sources) or None)
         self._metrics.update(values)
         if self.is_main:
             for metric in metrics:
