@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import dnnlib.util
-from metrics.names import MetricError, is_valid_metric, list_valid_metrics, valid_names_sentence
+from metrics.names import MetricError, is_valid_metric, list_valid_metrics, parse_names
 from metrics.weights import WEIGHTS, WeightOptions, require_weights
 
 DATASET = 'training.dataset.ImageFolderDataset'
@@ -26,11 +26,10 @@ class MetricList(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         if isinstance(value, list):
             return value
-        names = [name.strip() for name in value.split(',') if name.strip()] if value.lower() != 'none' else []
-        for name in names:
-            if not is_valid_metric(name) and not is_valid_metric(name, needs_images=True):
-                self.fail(f'there is no metric {name}; {valid_names_sentence()}', param, ctx)
-        return names
+        try:
+            return parse_names(value, needs_images=None)
+        except MetricError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Assignment(click.ParamType):

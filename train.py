@@ -260,11 +260,11 @@ def require(condition: bool, message: str) -> None:
 
 def parse_metrics(text: str) -> list[str]:
     """Names of metrics from a comma list; nothing or 'none' is an empty list."""
-    from metrics.names import is_valid_metric, valid_names_sentence
-    names = [name for name in text.split(',') if name] if text.lower() != 'none' else []
-    for name in names:
-        require(is_valid_metric(name), f'--metrics={text}: there is no metric {name}; {valid_names_sentence()}')
-    return names
+    from metrics.names import MetricError, parse_names
+    try:
+        return parse_names(text)
+    except MetricError as error:
+        raise UserError(f'--metrics={text}: {error}') from error
 
 
 def parse_log(text: str) -> list[str]:

@@ -34,6 +34,7 @@ from metrics.names import (
     Metric,
     MetricError,
     find_metric,
+    full_name,
     is_valid_metric,
     list_valid_metrics,
     register_metric,
@@ -123,7 +124,7 @@ def calc_metric(metric: str, **kwargs: Any) -> dnnlib.EasyDict:
         MetricError: On all processes, with one sentence for the user.
     """
     start = time.time()
-    options = MetricOptions(**kwargs)
+    metric, options = full_name(metric), MetricOptions(**kwargs)
     definition = find_metric(metric)
     _, at, centre = metric.partition('@')
     facts: dict[str, Any] = {}

@@ -3,10 +3,12 @@
 A name fixes everything a number depends on but the data and the network: the kind of distance, the detector with its
 resize rule, the counts, the estimator. The reference's names keep the reference's definitions. The project's own follow
 the pattern `<kind><count>_<detector>`, for example `fd5k_efflite0`; without a count (`fd_efflite0`) they compare two
-image sets, all of both. A name that starts with `fid` always means Inception features at the reference's resize rule.
+image sets, all of both. `lite` is short for `efflite0` (`fd5k_lite`, `fd_lite`); records have the full name. A name that
+starts with `fid` always means Inception features at the reference's resize rule.
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -92,13 +94,32 @@ def register_metric(function: Callable) -> Callable:
     return function
 
 
+def full_name(name: str) -> str:
+    """The name as records have it: `fd5k_efflite0_64px@north` for `fd5k_lite_64px@north`."""
+    return re.sub(r'_lite(?=_|@|$)', '_efflite0', name)
+
+
+def parse_names(text: str, needs_images: bool | None = False) -> list[str]:
+    """Full names from a comma list; nothing or 'none' is an empty list. `needs_images`: see `is_valid_metric`; None: both.
+
+    Raises:
+        MetricError: If there is no such metric.
+    """
+    names = [name.strip() for name in text.split(',') if name.strip()] if text.lower() != 'none' else []
+    kinds = (False, True) if needs_images is None else (needs_images,)
+    for name in names:
+        if not any(is_valid_metric(name, kind) for kind in kinds):
+            raise MetricError(f'there is no metric {name}; {valid_names_sentence()}')
+    return [full_name(name) for name in names]
+
+
 def find_metric(name: str) -> Metric | Callable:
     """The definition behind a name; what follows an '@' (a data centre) is left aside.
 
     Raises:
         MetricError: If there is none.
     """
-    base = name.partition('@')[0]
+    base = full_name(name).partition('@')[0]
     if base not in _registry:
         raise MetricError(f'there is no metric {name}; {valid_names_sentence()}')
     return _registry[base]
@@ -106,7 +127,7 @@ def find_metric(name: str) -> Metric | Callable:
 
 def is_valid_metric(metric: str, needs_images: bool = False) -> bool:
     """Is it a metric of a generator (or, with `needs_images`, of a set of generated images)?"""
-    return metric.partition('@')[0] in list_valid_metrics(needs_images)
+    return full_name(metric).partition('@')[0] in list_valid_metrics(needs_images)
 
 
 def list_valid_metrics(needs_images: bool = False) -> list[str]:

@@ -178,6 +178,11 @@ class TestRecord:
         assert {key: result[key] for key in expected} == expected
         assert result.dataset['name'] == 'set1' and re.fullmatch('[0-9a-f]{64}', result.dataset['fingerprint'])
 
+    def test_it_has_the_full_name(self, options):
+        del options['G']
+        result = calc_metric('fd_lite', images_kwargs=options['dataset_kwargs'], **options)
+        assert result.metric == 'fd_efflite0' and list(result.results)[0] == 'fd_efflite0'
+
     def test_report_prints_and_appends_a_line(self, options, tmp_path, capsys):
         result = calc_metric('kid20_tiny', **options)
         for kimg in (10, 20):

@@ -62,6 +62,14 @@ def test_a_centre_may_follow_the_name():
     assert is_valid_metric('fd5k_efflite0@hospital-b') and not is_valid_metric('fd6k_efflite0@hospital-b')
 
 
+@pytest.mark.parametrize(('short', 'full'), [
+    ('fd_lite', 'fd_efflite0'), ('fd5k_lite', 'fd5k_efflite0'), ('kid1k_lite_64px@b', 'kid1k_efflite0_64px@b'),
+    ('fid50k_full', 'fid50k_full')])
+def test_lite_is_short_for_the_offline_detector(short, full):
+    assert names.full_name(short) == full and find_metric(short) is find_metric(full)
+    assert names.parse_names(f'{short}, is50k', needs_images=None) == [full, 'is50k'] and names.parse_names('None') == []
+
+
 def test_an_unknown_name_is_answered_with_the_valid_ones():
     with pytest.raises(MetricError, match='there is no metric fid60k; valid are fid50k_full, .*such as fd5k_efflite0'):
         find_metric('fid60k')

@@ -211,7 +211,7 @@ class Ticks:
             for metric in metrics:
                 reasons = [reason for name, reason in failures.items() if name.partition('@')[0] == metric]
                 self.services.note(metric, reasons[0] if reasons else None)
-        score = next((value for name, value in values.items() if name.startswith(metrics[0])), math.nan)
+        score = math.nan if metrics[0] in failures else next(iter(values.values()), math.nan)
         return None if math.isnan(score) else -score if metrics[0].startswith(('is', 'pr')) else score
 
     def _report_gap(self, run: Run) -> None:
