@@ -66,7 +66,7 @@ def keep_bands(img: Tensor, keep: Tensor, mask: str = 'hermitian') -> Tensor:
     The real part of a spectrum times m(k) is the spectrum times the mean of m(k) and m(-k), so half a spectrum will do.
     """
     height, width = img.shape[2:]
-    band = band_map(height, width, keep.shape[1], mask).to(img.device)              # [H,W]
+    band = band_map(height, width, keep.shape[1], mask, img.device)                 # [H,W]
     mirrored = band.flip(0, 1).roll((1, 1), (0, 1))                                 # band(-k)
     keep = pad(keep, (0, 1))                                                        # No band: dropped.
     half = slice(0, width // 2 + 1)
@@ -76,10 +76,10 @@ def keep_bands(img: Tensor, keep: Tensor, mask: str = 'hermitian') -> Tensor:
 
 
 @cache
-def band_map(height: int, width: int, bands: int, mask: str = 'hermitian') -> Tensor:
+def band_map(height: int, width: int, bands: int, mask: str = 'hermitian', device: torch.device | None = None) -> Tensor:
     """Band of every frequency [H,W], frequency 0 at [0,0]; `bands` where a frequency belongs to none."""
     per_axis = _official_bands if mask == 'official' else _hermitian_bands
-    return torch.maximum(per_axis(height, bands)[:, None], per_axis(width, bands)[None, :])
+    return torch.maximum(per_axis(height, bands)[:, None], per_axis(width, bands)[None, :]).to(device)
 
 
 def _hermitian_bands(n, bands):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from torch_utils.misc import InfiniteSampler
+from torch_utils import misc
 from training.storage import DatasetError
 
 MAX_BAD_IMAGES = 10     # Per process that loads images.
@@ -33,9 +33,13 @@ class Source:
             c = np.stack([self.dataset.get_label(i) for i in rng.integers(len(self.dataset), size=num)])
         return self.with_code(c), c
 
-    def with_code(self, c: np.ndarray) -> np.ndarray:
+    def with_code(self, c: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         """Labels [N,c_dim] as G gets them."""
-        return c if self.code is None else np.concatenate([c, np.tile(self.code, [len(c), 1])], axis=1)
+        if self.code is None:
+            return c
+        if isinstance(c, np.ndarray):
+            return np.concatenate([c, np.tile(self.code, [len(c), 1])], axis=1)
+        return torch.cat([c, misc.constant(self.code, shape=[len(c), len(self.code)], device=c.device)], dim=1)
 
 
 @dataclass
@@ -95,7 +99,7 @@ class RealStream:
     def __init__(self, dataset: Any, batch_size: int, rank: int, world_size: int, seed: int, loader_kwargs: dict,
                  device: torch.device, start_nimg: int = 0):
         self.device = device
-        sampler = InfiniteSampler(dataset, rank, world_size, seed=seed, start=start_nimg // world_size)
+        sampler = misc.InfiniteSampler(dataset, rank, world_size, seed=seed, start=start_nimg // world_size)
         loader = DataLoader(WithoutBad(dataset), batch_size // world_size, sampler=sampler,
                             worker_init_fn=ignore_stop_signals, generator=torch.Generator(), **loader_kwargs)
         self._batches = iter(loader)    # Starts the workers; their seeds come from a generator of their own.

@@ -112,8 +112,7 @@ def sources_of(run: Run, phase: Phase) -> list[int]:
 def fake_labels(run: Run, source, ctx: StepContext) -> tuple[Tensor, Tensor]:
     """Labels of the fakes of a micro-batch, for G and for critics; a paired game compares like with like."""
     if run.game.adversarial.paired and source is run.stage.sources[ctx.source]:
-        gen_c = source.with_code(ctx.real_c.cpu().numpy()) if source.code is not None else ctx.real_c
-        return torch.as_tensor(gen_c, device=ctx.real_c.device), ctx.real_c
+        return source.with_code(ctx.real_c), ctx.real_c
     labels = source.draw_labels(len(ctx.real_img), ctx.numpy_rng('labels'))
     return tuple(torch.from_numpy(c).to(ctx.real_img.device, non_blocking=True) for c in labels)
 
