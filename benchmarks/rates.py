@@ -31,16 +31,20 @@ Size = tuple[int, int, int, int]            # Batch, input channels, output chan
 
 
 class FlopCount(TorchDispatchMode):
-    """Within, counts operations by ('convolution' or 'matrix', dtype), and notes the sizes of 3x3 convolutions."""
+    """Within, counts operations by ('convolution' or 'matrix', dtype) and calls of tensor operations other than views,
+    and notes the sizes of 3x3 convolutions.
+    """
 
     def __init__(self):
         super().__init__()
         self.flops: Counter[tuple[str, torch.dtype]] = Counter()
+        self.calls = 0                          # On a GPU each is a launch, or a few.
         self.sizes: dict[Size, None] = {}       # In order of appearance.
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         op = func.overloadpacket
+        self.calls += not any(result.alias_info and not result.alias_info.is_write for result in func._schema.returns)
         if op in CONVOLUTIONS:
             self._count_convolution(op, args, out)
         elif op in flop_registry:

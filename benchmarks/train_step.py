@@ -7,7 +7,8 @@
 
 Times are medians over the iterations, of processor time on one thread, else on the wall; a lazy phase counts with its
 share of an iteration. With `--share`, behind them is the time that counted convolutions and matrix products would take
-at the attainable rate, measured in the same run, as a share. Images are random: what the loader does is not in the figures.
+at the attainable rate, measured in the same run, as a share, and how many operations are called. Images are random: what
+the loader does is not in the figures.
 """
 import json
 import resource
@@ -79,7 +80,7 @@ def iterate(run, timer):
 
 
 def count(run):
-    """({phase: operations in one execution}, sizes of the 3x3 convolutions) of a run."""
+    """({phase: FlopCount of one execution}, sizes of the 3x3 convolutions) of a run."""
     import torch
     from rates import FlopCount
     counts = {}
@@ -93,17 +94,20 @@ def count(run):
     with torch.no_grad(), FlopCount() as layers:
         z, c = torch.zeros([run.micro_batch, G.z_dim]), torch.zeros([run.micro_batch, G.c_dim])
         D(G(z.to(run.device), c.to(run.device)), c.to(run.device))
-    return {name: count.flops for name, count in counts.items()}, list(layers.sizes)
+    return counts, list(layers.sizes)
 
 
 def measure(run, iterations, warmup, clock, share):
-    """{phase: (median seconds, times per iteration, attainable seconds or None)} and {dtype: AttainableRate}."""
+    """{phase: (median seconds, times per iteration, attainable seconds, calls)}, None where not wanted, and
+    {dtype: AttainableRate}.
+    """
     from rates import AttainableRate, attainable_seconds
     watch = Stopwatch(run.device, clock)
-    flops, rates = {}, {}
+    counts, rates = {}, {}
     if share:
-        flops, sizes = count(run)
-        rates = {dtype: AttainableRate(sizes, dtype, clock) for dtype in {key[1] for num in flops.values() for key in num}}
+        counts, sizes = count(run)
+        rates = {dtype: AttainableRate(sizes, dtype, clock)
+                 for dtype in {key[1] for count in counts.values() for key in count.flops}}
     for i in range(warmup + iterations):
         if i == warmup:
             watch.seconds.clear()
@@ -113,7 +117,8 @@ def measure(run, iterations, warmup, clock, share):
     for rate in rates.values():         # A second time: machines get slower and faster.
         rate.measure()
     often = {phase.name: 1 / phase.interval for phase in run.phases}
-    return {name: (statistics.median(seconds), often.get(name, 1), attainable_seconds(flops[name], rates) if share else None)
+    return {name: (statistics.median(seconds), often.get(name, 1),
+                   *((attainable_seconds(counts[name].flops, rates), counts[name].calls) if share else (None, None)))
             for name, seconds in watch.seconds.items()}, rates
 
 
@@ -144,14 +149,14 @@ def build(res, channel_base, channel_max, arguments):
 
 def print_table(phases, rates, batch_size):
     """The figures for people."""
-    total = sum(seconds * often for seconds, often, _ in phases.values())
-    attainable = sum(best * often for _, often, best in phases.values()) if rates else None
+    total = sum(seconds * often for seconds, often, *_ in phases.values())
+    attainable = sum(best * often for _, often, best, _ in phases.values()) if rates else None
     for dtype, rate in rates.items():
         print(f'  attainable in {str(dtype).removeprefix("torch.")}: convolutions {rate.convolution / 1e9:.0f} GFLOP/s '
               f'(the fastest of them {rate.fastest / 1e9:.0f}), matrices {rate.matrix / 1e9:.0f}')
-    for name, (seconds, often, best) in phases.items():
+    for name, (seconds, often, best, calls) in phases.items():
         print(f'  {name:<10} {seconds * 1000:9.1f} ms   every {round(1 / often):>2}   {seconds * often / total:6.1%}'
-              + (f'   {best / seconds:6.1%} of attainable' if rates else ''))
+              + (f'   {best / seconds:6.1%} of attainable, {calls} calls' if rates else ''))
     print(f'  iteration  {total * 1000:9.1f} ms   {batch_size / total:.1f} img/s'
           + (f'          {attainable / total:6.1%} of attainable' if rates else ''))
 
