@@ -8,6 +8,7 @@ from training.image_grid import append_row, grid_indices, grid_size, save_pictur
 def test_grid_sizes():
     """training.md 2.4."""
     assert [grid_size(res, res) for res in (1024, 512, 256, 128, 32)] == [(7, 4), (15, 8), (30, 16), (32, 32), (32, 32)]
+    assert [grid_size(res, res, (16, 8)) for res in (1024, 32)] == [(7, 4), (16, 8)]
 
 
 class Items:

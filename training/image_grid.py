@@ -6,9 +6,9 @@ import numpy as np
 import PIL.Image
 
 
-def grid_size(height: int, width: int) -> tuple[int, int]:
-    """(columns, rows) of a grid of images of that size: about 8K, at least 7x4 and at most 32x32 images."""
-    return int(np.clip(7680 // width, 7, 32)), int(np.clip(4320 // height, 4, 32))
+def grid_size(height: int, width: int, most: tuple[int, int] = (32, 32)) -> tuple[int, int]:
+    """(columns, rows) of a grid of images of that size: about 8K, at least 7x4 and at most `most` images."""
+    return int(np.clip(7680 // width, 7, most[0])), int(np.clip(4320 // height, 4, most[1]))
 
 
 def grid_indices(dataset, columns: int, rows: int) -> list[int]:

@@ -25,6 +25,8 @@ from training.setup import Run, centres_of
 from training.stages import WithoutBad
 from training.status import PhaseTimer, StatsWriter, progress_bar, resources, status_line
 
+MOST_IMAGES = 32, 32    # Columns and rows of the grids of reals and fakes.
+MOST_IMAGES_ON_CPU = 16, 8      # There a thousand images take as long as a tick.
 STRIP_IMAGES = 12       # In a row of `fakes_over_time.png`.
 HELD_OUT_IMAGES = 512   # At most so many are looked at for the overfitting gap, of each kind.
 STATE_SEC = 600         # The state is saved at the end of a tick if it has not been for so long.
@@ -271,7 +273,7 @@ class Grid:
         source = run.stage.sources[0]
         self._dataset, self._batch = WithoutBad(source.dataset), run.batch_gpu
         _, height, width = source.dataset.image_shape
-        self.columns, rows = grid_size(height, width)
+        self.columns, rows = grid_size(height, width, MOST_IMAGES_ON_CPU if run.device.type == 'cpu' else MOST_IMAGES)
         self._indices = grid_indices(source.dataset, self.columns, rows)
         by_row = run.stage.grid_sources
         c = np.stack([source.dataset.get_label(i) for i in self._indices])

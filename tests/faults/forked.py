@@ -43,7 +43,7 @@ def start(config, prepare=lambda: None, **services):
         torch.set_num_threads(1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.stdout = sys.stderr = open(Path(config['run_dir']).parent / 'out.txt', 'a', buffering=1)   # noqa: SIM115
-        training.ticks.grid_size = lambda height, width: (4, 2)
+        training.ticks.grid_size = lambda *args: (4, 2)
         prepare()
         train_process(0, config, **services)
         status = 0
