@@ -240,21 +240,6 @@ def test_gc8_adaptive_strength_follows_the_first_critic(data):
     assert run.game.D.name == 'D' and list(run.game.critics) == ['D', 'D2', 'Dhigh']
 
 
-@pytest.mark.parametrize('fakes, passes', [('shared', 2), ('fresh', 4)])
-def test_fakes_are_shared_or_fresh(data, fakes, passes):
-    """loss-zoo 0.3: two generator passes an iteration with shared fakes, four with fresh ones, lazy phases aside."""
-    from training.training_loop import run_phase as run_one
-    run = setup.build(make_config(data, regularizers=dict(weco={}, daco={}, genco=dict(fakes=fakes))), torch.device('cpu'))
-    run.enter_stage(0)
-    counts = []
-    run.game.G.module.synthesis.register_forward_hook(lambda *_: counts.append(1))
-    reals_, shared = [run.reals[0].next_batch()], {}
-    for phase in run.phases:
-        if phase.name.endswith('main'):
-            run_one(run, phase, reals_, shared)
-    assert len(counts) == passes
-
-
 def test_resume_is_exact(data):
     config = make_config(data, regularizers=dict(weco={}, daco={}, genco={}))
     _, straight = run_iterations(config, 5)

@@ -7,6 +7,7 @@ import torch
 from tiny import assert_same_bits, make_config, make_dataset, run_iterations
 
 import losses_ext
+import train
 from dnnlib.option import option
 from training import setup
 from training.adversarial import ADVERSARIAL
@@ -14,10 +15,10 @@ from training.loss import Regularizer
 from training.training_loop import run_phase
 
 METHODS = [name for name in losses_ext.REG_TYPES if name not in losses_ext.GROUPS]
-ADDING = [name for name in METHODS if name not in ('tdgan', 'apa')]     # These add terms; the others change the data.
+SUMMED = [name for name in METHODS if name not in ('tdgan', 'apa', 'gp')]   # Two change the data; gp stands without R1.
 GAMES = list(ADVERSARIAL)
-OPTIONS = dict(ggdr=dict(res='8'), diggan=dict(interval=1), lecam=dict(weight=0.1, start=0), apa=dict(p=0.5),
-               gp=dict(interval=1))
+OPTIONS = dict(ggdr=dict(res='8'), diggan=dict(weight=5.0, interval=1), lecam=dict(weight=0.1, start=0), apa=dict(p=0.5),
+               r2=dict(gamma=1.0), gp=dict(interval=1))
 
 
 @pytest.fixture(scope='module')
@@ -26,15 +27,18 @@ def data(tmp_path_factory):
     return [make_dataset(folder / f'{i}.zip', num=12, seed=i) for i in range(2)]
 
 
-def zoo_config(data, names=(), loss='logistic', game=None, **changes):
+def zoo_config(data, names=(), loss='logistic', game=None, apa=None, r1_gamma=None, form='exact', force=False, **changes):
     """The configuration of a combination, as `train.py` would complete it. Raises ValueError for what is refused."""
     names = losses_ext.parse_reg_type(','.join(names))
     options = {name: dict(OPTIONS.get(name, {})) for name in names}
     if 'tdgan' in names:
         options['tdgan'] = dict(data=','.join(data), schedule='0:0.004,1:0.004')
+    if apa is not None:
+        options['apa'] = apa
     config = make_config(data[0], loss=loss, regularizers=options, **changes)
-    config['loss_kwargs'].update(game=loss, r1_gamma=0 if 'gp' in names else 1.0)
-    losses_ext.configure(config, dict(game=game) if loss == 'osgan' else {})
+    r1_gamma = (0 if 'gp' in names else 1.0) if r1_gamma is None else r1_gamma
+    config['loss_kwargs'].update(game=loss, r1_gamma=r1_gamma)
+    losses_ext.configure(config, dict(game=game, form=form, force=force) if loss == 'osgan' else {})
     return config
 
 
@@ -59,7 +63,16 @@ def check_that_it_runs(config):
         assert player.optimizer.state, f'{player.name} has not learned'
 
 
-# X-1, X-3.
+# X-1, X-3. (That the base is the plain step, bit for bit: test_loss_base.py, test_training_loop.py.)
+
+def test_x1_naming_the_defaults_is_naming_nothing(data):
+    configs = []
+    for args in ([], ['--reg_type=none', '--loss=logistic']):
+        options = train.main.make_context('train.py', ['--outdir=runs', f'--data={data[0]}', '--cfg=tiny', *args]).params
+        name, config = train.resolve(train.given(options))
+        configs.append((name, {**config, 'command': None}))
+    assert configs[0] == configs[1]
+
 
 @pytest.mark.parametrize('loss', ['logistic', 'osgan'])
 def test_x3_every_method_at_weight_0_is_the_base_bit_for_bit(data, loss):
@@ -77,9 +90,12 @@ def test_x3_every_method_at_weight_0_is_the_base_bit_for_bit(data, loss):
 
 # X-2.
 
-def test_x2_the_order_of_names_has_no_effect():
-    for names in itertools.permutations(['weco', 'ggdr', 'diggan']):
-        assert losses_ext.parse_reg_type(','.join(names)) == ['ggdr', 'diggan', 'weco', 'genco']
+def test_x2_the_order_of_names_has_no_effect(data):
+    """One configuration, hence the same bits."""
+    configs = [zoo_config(data, names) for names in itertools.permutations(['weco', 'ggdr', 'diggan'])]
+    assert list(configs[0]['regularizers']) == ['ggdr', 'diggan', 'weco', 'genco']
+    assert all(config == configs[0] and list(config['regularizers']) == list(configs[0]['regularizers'])
+               for config in configs)
 
 
 # X-4.
@@ -102,20 +118,17 @@ def gradients(config):
 
 
 @pytest.mark.parametrize('loss', ['logistic', 'osgan'])
-def test_x4_the_gradient_of_a_pair_is_the_sum_of_its_terms(data, loss):
-    def config(*names):
-        return zoo_config(data, names, loss, 'logistic')
-    base = gradients(config())
-    single = {name: gradients(config(name)) for name in ADDING if name != 'gp'}
-    for one, two in itertools.combinations(single, 2):
-        if refusal(data, (one, two), loss, 'logistic'):
-            continue
-        for key, grad in gradients(config(one, two)).items():
+def test_x4_the_gradient_of_a_subset_is_the_sum_of_its_terms(data, loss):
+    """Every pair, and all at once."""
+    base, *singles = [gradients(zoo_config(data, names, loss, 'logistic')) for names in [(), *((name,) for name in SUMMED)]]
+    single = dict(zip(SUMMED, singles))
+    for names in [*itertools.combinations(SUMMED, 2), SUMMED]:
+        for key, grad in gradients(zoo_config(data, names, loss, 'logistic')).items():
             zero = torch.zeros_like(grad)
-            expected = single[one].get(key, base.get(key, zero)) + single[two].get(key, base.get(key, zero)) \
-                - base.get(key, zero)
+            of_base = base.get(key, zero)
+            expected = of_base + sum(single[name].get(key, of_base) - of_base for name in names)
             torch.testing.assert_close(grad, expected, rtol=1e-3, atol=1e-5 * (1 + grad.abs().max().item()),
-                                       msg=lambda text, where=f'{one}+{two} {key}': f'{where}: {text}')
+                                       msg=lambda text, where=f'{names} {key}': f'{where}: {text}')
 
 
 @pytest.mark.parametrize(('loss', 'game'), recipes())
@@ -150,16 +163,36 @@ def test_x4_every_subset_runs(data, loss, game):
 
 # X-5.
 
-@pytest.mark.parametrize(('names', 'loss', 'game', 'changes', 'words'), [
-    (['lecam'], 'relativistic', None, {}, ['lecam', 'relativistic']),
-    (['lecam'], 'osgan', 'relativistic', {}, ['lecam', 'osgan']),
-    ([], 'wgan', None, dict(ada_target=0.6), ['--aug=ada', '--loss=wgan']),
-    ([], 'relativistic', None, dict(ada_target=0.6), ['--aug=ada', 'relativistic']),
-    ([], 'osgan', 'wgan', dict(ada_target=0.6), ['--aug=ada', 'wgan']),
-])
+ADA = dict(ada_target=0.6)
+REFUSED = [         # loss-zoo 7.1 and 7.2, all cells that are X: methods, loss, game of osgan, changes, words of the sentence.
+    *([['lecam'], loss, game, {}, ['lecam', 'relativistic']]
+      for loss, game in [('relativistic', None), ('osgan', 'relativistic')]),
+    *([[], loss, game, ADA, ['--aug=ada', game or loss]]
+      for loss, game in [('wgan', None), ('relativistic', None), ('osgan', 'wgan'), ('osgan', 'relativistic')]),
+    *([['apa'], loss, game, dict(apa=dict(p=None)), ['--reg_type=apa', f'--loss={loss}', game or loss]]
+      for loss, game in [('wgan', None), ('relativistic', None), ('osgan', 'wgan'), ('osgan', 'relativistic')]),
+    *([[name], 'osgan', game, dict(form=form, force=True), [f'--osgan_form={form}', f'--reg_type={name}']]
+      for name in ('ggdr', 'lecam') for game in ('logistic', 'saturating', 'wgan') for form in ('simple', 'full')),
+    *([[], 'osgan', game, dict(form='simple', force=True), ['--osgan_form=simple', f'--osgan_game={game}']]
+      for game in ('hinge', 'lsgan')),
+    [['apa'], 'logistic', None, dict(apa=dict(p=None), **ADA), ['--reg_type=apa', '--aug=ada']],
+    [['gp'], 'logistic', None, dict(r1_gamma=1.0), ['--reg_type=gp', '--gamma']],
+    [['gp', 'r2'], 'logistic', None, {}, ['gp', 'r2']],
+]
+
+
+@pytest.mark.parametrize(('names', 'loss', 'game', 'changes', 'words'), REFUSED)
 def test_x5_what_the_matrix_refuses_names_both(data, names, loss, game, changes, words):
     sentence = refusal(data, names, loss, game, **changes)
     assert sentence and all(word in sentence for word in words), sentence
+
+
+def test_x5_no_other_pair_is_refused(data):
+    """Of all methods and pairs of them in all games, in two stages or one (exact)."""
+    for loss, game in recipes():
+        for names in [*((name,) for name in METHODS), *itertools.combinations(METHODS, 2)]:
+            expected = {'gp', 'r2'} == set(names) or ('lecam' in names and 'relativistic' in (loss, game))
+            assert (refusal(data, names, loss, game) is not None) == expected, (names, loss, game)
 
 
 # X-6, X-8.
@@ -177,19 +210,27 @@ def test_x6_resume_is_exact(data, names):
     assert_same_bits(resumed, straight)
 
 
-def test_x8_conditional_with_ada_and_accumulation(tmp_path):
-    path = make_dataset(tmp_path / 'classes.zip', num=12, num_classes=3)
-    names = [name for name in METHODS if name not in ('tdgan', 'gp')]
-    config = zoo_config([path], names, batch_gpu=2, ada_target=0.6, ada_kimg=1,
+EVERYTHING = pytest.mark.parametrize('names', [
+    [name for name in METHODS if name not in ('tdgan', 'gp')], ['tdgan', 'gp', 'ggdr', 'diggan']], ids=','.join)
+SCHEMES = pytest.mark.parametrize('loss', ['logistic', 'osgan'])
+
+
+@EVERYTHING
+@SCHEMES
+def test_x8_conditional_with_ada_and_accumulation(tmp_path, names, loss):
+    paths = [make_dataset(tmp_path / f'{i}.zip', num=12, num_classes=3, seed=i) for i in range(2)]
+    config = zoo_config(paths, names, loss, 'logistic', batch_gpu=2, ada_target=0.6, ada_kimg=1,
                         augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1),
                         data_shape=dict(c_dim=3, img_resolution=16, img_channels=3))
-    config['training_set_kwargs']['use_labels'] = True
+    (config['training_set_kwargs'] or config['centre_kwargs'])['use_labels'] = True
     check_that_it_runs(config)
 
 
-def test_reduced_precision_runs(data):
-    names = [name for name in METHODS if name not in ('tdgan', 'gp')]
-    config = zoo_config(data, names)
+@EVERYTHING
+@SCHEMES
+def test_reduced_precision_runs(data, names, loss):
+    """bfloat16, which a CPU can compute as well."""
+    config = zoo_config(data, names, loss, 'logistic')
     for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
         kwargs.update(num_fp16_res=2, conv_clamp=256, reduced_dtype='bfloat16')
     check_that_it_runs(config)

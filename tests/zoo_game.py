@@ -8,9 +8,9 @@ from training.networks import Discriminator, Generator
 STREAMS = Streams(0)
 
 
-def make_game(augment=None, reg_interval=16, mbstd_num_channels=1):
+def make_game(augment=None, reg_interval=16, mbstd_num_channels=1, seed=1):
     """16 pixels, 3 classes, no style mixing, no regularizers; the noise of G has strength 0."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     shape, channels = dict(c_dim=3, img_resolution=16, img_channels=3), dict(channel_base=256, channel_max=16)
     G = Generator(z_dim=16, w_dim=16, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=channels, **shape)
     D = Discriminator(mapping_kwargs=dict(num_layers=2), **channels, **shape,

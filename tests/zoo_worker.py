@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from zoo_game import make_batch, make_game, step_gradients
 
-from losses_ext import diggan, ggdr, lecam, r2
+from losses_ext import diggan, ggdr, lecam, r2, weco
 from torch_utils import distributed
 from training.loss import d_main
 
@@ -19,7 +19,9 @@ def gradients_of_two_iterations(rank=0, num_ranks=1):
         ggdr.GGDR(game, ggdr.Options(res='8')),
         diggan.DigGAN(game, diggan.Options(weight=50.0, interval=1, ema=0.5)),
         lecam.LeCam(game, lecam.Options(weight=0.5, start=0)),
-        r2.R2(game, r2.Options(gamma=3.0, interval=1))]
+        r2.R2(game, r2.Options(gamma=3.0, interval=1)),
+        weco.WeCo(game, weco.Options(weight=5.0, both=True))]
+    game.critics['D2'].module = make_game(mbstd_num_channels=0, seed=2).D.module
     part = slice(rank * 4 // num_ranks, (rank + 1) * 4 // num_ranks)
     batch = {name: tensor[part] for name, tensor in make_batch(4).items()}
     result = []
