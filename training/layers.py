@@ -78,7 +78,7 @@ def modulated_conv2d(
         return x if noise is None else x + noise
 
     x = x * styles.to(x.dtype)[:, :, None, None]
-    x = conv2d_resample.conv2d_resample(x, weight.to(x.dtype), **resample)
+    x = conv2d_resample.conv2d_resample(x, _kernel(weight, x), **resample)
     if demodulate:
         demod = demod.to(x.dtype)[:, :, None, None]
         return x * demod if noise is None else fma.fma(x, demod, noise)
@@ -194,7 +194,7 @@ class Conv2dLayer(nn.Module):
         is_plain = self.bias is None and self.activation == 'linear' and self.conv_clamp is None
         weight_gain = self.weight_gain * gain if is_plain else self.weight_gain
         x = conv2d_resample.conv2d_resample(
-            x, (self.weight * weight_gain).to(x.dtype), f=self.resample_filter,
+            x, _kernel(self.weight * weight_gain, x), f=self.resample_filter,
             up=self.up, down=self.down, padding=self.padding, flip_weight=(self.up == 1))
         return x if is_plain else _activate(x, self.bias, self.activation, gain, self.conv_clamp)
 
@@ -331,6 +331,12 @@ def check_activation(activation: str) -> None:
 def _draw_weight(out_channels, in_channels, kernel_size, channels_last):
     weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
     return weight.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def _kernel(weight, x):
+    """The weight in the dtype and memory format of x, so that no convolution in any derivative has to convert it."""
+    is_last = x.is_contiguous(memory_format=torch.channels_last)
+    return weight.to(dtype=x.dtype, memory_format=torch.channels_last if is_last else torch.contiguous_format)
 
 
 def _activate(x, bias, activation, gain, clamp):

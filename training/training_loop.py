@@ -134,7 +134,7 @@ def finish_phase(players: list[Player]) -> Tensor | None:
             parameter.grad = torch.zeros_like(parameter)
     flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
     distributed.all_reduce_mean_([flat])
-    num_nonfinite = flat.isfinite().logical_not().sum()
+    num_nonfinite = flat.numel() - flat.isfinite().count_nonzero()
     training_stats.report0('Progress/nonfinite_grads', num_nonfinite)
     flat.masked_fill_(num_nonfinite > 0, 0)
     for parameter, grad in zip(parameters, flat.split([parameter.numel() for parameter in parameters])):
