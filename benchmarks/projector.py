@@ -1,0 +1,73 @@
+"""How near the projector comes to pictures that the generator itself has made, and how long it takes.
+
+    make demo
+    python benchmarks/projector.py demo-out/00000-emoji-faces-noto-32-mirror-tiny-kimg36-noaug --seeds=3 --steps=250
+
+Two distances, of what is found and, to compare, of the average picture: the projector's own (perceptual), and the mean
+absolute difference in grey levels. The bounds are those that the projector is held to on the network of the demo.
+"""
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from generate import SeedList, class_label, load_generator, seeds_to_z, to_ws  # noqa: E402
+from projector import load_embedding, project, shrink  # noqa: E402
+
+MAX_PERCEPTUAL_SHARE = 0.2      # Of the average picture's distance ...
+MAX_GREY_LEVELS = 8             # ... and pixels, on average; pictures span 255.
+MAX_SEC = 120
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Of pictures to their targets, [N] each."""
+    perceptual: torch.Tensor
+    grey_levels: torch.Tensor
+
+
+def distances(embed, targets: torch.Tensor, images: torch.Tensor) -> Distances:
+    """Between targets and images [N, C, H, W] in 0..255."""
+    with torch.no_grad():
+        features = [embed(shrink(batch)) for batch in (targets, images)]
+    return Distances((features[0] - features[1]).square().sum(dim=1), (targets - images).abs().mean(dim=(1, 2, 3)))
+
+
+def measure(G: torch.nn.Module, seeds: Sequence[int], num_steps: int) -> tuple[Distances, Distances, float]:
+    """(of the average picture, of what is found, seconds) for targets that G makes of these seeds."""
+    def draw(ws):
+        with torch.no_grad():
+            return ((G.synthesis(ws, noise_mode='const', force_fp32=True) + 1) * 127.5).clamp(0, 255)
+
+    device = next(G.parameters()).device
+    _, embed = load_embedding('auto', device)
+    targets = draw(to_ws(G, seeds_to_z(seeds, G), class_label(G, None))).round()
+    average = draw(G.mapping.w_avg.expand(1, G.num_ws, -1)).expand(len(seeds), -1, -1, -1)
+    torch.manual_seed(303)
+    start = time.perf_counter()
+    ws = project(G, targets, num_steps=num_steps, device=device, embed=embed)[-1]
+    sec = time.perf_counter() - start
+    return distances(embed, targets, average), distances(embed, targets, draw(ws)), sec
+
+
+@click.command()
+@click.argument('network')
+@click.option('--seeds', type=SeedList(), default='3', show_default=True, help='Pictures to find again, all at once.')
+@click.option('--steps', default=250, show_default=True, help='Of the search.')
+@click.option('--device', default='auto', show_default=True)
+def main(network: str, seeds: Sequence[int], steps: int, device: str) -> None:
+    """Let the projector find pictures that NETWORK has made."""
+    before, after, sec = measure(load_generator(network, device), seeds, steps)
+    for idx, seed in enumerate(seeds):
+        print(f'seed {seed:<4d} perceptual {before.perceptual[idx]:.3f} -> {after.perceptual[idx]:.3f}   '
+              f'grey levels {before.grey_levels[idx]:.1f} -> {after.grey_levels[idx]:.1f}')
+    print(f'{steps} steps in {sec:.0f} s')
+
+
+if __name__ == '__main__':
+    main()
