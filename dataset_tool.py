@@ -33,6 +33,7 @@ def main(source, dest, check, max_images, background, labels_from, skip_bad, **t
     """Make a training set of images: equal squares with a power of two as their side.
 
     \b
+    Examples:
     python dataset_tool.py --source=photos --dest=photos-256.zip --transform=center-crop --width=256 --height=256
     python dataset_tool.py --source=photos-256.zip --check
     """

@@ -104,6 +104,8 @@ def key_latents(G: 'torch.nn.Module', seeds: Sequence[int] | None, projected_w: 
 def split_walks(keys: 'np.ndarray', num_walks: int) -> 'np.ndarray':
     """[num_walks, K, ...]: each walk takes as many of the pictures [num_walks * K, ...] as the others, in order."""
     num_keys, rest = divmod(len(keys), num_walks)
+    if num_walks == 1 and num_keys < 2:
+        raise click.UsageError('a walk needs at least two pictures, and only one was named')
     if num_keys < 2 or rest:
         raise click.UsageError(f'{len(keys)} pictures cannot be passed through by {num_walks} walks: each needs the '
                                f'same number, at least two; give {max(num_keys, 2) * num_walks}, for example')

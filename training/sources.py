@@ -84,7 +84,7 @@ def _lsun(path: str, background: tuple[int, int, int]) -> Source:
     try:
         import lmdb
     except ImportError:
-        raise DatasetError(f'{path}: LSUN databases need the package lmdb: pip install lmdb') from None
+        raise DatasetError(f'{path}: LSUN databases need the extra "lmdb" (pip install lmdb)') from None
     with _reading(path, 'LSUN database'):
         database = lmdb.open(os.fspath(path), readonly=True, lock=False, create=False)
         count = database.stat()['entries']
