@@ -9,9 +9,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 @pytest.fixture(scope='session')
 def data(tmp_path_factory):
-    """Sixteen images."""
+    """Sixteen images of 8 pixels: the smallest for which networks have two resolutions."""
     from tiny import make_dataset
-    return make_dataset(tmp_path_factory.mktemp('data') / 'plain.zip', num=16)
+    return make_dataset(tmp_path_factory.mktemp('data') / 'plain.zip', num=16, res=8)
 
 
 @pytest.fixture(scope='session')

@@ -29,7 +29,7 @@ def run_config(data, run_dir, **changes):
     Path(run_dir).mkdir(exist_ok=True)
     config = dict(run_dir=str(run_dir), total_kimg=0.08, kimg_per_tick=0.012, network_snapshot_ticks=1,
                   image_snapshot_ticks=10 ** 6, data_loader_kwargs=dict(num_workers=0))
-    return make_config(data, **{**config, **changes})
+    return make_config(data, res=8, **{**config, **changes})
 
 
 def start(config, prepare=lambda: None, **services):

@@ -114,13 +114,13 @@ def test_require_finite_names_the_tensor():
 
 
 def test_the_path_length_mean_outlives_a_bad_step(data):
-    run = setup.build(make_config(data), torch.device('cpu'))
+    run = setup.build(make_config(data, res=8), torch.device('cpu'))
     path_length = next(r for r in run.game.regularizers if isinstance(r, PathLength))
     path_length.load_state_dict(dict(mean=torch.tensor(0.5)))
     run.enter_stage(0)
     phase = next(phase for phase in run.phases if phase.name == 'Greg')
     with torch.no_grad():
-        run.game.G.module.synthesis.b16.torgb.weight.fill_(math.nan)
+        run.game.G.module.synthesis.b8.torgb.weight.fill_(math.nan)
     training.training_loop.run_phase(run, phase, [run.reals[0].next_batch()], {})
     assert path_length.state_dict()['mean'] == 0.5
 
@@ -158,7 +158,8 @@ def test_the_overfitting_gap_is_among_the_statistics_of_each_snapshot(undisturbe
     """Of the images that a subset leaves out; and measuring it changes nothing."""
     from metrics.overfitting import overfitting_gap
     subset = {**undisturbed['training_set_kwargs'], 'max_size': 10, 'random_seed': 0}
-    runs = [run_config(data, tmp_path / name, training_set_kwargs=subset, held_out='rest') for name in ('with', 'without')]
+    runs = [run_config(data, tmp_path / name, training_set_kwargs=subset, held_out='rest',
+                       total_kimg=0.044) for name in ('with', 'without')]
     assert finish(runs[0], overfitting_gap=overfitting_gap) == finish(runs[1]) == 0, printed(runs[0])[-3000:]
     assert_same_bits(final_state(runs[0])['run'], final_state(runs[1])['run'])
     rows = [json.loads(line) for line in Path(runs[0]['run_dir'], 'stats.jsonl').read_text().splitlines()]
@@ -212,7 +213,7 @@ def test_too_many_bad_images_stop_it():
 
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(data, monkeypatch, capsys):
     """Once, when there are more than two images in a pass: the same gradients as with enough memory, to rounding."""
-    config = make_config(data)
+    config = make_config(data, res=8)
     config['D_kwargs']['epilogue_kwargs']['mbstd_num_channels'] = 0
     config['G_kwargs']['synthesis_kwargs']['use_noise'] = False
     config['loss_kwargs'].update(style_mixing_prob=0, pl_weight=0)
@@ -260,13 +261,13 @@ def test_one_image_that_does_not_fit_is_an_error(data, monkeypatch):
         raise torch.OutOfMemoryError('CUDA out of memory')
     monkeypatch.setattr(training.training_loop, 'micro_batches', full)
     with pytest.raises(torch.OutOfMemoryError):
-        run_iterations(make_config(data), 1)
+        run_iterations(make_config(data, res=8), 1)
 
 
 @pytest.mark.parametrize('batch_gpu, group, expected', [
     (8, 4, [4, 2, 1]), (12, 4, [4, 2, 1]), (6, 3, [3, 1]), (32, 8, [16, 8])])
 def test_micro_batches_shrink_in_steps_that_the_critic_can_take(data, batch_gpu, group, expected):
-    config = make_config(data, batch_size=batch_gpu, batch_gpu=batch_gpu)
+    config = make_config(data, res=8, batch_size=batch_gpu, batch_gpu=batch_gpu)
     config['D_kwargs']['epilogue_kwargs']['mbstd_group_size'] = group
     run = setup.build(config, torch.device('cpu'))
     for num in expected:
