@@ -158,10 +158,10 @@ class TestIndependence:
         distributed.launch(worker, num_ranks, (options, str(tmp_path)))
         for rank in range(num_ranks):
             found = json.loads((tmp_path / f'rank{rank}.json').read_text())
-            assert found['scores'] == pytest.approx(alone, rel=1e-12), f'rank {rank}'
+            assert found['scores'] == pytest.approx(alone, rel=1e-9), f'rank {rank}'     # Sums in float64 may round.
             assert found['num_gpus'] == num_ranks
             assert 'broken on purpose' in found['error']
-            assert found['after'] == found['scores']['fd20_tiny']
+            assert found['after'] == pytest.approx(found['scores']['fd20_tiny'], rel=1e-9)
         rows = torch.load(tmp_path / 'features.pt')
         images = DatasetImages(options['dataset_kwargs'], num_workers=0)
         expected = feature_rows(images, TinyDetector(), ['pool'], FeatureOptions(batch_size=5, cache=False))
