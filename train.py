@@ -659,7 +659,13 @@ def earlier_runs(outdir: str, run_name: str) -> list[tuple[str, dict]]:
         number, _, name = entry.name.partition('-')
         if number.isdigit() and name == run_name and os.path.isfile(os.path.join(entry.path, resume.OPTIONS_FILE)):
             found.append((int(number), entry.path))
-    return [(path, resume.saved_options(path)) for _, path in sorted(found, reverse=True)]
+    runs = []
+    for _, path in sorted(found, reverse=True):
+        try:
+            runs.append((path, resume.saved_options(path)))
+        except ValueError as error:
+            click.echo(f'Passed over: {error}', err=True)
+    return runs
 
 
 def continued_run(o: dict) -> dict:
@@ -672,12 +678,22 @@ def continued_run(o: dict) -> dict:
         raise UserError(f'--resume: {error}; --init-from={run_dir} starts from the newest network in it') from error
     given = {key: value for key, value in o.items() if key not in (*NOT_OF_THE_RUN, 'resume')}
     if given:
-        config = resolve({**saved['command'], **given})[1]
+        config = resolve({**saved_command(run_dir, saved), **given})[1]
     else:
         config = {**saved, **fingerprints_of(saved)}
     refuse_changes(run_dir, resume.differences(saved, config), 'override' in o)
     config['run_dir'] = run_dir
     return config
+
+
+def saved_command(run_dir: str, saved: dict) -> dict:
+    """The options that started a run, each converted as on the command line: a file may say anything."""
+    params = {param.name: param for param in main.params}
+    try:
+        return {key: params[key].type(value, params[key], None) for key, value in saved['command'].items()}
+    except (KeyError, ValueError, click.BadParameter) as error:
+        raise UserError(f'--resume: {Path(run_dir, resume.OPTIONS_FILE)} was not written by this program: its command '
+                        f'has options that there are not ({error})') from error
 
 
 def fingerprints_of(config: dict) -> dict:

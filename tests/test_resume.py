@@ -140,6 +140,27 @@ def test_a_directory_that_is_none_of_a_run(tmp_path):
     assert result.exit_code == 2 and 'cannot be read' in result.output
 
 
+@pytest.mark.parametrize('change, args, sentence', [
+    (dict(data_paths=7), [], 'data_paths is missing or of a wrong type'),
+    (dict(G_kwargs=None), [], 'G_kwargs is missing'),
+    (dict(command=dict(gpus='many')), ['--kimg=3'], 'its command has options that there are not'),
+    (dict(command=dict(rm='-rf')), ['--kimg=3'], 'its command has options that there are not')])
+def test_a_configuration_with_wrong_types_is_one_sentence(stopped_run, tmp_path, change, args, sentence):
+    options = json.loads((stopped_run[0] / 'training_options.json').read_text())
+    (tmp_path / 'training_options.json').write_text(json.dumps({**options, **change}))
+    result = invoke(f'--resume={tmp_path}', *args)
+    assert result.exit_code == 2 and sentence in result.output and isinstance(result.exception, SystemExit)
+
+
+def test_a_damaged_run_of_the_same_name_is_passed_over(data, tmp_path):
+    first = invoke(f'--outdir={tmp_path}', f'--data={data}', *TINY, '-n')
+    run_dir = Path(next(line for line in first.output.splitlines() if line.startswith('Output directory:')).split()[-1])
+    run_dir.mkdir(parents=True)
+    (run_dir / 'training_options.json').write_text('{')
+    second = invoke(f'--outdir={tmp_path}', f'--data={data}', *TINY, '-n')
+    assert second.exit_code == 0 and f'Passed over: {run_dir}' in second.output and '/00001-' in second.output
+
+
 def test_a_strangers_run_names_no_class_to_call(tmp_path, data):
     options = dict(command={}, data_paths=[data], G_kwargs=dict(class_name='os.system', command='touch canary'))
     (tmp_path / 'training_options.json').write_text(json.dumps(options))

@@ -71,9 +71,12 @@ def _read(file: BinaryIO, only: Collection[str] | None) -> dict[str, Any]:
         file = io.BytesIO(file.read())
     start = file.read(len(TORCH_STREAM))
     file.seek(-len(start), os.SEEK_CUR)
-    if start[4:9] == SAFETENSORS or not start.startswith((TORCH_ARCHIVE, PICKLE)):
-        return checkpoint.load_networks(file, only)
     name = getattr(file, 'name', 'file')
+    if start[4:9] == SAFETENSORS:
+        return checkpoint.load_networks(file, only)
+    if not start.startswith((TORCH_ARCHIVE, PICKLE)):
+        raise checkpoint.CheckpointError(f'{name}: not a network file: neither a native snapshot nor a pickle or '
+                                         'checkpoint of a program that this one knows')
     try:
         records, num_bytes = _read_foreign(file, start)
         return _build(records, num_bytes, only)

@@ -109,7 +109,10 @@ def load_weights(run: setup.Run, source: str, allow_partial: bool = False) -> No
     networks = {}
     if distributed.rank() == 0:
         print(f'Starting from {source}')
-        networks = load_network(source)
+        try:
+            networks = load_network(source)
+        except (CheckpointError, OSError) as error:
+            raise click.ClickException(f'{source} cannot be started from: {error}') from error
     try:
         setup.init_from(run, networks, allow_partial)
     except ValueError as error:

@@ -28,6 +28,16 @@ PLACES = ('path', 'data')           # Entries of these names, wherever they are:
 CLASSES = ('training.dataset.ImageFolderDataset', 'training.networks.Generator', 'training.networks.Discriminator',
            'training.augment.AugmentPipe', 'training.diffaugment.DiffAugment', 'torch.optim.Adam')
 
+# What every configuration has, and of which type.
+KINDS = {
+    **dict.fromkeys(('command', 'data_shape', 'G_kwargs', 'D_kwargs', 'G_opt_kwargs', 'D_opt_kwargs', 'loss_kwargs',
+                     'regularizers', 'data_loader_kwargs', 'keep'), dict),
+    **dict.fromkeys(('data_paths', 'data_fingerprints', 'metrics'), list),
+    **dict.fromkeys(('num_gpus', 'random_seed', 'batch_size', 'batch_gpu'), int),
+    **dict.fromkeys(('total_kimg', 'kimg_per_tick'), int | float),
+    **dict.fromkeys(('loss', 'device'), str),
+}
+
 
 class BusyError(Exception):
     """Another process trains in the directory; the text is for users."""
@@ -40,13 +50,21 @@ def saved_options(run_dir: str | os.PathLike) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise ValueError(f'{run_dir} is not the directory of a run: {OPTIONS_FILE} cannot be read ({error})') from error
-    if not isinstance(config, dict) or not isinstance(config.get('command'), dict):
-        raise ValueError(f'{path} was not written by this program')
-    foreign = [f'{name}={value}' for name, value in _leaves(config)
-               if name.endswith('class_name') and value not in CLASSES]
-    if foreign:
-        raise ValueError(f'{path} was not written by this program: {foreign[0]} is none of its classes')
+    problem = _problem_of(config)
+    if problem:
+        raise ValueError(f'{path} was not written by this program: {problem}')
     return config
+
+
+def _problem_of(config: Any) -> str | None:
+    """What a configuration of this program would not say, None if there is nothing."""
+    if not isinstance(config, dict):
+        return 'it holds no configuration'
+    foreign = [f'{name}={value}' for name, value in _leaves(config) if name.endswith('class_name') and value not in CLASSES]
+    if foreign:
+        return f'{foreign[0]} is none of its classes'
+    wrong = [name for name, kind in KINDS.items() if not isinstance(config.get(name), kind)]
+    return f'{wrong[0]} is missing or of a wrong type' if wrong else None
 
 
 def write_options(config: dict[str, Any]) -> None:
