@@ -1,11 +1,14 @@
 """Times an iteration of every method of the loss zoo against the base, all in one run.
 
     python benchmarks/methods.py                                     # The demo configuration, one thread.
-    python benchmarks/methods.py --rounds=5 --cfg=tiny --aug=noaug
+    python benchmarks/methods.py --rounds=5 --write                  # And puts the figures into docs/methods/*.md.
+    python benchmarks/methods.py --only=ggdr,diggan --cfg=auto       # Further options are those of train.py.
 
 Each round runs a block of 16 iterations (every lazy phase once or more) of each method in turn; the figure is the median over
-rounds of the ratio to the base's block of the same round, so that a machine that gets slower or faster does not matter.
+rounds of the ratio to the base's block of the same round, so that a machine that gets slower or faster does not matter. On
+a CPU processor time counts, so that other work on the machine does not matter either.
 """
+import re
 import statistics
 import sys
 import time
@@ -69,19 +72,37 @@ def build(arguments, device):
 
 def block_sec(run):
     """Seconds of a block of iterations."""
+    import torch
+
     from training.training_loop import run_iteration
-    begin = time.perf_counter()
+    clock = time.process_time if run.device.type == 'cpu' else time.perf_counter
+    begin = clock()
     for _ in range(BLOCK):
         run_iteration(run, NoTicks())
-    return time.perf_counter() - begin
+    if run.device.type == 'cuda':
+        torch.cuda.synchronize()
+    return clock() - begin
+
+
+def write(ratios, sentence):
+    """Puts {method: ratio to the base} where docs/methods/*.md have marks for them."""
+    table = '\n'.join(['| method | time of an iteration relative to base |', '|---|---|',
+                       *(f'| {name} | {ratio:.2f} |' for name, ratio in ratios.items())])
+    texts = {'table': f'\n{sentence}\n\n{table}\n', **{name: f'{ratio:.2f} times the base' for name, ratio in ratios.items()}}
+    for path in (ROOT / 'docs' / 'methods').glob('*.md'):
+        old = path.read_text(encoding='utf-8')
+        new = re.sub(r'<!-- time: (.+?) -->.*?<!-- end -->', lambda match: match[0] if match[1] not in texts else
+                     f'<!-- time: {match[1]} -->{texts[match[1]]}<!-- end -->', old, flags=re.DOTALL)
+        path.write_text(new, encoding='utf-8')
 
 
 @click.command(context_settings=dict(ignore_unknown_options=True, allow_extra_args=True))
 @click.option('--rounds', type=int, default=3, show_default=True, help='Blocks of each method.')
 @click.option('--threads', type=int, default=1, show_default=True, help='Threads of torch on the CPU.')
 @click.option('--only', help='Comma list of methods; the base is always there.')
+@click.option('--write', 'into_docs', is_flag=True, help='Put the figures into docs/methods/*.md.')
 @click.pass_context
-def main(ctx, rounds, threads, only):
+def main(ctx, rounds, threads, only, into_docs):
     """Further options are those of train.py (--cfg, --batch, --aug, ...)."""
     import torch
 
@@ -98,11 +119,15 @@ def main(ctx, rounds, threads, only):
         for name in names:
             seconds[name].append(block_sec(runs[name]))
     base = runs['base'].batch_size * BLOCK / statistics.median(seconds['base'])
-    print(f'{" ".join(common)}, {device}, {threads} thread(s), torch {torch.__version__}; base {base:.1f} img/s\n')
-    print('| method | time of an iteration relative to base |\n|---|---|')
+    sentence = f'`{" ".join(common)}`, {device}, {threads} thread(s), torch {torch.__version__}; base {base:.1f} images per sec'
+    print(f'{sentence}\n\n| method | time of an iteration relative to base |\n|---|---|')
+    medians = {}
     for name in names:
         ratios = sorted(a / b for a, b in zip(seconds[name], seconds['base']))
-        print(f'| {name} | {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) |')
+        medians[name] = statistics.median(ratios)
+        print(f'| {name} | {medians[name]:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) |')
+    if into_docs:
+        write(medians, f'{sentence} (`python benchmarks/methods.py`).')
 
 
 if __name__ == '__main__':
