@@ -140,7 +140,8 @@ Examples:
 @option('--DiffAugment', 'diffaugment', metavar='LIST', group=AUGMENT,
         help='Policies of DiffAugment (color,translation,cutout); implies --aug=diffaug')
 @option('--loss', type=click.Choice(list(losses_ext.LOSSES)), group=METHODS, help='Adversarial game [default: logistic]')
-@option('--reg_type', metavar='LIST', group=METHODS, help=f'Methods: none, {", ".join(losses_ext.REG_TYPES)} [default: none]')
+@option('--reg_type', metavar='LIST', group=METHODS, help=f'Methods: none, {", ".join(losses_ext.REG_TYPES)} [default: none; '
+        'relativistic: r2]')
 @zoo_options
 @option('--init-from', metavar='NET', group=TRANSFER,
         help=f'Fine-tune a network, with its architecture unless --cfg is given: {", ".join(TRANSFER_NETS)}, any '
@@ -366,11 +367,18 @@ def data_paths(o: dict) -> list[str]:
 
 
 def chosen_methods(o: dict) -> list[str]:
-    """The names in --reg_type, in registry order."""
+    """The names in --reg_type, in registry order. Not given, it follows the game; without R1 there is nothing to follow."""
+    default = losses_ext.DEFAULT_REG_TYPES.get(adversarial_game(o), 'none') if o.get('gamma') != 0 else 'none'
     try:
-        return losses_ext.parse_reg_type(o.get('reg_type', 'none'))
+        return losses_ext.parse_reg_type(o.get('reg_type', default))
     except ValueError as error:
         raise UserError(f'--reg_type={o["reg_type"]}: {error}') from error
+
+
+def adversarial_game(o: dict) -> str:
+    """The game of --loss; one of --loss=osgan has an option for it."""
+    loss = o.get('loss', 'logistic')
+    return o.get(f'{loss}_game', loss)
 
 
 def networks(base: BaseConfig) -> dict:
@@ -526,6 +534,10 @@ def resolve_zoo(o: dict, config: dict, names: list[str]) -> None:
     """--loss, --reg_type and the options of the methods. Comes last: methods complete their options from the rest."""
     loss = o.get('loss', 'logistic')
     chosen = chosen_methods(o)
+    usual = losses_ext.DEFAULT_REG_TYPES.get(adversarial_game(o))
+    if usual and (usual in chosen) != ('reg_type' in o):
+        click.echo(f'Note: --reg_type={usual} belongs to --loss={loss}; it is the default there, and left out if --reg_type '
+                   'names others.', err=True)
     names += [loss] * (loss != 'logistic') + [name for name in chosen if name not in losses_ext.GROUPS]
     given = {name: given_options(name, o) for name in zoo_names()}
     for name, fields in given.items():

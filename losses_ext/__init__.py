@@ -38,6 +38,10 @@ REG_TYPES: dict[str, str] = {
 GROUPS = {'genco': ('weco', 'daco')}
 
 
+# What --reg_type is for an adversarial game unless it is given: R1 and R2 together are part of the relativistic recipe.
+DEFAULT_REG_TYPES = {'relativistic': 'r2'}
+
+
 def load(target: str) -> Callable:
     """The object behind a registry entry 'module:name'."""
     module, name = target.split(':')

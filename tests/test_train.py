@@ -63,6 +63,21 @@ def test_run_name(data, args, name):
     assert resolve(data, *args)[0] == name
 
 
+@pytest.mark.parametrize('args, methods, noted', [
+    (['--loss=relativistic'], ['r2'], True),
+    (['--loss=osgan', '--osgan_game=relativistic'], ['r2'], True),
+    (['--loss=relativistic', '--reg_type=ggdr'], ['ggdr'], True),
+    (['--loss=relativistic', '--reg_type=ggdr,r2'], ['ggdr', 'r2'], False),
+    (['--loss=relativistic', '--reg_type=none'], [], True),
+    (['--loss=relativistic', '--gamma=0'], [], False),
+    (['--loss=hinge'], [], False)])
+def test_c3_the_relativistic_game_brings_r2(data, args, methods, noted):
+    result = invoke('--outdir', data / 'runs', '--data', data / 'plain.zip', '--aug=noaug', '-n', *args)
+    config = json.loads(result.stdout[result.stdout.index('{'):result.stdout.rindex('}') + 1])
+    assert list(config['regularizers']) == methods
+    assert ('Note: --reg_type=r2 belongs to' in result.stderr) == noted
+
+
 def test_run_name_of_centres_has_no_path(data, tmp_path):
     """The same command must find the run again, whose directory is one level below --outdir."""
     make_dataset(data / 'other.zip', num=8)
