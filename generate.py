@@ -174,6 +174,7 @@ def load_generator(network: str, device: str) -> 'torch.nn.Module':
 
 def load_snapshot(network: str, device: str) -> dict[str, Any]:
     """What a network file, URL or run directory holds, only G_ema built, on the device; a usage error without it."""
+    from torch_utils.allocator import keep_freed_memory
     from torch_utils.distributed import pick_device
     from torch_utils.network_file import load_network
     from torch_utils.ops import backend
@@ -195,6 +196,7 @@ def load_snapshot(network: str, device: str) -> dict[str, Any]:
     if G.img_channels not in MODES:
         raise click.BadParameter(f'{network} makes images of {G.img_channels} channels; only 1 and 3 can be written',
                                  param_hint='--network')
+    keep_freed_memory()
     return {**snapshot, 'G_ema': G.to(where)}
 
 
