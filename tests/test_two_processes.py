@@ -1,4 +1,4 @@
-"""Two gloo processes: the same gradients as one, equal ranks, exact resume."""
+"""Two gloo processes: the same gradients as one, equal ranks, exact resume, one decision to stop."""
 import torch
 from tiny import assert_same_bits, make_dataset
 from two_processes import gradient_config, gradients, worker
@@ -23,3 +23,4 @@ def test_two_processes_train_as_one(tmp_path):
         assert_same_bits(rank['resumed'], rank['straight'])
     one, two = (rank['straight'][1]['w_avg'] for rank in ranks)
     assert not torch.equal(one, two)            # Ranks draw their own latents.
+    assert [rank['stopped'] for rank in ranks] == [4, 4]        # Both after the first iteration, though one was asked.

@@ -5,12 +5,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from tiny import make_config, run_iterations
+from tiny import Silent, make_config, run_iterations
+from tqdm import tqdm
 
 from torch_utils import distributed
 from training import setup
 from training.loss import StepContext
-from training.training_loop import finish_phase
+from training.ticks import Ticks
+from training.training_loop import finish_phase, training_loop
 
 
 def gradients(config, z, real, rank, num_ranks):
@@ -41,6 +43,27 @@ def gradient_config(data, num_gpus):
     return config
 
 
+class OneIsAsked(Silent):
+    """Only the second rank is asked to stop; the real ticks decide what that means."""
+    after_iteration = Ticks.after_iteration
+
+    def __init__(self):
+        super().__init__(None)
+        self.wants_stop = lambda: distributed.rank() == 1
+        self._bar, self._tick_nimg = tqdm(disable=True), 0
+
+    def _end_tick(self, run, last):
+        pass
+
+
+def images_until_one_is_asked(config):
+    """How far a run of three iterations comes if one rank is asked to stop in the first."""
+    run = setup.build(config, torch.device('cpu'))
+    run.stages[-1].end_nimg = 3 * config['batch_size']
+    training_loop(run, OneIsAsked())
+    return run.nimg
+
+
 def worker(rank, data, folder, z, real):
     """Everything that two processes are asked to show, in one start."""
     torch.set_num_threads(1)
@@ -50,4 +73,5 @@ def worker(rank, data, folder, z, real):
     distributed.check_equal({'G': run.game.G.module, 'D': run.game.D.module, 'G_ema': run.G_ema})
     _, half = run_iterations(config, 3)
     _, resumed = run_iterations(config, 3, state=half)
-    torch.save(dict(grads=grads, straight=straight, resumed=resumed), Path(folder) / f'rank{rank}.pt')
+    found = dict(grads=grads, straight=straight, resumed=resumed, stopped=images_until_one_is_asked(config))
+    torch.save(found, Path(folder) / f'rank{rank}.pt')

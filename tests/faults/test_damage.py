@@ -176,9 +176,10 @@ def test_pruning_never_removes_the_best_or_the_last(states, newest, every):
     assert not scored or min(score for _, score in scored) in [score for nimg, score in scored if nimg in kept]
 
 
-def test_a_damaged_file_does_not_count_as_one_of_the_newest(tmp_path):
+@pytest.mark.parametrize('damage', [lambda data: b'damaged', lambda data: data[:-1]], ids=['foreign', 'truncated'])
+def test_a_damaged_file_does_not_count_as_one_of_the_newest(tmp_path, damage):
     save_many(tmp_path, [1, 2, 3], Keep(3))
-    state_path(tmp_path, 3000).write_bytes(b'damaged')
+    state_path(tmp_path, 3000).write_bytes(damage(state_path(tmp_path, 3000).read_bytes()))
     prune(tmp_path, Keep(1, best=False))
     assert [path.name for path in saved_states(tmp_path)] == [
         'training-state-000003000.safetensors', 'training-state-000002000.safetensors']
