@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dnnlib.option import option
 from torch_utils import training_stats
-from training.loss import Game, Regularizer, StepContext, Verdict
-from training.running_mean import RunningMeans
+from training.loss import Game, StepContext, Verdict
+from training.running_mean import WithRunningMeans
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,14 @@ class Options:
     ema: float = option(0.0, 'Share of the running mean in every norm; 0.5 is near the official code.')
 
 
-class DigGAN(Regularizer):
+class DigGAN(WithRunningMeans):
     """Adds the gap of each critic to its main step."""
     Options = Options
 
     def __init__(self, game: Game, options: Options):
-        super().__init__(game, options)
+        super().__init__(game, options, options.ema)
         self.interval = options.interval
         self.leaf = 'seen' if options.wrt == 'aug' else 'img'
-        self._means = RunningMeans(options.ema, next(game.D.module.parameters()).device)
 
     @classmethod
     def configure(cls, config, options):
@@ -72,19 +71,6 @@ class DigGAN(Regularizer):
         self._means.add(name, norms)
         mean = self._means.get(name)
         return norms if mean is None else torch.lerp(norms, mean, self.options.ema)
-
-    def begin_stage(self, stage, seed, resumed):
-        if not resumed:
-            self._means.reset()
-
-    def end_iteration(self, nimg, batch_idx):
-        self._means.update()
-
-    def state_dict(self):
-        return self._means.state_dict()
-
-    def load_state_dict(self, state):
-        self._means.load_state_dict(state)
 
 
 def _gradient_norms(verdict: Verdict, wrt: str) -> Tensor:

@@ -14,8 +14,8 @@ from torch.nn.functional import relu
 from dnnlib.option import option
 from torch_utils import training_stats
 from training.adversarial import ADVERSARIAL
-from training.loss import Game, Regularizer, StepContext
-from training.running_mean import RunningMeans
+from training.loss import Game, StepContext
+from training.running_mean import WithRunningMeans
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,13 @@ class Options:
     start: int = option(1000, 'Iterations that only the means are followed.')
 
 
-class LeCam(Regularizer):
+class LeCam(WithRunningMeans):
     """Adds one part to each critic's step on fakes, the other to that on reals."""
     Options = Options
     through_fakes = True
 
     def __init__(self, game: Game, options: Options):
-        super().__init__(game, options)
-        self._means = RunningMeans(options.decay, next(game.D.module.parameters()).device)
+        super().__init__(game, options, options.decay)
 
     @classmethod
     def configure(cls, config, options):
@@ -67,16 +66,3 @@ class LeCam(Regularizer):
         term = relu(excess).square()                                                # [N]
         training_stats.report(f'Loss/lecam/{kind}{ctx.critic.suffix}', term)
         return self.options.weight * term
-
-    def begin_stage(self, stage, seed, resumed):
-        if not resumed:
-            self._means.reset()
-
-    def end_iteration(self, nimg, batch_idx):
-        self._means.update()
-
-    def state_dict(self):
-        return self._means.state_dict()
-
-    def load_state_dict(self, state):
-        self._means.load_state_dict(state)

@@ -3,7 +3,7 @@ import copy
 
 import pytest
 import torch
-from tiny import Silent, assert_same_bits, make_config, make_dataset, run_iterations
+from tiny import Silent, assert_resumes_exactly, assert_same_bits, make_config, make_dataset, run_iterations
 from zoo_game import STREAMS, make_batch, make_game, run_step
 
 from losses_ext.apa import APA, Options
@@ -150,10 +150,7 @@ def test_run_resumes_exactly(tmp_path, recipe):
     config['loss_kwargs']['game'] = 'relativistic' if recipe == 'relativistic' else 'logistic'
     config['training_set_kwargs']['use_labels'] = True
     config['data_shape']['c_dim'] = 3
-    _, straight = run_iterations(config, 3)
-    _, half = run_iterations(config, 2)
-    _, resumed = run_iterations(config, 1, state=copy.deepcopy(half))
-    assert_same_bits(resumed, straight)
+    assert_resumes_exactly(config, 3, 2)
 
 
 def test_adaptive_run_resumes_exactly(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from fixture_data import case_ids, load_net
 from step_fixtures import Reports, build_game, grad_norms, network, reals, run_phase
-from tiny import assert_same_bits, make_config, make_dataset, run_iterations
+from tiny import assert_resumes_exactly, assert_same_bits, make_config, make_dataset, run_iterations
 
 from losses_ext.daco import DaCo, band_map, keep_bands, num_kept
 from losses_ext.daco import Options as DaCoOptions
@@ -242,7 +242,4 @@ def test_gc8_adaptive_strength_follows_the_first_critic(data):
 
 def test_resume_is_exact(data):
     config = make_config(data, regularizers=dict(weco={}, daco={}, genco={}))
-    _, straight = run_iterations(config, 5)
-    _, half = run_iterations(config, 2)
-    _, resumed = run_iterations(config, 3, state=copy.deepcopy(half))
-    assert_same_bits(resumed, straight)
+    assert_resumes_exactly(config, 5, 2)

@@ -1,11 +1,10 @@
 """GGDR: its fixtures, the tests GG-1 to GG-8 of the specification, resuming, options."""
-import copy
 
 import pytest
 import torch
 from fixture_data import case_ids, load_net
 from step_fixtures import Reports, grad_norms, network, reals, run_phase
-from tiny import assert_same_bits, make_config, make_dataset, run_iterations
+from tiny import assert_resumes_exactly, assert_same_bits, make_config, make_dataset, run_iterations
 from torch.nn.functional import softplus
 
 from losses_ext.ggdr import GGDR, Options, _cosine_distance, _decode
@@ -320,10 +319,7 @@ def test_run_with_ggdr_resumes_exactly(tmp_path):
     config = ggdr_config(data, batch_gpu=2, augment_p=0.8,
                          augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, cutout=1))
     config['training_set_kwargs']['use_labels'] = True
-    _, straight = run_iterations(config, 3)
-    _, half = run_iterations(config, 2)
-    _, resumed = run_iterations(config, 1, state=copy.deepcopy(half))
-    assert_same_bits(resumed, straight)
+    assert_resumes_exactly(config, 3, 2)
 
 
 def test_gg7_decoder_is_in_snapshots_and_starts_fresh_from_those_without(tmp_path, capsys):

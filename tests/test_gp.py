@@ -1,10 +1,9 @@
 """The gradient penalty centred at one: its gradient, where it acts, resuming, options."""
-import copy
 
 import pytest
 import torch
 from step_fixtures import Reports
-from tiny import assert_same_bits, make_config, make_dataset, run_iterations
+from tiny import assert_resumes_exactly, assert_same_bits, make_config, make_dataset, run_iterations
 from zoo_game import STREAMS, assert_sum, fakes, loss_gradients, make_batch, make_game, step_gradients
 
 from losses_ext.gp import GradientPenalty, Options
@@ -66,10 +65,7 @@ def run_config(data, weight=10.0, interval=16, **changes):
 
 def test_run_resumes_exactly(tmp_path):
     config = run_config(make_dataset(tmp_path / 'data.zip'), interval=2, batch_gpu=2)
-    _, straight = run_iterations(config, 3)
-    _, half = run_iterations(config, 1)
-    _, resumed = run_iterations(config, 2, state=copy.deepcopy(half))
-    assert_same_bits(resumed, straight)
+    assert_resumes_exactly(config)
 
 
 def test_weight_0_changes_no_bit(tmp_path):

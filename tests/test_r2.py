@@ -1,9 +1,8 @@
 """R2: its gradient, where it acts, resuming, options."""
-import copy
 
 import pytest
 import torch
-from tiny import assert_same_bits, make_config, make_dataset, run_iterations
+from tiny import assert_resumes_exactly, assert_same_bits, make_config, make_dataset, run_iterations
 from zoo_game import STREAMS, assert_sum, fakes, loss_gradients, make_batch, make_game, step_gradients
 
 from losses_ext.r2 import R2, Options
@@ -82,10 +81,7 @@ def test_lazy_step_exists_for_it_alone(tmp_path):
 @pytest.mark.parametrize('interval', [16, 2])
 def test_run_resumes_exactly(tmp_path, interval):
     config = run_config(make_dataset(tmp_path / 'data.zip'), interval=interval, batch_gpu=2)
-    _, straight = run_iterations(config, 3)
-    _, half = run_iterations(config, 1)
-    _, resumed = run_iterations(config, 2, state=copy.deepcopy(half))
-    assert_same_bits(resumed, straight)
+    assert_resumes_exactly(config)
 
 
 def test_weight_0_changes_no_bit(tmp_path):

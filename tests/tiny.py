@@ -1,4 +1,5 @@
 """Runs small enough for tests: a made-up data set of 16-pixel images, and networks of a few thousand weights."""
+import copy
 import io
 import json
 import zipfile
@@ -95,6 +96,14 @@ def tensors(state, prefix=''):
         state = torch.from_numpy(state) if isinstance(state, np.ndarray) else state
         return {prefix: state.clone() if isinstance(state, torch.Tensor) else state}
     return {path: leaf for key, value in items for path, leaf in tensors(value, f'{prefix}/{key}').items()}
+
+
+def assert_resumes_exactly(config, num=3, stop=1):
+    """A run that was saved after `stop` iterations goes on as if nothing had happened."""
+    _, straight = run_iterations(config, num)
+    _, half = run_iterations(config, stop)
+    _, resumed = run_iterations(config, num - stop, state=copy.deepcopy(half))
+    assert_same_bits(resumed, straight)
 
 
 def assert_same_bits(state, expected, but=()):

@@ -4,10 +4,13 @@
 
 The division is that of Adam [Kingma and Ba 2015, arXiv:1412.6980, section 3].
 """
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from torch_utils import distributed
+from training.loss import Game, Regularizer
 
 
 class RunningMeans:
@@ -55,3 +58,24 @@ class RunningMeans:
         self.reset()
         self._sums = {name: value.to(self.device) for name, value in state['sums'].items()}
         self._num_updates = dict(state['num_updates'])
+
+
+class WithRunningMeans(Regularizer):
+    """A regularizer that follows running means, `_means`: they move after each iteration, and a new stage has new ones."""
+
+    def __init__(self, game: Game, options: Any, decay: float):
+        super().__init__(game, options)
+        self._means = RunningMeans(decay, next(game.D.module.parameters()).device)
+
+    def begin_stage(self, stage, seed, resumed):
+        if not resumed:
+            self._means.reset()
+
+    def end_iteration(self, nimg, batch_idx):
+        self._means.update()
+
+    def state_dict(self):
+        return self._means.state_dict()
+
+    def load_state_dict(self, state):
+        self._means.load_state_dict(state)
