@@ -40,6 +40,8 @@ class Options:
     slots: int = option(0, 'Codes to reserve for centres to come; 0: as many as there are centres.')
     d: str = option('fresh', 'Critics of a centre that comes back: new, or the old ones.', choices=('fresh', 'keep'))
     gopt: str = option('reset', 'The optimizer of G at a new stage.', choices=('reset', 'keep'))
+    warmup: float = option(0.0, 'Thousands of images at the start of a stage (not of the first) in which new critics learn and '
+                           'G is only reminded.')
     weights: str = option('size', 'Weights w_k of the centres on line.', choices=('size', 'uniform', 'sum'))
     code_init: str = option('copy', 'Where a new centre starts: from the images of the previous one, or anywhere.',
                             choices=('copy', 'random'))
@@ -124,6 +126,7 @@ class CentreStage(Stage):
     memory: tuple[Centre, ...] = ()         # Seen earlier, not on line now.
     new: tuple[Centre, ...] = ()            # On line for the first time.
     previous: tuple[Centre, ...] = ()       # On line in the stage before.
+    begin_nimg: int = 0
 
 
 class TDGAN(Regularizer):
@@ -140,6 +143,8 @@ class TDGAN(Regularizer):
             raise ValueError(f'--tdgan_slots={options.slots}: there are {num} centres')
         if options.remind < 0 or options.remind_interval < 1:
             raise ValueError('--tdgan_remind must not be negative, --tdgan_remind_interval at least 1')
+        if options.warmup < 0:
+            raise ValueError(f'--tdgan_warmup={options.warmup:g}: must not be negative')
         config['centre_kwargs'], config['training_set_kwargs'] = config['training_set_kwargs'], None
         if options.code == 'on' or (options.code == 'auto' and num > 1):
             config['G_kwargs']['c_dim'] = config['data_shape']['c_dim'] + (options.slots or num)
@@ -153,6 +158,7 @@ class TDGAN(Regularizer):
         self.interval = options.remind_interval
         self.sites = {'g_main'} if options.remind > 0 else set()
         self._stage = None
+        self._nimg = 0                      # Images shown so far.
         self._base_weights = None
         self._kept = {}                     # {centre: state of its critics} with --tdgan_d=keep.
         width = max(len(ids) for ids, _ in parse_schedule(options))
@@ -171,9 +177,9 @@ class TDGAN(Regularizer):
             memory = tuple(centre for centre in seen if centre not in on_line)
             new = tuple(centre for centre in on_line if centre not in seen)
             seen += new
-            end_kimg += kimg
+            begin_nimg, end_kimg = round(end_kimg * 1000), end_kimg + kimg
             stages.append(CentreStage(round(end_kimg * 1000), on_line, Mixed([on_line, memory]), list(seen), memory, new,
-                                      previous))
+                                      previous, begin_nimg))
             previous = tuple(on_line)
         return stages
 
@@ -187,7 +193,12 @@ class TDGAN(Regularizer):
             if stage.previous:
                 self._change_over(stage, seed)
         self._stage = stage
-        self._weigh_critics(stage.sources)
+        self._weigh_critics()
+
+    def end_iteration(self, nimg, batch_idx):
+        self._nimg = nimg
+        if self.options.warmup:
+            self._weigh_critics()
 
     def _change_over(self, stage, seed):
         """Freezes the teacher, replaces the critics, and lets new codes start where the previous centre is."""
@@ -226,15 +237,17 @@ class TDGAN(Regularizer):
     def _sees_memory(self, stage):
         return bool(stage.memory) and 'g_main' in self.sites
 
-    def _weigh_critics(self, centres):
-        """Multiplies the critics' weights in G's loss by those of their centres."""
+    def _weigh_critics(self):
+        """Multiplies the critics' weights in G's loss by those of their centres; all are 0 while new critics warm up."""
+        centres = self._stage.sources
+        warm = not self._stage.previous or self._nimg >= self._stage.begin_nimg + self.options.warmup * 1000
         if self._base_weights is None:
             self._base_weights = {name: critic.weight for name, critic in self.game.critics.items()}
         share = {'size': [centre.num / sum(c.num for c in centres) for centre in centres],
                  'uniform': [1 / len(centres)] * len(centres), 'sum': [1] * len(centres)}[self.options.weights]
         for name, critic in self.game.critics.items():
             on_line = critic.source < len(centres)
-            critic.weight = self._base_weights[name] * (share[critic.source] if on_line else 0)
+            critic.weight = self._base_weights[name] * (share[critic.source] if on_line and warm else 0)
 
     def g_main(self, ctx):
         if ctx.source > 0 or not self._sees_memory(self._stage):
@@ -256,7 +269,7 @@ class TDGAN(Regularizer):
 
     def state_dict(self):
         return dict(labels={c.index: c.labels for c in self._centres if c.labels is not None},
-                    num={c.index: c.num for c in self._centres}, kept=self._kept)
+                    num={c.index: c.num for c in self._centres}, kept=self._kept, nimg=self._nimg)
 
     def load_state_dict(self, state):
         for index, labels in state['labels'].items():
@@ -264,6 +277,7 @@ class TDGAN(Regularizer):
         for index, num in state['num'].items():
             self._centres[index].num = num
         self._kept = state['kept']
+        self._nimg = state['nimg']
 
 
 def remind_distance(now, then, metric: str = 'l1'):

@@ -192,7 +192,7 @@ def test_td8_codes_not_in_use_get_no_gradient(centres):
 
 
 @pytest.mark.parametrize('stop', [8, 20])
-@pytest.mark.parametrize('options', [{}, dict(schedule='0:0.016,1+2:0.016,0:0.016', d='keep', prev='ema')],
+@pytest.mark.parametrize('options', [{}, dict(schedule='0:0.016,1+2:0.016,0:0.016', d='keep', prev='ema', warmup=0.008)],
                          ids=['in turn', 'joint and revisited'])
 def test_td9_resume_is_exact_across_a_stage(centres, tmp_path, options, stop):
     config = tdgan_config(centres, **options)
@@ -225,6 +225,24 @@ def test_a_new_stage_has_fresh_critics_and_strength(centres):
     run.enter_stage(1)
     assert run.game.augment.p == 0 and run.game.D.module is not before and not run.game.D.optimizer.state
     assert not run.game.G.optimizer.state
+
+
+def test_during_warmup_new_critics_learn_and_g_is_reminded_only(centres):
+    """From the second stage on."""
+    config = tdgan_config(centres, schedule='0:0.016,1:0.016', warmup=0.008, remind=0.0)
+    config['loss_kwargs']['pl_weight'] = 0
+    run = train(build(config), 8)
+    before = [p.clone() for p in run.game.G.module.parameters()]
+    run = train(run, 16)
+    assert not all(torch.equal(p, q) for p, q in zip(run.game.G.module.parameters(), before))   # The first stage has none.
+    run.enter_stage(1)
+    for nimg, moves in ((20, False), (24, False), (28, True)):
+        before = {player.name: [p.clone() for p in player.module.parameters()] for player in run.game.players}
+        run_iteration(run, Counted(0))
+        assert run.nimg == nimg
+        same = {player.name: all(torch.equal(p, q) for p, q in zip(player.module.parameters(), before[player.name]))
+                for player in run.game.players}
+        assert same == {'G': not moves, 'D': False}
 
 
 def test_weights_follow_the_sizes(centres):
