@@ -1,5 +1,6 @@
 """projector.py: the search is the specified one step by step, and its files are what other scripts read."""
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,3 +205,14 @@ def test_a_mistake_is_answered_in_a_sentence(folder, args, message, monkeypatch,
     status, output = run(projector.main, *(arg.format(folder) for arg in [
         '--network={}/run', '--outdir={}/../out', '--video-format=webp', *args]))
     assert status == 2 and message in ' '.join(output.split()), output
+
+
+@pytest.mark.slow
+def test_a_picture_of_the_demo_network_is_found_again():
+    """Within the bounds that benchmarks/projector.py states."""
+    from benchmarks.projector import MAX_CPU_SEC, is_found, measure
+    runs = sorted((Path(__file__).parent.parent / 'demo-out').glob('0*'))
+    if not runs:
+        pytest.skip('no network of the demo: make demo')
+    before, after, sec = measure(generate.load_generator(str(runs[-1]), 'cpu'), [3], num_steps=100)
+    assert is_found(before, after) and not is_found(before, before) and sec < MAX_CPU_SEC, (before, after, sec)
