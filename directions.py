@@ -11,19 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from generate import (
-    ImageWriter,
-    SeedList,
-    class_label,
-    common_options,
-    device_of,
-    images_of_ws,
-    load_generator,
-    output_folder,
-    seeds_to_z,
-    tile,
-    to_ws,
-)
+from drawing.files import ImageWriter
+from drawing.named import class_label, load_generator, output_folder
+from drawing.options import SeedList, common_options
+from drawing.pictures import device_of, images_of_ws, seeds_to_z, tile, to_ws
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
     import torch

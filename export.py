@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from generate import load_generator, output_folder
+from drawing.named import load_generator, output_folder
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
     import torch

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from generate import ImageWriter, class_label, device_of, load_generator, ops_option, output_folder
+from drawing.files import ImageWriter
+from drawing.named import class_label, load_generator, output_folder
+from drawing.options import ops_option
+from drawing.pictures import device_of
 from video import VIDEO_FILES, VideoWriter, pick_format
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.

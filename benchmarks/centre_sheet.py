@@ -22,7 +22,7 @@ COLUMNS, ROWS = 6, 2        # Images per centre and stage.
 
 def reals(path: str) -> Image.Image:
     """Images of a data set, evenly spread over it."""
-    from generate import tile
+    from drawing.pictures import tile
     from training.dataset import ImageFolderDataset
     dataset, num = ImageFolderDataset(path), COLUMNS * ROWS
     images = [dataset[i * len(dataset) // num][0].transpose(1, 2, 0) for i in range(num)]
@@ -31,7 +31,8 @@ def reals(path: str) -> Image.Image:
 
 def fakes(network: Path) -> dict[int, Image.Image]:
     """What the average generator of a network file draws for every centre that it has learnt, by index."""
-    from generate import images_of_seeds, labels_of_seeds, load_snapshot, tile
+    from drawing.named import labels_of_seeds, load_snapshot
+    from drawing.pictures import images_of_seeds, tile
     snapshot, seeds, pictures = load_snapshot(str(network), 'auto'), range(COLUMNS * ROWS), {}
     for centre in snapshot['centre_labels']:
         c = labels_of_seeds(snapshot['G_ema'], seeds, None, str(centre['index']), snapshot['centre_labels'])

@@ -13,6 +13,8 @@ from reference_files import reference_pickle
 
 import generate
 import legacy
+from drawing.named import labels_of_seeds
+from drawing.options import SeedList
 from torch_utils import checkpoint
 from training.networks import Discriminator
 
@@ -101,7 +103,7 @@ def test_a_class_without_effect_is_said_so(folder, tmp_path):
 
 @pytest.mark.parametrize('text, seeds', [('0-3', [0, 1, 2, 3]), ('7', [7]), ('5, 1,5', [5, 1, 5]), ('2-2', [2])])
 def test_seed_lists(text, seeds):
-    assert list(generate.SeedList().convert(text, None, None)) == seeds
+    assert list(SeedList().convert(text, None, None)) == seeds
 
 
 BAD = [
@@ -241,12 +243,12 @@ def test_a_centre_of_pictures_without_classes(tmp_path):
 
 def test_labels_follow_the_data_of_the_centre(tmp_path):
     G, centres = centres_file(tmp_path / 'net.safetensors', 3)
-    c = generate.labels_of_seeds(G, range(400), None, '1', centres)
+    c = labels_of_seeds(G, range(400), None, '1', centres)
     assert (c[:, 3:] == torch.tensor([0.0, 1])).all() and (c[:, 0] == 0).all() and 0.4 < c[:, 1].mean() < 0.6
-    c = generate.labels_of_seeds(G, range(400), None, 'mix', centres)
+    c = labels_of_seeds(G, range(400), None, 'mix', centres)
     assert torch.equal(c[:, 0], c[:, 3]) and 0.7 < c[:, 3].mean() < 0.8 and (c.sum(1) == 2).all()
-    assert torch.equal(generate.labels_of_seeds(G, [7], None, 'mix', centres), c[[7]])      # Whatever else is drawn.
-    c = generate.labels_of_seeds(G, [1, 2], 2, '0', centres)
+    assert torch.equal(labels_of_seeds(G, [7], None, 'mix', centres), c[[7]])      # Whatever else is drawn.
+    c = labels_of_seeds(G, [1, 2], 2, '0', centres)
     assert c.tolist() == [[0, 0, 1, 1, 0]] * 2
 
 

@@ -1,6 +1,7 @@
 """Imports go one way, dangerous or private things are not used, and every file says what it is.
 
-    scripts -> training -> (registry) -> losses_ext -> training.loss -> torch_utils -> dnnlib; metrics know no loop
+    scripts -> training -> (registry) -> losses_ext -> training.loss -> torch_utils -> dnnlib; metrics know no loop,
+    drawing knows no training
 """
 import ast
 import re
@@ -20,6 +21,7 @@ MAY_IMPORT = {
     'dnnlib': set(),
     'torch_utils': {'dnnlib'},
     'legacy': {'dnnlib', 'torch_utils'},
+    'drawing': {'dnnlib', 'torch_utils'},
     'training': {'dnnlib', 'torch_utils'},
     'losses_ext': {'dnnlib', 'torch_utils', 'training'},
     'metrics': {'dnnlib', 'torch_utils', 'training'},

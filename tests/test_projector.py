@@ -10,6 +10,7 @@ from PIL import Image
 
 import generate
 import projector
+from drawing.named import load_generator
 
 NUM_STEPS, SAMPLES = 20, 50
 
@@ -214,5 +215,5 @@ def test_a_picture_of_the_demo_network_is_found_again():
     runs = sorted((Path(__file__).parent.parent / 'demo-out').glob('0*'))
     if not runs:
         pytest.skip('no network of the demo: make demo')
-    before, after, sec = measure(generate.load_generator(str(runs[-1]), 'cpu'), [3], num_steps=100)
+    before, after, sec = measure(load_generator(str(runs[-1]), 'cpu'), [3], num_steps=100)
     assert is_found(before, after) and not is_found(before, before) and sec < MAX_CPU_SEC, (before, after, sec)

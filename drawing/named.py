@@ -1,0 +1,128 @@
+"""What the options of a script name: networks, folders, labels, latents. Whatever is wrong is a usage error."""
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
+    import numpy as np
+    import torch
+
+CHANNELS = (1, 3)           # Of images that can be written: grey, RGB.
+
+
+def output_folder(outdir: str) -> Path:
+    """The output directory, created; a usage error if pictures cannot be written there."""
+    folder = Path(outdir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(f'{outdir} cannot be created: {error.strerror}', param_hint='--outdir') from None
+    if not os.access(folder, os.W_OK):
+        raise click.BadParameter(f'{outdir} is not writable', param_hint='--outdir')
+    return folder
+
+
+def load_generator(network: str, device: str) -> 'torch.nn.Module':
+    """G_ema of a network file, URL or run directory, on the device; a usage error if there is none."""
+    return load_snapshot(network, device)['G_ema']
+
+
+def load_snapshot(network: str, device: str) -> dict[str, Any]:
+    """What a network file, URL or run directory holds, only G_ema built, on the device; a usage error without it."""
+    from torch_utils.allocator import keep_freed_memory
+    from torch_utils.distributed import pick_device
+    from torch_utils.network_file import load_network
+    from torch_utils.ops import backend
+    try:
+        where = pick_device(device)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint='--device') from None
+    try:
+        backend.check_default(where.type)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint='--ops') from None
+    try:
+        snapshot = load_network(network, only=['G_ema'])
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(str(error), param_hint='--network') from None
+    G = snapshot['G_ema']
+    if G is None:
+        raise click.BadParameter(f'{network} has no averaged generator (G_ema)', param_hint='--network')
+    if G.img_channels not in CHANNELS:
+        raise click.BadParameter(f'{network} makes images of {G.img_channels} channels; only 1 and 3 can be written',
+                                 param_hint='--network')
+    keep_freed_memory()
+    return {**snapshot, 'G_ema': G.to(where)}
+
+
+def class_label(G: 'torch.nn.Module', class_idx: int | None) -> 'torch.Tensor':
+    """The one-hot label [1, c_dim] of a class; a usage error where the network and the option do not fit."""
+    import torch
+    c = torch.zeros([1, G.c_dim])
+    if G.c_dim == 0:
+        if class_idx is not None:
+            click.echo('Note: --class has no effect: this network is not conditional.', err=True)
+        return c
+    if class_idx is None:
+        raise click.UsageError(f'--class is missing: this network is conditional, choose from 0 to {G.c_dim - 1}')
+    if not 0 <= class_idx < G.c_dim:
+        raise click.BadParameter(f'{class_idx} is not a class of this network: 0 to {G.c_dim - 1}',
+                                 param_hint='--class')
+    c[0, class_idx] = 1
+    return c
+
+
+def labels_of_seeds(G: 'torch.nn.Module', seeds: Sequence[int], class_idx: int | None, centre: str | None,
+                    centres: list[dict[str, Any]]) -> 'torch.Tensor':
+    """Labels [N, c_dim] of seeds, or one [1, c_dim] for all: of a class, of a centre, or of both.
+
+    `centres`: what a snapshot says of the data centres that G has learnt (docs/formats.md).
+    """
+    import numpy as np
+    import torch
+    if centre is None and (not centres or (class_idx is not None and G.c_dim == len(centres[0]['code']))):
+        return class_label(G, class_idx)            # Without classes of its own, a centre's code is its class.
+    by_index = {str(entry['index']): entry for entry in centres}
+    if centre != 'mix' and centre not in by_index:
+        valid = f'choose from {", ".join(by_index)}, mix' if centres else 'this network knows of no data centres'
+        raise click.BadParameter(f'{"missing" if centre is None else centre}: {valid}', param_hint='--centre')
+    num_classes = G.c_dim - len(centres[0]['code'])
+    if class_idx is not None and not 0 <= class_idx < num_classes:
+        raise click.BadParameter(f'{class_idx} is not a class of this network: 0 to {num_classes - 1}',
+                                 param_hint='--class')
+    rows = []
+    for seed in seeds:
+        rng = np.random.default_rng([seed, 1])      # Not the numbers of the seed's latent.
+        entry = rng.choice(centres, p=shares([e['num'] for e in centres])) if centre == 'mix' else by_index[centre]
+        values, counts = zip(*entry['labels'])
+        label = values[rng.choice(len(values), p=shares(counts))] if class_idx is None else class_idx
+        c = np.eye(num_classes)[label] if isinstance(label, int) else label
+        rows.append(np.concatenate([c, entry['code']]))
+    return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+def shares(counts: Sequence[int]) -> 'np.ndarray':
+    """Counts [N] divided by their sum."""
+    import numpy as np
+    return np.asarray(counts) / np.sum(counts)
+
+
+def load_ws(path: str, G: 'torch.nn.Module') -> 'torch.Tensor':
+    """The array `w` [K, num_ws, w_dim] of an .npz file; a usage error if it is not that."""
+    import numpy as np
+    import torch
+    hint = '--projected-w'
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            ws = arrays['w']
+    except OSError as error:
+        raise click.BadParameter(f'{path} cannot be read: {error.strerror or error}', param_hint=hint) from None
+    except Exception:       # NumPy and zipfile raise many things on a file that is something else.
+        raise click.BadParameter(f'{path} is not an .npz file with an array "w"', param_hint=hint) from None
+    if ws.ndim != 3 or ws.shape[1:] != (G.num_ws, G.w_dim) or ws.dtype.kind != 'f':
+        raise click.BadParameter(f'{path}: "w" is {ws.dtype} {list(ws.shape)}, this network takes floats '
+                                 f'[K, {G.num_ws}, {G.w_dim}]', param_hint=hint)
+    return torch.from_numpy(ws.astype(np.float32))
