@@ -61,7 +61,8 @@ def overfitting_gap(
     }
     if G is not None:
         result['generated'] = float(_scores_of_fakes(D, G, train, num, batch_size, seed, device).mean())
-        result['r_v'] = result['gap'] / (result['train'] - result['generated'])
+        spread = result['train'] - result['generated']
+        result['r_v'] = result['gap'] / spread if spread else float('nan')      # A dead discriminator.
     return result
 
 

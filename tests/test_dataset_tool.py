@@ -557,6 +557,17 @@ def test_unequal_images_are_not_skipped(tmp_path):
     run(f'--source={source}', f'--dest={tmp_path}/out.zip', '--skip-bad=9', code=1)
 
 
+def test_names_in_an_archive_lead_nowhere(tmp_path):
+    """Members are read, never extracted: written files have names of our own."""
+    names = ['../../up.png', f'{tmp_path}/absolute.png', '..\\..\\windows.png']
+    (tmp_path / 'in').mkdir()
+    source = write_set(tmp_path / 'in' / 'cats.zip', dict.fromkeys(names, picture()))
+    run(f'--source={source}', f'--dest={tmp_path}/in/out')
+    assert len(ImageFolderDataset(f'{tmp_path}/in/out')) == len(ImageFolderDataset(source)) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {'in'}
+    assert {path.name for path in (tmp_path / 'in').iterdir()} == {'cats.zip', 'out'}
+
+
 def test_an_oversized_file_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, 'MAX_FILE_BYTES', 1000)
     source = write_set(tmp_path / 'cats.zip', {'a.png': picture(), 'b.png': b'\0' * 1001})
