@@ -73,7 +73,8 @@ def one_stage(game, options: Options) -> Iterator[Phase]:
 def gd_main(game, ctx, options: Options) -> None:
     """The critics' gradients of one batch, then the generator's of the same."""
     ctx.gen = game.generate(ctx, ctx.gen_z, ctx.gen_c)
-    critics = [critic_gradients(game, replace(ctx, critic=critic, gen=without_graph(ctx.gen)), options)
+    gradients = exact_gradients if options.form == 'exact' else ratio_gradients
+    critics = [gradients(game, replace(ctx, critic=critic, gen=without_graph(ctx.gen)), options)
                for critic in game.critics_of(ctx.source)]
     image_grad = sum(grad for grad, _ in critics)                                   # [N,C,H,W]
     training_stats.report('Loss/G/loss', sum(loss for _, loss in critics))
@@ -91,46 +92,63 @@ def without_graph(gen):
                    feats={res: feat.detach() for res, feat in gen.feats.items()})
 
 
-def critic_gradients(game, ctx, options):
+def exact_gradients(game, ctx, options):
     """Accumulates one critic's gradients; returns the generator's image gradient [N,C,H,W] and loss [N] by it."""
     adversarial, critic = game.adversarial, ctx.critic
     parameters = list(critic.module.parameters())
-    due = bool(game.due('d_pair', ctx.batch_idx))
-    ratio = options.form != 'exact'
+    pair = adversarial.paired or bool(game.due('d_pair', ctx.batch_idx))            # Both alive at once?
 
     ctx.fake = game.judge_fakes(ctx, critic, leaf='img')
-    if adversarial.paired or due:
-        ctx.real = game.judge_reals(ctx, critic, leaf=game.leaf(ctx, 'd_pair'))
-    real_logits = ctx.real.logits if adversarial.paired else None
-    loss_G = critic.weight * adversarial.G(ctx.fake.logits, None if real_logits is None else real_logits.detach())
-    loss_D = adversarial.D(ctx.fake.logits, real_logits) if adversarial.paired else adversarial.D_fake(ctx.fake.logits)
+    if pair:
+        ctx.real = game.judge_reals(ctx, critic, game.leaf(ctx, 'd_pair'))
+    loss_G, loss_fake = losses_on_fakes(game, ctx)
+    loss_G = loss_G * critic.weight
+    with no_weight_gradients():
+        image_grad, = torch.autograd.grad(loss_G.mean() * ctx.share, [ctx.fake.img], retain_graph=True)
 
-    if ratio:
-        gamma = ratio_of(adversarial.name, ctx.fake.logits, real_logits, options.gamma_max)
-        loss = loss_D if options.form == 'simple' else (loss_D - adversarial.G(ctx.fake.logits, real_logits)) / (1 - gamma)
-        ctx.accumulate(game.extra(loss, ctx, 'd_fake'), inputs=[*parameters, ctx.fake.img])
-        image_grad = ctx.fake.img.grad * (critic.weight * gamma)[:, None, None, None]
-        loss = 0
-        if adversarial.paired and not due:
-            return image_grad, loss_G.detach()                                      # The reals had their part in it.
-        if due:                             # Terms on the pair get a pass of their own, on constant fakes.
-            leaf = game.leaf(ctx, 'd_pair')
-            ctx.fake = game.judge_fakes(ctx, critic, leaf, report=False)
-            ctx.real = game.judge_reals(ctx, critic, leaf, report=False) if adversarial.paired else ctx.real
-    else:
-        with no_weight_gradients():
-            image_grad, = torch.autograd.grad(loss_G.mean(), [ctx.fake.img], retain_graph=True)
-        loss = game.extra(loss_D, ctx, 'd_fake')
-        if ctx.real is None:
-            ctx.accumulate(loss, inputs=parameters)                                 # Frees the fakes' graph.
-            loss = 0
-
-    if ctx.real is None:
-        ctx.real = game.judge_reals(ctx, critic)
+    loss = game.extra(loss_fake, ctx, 'd_fake')
+    if not pair:
+        ctx.accumulate(loss, inputs=parameters)                                     # Frees the fakes' graph.
+        loss, ctx.real = 0, game.judge_reals(ctx, critic)
     loss_real = 0 if adversarial.paired else adversarial.D_real(ctx.real.logits)
-    training_stats.report(f'Loss/{critic.name}/loss', loss_D + loss_real)
+    training_stats.report(f'Loss/{critic.name}/loss', loss_fake + loss_real)
     ctx.accumulate(game.extra(loss + loss_real, ctx, 'd_real', 'd_pair'), inputs=parameters)
     return image_grad, loss_G.detach()
+
+
+def ratio_gradients(game, ctx, options):
+    """The same from the critic's own backward pass; terms on the pair get passes of their own, on constant fakes."""
+    adversarial, critic = game.adversarial, ctx.critic
+    parameters = list(critic.module.parameters())
+    due, leaf = game.due('d_pair', ctx.batch_idx), game.leaf(ctx, 'd_pair')
+
+    ctx.fake = game.judge_fakes(ctx, critic, leaf='img')
+    if adversarial.paired:
+        ctx.real = game.judge_reals(ctx, critic)
+    loss_G, loss_fake = losses_on_fakes(game, ctx)
+    gamma = ratio_of(adversarial.name, ctx.fake.logits, ctx.real.logits if adversarial.paired else None, options.gamma_max)
+    loss = loss_fake if options.form == 'simple' else (loss_fake - loss_G) / (1 - gamma)
+    sites = ('d_fake', 'd_real') if adversarial.paired else ('d_fake',)
+    ctx.accumulate(game.extra(loss, ctx, *sites), inputs=[*parameters, ctx.fake.img])
+    image_grad = ctx.fake.img.grad * (critic.weight * gamma)[:, None, None, None]
+
+    if due:
+        ctx.fake = game.judge_fakes(ctx, critic, leaf, report=False)
+    if due or not adversarial.paired:
+        ctx.real = game.judge_reals(ctx, critic, leaf, report=not adversarial.paired)
+    loss_real = 0 if adversarial.paired else adversarial.D_real(ctx.real.logits)
+    training_stats.report(f'Loss/{critic.name}/loss', loss_fake + loss_real)
+    sites = ('d_pair',) if adversarial.paired else ('d_real', 'd_pair')
+    ctx.accumulate(game.extra(loss_real, ctx, *sites), inputs=parameters)
+    return image_grad, loss_G.detach() * critic.weight
+
+
+def losses_on_fakes(game, ctx):
+    """What G and the critic minimise on fakes, [N] each; a paired game's critic has its whole loss here."""
+    adversarial, fake = game.adversarial, ctx.fake.logits
+    if adversarial.paired:
+        return adversarial.G(fake, ctx.real.logits), adversarial.D(fake, ctx.real.logits)
+    return adversarial.G(fake, None), adversarial.D_fake(fake)
 
 
 def ratio_of(game: str, fake, real, gamma_max: float):

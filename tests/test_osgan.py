@@ -109,6 +109,16 @@ def test_os1_exact_form_equals_two_stages(name):
         torch.testing.assert_close(grad, expected[key], rtol=2e-4, atol=2e-6, msg=lambda text, k=key: f'{k}: {text}')
 
 
+@pytest.mark.parametrize('form', ['exact', 'simple'])
+@pytest.mark.parametrize('name', ['logistic', 'relativistic'])
+def test_smaller_micro_batches_count_by_their_share(name, form):
+    """As after memory ran out: gradients of both players, times the share."""
+    game = stored_game(name)
+    whole = one_stage_gradients(game, Options(form=form), **context())
+    for key, grad in one_stage_gradients(game, Options(form=form), share=0.25, **context()).items():
+        torch.testing.assert_close(grad, whole[key] / 4, rtol=1e-4, atol=1e-7, msg=lambda text, k=key: f'{k}: {text}')
+
+
 def spread(game, factor):
     """Makes the logits unequal, as a trained critic's are."""
     game.D.module.b4.out.weight.data *= factor
