@@ -4,6 +4,7 @@ The sampler and the module summary have files of their own and are found here un
 """
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ __all__ = [
 
 
 def constant(
-    value,
+    value: Any,
     shape: Sequence[int] | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,

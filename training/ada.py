@@ -10,6 +10,8 @@ There is no upper limit: p above 1 makes all that has a multiplier of 1 certain,
 import math
 import warnings
 
+from torch import Tensor
+
 
 class AdaptiveStrength:
     """The rule above; has no state but the count of steps it could not take.
@@ -31,7 +33,7 @@ class AdaptiveStrength:
         self.speed = batch_size * interval / (1000 * kimg)
         self.num_skipped = 0
 
-    def step(self, p, mean_sign):
+    def step(self, p: Tensor, mean_sign: float) -> Tensor:
         """The next strength, a new tensor like p (scalar). `mean_sign`: float, since the last step, of all processes.
 
         A mean that is not a number (no logits were reported, or they were not finite) leaves p as it is, is counted in

@@ -8,11 +8,13 @@ A `Draw` holds everything random, so that images, targets and masks can be treat
 what each transformation does.
 """
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix, upfirdn2d
 from training.warp import REACH, Geometry, Warp
@@ -93,7 +95,7 @@ class AugmentOptions:
                 raise ValueError(f'{field.name}: {value} must be a finite number, 0 or more')
 
     @property
-    def moves(self):
+    def moves(self) -> bool:
         """Whether anything geometric is enabled."""
         return any(getattr(self, name) for name in _BLIT | _GEOM)
 
@@ -110,11 +112,11 @@ class Draw:
     hole_size: torch.Tensor | None = None   # [N, 1] share of the image size
     hole_center: torch.Tensor | None = None  # [N, 2] x and y, share of the image size
 
-    def keep_mask(self, res):
+    def keep_mask(self, res: int) -> Tensor | None:
         """[N, res, res] bool, False where cutout covers a map of resolution `res`; None if the pipe has no cutout."""
         return None if self.hole_size is None else nearest_mask(self.image_mask(), res)
 
-    def image_mask(self):
+    def image_mask(self) -> Tensor:
         """[N, H, W] bool, False where cutout blanks the image."""
         outside = []
         for axis, length in enumerate((self.shape[3], self.shape[2])):
@@ -148,7 +150,7 @@ class AugmentPipe(torch.nn.Module):
     # ------------------------------------------------------------------------------------------------ chance
 
     @torch.no_grad()
-    def draw(self, images_or_shape, debug_percentile: float | None = None,
+    def draw(self, images_or_shape: Tensor | Sequence[int], debug_percentile: float | None = None,
              generator: torch.Generator | None = None) -> Draw:
         """Makes all random choices for a batch of this shape (N, C, H, W), as a `Draw`.
 
@@ -273,7 +275,7 @@ class AugmentPipe(torch.nn.Module):
             images = images * draw.image_mask()[:, None]
         return images
 
-    def warp(self, maps, draw: Draw, form: str = 'aligned'):
+    def warp(self, maps: Tensor | dict[int, Tensor], draw: Draw, form: str = 'aligned') -> Tensor | dict[int, Tensor]:
         """Moves feature maps [N, C, h, w], or {res: map}, as `draw` moves the images; nothing else is done to them.
 
         'aligned': maps follow the images exactly. 'official': the published form of GGDR, that is, whole-pixel shifts
@@ -302,12 +304,12 @@ class AugmentPipe(torch.nn.Module):
         return upfirdn2d.downsample2d(moved, self.Hz_geom, padding=-2 * REACH, flip_filter=True)
 
 
-def nearest_mask(mask, res):
+def nearest_mask(mask: Tensor, res: int) -> Tensor:
     """[N, H, W] bool -> [N, res, res] bool: what is at the centre of each of the fewer pixels."""
     return F.interpolate(mask[:, None].float(), size=[res, res], mode='nearest-exact')[:, 0].bool()
 
 
-def band_filters():
+def band_filters() -> np.ndarray:
     """[4, 43] Filters of four octave bands that add up to a unit impulse, lowest first, from the sym2 wavelet."""
     low = np.array([-1, 0, 9, 16, 9, 0, -1]) / 32           # sym2 correlated with itself, halved.
     high = low * [-1, 1, -1, 1, -1, 1, -1]

@@ -6,10 +6,12 @@
 
 Same interface as `training.augment.AugmentPipe`: draw, transform, warp, forward.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from torch_utils.ops import grid_sample_gradfix
 from training.augment import nearest_mask
@@ -26,7 +28,7 @@ class Draw:
     shift: torch.Tensor | None = None       # [N, 2] y and x, whole pixels
     hole: torch.Tensor | None = None        # [N, 2] y and x of the middle of the block, pixels
 
-    def keep_mask(self, res):
+    def keep_mask(self, res: int) -> Tensor | None:
         """[N, res, res] bool, False where cutout covers a map of resolution `res`; None without cutout."""
         if self.hole is None:
             return None
@@ -35,7 +37,7 @@ class Draw:
             covered = _translate(covered[:, None], self.shift)[:, 0]
         return nearest_mask(~covered, res)
 
-    def hole_mask(self):
+    def hole_mask(self) -> Tensor:
         """[N, H, W] bool, False in the block of half the image size around `hole`."""
         keep = []
         for axis, length in enumerate(self.shape[2:]):
@@ -62,12 +64,12 @@ class DiffAugment(torch.nn.Module):
         if len(set(self.policies)) < len(self.policies):
             raise ValueError(f'DiffAugment: {policy!r} names a policy twice')
 
-    def forward(self, images, generator=None):
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draws and transforms: [N, C, H, W] -> [N, C, H, W]."""
         return self.transform(images, self.draw(images, generator))
 
     @torch.no_grad()
-    def draw(self, images_or_shape, generator=None):
+    def draw(self, images_or_shape: Tensor | Sequence[int], generator: torch.Generator | None = None) -> Draw:
         """Makes all random choices for these images, or for a shape (N, C, H, W), as a `Draw`.
 
         generator: source of all random numbers; None = the default one of the device. The device is that of the
@@ -89,7 +91,7 @@ class DiffAugment(torch.nn.Module):
                 drawn['hole'] = torch.cat([torch.randint(0, end, [num_samples, 1], **source) for end in ends], dim=1)
         return Draw(shape, self.policies, **drawn)
 
-    def transform(self, images, draw):
+    def transform(self, images: Tensor, draw: Draw) -> Tensor:
         """Applies `draw`, made for this shape: [N, C, H, W] -> [N, C, H, W]. Deterministic, any order of derivative."""
         assert images.shape == draw.shape, f'images {list(images.shape)}, drawn for {list(draw.shape)}'
         for name in draw.policies:
@@ -101,7 +103,7 @@ class DiffAugment(torch.nn.Module):
                 images = images * draw.hole_mask()[:, None]
         return images
 
-    def warp(self, maps, draw, form='aligned'):
+    def warp(self, maps: Tensor | dict[int, Tensor], draw: Draw, form: str = 'aligned') -> Tensor | dict[int, Tensor]:
         """Shifts feature maps [N, C, h, w], or {res: map}, as `draw` shifts the images, by bilinear sampling.
 
         The very same maps come back without translation. Raises ValueError for another form than 'aligned': there is

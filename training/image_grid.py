@@ -1,6 +1,7 @@
 """The grid of images that a run draws again and again: its layout, its contents, its picture file."""
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -11,7 +12,7 @@ def grid_size(height: int, width: int, most: tuple[int, int] = (32, 32)) -> tupl
     return int(np.clip(7680 // width, 7, most[0])), int(np.clip(4320 // height, 4, most[1]))
 
 
-def grid_indices(dataset, columns: int, rows: int) -> list[int]:
+def grid_indices(dataset: Any, columns: int, rows: int) -> list[int]:
     """Which items of a data set the grid shows, row by row. With labels, every row has one label, in turn.
 
     The choice depends on the data set only, so that all runs on it can be compared.

@@ -129,7 +129,7 @@ def print_networks(run: setup.Run) -> None:
     misc.print_module_summary(D, [img, torch.zeros([run.batch_gpu, D.c_dim], device=run.device)])
 
 
-def stop_on_signals():
+def stop_on_signals() -> Callable[[], bool]:
     """Makes the first SIGINT, SIGTERM or SIGUSR1 a request to save and stop after this iteration; returns how to ask.
 
     A second one of the same kind ends the process at once.

@@ -23,6 +23,7 @@ from training.adversarial import ADVERSARIAL, Adversarial
 
 SITES = ('g_main', 'g_reg', 'd_fake', 'd_real', 'd_pair', 'd_reg', 'd_reg_pair')
 LAZY_SITES = ('g_reg', 'd_reg', 'd_reg_pair')
+Term = Tensor | float | None    # What a regularizer adds at a site: [N], a scalar, or nothing.
 OTHER_HOOKS = ('configure', 'reals', 'phases', 'stages', 'begin_stage', 'end_iteration', 'describe', 'state_dict',
                'load_state_dict')
 
@@ -38,8 +39,9 @@ class Player:
     configured `reg_interval` asks for (None: no lazy phase). `view(img, ctx)` maps [N,C,H,W] to what a critic sees of it.
     """
 
-    def __init__(self, name: str, make_module: Callable[[], torch.nn.Module], make_optimizer=None, reg_interval=None,
-                 view=None, seed: int | None = None):
+    def __init__(self, name: str, make_module: Callable[[], torch.nn.Module],
+                 make_optimizer: Callable[[list], torch.optim.Optimizer] | None = None, reg_interval: int | None = None,
+                 view: Callable[[Tensor, 'StepContext'], Tensor] | None = None, seed: int | None = None):
         self.name = name
         self.reg_interval = reg_interval
         self.view = view
@@ -186,7 +188,7 @@ class StepContext:
         """Standard normal numbers of a tensor's shape for one use."""
         return torch.randn(tensor.shape, device=tensor.device, generator=self.rng(use))
 
-    def accumulate(self, loss, inputs: list[Tensor] | None = None) -> None:
+    def accumulate(self, loss: Tensor | float, inputs: list[Tensor] | None = None) -> None:
         """Back-propagates `loss` ([N] or a scalar; a plain 0: there was no term) times the phase's interval.
 
         With `inputs`, to these tensors only.
@@ -228,7 +230,7 @@ class Game:
         """G and all critics."""
         return [self.G, *self.critics.values()]
 
-    def add_critic(self, name: str, view=None, source: int = 0) -> Player:
+    def add_critic(self, name: str, view: Callable | None = None, source: int = 0) -> Player:
         """One more critic of D's architecture and optimizer settings, with fresh weights that no other choice changes."""
         assert name not in self.critics, f'there is a critic {name} already'
         seed = Streams(self.seed).seed_of(0, f'weights/{name}')
@@ -309,7 +311,7 @@ class Game:
             critic.real_signs += torch.stack([signs.sum(), signs.new_full([], len(signs))])
         return real
 
-    def warp(self, maps: Tensor, draw, form: str = 'aligned') -> Tensor:
+    def warp(self, maps: Tensor, draw: Any, form: str = 'aligned') -> Tensor:
         """The geometric part of an augmentation draw, applied to maps [N,C,h,w] of the images' geometry."""
         return maps if self.augment is None else self.augment.warp(maps, draw, form=form)
 
@@ -333,7 +335,7 @@ class Game:
         lazy = site in LAZY_SITES
         return [r for r in self.having(site) if lazy or batch_idx % r.interval == 0]
 
-    def extra(self, loss, ctx: StepContext, *sites: str):
+    def extra(self, loss: Tensor | float, ctx: StepContext, *sites: str) -> Tensor | float:
         """`loss` (a tensor, or a plain 0) plus what regularizers add at these sites, each [N] or a scalar."""
         for site in sites:
             for regularizer in self.due(site, ctx.batch_idx):
@@ -423,25 +425,25 @@ class Regularizer:
     def load_state_dict(self, state: dict) -> None:
         """Restores what `state_dict` returned."""
 
-    def g_main(self, ctx: StepContext):
+    def g_main(self, ctx: StepContext) -> Term:
         """A term of the generator's step; `ctx.gen` has a graph."""
 
-    def g_reg(self, ctx: StepContext):
+    def g_reg(self, ctx: StepContext) -> Term:
         """A term of the generator's lazy step; `ctx.gen` has a graph."""
 
-    def d_fake(self, ctx: StepContext):
+    def d_fake(self, ctx: StepContext) -> Term:
         """A term of a critic's step on `ctx.gen`, `ctx.fake`."""
 
-    def d_real(self, ctx: StepContext):
+    def d_real(self, ctx: StepContext) -> Term:
         """A term of a critic's step on `ctx.real`."""
 
-    def d_pair(self, ctx: StepContext):
+    def d_pair(self, ctx: StepContext) -> Term:
         """A term of a critic's step on both, `ctx.fake` and `ctx.real`."""
 
-    def d_reg(self, ctx: StepContext):
+    def d_reg(self, ctx: StepContext) -> Term:
         """A term of a critic's lazy step on `ctx.real`, whose images are a leaf."""
 
-    def d_reg_pair(self, ctx: StepContext):
+    def d_reg_pair(self, ctx: StepContext) -> Term:
         """A term of a critic's lazy step that also needs fakes: `ctx.gen`, without graph."""
 
 
@@ -466,10 +468,10 @@ class R1(Regularizer):
         gamma: float = 10.0
 
     @classmethod
-    def is_off(cls, options) -> bool:
+    def is_off(cls, options: Options) -> bool:
         return options.gamma == 0
 
-    def d_reg(self, ctx):
+    def d_reg(self, ctx: StepContext) -> Term:
         penalty = ctx.real.input_grad().square().sum([1, 2, 3])                     # [N]
         loss = penalty * (self.options.gamma / 2)
         training_stats.report(f'Loss/r1_penalty{ctx.critic.suffix}', penalty)
@@ -495,7 +497,7 @@ class PathLength(Regularizer):
         game.reg_batch_shrink = options.batch_shrink
         self._mean = torch.zeros([], device=next(game.G.module.parameters()).device)
 
-    def g_reg(self, ctx):
+    def g_reg(self, ctx: StepContext) -> Term:
         img, ws = ctx.gen.img, ctx.gen.ws
         y = ctx.randn_like(img, 'pl_noise') / (img.shape[2] * img.shape[3]) ** 0.5
         with no_weight_gradients():
@@ -508,10 +510,10 @@ class PathLength(Regularizer):
         training_stats.report('Loss/G/reg', penalty * self.options.weight)
         return penalty * self.options.weight
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         return dict(mean=self._mean)
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict) -> None:
         self._mean.copy_(state['mean'])
 
 
@@ -519,7 +521,7 @@ class PathLength(Regularizer):
 # Steps
 
 
-def offers(*sites: str):
+def offers(*sites: str) -> Callable[[Callable], Callable]:
     """Says at which sites of a step regularizers may add terms."""
     def mark(step):
         step.sites = frozenset(sites)

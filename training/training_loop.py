@@ -11,6 +11,7 @@ from torch_utils import distributed, training_stats
 from training.ema import ema_decay, update_ema
 from training.loss import Phase, Player, StepContext
 from training.setup import Run
+from training.stages import Source
 from training.ticks import Ticks
 
 
@@ -109,7 +110,7 @@ def sources_of(run: Run, phase: Phase) -> list[int]:
     return list(on_line) if phase.every_source else [0]
 
 
-def fake_labels(run: Run, source, ctx: StepContext) -> tuple[Tensor, Tensor]:
+def fake_labels(run: Run, source: Source, ctx: StepContext) -> tuple[Tensor, Tensor]:
     """Labels of the fakes of a micro-batch, for G and for critics; a paired game compares like with like."""
     if run.game.adversarial.paired and source is run.stage.sources[ctx.source]:
         return source.with_code(ctx.real_c), ctx.real_c

@@ -10,6 +10,7 @@ one 3x3 layer takes 1 to 2 times as long), and on CPUs in bfloat16 its values ar
 for 64 channels at 32x32; tests/test_ops_conv2d_gradfix.py has the case).
 """
 import contextlib
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
+Pair = int | Sequence[int]          # For both axes, or (y, x).
 _weight_gradients = True
 
 
 @contextlib.contextmanager
-def no_weight_gradients():
+def no_weight_gradients() -> Iterator[None]:
     """Within, backward passes through the convolutions of this file yield no gradient for their weights.
 
     A saving for `torch.autograd.grad(..., inputs=images)`: an autograd function is not told that only the images were
@@ -35,14 +37,16 @@ def no_weight_gradients():
         _weight_gradients = former
 
 
-def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor:
+def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Pair = 1, padding: Pair = 0,
+           dilation: Pair = 1, groups: int = 1) -> Tensor:
     """`torch.nn.functional.conv2d` for [N, C, H, W] and numeric padding; differentiable any number of times."""
     _check(input, weight)
     form = _Form(_pair(stride), _pair(padding), _pair(dilation), groups)
     return _add_bias(_Output.apply(input, weight, form), bias)
 
 
-def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1) -> Tensor:
+def conv_transpose2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Pair = 1, padding: Pair = 0,
+                     output_padding: Pair = 0, groups: int = 1, dilation: Pair = 1) -> Tensor:
     """`torch.nn.functional.conv_transpose2d` for [N, C, H, W]; differentiable any number of times."""
     _check(input, weight)
     form = _Form(_pair(stride), _pair(padding), _pair(dilation), groups)

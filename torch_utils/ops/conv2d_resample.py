@@ -11,7 +11,7 @@ What runs are rearrangements of this with less work; they differ from it by roun
 from torch import Tensor
 
 from torch_utils.ops.conv2d_gradfix import conv2d, conv_transpose2d
-from torch_utils.ops.upfirdn2d import down_padding, parse_padding, up_padding, upfirdn2d
+from torch_utils.ops.upfirdn2d import Padding, down_padding, parse_padding, up_padding, upfirdn2d
 
 
 def conv2d_resample(
@@ -20,7 +20,7 @@ def conv2d_resample(
     f: Tensor | None = None,
     up: int = 1,
     down: int = 1,
-    padding=0,
+    padding: Padding = 0,
     groups: int = 1,
     flip_weight: bool = True,
     flip_filter: bool = False,

@@ -37,11 +37,13 @@ class Axis(NamedTuple):
         return Axis(self.down, self.up, taps - self.before - 1, after)
 
 
+Pair = int | Sequence[int]          # For both axes, or (x, y).
+Padding = int | Sequence[int]       # For all sides, (x, y), or (left, right, top, bottom).
 UNCHANGED = Axis(up=1, down=1, before=0, after=0)
 
 
 def setup_filter(
-    f,
+    f: float | Sequence | Tensor | None,
     device: torch.device = torch.device('cpu'),  # noqa: B008 (a constant)
     normalize: bool = True,
     flip_filter: bool = False,
@@ -81,9 +83,9 @@ def setup_filter(
 def upfirdn2d(
     x: Tensor,
     f: Tensor | None,
-    up=1,
-    down=1,
-    padding=0,
+    up: Pair = 1,
+    down: Pair = 1,
+    padding: Padding = 0,
     flip_filter: bool = False,
     gain: float = 1,
     impl: str = 'auto',
@@ -117,14 +119,16 @@ def upfirdn2d(
     return _Plain.apply(x, f, axes, flip_filter, gain)
 
 
-def filter2d(x: Tensor, f: Tensor | None, padding=0, flip_filter=False, gain=1, impl='auto') -> Tensor:
+def filter2d(x: Tensor, f: Tensor | None, padding: Padding = 0, flip_filter: bool = False, gain: float = 1,
+             impl: str = 'auto') -> Tensor:
     """Filters images [N, C, H, W] and keeps their size; `padding` is added to what that needs. Else as `upfirdn2d`."""
     fw, fh = filter_size(f)
     extra = fw // 2, (fw - 1) // 2, fh // 2, (fh - 1) // 2
     return upfirdn2d(x, f, padding=_add(padding, extra), flip_filter=flip_filter, gain=gain, impl=impl)
 
 
-def upsample2d(x: Tensor, f: Tensor | None, up=2, padding=0, flip_filter=False, gain=1, impl='auto') -> Tensor:
+def upsample2d(x: Tensor, f: Tensor | None, up: Pair = 2, padding: Padding = 0, flip_filter: bool = False,
+               gain: float = 1, impl: str = 'auto') -> Tensor:
     """Enlarges images [N, C, H, W] to [N, C, H * up, W * up] at the same brightness; `padding` is added to what that
     needs. Else as `upfirdn2d`.
     """
@@ -133,7 +137,8 @@ def upsample2d(x: Tensor, f: Tensor | None, up=2, padding=0, flip_filter=False, 
     return upfirdn2d(x, f, up=up, padding=padding, flip_filter=flip_filter, gain=gain * ux * uy, impl=impl)
 
 
-def downsample2d(x: Tensor, f: Tensor | None, down=2, padding=0, flip_filter=False, gain=1, impl='auto') -> Tensor:
+def downsample2d(x: Tensor, f: Tensor | None, down: Pair = 2, padding: Padding = 0, flip_filter: bool = False,
+                 gain: float = 1, impl: str = 'auto') -> Tensor:
     """Shrinks images [N, C, H, W] to [N, C, H / down, W / down]; `padding` is added to what that needs. Else as
     `upfirdn2d`.
     """
@@ -143,7 +148,7 @@ def downsample2d(x: Tensor, f: Tensor | None, down=2, padding=0, flip_filter=Fal
 
 # Arguments.
 
-def parse_pair(name: str, value) -> tuple[int, int]:
+def parse_pair(name: str, value: Pair) -> tuple[int, int]:
     """(x, y) from one positive integer or a pair of them."""
     pair = tuple(value) if isinstance(value, Sequence) else (value, value)
     assert len(pair) == 2 and all(isinstance(v, int) and v >= 1 for v in pair), \
@@ -151,7 +156,7 @@ def parse_pair(name: str, value) -> tuple[int, int]:
     return pair
 
 
-def parse_padding(padding) -> tuple[int, int, int, int]:
+def parse_padding(padding: Padding) -> tuple[int, int, int, int]:
     """(left, right, top, bottom) from one integer, a pair (x, y), or four."""
     pads = tuple(padding) if isinstance(padding, Sequence) else (padding, padding)
     if len(pads) == 2:
