@@ -32,13 +32,13 @@ WIDTH, HEIGHT = 360, 200    # Of one chart; scaled to the window.
 LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 24
 
 MAIN_CURVES = ('Loss/G/loss', 'Loss/D/loss', 'Loss/scores/real', 'Loss/scores/fake', 'Loss/signs/real',
-               'Progress/augment', 'Loss/r1_penalty', 'Loss/pl_penalty', 'Timing/sec_per_kimg')
+               'Progress/augment', 'Overfitting/gap', 'Loss/r1_penalty', 'Loss/pl_penalty', 'Timing/sec_per_kimg')
 NO_CURVES = ('Progress/tick', 'Progress/kimg', 'Timing/total_sec', 'Timing/total_hours', 'Timing/total_days')
 TITLES = {
     'Loss/G/loss': "G's loss", 'Loss/D/loss': "D's loss", 'Loss/scores/real': "D's logits on reals",
     'Loss/scores/fake': "D's logits on fakes", 'Loss/signs/real': "Sign of D's logits on reals",
-    'Progress/augment': 'Augmentation p', 'Loss/r1_penalty': 'R1 penalty', 'Loss/pl_penalty': 'Path length penalty',
-    'Timing/sec_per_kimg': 'Seconds per kimg',
+    'Progress/augment': 'Augmentation p', 'Overfitting/gap': 'Overfitting gap', 'Loss/r1_penalty': 'R1 penalty',
+    'Loss/pl_penalty': 'Path length penalty', 'Timing/sec_per_kimg': 'Seconds per kimg',
 }
 
 Curve = Sequence[tuple[float, float]]       # Points (kimg, value), by kimg.
