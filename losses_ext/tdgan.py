@@ -12,16 +12,15 @@ would be images between the centres, not of them. A = number of earlier centres.
 import copy
 import sys
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
 
-import dnnlib
 from dnnlib.option import option
 from torch_utils import training_stats
+from training.centres import Centre, Mixed
 from training.loss import Regularizer
-from training.stages import Source, Stage
+from training.stages import Stage
 
 TEACHER = 'Gbar'
 
@@ -66,58 +65,6 @@ def parse_schedule(options: Options) -> list[tuple[list[int], float]]:
             raise ValueError(f'--tdgan_schedule: {text!r}: centres are 0 to {num - 1}, each at most once in a stage, for '
                              f'more than 0 kimg')
     return stages
-
-
-class Centre(Source):
-    """A source whose data set is open only while it is on line; its labels and size are remembered."""
-
-    def __init__(self, index: int, kwargs: dict, code: np.ndarray | None):
-        self.index = index
-        self.code = code
-        self.centre = f'centre-{index}', kwargs
-        self.num = 0                    # Images.
-        self.labels = None              # (values [m,c_dim], counts [m]) once it has been on line.
-        self._kwargs = kwargs
-
-    @cached_property
-    def dataset(self):
-        """The data set; asking opens it."""
-        return dnnlib.util.construct_class_by_name(**self._kwargs)
-
-    def come(self) -> None:
-        """Remembers what outlives the stage."""
-        self.num = len(self.dataset)
-        labels = [self.dataset.get_label(i) for i in range(self.num)] if self.dataset.label_dim else [np.zeros(0, np.float32)]
-        self.labels = np.unique(np.stack(labels), axis=0, return_counts=True)
-
-    def go(self) -> None:
-        """Closes the data set."""
-        if 'dataset' in self.__dict__:
-            self.__dict__.pop('dataset').close()
-
-    def describe(self) -> dict:
-        """What it takes to draw its labels without its data; a label is the number of a class where it is one."""
-        labels = [(int(c.argmax()) if sorted(c) == [0] * (len(c) - 1) + [1] else c.tolist(), int(count))
-                  for c, count in zip(*self.labels)]
-        return dict(index=self.index, code=self.code.tolist(), num=self.num, labels=labels)
-
-    def draw_labels(self, num, rng):
-        values, counts = self.labels
-        c = values[rng.choice(len(values), size=num, p=counts / counts.sum())]
-        return self.with_code(c), c
-
-
-class Mixed(Source):
-    """Labels of several centres; each group of centres gets an equal share."""
-
-    def __init__(self, groups: list[list[Centre]]):
-        self.code = None
-        self._groups = [group for group in groups if group]
-
-    def draw_labels(self, num, rng):
-        picks = [group[rng.integers(len(group))] for group in (self._groups[rng.integers(len(self._groups))] for _ in range(num))]
-        pairs = [centre.draw_labels(1, rng) for centre in picks]
-        return tuple(np.concatenate(side) for side in zip(*pairs))
 
 
 @dataclass
