@@ -149,6 +149,14 @@ class TestOverfitting:
         result = overfitting_gap(Memory(), kwargs, G=make_generator(), batch_size=4)
         assert result == {'train': 1, 'held_out': -1, 'gap': 2, 'gap_std_err': 0, 'generated': -1, 'r_v': 1}
 
+    def test_a_dead_discriminator_has_no_ratio(self, tmp_path):
+        class Dead(torch.nn.Module):
+            def forward(self, img, c):
+                return torch.zeros(len(img), 1)
+        kwargs = dataset_kwargs(make_dataset(tmp_path / 'a.zip'), max_size=12)
+        result = overfitting_gap(Dead(), kwargs, G=make_generator(), batch_size=4)
+        assert result['gap'] == 0 and np.isnan(result['r_v'])
+
     def test_conditional_networks_get_labels(self, tmp_path):
         kwargs = dataset_kwargs(make_dataset(tmp_path / 'a.zip', num_classes=3), use_labels=True, max_size=12)
 
