@@ -5,6 +5,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
+from test_zoo import check_that_it_runs
 from zoo_game import make_batch, make_game, step_gradients
 
 from losses_ext import diggan, ggdr, lecam, r2, weco
@@ -34,7 +35,9 @@ def gradients_of_two_iterations(rank=0, num_ranks=1):
     return result
 
 
-def worker(rank, folder):
-    """Saves what this rank found."""
+def worker(rank, folder, configs):
+    """Saves what this rank found; raises ValueError if the networks of a run are not the same on all ranks."""
     torch.set_num_threads(1)
     torch.save(gradients_of_two_iterations(rank, 2), Path(folder) / f'rank{rank}.pt')
+    for config in configs:
+        check_that_it_runs(config)
