@@ -39,9 +39,8 @@ slow: $(READY)   ## Run the long checks as well.
 lint: $(READY)   ## Check style.
 	@$(BIN)/ruff check .
 
-bench: $(READY)  ## Measure operators and the training step on this machine.
-	@$(BIN)/python benchmarks/ops.py
-	@$(BIN)/python benchmarks/train_step.py
+bench: $(READY)  ## Measure everything on this machine (half an hour; `benchmarks/all.py --quick` takes three minutes).
+	@$(BIN)/python benchmarks/all.py
 
 clean:           ## Remove the environment and what the demo wrote.
 	rm -rf $(VENV) $(DEMO)

@@ -10,8 +10,10 @@ forward pass. `textbook` is upfirdn2d written down in the words of its definitio
 with stock derivatives: what the plain implementation would be without thought of speed.
 """
 import itertools
+import json
 import math
 import time
+from pathlib import Path
 
 import click
 import torch
@@ -114,8 +116,9 @@ def mean_ratio(ratios):
               show_default=True, help='Memory orders to time.')
 @click.option('--batch', type=click.IntRange(min=1), default=8, show_default=True, help='Images at a time.')
 @click.option('--threads', type=click.IntRange(min=1), default=1, show_default=True, help='Threads of torch.')
+@click.option('--json', 'json_path', help='Also write the geometric means here.')
 @click.option('--seconds', type=click.FloatRange(min=0), default=0.1, show_default=True, help='Time for each figure.')
-def main(only, dtypes, layouts, batch, threads, seconds):
+def main(only, dtypes, layouts, batch, threads, json_path, seconds):
     """Time the operators, plain against compiled, over the sizes that networks have."""
     torch.set_num_threads(threads)
     clock = time.process_time if threads == 1 else time.perf_counter
@@ -123,6 +126,7 @@ def main(only, dtypes, layouts, batch, threads, seconds):
     reason = backend.why_not('cpu', torch.float32)
     if reason:
         click.echo(f'no compiled operators: {reason}')
+    means = {}
     for name, dtype, layout in itertools.product(only or NAMES, dtypes, layouts):
         click.echo(f'\n{name}, {dtype}, {layout}, batch {batch}, {threads} threads')
         click.echo(f'{"channels":>8} {"res":>4}   {"milliseconds":54} plain or stock / this')
@@ -133,7 +137,10 @@ def main(only, dtypes, layouts, batch, threads, seconds):
             click.echo(line)
             for key, ratio in times.items():
                 summary.setdefault(key, []).append(ratio)
-        click.echo('geometric mean  ' + '  '.join(f'{key} {mean_ratio(ratios):.2f}' for key, ratios in summary.items()))
+        means[f'{name} {dtype} {layout}'] = mean = {key: mean_ratio(ratios) for key, ratios in summary.items()}
+        click.echo('geometric mean  ' + '  '.join(f'{key} {ratio:.2f}' for key, ratio in mean.items()))
+    if json_path:
+        Path(json_path).write_text(json.dumps(means))
 
 
 def time_size(name, batch, channels, res, dtype, layout, clock, seconds, reason):
