@@ -42,7 +42,8 @@ def measure(G, count, batch):
     """{what: seconds}."""
     import torch
 
-    from generate import ImageWriter, device_of, images_of_ws, save_image
+    from drawing.files import ImageWriter, save_image
+    from drawing.pictures import device_of, images_of_ws
     with torch.inference_mode():
         ws = G.mapping(torch.randn([count, G.z_dim], device=device_of(G)), None)
     pictures = list(images_of_ws(G, ws, batch))
@@ -75,14 +76,18 @@ def measure(G, count, batch):
 @click.option('--batch', type=int, default=8, show_default=True, help='Pictures at a time.')
 @click.option('--threads', type=int, default=1, show_default=True, help='Threads of torch on the CPU.')
 @click.option('--device', default='auto', show_default=True, help='What computes.')
+@click.option('--keep/--no-keep', default=True, show_default=True, help='Keep freed memory, as generate.py does on CPUs?')
 @click.option('--json', 'json_path', help='Also write the figures here.')
-def main(res, channel_base, channel_max, count, batch, threads, device, json_path):
+def main(res, channel_base, channel_max, count, batch, threads, device, keep, json_path):
     """Time the drawing of pictures."""
     import torch
 
+    from torch_utils.allocator import keep_freed_memory
     from torch_utils.distributed import pick_device
     torch.set_num_threads(threads)
     where = pick_device(device)
+    if keep:
+        keep_freed_memory()         # As generate.py does.
     seconds = measure(make_generator(res, channel_base, channel_max, where), count, batch)
     print(f'{res} px, {count} pictures, batch {batch}, {where}, {threads} thread(s)')
     for name, value in seconds.items():

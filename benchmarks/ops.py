@@ -19,6 +19,7 @@ import click
 import torch
 import torch.nn.functional as F
 
+from torch_utils.allocator import keep_freed_memory
 from torch_utils.ops import backend
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.conv2d_gradfix import conv2d, no_weight_gradients
@@ -121,6 +122,7 @@ def mean_ratio(ratios):
 def main(only, dtypes, layouts, batch, threads, json_path, seconds):
     """Time the operators, plain against compiled, over the sizes that networks have."""
     torch.set_num_threads(threads)
+    keep_freed_memory()             # As train.py does.
     clock = time.process_time if threads == 1 else time.perf_counter
     torch.manual_seed(0)
     reason = backend.why_not('cpu', torch.float32)
