@@ -60,6 +60,8 @@ def load_network(source: str | os.PathLike, force_fp16: bool = False,
     if dnnlib.util.is_url(str(source), allow_file_urls=True):
         with dnnlib.util.open_url(str(source)) as file:
             return load_network_pkl(file, force_fp16, only)
+    if not os.path.exists(source):
+        raise FileNotFoundError(f'No such file or directory: {source}')
     if os.path.isdir(source):
         source = checkpoint.newest_snapshot(source)
     return load_network_pkl(source, force_fp16, only)
