@@ -128,7 +128,7 @@ def test_resuming_a_directory_needs_no_other_option(stopped_run):
     longer = invoke(f'--resume={run_dir}/', '-n', '--kimg=2', '--workers=1')
     assert longer.exit_code == 0 and '"total_kimg": 2' in longer.output
     changed = invoke(f'--resume={run_dir}', '-n', '--gamma=7')
-    assert changed.exit_code == 2 and 'loss_kwargs.r1_gamma: 0.0032 -> 7.0' in changed.output, changed.output
+    assert changed.exit_code == 2 and 'loss_kwargs.r1_gamma: 1.0 -> 7.0' in changed.output, changed.output
     assert invoke(f'--resume={run_dir}', '-n', '--gamma=7', '--override').exit_code == 0
 
 
