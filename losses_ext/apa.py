@@ -9,6 +9,7 @@ already, and no critic meets an image in both roles at once.
 """
 import sys
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from dnnlib.option import option
 from torch_utils import distributed, training_stats
 from training.ada import AdaptiveStrength
 from training.adversarial import ADVERSARIAL
-from training.loss import Game, Regularizer
+from training.loss import Game, Regularizer, StepContext, Term
 
 INTERVAL = 4        # Iterations between two steps of p.
 
@@ -41,11 +42,11 @@ class APA(Regularizer):
         self._made: dict[int, dict[int, tuple]] = {}    # Of this one: source -> micro-batch -> images, labels.
 
     @classmethod
-    def is_off(cls, options):
+    def is_off(cls, options: Options) -> bool:
         return options.p == 0
 
     @classmethod
-    def configure(cls, config, options):
+    def configure(cls, config: dict, options: Options) -> Options:
         if 'lecam' in config['regularizers']:
             print('Warning: --reg_type=lecam,apa: both weaken the critic; start with one.', file=sys.stderr)
         if options.p is not None:
@@ -65,10 +66,10 @@ class APA(Regularizer):
             raise ValueError(f'--apa_kimg={kimg:g}: must be more than 0')
         return replace(options, target=target, kimg=kimg)
 
-    def g_main(self, ctx):
+    def g_main(self, ctx: StepContext) -> Term:
         self._made.setdefault(ctx.source, {})[ctx.round] = (ctx.gen.img.detach(), ctx.fake_c)
 
-    def reals(self, ctx, img, c):
+    def reals(self, ctx: StepContext, img: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         part = slice(ctx.round * len(img), (ctx.round + 1) * len(img))
         fake_img, fake_c = (fakes[part] for fakes in self._fakes.get(ctx.source, (img[:0], c[:0])))
         if len(fake_img) < len(img):                    # In the first iteration, or the first with fewer processes.
@@ -76,7 +77,7 @@ class APA(Regularizer):
         replaced = torch.rand([len(img)], device=img.device, generator=ctx.shared_rng('apa')) < self._p
         return torch.where(replaced[:, None, None, None], fake_img, img), torch.where(replaced[:, None], fake_c, c)
 
-    def end_iteration(self, nimg, batch_idx):
+    def end_iteration(self, nimg: int, batch_idx: int) -> None:
         self._fakes = {source: [torch.cat(parts) for parts in zip(*rounds.values())]
                        for source, rounds in self._made.items()}
         self._made = {}
@@ -92,15 +93,15 @@ class APA(Regularizer):
         self._p.copy_(controller.step(self._p, (signs[0] / signs[1]).item()).clamp(max=1))
         signs.zero_()
 
-    def begin_stage(self, stage, seed, resumed):
+    def begin_stage(self, stage: Any, seed: int, resumed: bool) -> None:
         if not resumed:
             self._p.fill_(self.options.p or 0.0)
             self._fakes = {}
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         return dict(p=self._p, fakes=self._fakes)
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict) -> None:
         self._p.copy_(state['p'])
         self._fakes = {source: [part.to(self._p.device) for part in fakes] for source, fakes in state['fakes'].items()}
         self._made = {}

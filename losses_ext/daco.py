@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from dnnlib.option import option
 from torch_utils import training_stats
-from training.loss import Regularizer
+from training.loss import Game, Regularizer
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class DaCo(Regularizer):
     Options = Options
 
     @classmethod
-    def configure(cls, config, options):
+    def configure(cls, config: dict, options: Options) -> Options:
         if not (0 <= options.drop_low < options.bands and num_kept(options) >= 1 and options.keep <= 1):
             raise ValueError(f'--daco_keep={options.keep:g} of {options.bands} bands without the lowest '
                              f'{options.drop_low} leaves the critic nothing to see; keep at least one band, at most all')
         return options
 
-    def __init__(self, game, options):
+    def __init__(self, game: Game, options: Options):
         super().__init__(game, options)
         for critic in game.first_critics:
             game.add_critic(f'Dhigh{critic.suffix}', self._view, critic.source)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dnnlib.option import option
 from torch_utils import training_stats
-from training.loss import Game, StepContext, Verdict
+from training.loss import Game, StepContext, Term, Verdict
 from training.running_mean import WithRunningMeans
 
 
@@ -39,7 +39,7 @@ class DigGAN(WithRunningMeans):
         self.leaf = 'seen' if options.wrt == 'aug' else 'img'
 
     @classmethod
-    def configure(cls, config, options):
+    def configure(cls, config: dict, options: Options) -> Options:
         gamma = config['loss_kwargs']['r1_gamma']
         if options.weight is None and gamma == 0:
             raise ValueError('--diggan_weight is 5 times --gamma unless given, and --gamma is 0: give --diggan_weight')
@@ -52,7 +52,7 @@ class DigGAN(WithRunningMeans):
             raise ValueError(f'--diggan_ema={options.ema:g}: must be at least 0 and less than 1')
         return replace(options, weight=weight)
 
-    def d_pair(self, ctx):
+    def d_pair(self, ctx: StepContext) -> Term:
         n_r = self._norms(ctx, ctx.real, 'real')                                    # [N]
         n_f = self._norms(ctx, ctx.fake, 'fake')                                    # [N]
         if self.options.pair == 'mean':

@@ -5,7 +5,7 @@
 from dataclasses import dataclass
 
 from dnnlib.option import option
-from training.loss import Regularizer
+from training.loss import Game, Regularizer
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class GenCo(Regularizer):
     """Joins when `weco` or `daco` is chosen; adds no term."""
     Options = Options
 
-    def __init__(self, game, options):
+    def __init__(self, game: Game, options: Options):
         super().__init__(game, options)
         game.share_fakes = options.fakes == 'shared'
         if options.reduce == 'mean':

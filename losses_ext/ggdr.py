@@ -21,7 +21,7 @@ from torch.nn.functional import cosine_similarity
 
 from dnnlib.option import option
 from torch_utils import training_stats
-from training.loss import Game, Player, Regularizer
+from training.loss import Game, Player, Regularizer, StepContext, Term
 from training.networks import Conv2dLayer
 
 EPS = 1e-6      # Floor of the norms in the cosine; where F is shorter, the image shows nothing.
@@ -51,7 +51,7 @@ class GGDR(Regularizer):
             _graft_decoder(critic, game.G.module.synthesis.channels, max(self._resolutions))
 
     @classmethod
-    def configure(cls, config, options):
+    def configure(cls, config: dict, options: Options) -> Options:
         size = config['data_shape']['img_resolution']
         res = options.res or str(64 if size >= 256 else max(size // 4, 8))
         valid = [str(r) for r in _decoder_resolutions(size)]
@@ -65,7 +65,7 @@ class GGDR(Regularizer):
                              'leave it out')
         return replace(options, res=res)
 
-    def d_fake(self, ctx):
+    def d_fake(self, ctx: StepContext) -> Term:
         if 'b8_dec' not in ctx.critic.grafts:
             return None
         predictions = _decode(ctx.critic.module, ctx.fake.feats, max(self._resolutions))

@@ -8,10 +8,11 @@ import sys
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from dnnlib.option import option
 from torch_utils import training_stats
-from training.loss import Game, Regularizer, StepContext
+from training.loss import Game, Regularizer, StepContext, Term
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class GradientPenalty(Regularizer):
         self.interval = 1 if is_lazy else options.interval
 
     @classmethod
-    def configure(cls, config, options):
+    def configure(cls, config: dict, options: Options) -> Options:
         interval = config['D_reg_interval'] if options.interval is None else options.interval
         if not options.weight >= 0:
             raise ValueError(f'--gp_weight={options.weight:g}: must not be negative')
@@ -46,13 +47,13 @@ class GradientPenalty(Regularizer):
             print('Warning: --reg_type=diggan,gp: gp alone makes gradients equally long.', file=sys.stderr)
         return replace(options, interval=interval)
 
-    def d_reg_pair(self, ctx):
+    def d_reg_pair(self, ctx: StepContext) -> Term:
         return self._penalty(ctx)
 
-    def d_fake(self, ctx):
+    def d_fake(self, ctx: StepContext) -> Term:
         return self._penalty(ctx)
 
-    def _penalty(self, ctx: StepContext):
+    def _penalty(self, ctx: StepContext) -> Tensor:
         u = torch.rand([len(ctx.real_img), 1, 1, 1], device=ctx.real_img.device, generator=ctx.rng('gp'))
         img = ctx.gen.img.detach().lerp(ctx.real_img, u)                            # [N,C,H,W]
         verdict = self.game.judge(ctx, ctx.critic, img, ctx.real_c, f'aug_gp/{ctx.critic.name}', leaf='img')

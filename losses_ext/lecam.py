@@ -14,7 +14,7 @@ from torch.nn.functional import relu
 from dnnlib.option import option
 from torch_utils import training_stats
 from training.adversarial import ADVERSARIAL
-from training.loss import Game, StepContext
+from training.loss import Game, StepContext, Term
 from training.running_mean import WithRunningMeans
 
 
@@ -35,7 +35,7 @@ class LeCam(WithRunningMeans):
         super().__init__(game, options, options.decay)
 
     @classmethod
-    def configure(cls, config, options):
+    def configure(cls, config: dict, options: Options) -> Options:
         game = config['loss_kwargs']['game']
         if ADVERSARIAL[game].paired:
             raise ValueError(f'--reg_type=lecam holds logits in place, but --loss={config["loss"]} plays the {game} '
@@ -48,11 +48,11 @@ class LeCam(WithRunningMeans):
             raise ValueError(f'--lecam_start={options.start}: must not be negative')
         return options
 
-    def d_fake(self, ctx):
+    def d_fake(self, ctx: StepContext) -> Term:
         e_r = self._follow(ctx, 'fake', ctx.fake.logits, against='real')
         return None if e_r is None else self._term(ctx, 'fake', e_r - ctx.fake.logits)
 
-    def d_real(self, ctx):
+    def d_real(self, ctx: StepContext) -> Term:
         e_f = self._follow(ctx, 'real', ctx.real.logits, against='fake')
         return None if e_f is None else self._term(ctx, 'real', ctx.real.logits - e_f)
 

@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 import losses_ext
 from dnnlib.option import option
 from torch_utils import training_stats
 from torch_utils.ops.conv2d_gradfix import no_weight_gradients
-from training.loss import Phase, d_reg_phase, g_reg_phase, offers
+from training.loss import Game, Generated, Phase, StepContext, d_reg_phase, g_reg_phase, offers
 
 SYMMETRIC = ('saturating', 'wgan')                      # L_g = -L_f: gamma is -1 everywhere.
 HAS_RATIO = (*SYMMETRIC, 'logistic', 'relativistic')    # Elsewhere gamma has poles, or L_f is flat where L_g is not.
@@ -61,7 +62,7 @@ def configure(config: dict, options: Options) -> Options:
     return options
 
 
-def one_stage(game, options: Options) -> Iterator[Phase]:
+def one_stage(game: Game, options: Options) -> Iterator[Phase]:
     """--loss=osgan: both players learn from one batch, then the lazy phases as usual."""
     step = offers('g_main', 'd_fake', 'd_real', 'd_pair')(partial(gd_main, options=options))
     yield Phase('GDmain', step, game.players, every_source=True)
@@ -70,7 +71,7 @@ def one_stage(game, options: Options) -> Iterator[Phase]:
         yield from d_reg_phase(game, critic)
 
 
-def gd_main(game, ctx, options: Options) -> None:
+def gd_main(game: Game, ctx, options: Options) -> None:
     """The critics' gradients of one batch, then the generator's of the same."""
     ctx.gen = game.generate(ctx, ctx.gen_z, ctx.gen_c)
     gradients = exact_gradients if options.form == 'exact' else ratio_gradients
@@ -86,13 +87,13 @@ def gd_main(game, ctx, options: Options) -> None:
     torch.autograd.backward(terms, grads, inputs=list(game.G.module.parameters()))
 
 
-def without_graph(gen):
+def without_graph(gen: Generated) -> Generated:
     """The same fakes as constants: what a critic's terms make of them must not reach G."""
     return replace(gen, img=gen.img.detach(), ws=gen.ws.detach(),
                    feats={res: feat.detach() for res, feat in gen.feats.items()})
 
 
-def exact_gradients(game, ctx, options):
+def exact_gradients(game: Game, ctx: StepContext, options: Options) -> tuple[Tensor, Tensor]:
     """Accumulates one critic's gradients; returns the generator's image gradient [N,C,H,W] and loss [N] by it."""
     adversarial, critic = game.adversarial, ctx.critic
     parameters = list(critic.module.parameters())
@@ -116,7 +117,7 @@ def exact_gradients(game, ctx, options):
     return image_grad, loss_G.detach()
 
 
-def ratio_gradients(game, ctx, options):
+def ratio_gradients(game: Game, ctx: StepContext, options: Options) -> tuple[Tensor, Tensor]:
     """The same from the critic's own backward pass; terms on the pair get passes of their own, on constant fakes."""
     adversarial, critic = game.adversarial, ctx.critic
     parameters = list(critic.module.parameters())
@@ -143,7 +144,7 @@ def ratio_gradients(game, ctx, options):
     return image_grad, loss_G.detach() * critic.weight
 
 
-def losses_on_fakes(game, ctx):
+def losses_on_fakes(game: Game, ctx: StepContext) -> tuple[Tensor, Tensor]:
     """What G and the critic minimise on fakes, [N] each; a paired game's critic has its whole loss here."""
     adversarial, fake = game.adversarial, ctx.fake.logits
     if adversarial.paired:
@@ -151,7 +152,7 @@ def losses_on_fakes(game, ctx):
     return adversarial.G(fake, None), adversarial.D_fake(fake)
 
 
-def ratio_of(game: str, fake, real, gamma_max: float):
+def ratio_of(game: str, fake: Tensor, real: Tensor | None, gamma_max: float) -> Tensor:
     """gamma = L_g'(a) / L_f'(a), [N], a constant; in closed form, since the quotient over- and underflows."""
     fake = fake.detach()
     if game in SYMMETRIC:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from dnnlib.option import option
 from torch_utils import training_stats
-from training.loss import Game, Regularizer, StepContext, Verdict
+from training.loss import Game, Regularizer, StepContext, Term, Verdict
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class R2(Regularizer):
         self.interval = 1 if is_lazy else options.interval
 
     @classmethod
-    def is_off(cls, options):
+    def is_off(cls, options: Options) -> bool:
         return options.gamma == 0
 
     @classmethod
-    def configure(cls, config, options):
+    def configure(cls, config: dict, options: Options) -> Options:
         gamma = config['loss_kwargs']['r1_gamma']
         if options.gamma is None and gamma == 0:
             raise ValueError('--r2_gamma is that of R1 unless given, and --gamma is 0: give --r2_gamma')
@@ -49,10 +49,10 @@ class R2(Regularizer):
             print('Warning: --reg_type=diggan,r2: R1 and R2 together leave little for DigGAN to do.', file=sys.stderr)
         return replace(options, gamma=gamma, interval=interval)
 
-    def d_reg_pair(self, ctx):
+    def d_reg_pair(self, ctx: StepContext) -> Term:
         return self._penalty(ctx, self.game.judge_fakes(ctx, ctx.critic, leaf='img', report=False))
 
-    def d_pair(self, ctx):
+    def d_pair(self, ctx: StepContext) -> Term:
         return self._penalty(ctx, ctx.fake)
 
     def _penalty(self, ctx: StepContext, fake: Verdict):

@@ -12,14 +12,16 @@ would be images between the centres, not of them. A = number of earlier centres.
 import copy
 import sys
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dnnlib.option import option
 from torch_utils import training_stats
 from training.centres import Centre, Mixed
-from training.loss import Regularizer
+from training.loss import Game, Regularizer, StepContext, Term
 from training.stages import Stage
 
 TEACHER = 'Gbar'
@@ -82,7 +84,7 @@ class TDGAN(Regularizer):
     brings_data = True
 
     @classmethod
-    def configure(cls, config, options):
+    def configure(cls, config: dict, options: Options) -> Options:
         num = len(options.data.split(','))
         options = replace(options, schedule=options.schedule or default_schedule(num, config['total_kimg']))
         config['total_kimg'] = sum(kimg for _, kimg in parse_schedule(options))
@@ -100,7 +102,7 @@ class TDGAN(Regularizer):
                   'between the centres instead of images of each.', file=sys.stderr)
         return options
 
-    def __init__(self, game, options):
+    def __init__(self, game: Game, options: Options):
         super().__init__(game, options)
         self.interval = options.remind_interval
         self.sites = {'g_main'} if options.remind > 0 else set()
@@ -112,7 +114,7 @@ class TDGAN(Regularizer):
         for source in range(1, width):
             game.add_critic(f'D_{source}', source=source)
 
-    def stages(self, config):
+    def stages(self, config: dict) -> list[Any]:
         paths = self.options.data.split(',')
         self._c_dim = config['data_shape']['c_dim']
         num_codes = config['G_kwargs'].get('c_dim', self._c_dim) - self._c_dim
@@ -130,7 +132,7 @@ class TDGAN(Regularizer):
             previous = tuple(on_line)
         return stages
 
-    def begin_stage(self, stage, seed, resumed):
+    def begin_stage(self, stage: Any, seed: int, resumed: bool) -> None:
         for centre in self._centres:
             if centre not in stage.sources:
                 centre.go()
@@ -142,7 +144,7 @@ class TDGAN(Regularizer):
         self._stage = stage
         self._weigh_critics()
 
-    def end_iteration(self, nimg, batch_idx):
+    def end_iteration(self, nimg: int, batch_idx: int) -> None:
         self._nimg = nimg
         if self.options.warmup:
             self._weigh_critics()
@@ -196,7 +198,7 @@ class TDGAN(Regularizer):
             on_line = critic.source < len(centres)
             critic.weight = self._base_weights[name] * (share[critic.source] if on_line and warm else 0)
 
-    def g_main(self, ctx):
+    def g_main(self, ctx: StepContext) -> Term:
         if ctx.source > 0 or not self._sees_memory(self._stage):
             return None
         memory = list(self._stage.memory)
@@ -210,15 +212,15 @@ class TDGAN(Regularizer):
         training_stats.report('Loss/tdgan/remind', rho)
         return rho * (self.options.remind * (len(memory) if self.options.memory == 'sum' else 1))
 
-    def describe(self):
+    def describe(self) -> dict:
         seen = [centre for centre in self._centres if centre.labels is not None and centre.code is not None]
         return dict(centre_labels=[centre.describe() for centre in seen]) if seen else {}
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         return dict(labels={c.index: c.labels for c in self._centres if c.labels is not None},
                     num={c.index: c.num for c in self._centres}, kept=self._kept, nimg=self._nimg)
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict) -> None:
         for index, labels in state['labels'].items():
             self._centres[index].labels = tuple(np.asarray(part) for part in labels)
         for index, num in state['num'].items():
@@ -227,7 +229,7 @@ class TDGAN(Regularizer):
         self._nimg = state['nimg']
 
 
-def remind_distance(now, then, metric: str = 'l1'):
+def remind_distance(now: Tensor, then: Tensor, metric: str = 'l1') -> Tensor:
     """Mean absolute or squared difference of images [N,C,H,W] over all entries, [N]."""
     difference = now - then
     return (difference.abs() if metric == 'l1' else difference.square()).mean([1, 2, 3])

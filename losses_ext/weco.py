@@ -10,10 +10,11 @@ theta_1, theta_2: all parameters of D and D2 as one vector each; theta_1 is a co
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from dnnlib.option import option
 from torch_utils import training_stats
-from training.loss import Regularizer
+from training.loss import Game, Regularizer, StepContext, Term
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class WeCo(Regularizer):
     """A twin of D that must not become like it; one for each source of data."""
     Options = Options
 
-    def __init__(self, game, options):
+    def __init__(self, game: Game, options: Options):
         super().__init__(game, options)
         self._others = {}                   # {name of a critic that is pushed: the critic it is pushed away from}
         for critic in game.first_critics:
@@ -39,7 +40,7 @@ class WeCo(Regularizer):
             if options.both:
                 self._others[critic.name] = twin
 
-    def d_fake(self, ctx):
+    def d_fake(self, ctx: StepContext) -> Term:
         other = self._others.get(ctx.critic.name)
         if other is None:
             return None
@@ -48,7 +49,7 @@ class WeCo(Regularizer):
         return (1 + cosine) * self.options.weight * (1 - ctx.progress if self.options.decay == 'linear' else 1)
 
 
-def parameter_pairs(constant, learning):
+def parameter_pairs(constant: torch.nn.Module, learning: torch.nn.Module) -> list[tuple[Tensor, Tensor]]:
     """[(theta_1, theta_2)] of two critics, the first ones detached. Layers that a method grafted on one are left out.
 
     Raises ValueError for the first tensor whose shapes differ (E-GC1).
@@ -62,7 +63,7 @@ def parameter_pairs(constant, learning):
     return pairs
 
 
-def weight_cosine(pairs, mode: str = 'global') -> torch.Tensor:
+def weight_cosine(pairs: list[tuple[Tensor, Tensor]], mode: str = 'global') -> Tensor:
     """Cosine between two sets of weights given as pairs of tensors; `layer`: the mean of the tensors' own cosines."""
     dots = torch.stack([(a * b).sum() for a, b in pairs])
     squares = [torch.stack([tensor.square().sum() for tensor in side]) for side in zip(*pairs)]
