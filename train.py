@@ -492,6 +492,8 @@ def resolve_resume(o: dict, config: dict, names: list[str]) -> None:
     if 'resume' in o:
         names.append(net if net == 'noresume' else f'resume{net if net in TRANSFER_NETS else "custom"}')
     if net != 'noresume':
+        if net not in TRANSFER_NETS and '://' not in net:
+            load_networks(net, '--resume')
         click.echo(f'--resume={net} starts a new run from these weights. A run is continued by --resume=RUN_DIR, or '
                    'by the same command.', err=True)
         config.update(resume_pkl=network_url(net), ada_kimg=100, ema_rampup=None)
@@ -507,14 +509,14 @@ def network_url(source: str) -> str:
 
 
 @cache
-def load_networks(source: str) -> dict:
-    """The networks that --init-from names."""
+def load_networks(source: str, option: str = '--init-from') -> dict:
+    """The networks that an option names."""
     from torch_utils.checkpoint import CheckpointError
     from torch_utils.network_file import load_network
     try:
         return load_network(network_url(source))
     except (CheckpointError, OSError) as error:
-        raise UserError(f'--init-from: {error}') from error
+        raise UserError(f'{option}: {error}') from error
 
 
 def check_tensors(o: dict, config: dict) -> None:
