@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # What the demo trains: for example `make demo REG=ggdr LOSS=osgan KIMG=50 DATA=photos/`.
 DATA ?= datasets/emoji-faces-noto-32.zip
 DEMO ?= demo-out
-KIMG ?= 42
+KIMG ?= 36
 REG  ?= none
 LOSS ?= logistic
 
