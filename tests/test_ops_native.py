@@ -330,19 +330,19 @@ def test_a_compiler_error_is_told_and_kept(compiler, tmp_path, monkeypatch):
 
 
 def test_the_library_is_named_by_everything_it_is_made_of(compiler, monkeypatch, tmp_path):
-    names = {build.library_file('cpu', compiler).name}
+    names = {build.path_of('cpu', compiler).name}
     for attribute, value in [('KERNEL_FLAGS', ('-O2',)), ('_cpu', lambda: 'another')]:
         with monkeypatch.context() as patch:
             patch.setattr(build, attribute, value)
-            names.add(build.library_file('cpu', compiler).name)
+            names.add(build.path_of('cpu', compiler).name)
     with monkeypatch.context() as patch:
         for path in build.SOURCE_DIR.iterdir():
             (tmp_path / path.name).write_text(path.read_text() + ('//' if path.name == 'portable.h' else ''))
         patch.setattr(build, 'SOURCE_DIR', tmp_path)
-        names.add(build.library_file('cpu', compiler).name)
+        names.add(build.path_of('cpu', compiler).name)
     with monkeypatch.context() as patch:
         patch.setattr(torch, '__version__', '9.9')
-        names.add(build.library_file('cpu', compiler).name)
+        names.add(build.path_of('cpu', compiler).name)
     assert len(names) == 5
 
 

@@ -43,7 +43,7 @@ def _libraries():
 def _report(library):
     try:
         toolchain = build.find_toolchain(library)
-        path = build.library_file(library, toolchain)
+        path = build.path_of(library, toolchain)
     except build.Unavailable as reason:
         return [f'{name:10} reference: {reason}' for name in OPERATORS]
     compilers = [f'compiler   {toolchain.cxx}: {toolchain.cxx_version}', f'ninja      {toolchain.ninja}']

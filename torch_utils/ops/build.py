@@ -91,7 +91,7 @@ def torch_include() -> Path:
     return Path(torch.__file__).parent / 'include'
 
 
-def library_file(library: str, toolchain: Toolchain) -> Path:
+def path_of(library: str, toolchain: Toolchain) -> Path:
     """Where the finished library is or will be."""
     return Path(make_cache_dir_path('ops')) / f'{library}-{_key(library, toolchain)}.so'
 
@@ -101,7 +101,7 @@ def build(library: str) -> Path:
     cannot be built.
     """
     toolchain = find_toolchain(library)
-    path = library_file(library, toolchain)
+    path = path_of(library, toolchain)
     if path.exists():
         return path
     with _lock(path.with_suffix('.lock')):
