@@ -113,12 +113,14 @@ def search(G: 'torch.nn.Module', targets: 'torch.Tensor', num_steps: int, w_avg_
            regularize_noise_weight: float, space: str, c: 'torch.Tensor | None', embed: Callable) -> Iterator[Step]:
     """The steps, one by one; the noise constants of G are replaced. Arguments as in `project`, targets [N, C, H, W]."""
     import torch
+
+    from torch_utils.optimizers import untraced
     w_mean, w_std = w_statistics(G, w_avg_samples, c)
     with torch.no_grad():
         target_features = embed(shrink(targets.float()))
     w = w_mean.repeat(len(targets), 1 if space == 'w' else G.num_ws, 1).requires_grad_()
     noises = replace_noise(G, len(targets))
-    optimizer = torch.optim.Adam([w, *noises], betas=ADAM_BETAS)
+    optimizer = untraced(torch.optim.Adam)([w, *noises], betas=ADAM_BETAS)
     for k in range(num_steps):
         t = k / num_steps
         optimizer.param_groups[0]['lr'] = schedule.learning_rate(t)

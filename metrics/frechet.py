@@ -8,7 +8,6 @@ values of M = F_a F_b^T, because S_a S_b has the non-zero eigenvalues of M M^T, 
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 import torch
 
 from metrics.moments import Moments
@@ -49,7 +48,8 @@ def _factor(cov: torch.Tensor) -> torch.Tensor:
     small eigenvalues do not drown in the rounding of the large ones (measured: benchmarks/metrics.py frechet). The rank
     is found on the way; it is below d with fewer samples than dimensions or with features that are constant.
     """
-    upper, order, rank, _ = scipy.linalg.lapack.dpstrf(cov.numpy())
+    from scipy.linalg import lapack  # Here: a training run need not wait for it to start.
+    upper, order, rank, _ = lapack.dpstrf(cov.numpy())
     factor = np.empty((rank, len(cov)))
     factor[:, order - 1] = np.triu(upper)[:rank]
     return torch.from_numpy(factor)

@@ -188,6 +188,24 @@ def test_help_is_fast_because_nothing_heavy_is_imported():
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
 
 
+def test_first_iteration_is_reached_without_modules_that_take_long_to_import(data, tmp_path):
+    """Of torch.compile (a second), of metrics, of logs that nobody asked for."""
+    code = """
+import os, sys, train
+from training.ticks import Ticks
+def stop(*_):
+    print('loaded:', *sorted({'torch._dynamo', 'sympy', 'scipy', 'matplotlib', 'wandb', 'onnx'} & set(sys.modules)))
+    sys.stdout.flush()
+    os._exit(0)
+Ticks.after_iteration = stop
+train.main()
+"""
+    result = subprocess.run(
+        [sys.executable, '-c', code, f'--outdir={tmp_path}', f'--data={data / "plain.zip"}', '--cfg=tiny', '--workers=0'],
+        cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1].strip() == 'loaded:', result.stdout[-2000:] + result.stderr[-2000:]
+
+
 # What it refuses: exit status 2, one sentence, no traceback.
 
 @pytest.mark.parametrize('args, sentence', [

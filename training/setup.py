@@ -12,6 +12,7 @@ import dnnlib
 import losses_ext
 from torch_utils import distributed, misc, training_stats
 from torch_utils.ops import backend
+from torch_utils.optimizers import untraced
 from torch_utils.randomness import Streams
 from training import transfer
 from training.ada import AdaptiveStrength
@@ -200,7 +201,12 @@ def build_player(name: str, kwargs: dict, opt_kwargs: dict, reg_interval: int | 
     return Player(
         name, reg_interval=reg_interval,
         make_module=lambda: dnnlib.util.construct_class_by_name(**kwargs).to(device),
-        make_optimizer=lambda parameters: dnnlib.util.construct_class_by_name(parameters, **opt_kwargs))
+        make_optimizer=lambda parameters: build_optimizer(parameters, **opt_kwargs))
+
+
+def build_optimizer(parameters: list[torch.nn.Parameter], class_name: str, **kwargs: Any) -> torch.optim.Optimizer:
+    """An optimizer of the class of that name."""
+    return untraced(dnnlib.util.get_obj_by_name(class_name))(parameters, **kwargs)
 
 
 def lazy_rates(opt_kwargs: dict, reg_interval: int | None) -> dict:

@@ -19,8 +19,6 @@ from training.states import saved_states
 with contextlib.suppress(ImportError):
     import torch.utils.tensorboard  # noqa: F401 (Here, so that no forked process has to.)
 
-torch.optim.Adam([torch.zeros(1)])     # The first one imports half of torch.
-
 NOT_REPRODUCIBLE = ('Timing/', 'Resources/', 'timestamp')
 
 
