@@ -257,7 +257,7 @@ def score_network(job: Job, path: str, device: Any, rank: int) -> None:
     if job.verbose and rank == 0:
         click.echo(f'{os.path.basename(path)}: {G.img_resolution}x{G.img_resolution}, {G.img_channels} channels, '
                    f'labels of width {G.c_dim}', err=True)
-    centres = centres_of(job, G, networks.get('centres'))
+    centres = centres_of(job, G, networks.get('centres'), path)
     recorded = networks['training_set_kwargs']
     target = dict(G=G, device=device, centres=centres,
                   dataset_kwargs=None if centres else dataset_of_network(job, G, recorded, path))
@@ -323,25 +323,47 @@ def dataset_of_network(job: Job, G: Any, recorded: Any, path: str) -> dict[str, 
     return kwargs
 
 
-def recorded_set(recorded: Any) -> dict[str, Any] | None:
-    """Arguments of the data set that a network file records; None if it records none.
+def recorded_set(recorded: Any, place: str | None = None) -> dict[str, Any] | None:
+    """Arguments of the data set that a network file records, at `place` if it does not say where; None if it records none.
 
     The file may be a stranger's: of what it says, only options of our own class count, and only in their own types.
     """
-    if not isinstance(recorded, Mapping) or not isinstance(recorded.get('path'), str):
+    recorded = {'path': place, **recorded} if isinstance(recorded, Mapping) else {}
+    if not isinstance(recorded.get('path'), str):
         return None
     return {'class_name': DATASET, **{key: value for key, value in recorded.items()
                                       if isinstance(value, RECORDED_OPTIONS.get(key, ()))}}
 
 
-def centres_of(job: Job, G: Any, recorded: Any) -> dict[str, Any] | None:
-    """{name: (arguments of the data set, code)} of the data centres: what the user named, else what the file records."""
+def centres_of(job: Job, G: Any, recorded: Any, path: str) -> dict[str, Any] | None:
+    """{name: (arguments of the data set, code)} of the data centres: what the user named, else what the file records.
+
+    Where the data are only the run's own directory says; files of earlier versions say it themselves.
+    """
     if job.centres:
         return named_centres(job, G)
     if job.dataset_kwargs is not None or not isinstance(recorded, Mapping):
         return None
-    return {name: (recorded_set(kwargs), code) for name, (kwargs, code) in recorded.items()
-            if re.fullmatch(r'[\w-]+', name) and recorded_set(kwargs)}
+    places = places_of_centres(path)
+    centres = {name: (recorded_set(kwargs, places.get(name)), code) for name, (kwargs, code) in recorded.items()
+               if re.fullmatch(r'[\w-]+', name)}
+    lost = [name for name, (kwargs, _) in centres.items() if kwargs is None]
+    if lost:
+        raise click.UsageError(f'{path} was trained on several data centres and does not say where their data are; give '
+                               f'{" ".join(f"--centre={name}=FILE" for name in centres)}')
+    return centres
+
+
+def places_of_centres(path: str) -> dict[str, str]:
+    """{name: path of the data} of the data centres of a network file's run, as far as it lies in its directory."""
+    from training.centres import centre_name
+    from training.resume import saved_options
+    run_dir = run_dir_of(path)
+    try:
+        paths = saved_options(run_dir)['data_paths'] if run_dir else []
+    except ValueError:
+        return {}
+    return {centre_name(index): data for index, data in enumerate(paths)}
 
 
 def named_centres(job: Job, G: Any) -> dict[str, Any]:

@@ -25,4 +25,4 @@ class GenCo(Regularizer):
         game.share_fakes = options.fakes == 'shared'
         if options.reduce == 'mean':
             for critic in game.critics.values():
-                critic.weight = 1 / len(game.critics)
+                critic.weight = 1 / len(game.critics_of(critic.source))

@@ -159,6 +159,7 @@ def ratio_of(game: str, fake: Tensor, real: Tensor | None, gamma_max: float) -> 
         return -torch.ones_like(fake)
     a = fake if real is None else fake - real.detach()
     training_stats.report('Loss/osgan/min_logit', a.min())
+    training_stats.report('Loss/osgan/median_logit', a.median())
     gamma = torch.exp(-a)
     training_stats.report('Loss/osgan/clamped', (gamma > gamma_max).float())
     return -gamma.clamp(max=gamma_max)

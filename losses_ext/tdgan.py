@@ -76,6 +76,7 @@ class CentreStage(Stage):
     new: tuple[Centre, ...] = ()            # On line for the first time.
     previous: tuple[Centre, ...] = ()       # On line in the stage before.
     begin_nimg: int = 0
+    number: int = 0
 
 
 class TDGAN(Regularizer):
@@ -109,26 +110,27 @@ class TDGAN(Regularizer):
         self._stage = None
         self._nimg = 0                      # Images shown so far.
         self._base_weights = None
-        self._kept = {}                     # {centre: state of its critics} with --tdgan_d=keep.
+        self._kept = {}                     # {centre: its critics and strength of augmentation} with --tdgan_d=keep.
         width = max(len(ids) for ids, _ in parse_schedule(options))
         for source in range(1, width):
             game.add_critic(f'D_{source}', source=source)
 
     def stages(self, config: dict) -> list[Any]:
         paths = self.options.data.split(',')
+        self._strength_adapts = config.get('ada_target') is not None
         self._c_dim = config['data_shape']['c_dim']
         num_codes = config['G_kwargs'].get('c_dim', self._c_dim) - self._c_dim
         codes = np.eye(num_codes, dtype=np.float32) if num_codes else [None] * len(paths)
         self._centres = [Centre(i, {**config['centre_kwargs'], 'path': path}, codes[i]) for i, path in enumerate(paths)]
         stages, seen, previous, end_kimg = [], [], (), 0
-        for ids, kimg in parse_schedule(self.options):
+        for number, (ids, kimg) in enumerate(parse_schedule(self.options)):
             on_line = [self._centres[i] for i in ids]
             memory = tuple(centre for centre in seen if centre not in on_line)
             new = tuple(centre for centre in on_line if centre not in seen)
             seen += new
             begin_nimg, end_kimg = round(end_kimg * 1000), end_kimg + kimg
             stages.append(CentreStage(round(end_kimg * 1000), on_line, Mixed([on_line, memory]), list(seen), memory, new,
-                                      previous, begin_nimg))
+                                      previous, begin_nimg, number))
             previous = tuple(on_line)
         return stages
 
@@ -141,6 +143,7 @@ class TDGAN(Regularizer):
                 centre.come()
             if stage.previous:
                 self._change_over(stage, seed)
+            self._report_who_is_here(stage)
         self._stage = stage
         self._weigh_critics()
 
@@ -149,33 +152,43 @@ class TDGAN(Regularizer):
         if self.options.warmup:
             self._weigh_critics()
 
+    def _report_who_is_here(self, stage):
+        """Once: statistics keep their value until there is another."""
+        training_stats.report0('Progress/tdgan_stage', stage.number)
+        for centre in self._centres:
+            training_stats.report0(f'Progress/tdgan_centre_{centre.index}', float(centre in stage.sources))
+
     def _change_over(self, stage, seed):
         """Freezes the teacher, replaces the critics, and lets new codes start where the previous centre is."""
         game = self.game
-        if self.options.d == 'keep':
-            key = '+'.join(str(centre.index) for centre in stage.previous)
-            self._kept[key] = dict(critics={name: critic.state_dict() for name, critic in game.critics.items()},
-                                   p=game.augment.p.clone() if hasattr(game.augment, 'p') else None)
-            self._kept = copy.deepcopy(self._kept)
         if self._sees_memory(stage):
             game.frozen[TEACHER] = copy.deepcopy(game.G_ema if self.options.prev == 'ema' else game.G.module)
             game.frozen[TEACHER].train().requires_grad_(False)
-        for number, critic in enumerate(game.critics.values()):
-            critic.reset(seed + number)
-        if hasattr(game.augment, 'p'):
-            game.augment.p.zero_()
-        old = self._kept.get('+'.join(str(centre.index) for centre in stage.sources))
-        if old is not None:
-            for name, critic in game.critics.items():
-                critic.load_state_dict(old['critics'][name])
-            if old['p'] is not None:
-                game.augment.p.copy_(old['p'])
+        if self.options.d == 'keep':
+            self._keep_critics(stage)
+        self._renew_critics(stage, seed)
         if self.options.gopt == 'reset':
             game.G.reset_optimizer()
         if self.options.code_init == 'copy' and stage.previous[0].code is not None:
             for G in (game.G.module, game.G_ema):
                 for centre in stage.new:
                     self._copy_code(G, stage.previous[0].index, centre.index)
+
+    def _keep_critics(self, stage):
+        for source, centre in enumerate(stage.previous):
+            critics = [critic.state_dict() for critic in self.game.critics_of(source)]
+            self._kept[centre.index] = copy.deepcopy(dict(critics=critics, p=getattr(self.game.augment, 'p', None)))
+
+    def _renew_critics(self, stage, seed):
+        """Fresh critics, or those that a centre had when it went; with them goes an adaptive strength of augmentation."""
+        for number, critic in enumerate(self.game.critics.values()):
+            critic.reset(seed + number)
+        kept = [self._kept.get(centre.index) for centre in stage.sources]
+        for source, old in enumerate(kept):
+            for critic, state in zip(self.game.critics_of(source), old['critics'] if old else ()):
+                critic.load_state_dict(state)
+        if self._strength_adapts:                       # To the first critic.
+            self.game.augment.p.copy_(kept[0]['p'] if kept[0] else torch.zeros([]))
 
     @torch.no_grad()
     def _copy_code(self, G, source, target):
@@ -213,8 +226,11 @@ class TDGAN(Regularizer):
         return rho * (self.options.remind * (len(memory) if self.options.memory == 'sum' else 1))
 
     def describe(self) -> dict:
+        """The centres of the schedule, but not where their data are; and what labels those on line so far have had."""
+        scheduled = [self._centres[i] for i in sorted({i for ids, _ in parse_schedule(self.options) for i in ids})]
         seen = [centre for centre in self._centres if centre.labels is not None and centre.code is not None]
-        return dict(centre_labels=[centre.describe() for centre in seen]) if seen else {}
+        labels = dict(centre_labels=[centre.describe() for centre in seen]) if seen else {}
+        return dict(centres=dict(centre.without_path() for centre in scheduled), **labels)
 
     def state_dict(self) -> dict:
         return dict(labels={c.index: c.labels for c in self._centres if c.labels is not None},

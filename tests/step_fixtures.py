@@ -69,12 +69,12 @@ class Reports:
 
     def __enter__(self):
         self.values = {}
-        self._report = training_stats.report
-        training_stats.report = self._record
+        self._functions = training_stats.report, training_stats.report0
+        training_stats.report = training_stats.report0 = self._record
         return self
 
     def __exit__(self, *_):
-        training_stats.report = self._report
+        training_stats.report, training_stats.report0 = self._functions
 
     def _record(self, name, value):
         self.values.setdefault(name, []).append(torch.as_tensor(value).detach().flatten().clone())

@@ -1,10 +1,11 @@
 """calc_metrics.py: networks, runs and image sets; what it refuses, before any work."""
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
 from metric_tools import TinyDetector, image_sets, make_generator
-from tiny import make_dataset
+from tiny import make_config, make_dataset
 
 import calc_metrics
 from metrics import metric_main, names
@@ -119,13 +120,13 @@ def test_centres(run, tmp_path):
 def test_centres_are_told_apart_by_codes_behind_the_classes(tmp_path):
     paths = [make_dataset(tmp_path / f'{name}.zip', num_classes=2) for name in 'ab']
     job = calc_metrics.Job([], [], {}, 'cpu', 'auto', None, None, dict(zip('ab', paths)), None, None, False)
-    centres = calc_metrics.centres_of(job, make_generator(c_dim=5), None)   # Two classes, two centres, a spare place.
+    centres = calc_metrics.centres_of(job, make_generator(c_dim=5), None, '')    # Two classes, two centres, a spare place.
     assert [code for _, code in centres.values()] == [[1, 0, 0], [0, 1, 0]]
     assert centres['b'][0]['path'] == paths[1]
 
 
 def test_the_centres_that_a_run_records(run, tmp_path):
-    """As training with several data sets writes them; a name that leads out of the directory is passed over."""
+    """As earlier versions wrote them, with paths; a name that leads out of the directory is passed over."""
     sets = image_sets(tmp_path)
     centres = {f'centre-{i}': (kwargs, [float(i == 0), float(i == 1)]) for i, kwargs in enumerate(sets)}
     checkpoint.save_networks(run / 'network-snapshot-000008.safetensors', {'G_ema': make_generator(c_dim=2)},
@@ -136,6 +137,21 @@ def test_the_centres_that_a_run_records(run, tmp_path):
         ('fd20_tiny', 48), ('fd20_tiny@centre-0', 24), ('fd20_tiny@centre-1', 24)]
     code, _, output = call(f'--network={run}', '--held-out=rest', metrics='none')
     assert code in (1, 2) and '--held-out: the network' in output
+
+
+def test_where_the_data_of_centres_are_only_the_directory_of_the_run_says(run, tmp_path):
+    sets = image_sets(tmp_path)
+    path, published = run / 'network-snapshot-000008.safetensors', tmp_path / 'net.safetensors'
+    centres = {f'centre-{i}': ({'class_name': kwargs['class_name']}, [float(i == 0), float(i == 1)])
+               for i, kwargs in enumerate(sets)}
+    config = {**make_config('-'), 'command': {}, 'data_paths': [kwargs['path'] for kwargs in sets], 'data_fingerprints': []}
+    (run / 'training_options.json').write_text(json.dumps(config))
+    checkpoint.save_networks(path, {'G_ema': make_generator(c_dim=2)}, centres=centres)
+    code, lines, output = call(f'--network={run}')
+    assert code == 0 and [line['metric'] for line in lines] == ['fd20_tiny', 'fd20_tiny@centre-0', 'fd20_tiny@centre-1'], output
+    shutil.copy(path, published)
+    code, _, output = call(f'--network={published}')
+    assert code == 2 and 'give --centre=centre-0=FILE --centre=centre-1=FILE' in ' '.join(output.split())
 
 
 def test_a_strangers_file_names_no_class_to_call(run, tmp_path):

@@ -9,6 +9,7 @@ from fixture_data import case_ids, load_net
 from step_fixtures import Reports, build_game, grad_norms, network, reals, run_phase
 from tiny import assert_resumes_exactly, assert_same_bits, make_config, make_dataset, run_iterations
 
+import losses_ext
 from losses_ext.daco import DaCo, band_map, keep_bands, num_kept
 from losses_ext.daco import Options as DaCoOptions
 from losses_ext.genco import GenCo
@@ -18,6 +19,7 @@ from losses_ext.weco import WeCo, parameter_pairs, weight_cosine
 from torch_utils.randomness import Streams
 from training import setup
 from training.loss import Phase, StepContext, d_main, d_reg, g_main, g_reg
+from training.training_loop import adapt_augmentation
 
 MASKS = ['hermitian', 'official']
 
@@ -235,9 +237,27 @@ def test_gc7_mean_of_three_copies_is_the_base_gradient():
         torch.testing.assert_close(grad, base, rtol=1e-4, atol=1e-6)
 
 
-def test_gc8_adaptive_strength_follows_the_first_critic(data):
-    run = setup.build(make_config(data, regularizers=dict(weco={}, daco={}, genco={})), torch.device('cpu'))
-    assert run.game.D.name == 'D' and list(run.game.critics) == ['D', 'D2', 'Dhigh']
+def test_the_mean_is_over_the_critics_of_one_centre(data):
+    centres = dict(data=f'{data},{data}', schedule='0+1:1', weights='sum')
+    config = make_config(data, regularizers=dict(tdgan=centres, weco={}, daco={}, genco=dict(reduce='mean')))
+    losses_ext.configure(config, {})
+    run = setup.build(config, torch.device('cpu'))
+    run.enter_stage(0)
+    assert {name: critic.weight for name, critic in run.game.critics.items()} == dict.fromkeys(
+        ['D', 'D_1', 'D2', 'D2_1', 'Dhigh', 'Dhigh_1'], 1 / 3)
+
+
+@pytest.mark.parametrize('sign', [-1.0, 1.0])
+def test_gc8_adaptive_strength_follows_the_first_critic(data, sign):
+    augment = dict(class_name='training.augment.AugmentPipe', xflip=1)
+    config = make_config(data, regularizers=dict(weco={}, daco={}, genco={}), augment_kwargs=augment, ada_target=0.6)
+    run = setup.build(config, torch.device('cpu'))
+    run.game.augment.p.fill_(0.5)
+    for name, critic in run.game.critics.items():
+        critic.real_signs.fill_(4)
+        critic.real_signs[0] *= sign if name == 'D' else -sign
+    adapt_augmentation(run)
+    assert (run.game.augment.p - 0.5).sign() == sign
 
 
 def test_resume_is_exact(data):

@@ -99,6 +99,11 @@ def test_no_method_makes_the_host_wait(data, name):
     assert reads(zoo_config(data, [name])) == {}
 
 
+@pytest.mark.parametrize('form', ['simple', 'full'])
+def test_no_ratio_form_makes_the_host_wait(data, form):
+    assert reads(zoo_config(data, loss='osgan', game='logistic', form=form, force=True)) == {}
+
+
 def test_labels_of_a_paired_game_with_codes_stay_on_the_device(data):
     assert reads(zoo_config(data, ['tdgan'], loss='relativistic')) == {}
 

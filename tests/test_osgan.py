@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 from fixture_data import case_ids
-from step_fixtures import FixtureContext, build_game
+from step_fixtures import FixtureContext, Reports, build_game
 from tiny import make_config, make_dataset
 from torch.nn.functional import leaky_relu, linear
 
@@ -117,6 +117,15 @@ def test_smaller_micro_batches_count_by_their_share(name, form):
     whole = one_stage_gradients(game, Options(form=form), **context())
     for key, grad in one_stage_gradients(game, Options(form=form), share=0.25, **context()).items():
         torch.testing.assert_close(grad, whole[key] / 4, rtol=1e-4, atol=1e-7, msg=lambda text, k=key: f'{k}: {text}')
+
+
+@pytest.mark.parametrize('name, real', [('logistic', None), ('relativistic', torch.tensor([1.0, 1.0, 1.0]))])
+def test_statistics_of_the_ratio(name, real):
+    with Reports() as reports:
+        gamma = ratio_of(name, torch.tensor([-20.0, 2.0, 3.0]), real, 1e4)
+    shift = 0 if real is None else 1
+    assert reports.all('Loss/osgan/min_logit') == -20 - shift and reports.all('Loss/osgan/median_logit') == 2 - shift
+    assert reports.all('Loss/osgan/clamped').tolist() == [1, 0, 0] and gamma[0] == -1e4
 
 
 def spread(game, factor):

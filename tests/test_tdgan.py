@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from fixture_data import case_ids
+from step_fixtures import Reports
 from tiny import Silent, assert_same_bits, make_config, make_dataset, run_iterations
 
 import losses_ext
@@ -227,6 +228,39 @@ def test_a_new_stage_has_fresh_critics_and_strength(centres):
     assert not run.game.G.optimizer.state
 
 
+def test_a_fixed_strength_stays(centres):
+    config = tdgan_config(centres)
+    config.update(augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1), augment_p=0.3)
+    assert at_second_stage(config).game.augment.p == torch.tensor(0.3)
+
+
+def test_a_centre_that_comes_back_finds_its_kept_critic_whoever_else_is_there(centres):
+    """With its optimizer; the strength of augmentation follows the first critic. New centres get fresh ones."""
+    config = tdgan_config(centres, schedule='0:0.008,1:0.008,2+0:0.008,0:0.008', d='keep')
+    config.update(augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1), ada_target=0.6)
+    run, ends = build(config), []
+    for nimg in (8, 16, 24):
+        train(run, nimg)
+        run.game.augment.p.fill_(nimg / 100)
+        ends.append({name: copy.deepcopy(critic.state_dict()) for name, critic in run.game.critics.items()})
+        run.enter_stage(run.stage_idx + 1)
+        now = {name: critic.state_dict() for name, critic in run.game.critics.items()}
+        if nimg == 16:
+            assert_same_bits(now['D_1'], ends[0]['D'])
+            assert run.game.augment.p == 0 and not now['D']['optimizer']['state']
+    assert_same_bits(now['D'], ends[2]['D_1'])
+    assert run.game.augment.p == torch.tensor(0.24)
+
+
+def test_statistics_say_the_stage_and_who_is_there(centres):
+    run = build(tdgan_config(centres, schedule='0:0.008,2+0:0.008'))
+    for stage, expected in enumerate([[0, 1, 0, 0], [1, 1, 0, 1]]):
+        with Reports() as reports:
+            run.enter_stage(stage)
+        names = ['Progress/tdgan_stage', *(f'Progress/tdgan_centre_{i}' for i in range(3))]
+        assert [reports.all(name).item() for name in names] == expected
+
+
 def test_during_warmup_new_critics_learn_and_g_is_reminded_only(centres):
     """From the second stage on."""
     config = tdgan_config(centres, schedule='0:0.016,1:0.016', warmup=0.008, remind=0.0)
@@ -262,8 +296,8 @@ def test_labels_are_remembered_when_the_data_is_gone(tmp_path):
     assert run.game.D.module.c_dim == 3 and run.game.G.module.c_dim == 5
 
 
-def test_snapshots_say_what_labels_each_centre_had(tmp_path):
-    """And nothing of centres to come."""
+def test_snapshots_say_what_labels_each_centre_had_but_not_where_its_data_are(tmp_path):
+    """Nor anything of the labels of centres to come."""
     centres = [make_dataset(tmp_path / f'{i}.zip', num=num, num_classes=3, seed=i) for i, num in enumerate((12, 10, 9))]
     config = tdgan_config(centres, c_dim=3, schedule='0:0.004,1:0.004,2:0.004')
     run = setup.build(config, torch.device('cpu'))
@@ -273,7 +307,11 @@ def test_snapshots_say_what_labels_each_centre_had(tmp_path):
     run.enter_stage(0)
     train(run, 8)
     ticks._save_networks(run, {'G_ema': run.G_ema})
-    snapshot = load_networks(tmp_path / 'run/network-snapshot-000000.safetensors')
+    path = tmp_path / 'run/network-snapshot-000000.safetensors'
+    snapshot = load_networks(path)
+    assert tmp_path.name.encode() not in path.read_bytes()
+    assert {name: code for name, (_, code) in snapshot['centres'].items()} == {
+        'centre-0': [1, 0, 0], 'centre-1': [0, 1, 0], 'centre-2': [0, 0, 1]}
     assert snapshot['centre_labels'] == [
         dict(index=0, code=[1, 0, 0], num=12, labels=[[2, 4], [1, 4], [0, 4]]),
         dict(index=1, code=[0, 1, 0], num=10, labels=[[2, 3], [1, 3], [0, 4]])]

@@ -7,13 +7,18 @@ import dnnlib
 from training.stages import Source
 
 
+def centre_name(index: int) -> str:
+    """What metrics and network files call a centre."""
+    return f'centre-{index}'
+
+
 class Centre(Source):
     """A source whose data set is open only while it is on line; its labels and size are remembered."""
 
     def __init__(self, index: int, kwargs: dict, code: np.ndarray | None):
         self.index = index
         self.code = code
-        self.centre = f'centre-{index}', kwargs
+        self.centre = centre_name(index), (kwargs, [] if code is None else code.tolist())
         self.num = 0                    # Images.
         self.labels = None              # (values [m,c_dim], counts [m]) once it has been on line.
         self._kwargs = kwargs
@@ -33,6 +38,11 @@ class Centre(Source):
         """Closes the data set."""
         if 'dataset' in self.__dict__:
             self.__dict__.pop('dataset').close()
+
+    def without_path(self) -> tuple[str, tuple[dict, list[float]]]:
+        """`centre` but for the place of the data: what may be published with a network."""
+        name, (kwargs, code) = self.centre
+        return name, ({key: value for key, value in kwargs.items() if key != 'path'}, code)
 
     def describe(self) -> dict:
         """What it takes to draw its labels without its data; a label is the number of a class where it is one."""

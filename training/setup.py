@@ -63,11 +63,6 @@ class Run:
         self.micro_batch = self.batch_gpu
 
     @property
-    def centres(self) -> dict[str, tuple[dict, list[float]]]:
-        """All data centres, those on line and the others, as `centres_of` says."""
-        return centres_of([source for stage in self.stages for source in stage.sources])
-
-    @property
     def total_nimg(self) -> int:
         """Images that the whole run shows."""
         return self.stages[-1].end_nimg
@@ -123,12 +118,6 @@ class Run:
         for regularizer in self.game.regularizers:
             regularizer.load_state_dict(local['regularizers'][type(regularizer).__name__])
         training_stats.load_state_dict(local['statistics'])
-
-
-def centres_of(sources: list[Source]) -> dict[str, tuple[dict, list[float]]]:
-    """{name: (arguments of the data set, code)} of the data centres among sources, as plain data."""
-    return {source.centre[0]: (source.centre[1], [] if source.code is None else source.code.tolist())
-            for source in sources if source.centre is not None}
 
 
 def _to_cpu(state: Any) -> Any:

@@ -18,9 +18,9 @@ class Source:
     """One data set, and the labels that fakes of its kind get.
 
     `code` [k] is appended to the labels that G gets of them; critics do not see it. `centre` is set if the source is one
-    of several data centres: its name and the arguments of its data set.
+    of several data centres: its name, and the arguments of its data set with the code, as metrics take them.
     """
-    centre: tuple[str, dict] | None = None
+    centre: tuple[str, tuple[dict, list[float]]] | None = None
 
     def __init__(self, dataset: Any, code: np.ndarray | None = None):
         self.dataset = dataset

@@ -21,7 +21,7 @@ from training.image_grid import append_row, grid_indices, grid_size, save_pictur
 from training.keep import Keep
 from training.logs import Logs
 from training.services import Services
-from training.setup import Run, centres_of
+from training.setup import Run
 from training.stages import WithoutBad
 from training.status import PhaseTimer, StatsWriter, progress_bar, resources, status_line
 
@@ -182,13 +182,12 @@ class Ticks:
         """The networks for others to use; returns where they are."""
         distributed.check_equal(networks)
         path = self.run_dir / f'network-snapshot-{run.nimg // 1000:06d}.safetensors'
-        centres = dict(centres=run.centres) if run.centres else {}
 
         def save():
             size = sum(states.num_bytes(module.state_dict()) for module in networks.values())
             states.require_space(self.run_dir, size, path.name)
             checkpoint.save_networks(
-                path, {**networks, 'augment_pipe': run.game.augment}, nimg=run.nimg, **centres,
+                path, {**networks, 'augment_pipe': run.game.augment}, nimg=run.nimg,
                 training_set_kwargs=self.config['training_set_kwargs'], label_dim=self.config['data_shape']['c_dim'],
                 **{name: value for r in run.game.having('describe') for name, value in r.describe().items()})
 
@@ -207,7 +206,7 @@ class Ticks:
         values, failures = self._evaluate(
             metrics, run_dir=str(self.run_dir), snapshot_pkl=str(path), G=run.G_ema, device=self.device,
             batch_gen=run.batch_gpu, dataset_kwargs=self.config['training_set_kwargs'],
-            centres=centres_of(run.stage.sources) or None)
+            centres=dict(source.centre for source in run.stage.sources if source.centre) or None)
         self._metrics.update(values)
         if self.is_main:
             for metric in metrics:
