@@ -1,9 +1,8 @@
-"""The gradient penalty centred at one: its gradient, where it acts, resuming, options."""
-
+"""The gradient penalty centred at one: its gradient, where it acts, options."""
 import pytest
 import torch
 from step_fixtures import Reports
-from tiny import assert_resumes_exactly, assert_same_bits, make_config, make_dataset, run_iterations
+from tiny import assert_same_bits
 from zoo_game import STREAMS, assert_sum, fakes, loss_gradients, make_batch, make_game, step_gradients
 
 from losses_ext.gp import GradientPenalty, Options
@@ -57,25 +56,6 @@ def test_statistics_are_norm_and_penalty():
     assert norms.shape == (4,) and torch.equal(reports.all('Loss/gp/penalty'), (norms - 1) ** 2)
 
 
-def run_config(data, weight=10.0, interval=16, **changes):
-    config = make_config(data, regularizers=dict(gp=dict(weight=weight, interval=interval)), **changes)
-    config['loss_kwargs'].update(r1_gamma=0, game='wgan')
-    return config
-
-
-def test_run_resumes_exactly(tmp_path):
-    config = run_config(make_dataset(tmp_path / 'data.zip'), interval=2, batch_gpu=2)
-    assert_resumes_exactly(config)
-
-
-def test_weight_0_changes_no_bit(tmp_path):
-    data = make_dataset(tmp_path / 'data.zip')
-    run, off = run_iterations(run_config(data, weight=0), 1)
-    _, base = run_iterations({**run_config(data), 'regularizers': {}}, 1)
-    assert_same_bits(off, base)
-    assert not any(isinstance(r, GradientPenalty) for r in run.game.regularizers)
-
-
 def configure(r1_gamma=0, others=None, **options):
     config = dict(loss_kwargs=dict(r1_gamma=r1_gamma), D_reg_interval=16, regularizers={**(others or {}), 'gp': {}})
     return GradientPenalty.configure(config, Options(**options))
@@ -98,10 +78,3 @@ def test_e_gp1_other_targets_of_the_norm_are_refused():
 def test_impossible_values_are_refused(option, value):
     with pytest.raises(ValueError, match=f'--gp_{option}={value:g}: must'):
         configure(**{option: value})
-
-
-def test_c2_diggan_is_warned_about(capsys):
-    configure()
-    assert capsys.readouterr().err == ''
-    configure(others=dict(diggan={}))
-    assert 'Warning: --reg_type=diggan,gp' in capsys.readouterr().err

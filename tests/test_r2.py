@@ -1,8 +1,8 @@
-"""R2: its gradient, where it acts, resuming, options."""
+"""R2: its gradient, where it acts, options."""
 
 import pytest
 import torch
-from tiny import assert_resumes_exactly, assert_same_bits, make_config, make_dataset, run_iterations
+from tiny import assert_same_bits, make_config, make_dataset
 from zoo_game import STREAMS, assert_sum, fakes, loss_gradients, make_batch, make_game, step_gradients
 
 from losses_ext.r2 import R2, Options
@@ -67,34 +67,15 @@ def test_another_interval_than_that_of_the_lazy_step_moves_it_to_the_main_step(o
     assert r2_game(gamma=1.0, **options).regularizers[-1].sites == sites
 
 
-def run_config(data, gamma=1.0, interval=16, **changes):
-    return make_config(data, regularizers=dict(r2=dict(gamma=gamma, interval=interval)), D_reg_interval=16, **changes)
-
-
 def test_lazy_step_exists_for_it_alone(tmp_path):
-    config = run_config(make_dataset(tmp_path / 'data.zip'))
+    config = make_config(make_dataset(tmp_path / 'data.zip'), regularizers=dict(r2=dict(gamma=1.0, interval=16)))
     config['loss_kwargs']['r1_gamma'] = 0
     names = [phase.name for phase in setup.build(config, torch.device('cpu')).phases]
     assert names == ['Gmain', 'Greg', 'Dmain', 'Dreg']
 
 
-@pytest.mark.parametrize('interval', [16, 2])
-def test_run_resumes_exactly(tmp_path, interval):
-    config = run_config(make_dataset(tmp_path / 'data.zip'), interval=interval, batch_gpu=2)
-    assert_resumes_exactly(config)
-
-
-def test_weight_0_changes_no_bit(tmp_path):
-    data = make_dataset(tmp_path / 'data.zip')
-    run, off = run_iterations(run_config(data, gamma=0), 1)
-    _, base = run_iterations(make_config(data), 1)
-    assert_same_bits(off, base)
-    assert not any(isinstance(r, R2) for r in run.game.regularizers)
-
-
-def configure(r1_gamma=2.0, others=(), **options):
-    config = dict(loss_kwargs=dict(r1_gamma=r1_gamma), D_reg_interval=16,
-                  regularizers={name: {} for name in (*others, 'r2')})
+def configure(r1_gamma=2.0, **options):
+    config = dict(loss_kwargs=dict(r1_gamma=r1_gamma), D_reg_interval=16, regularizers=dict(r2={}))
     return R2.configure(config, Options(**options))
 
 
@@ -111,10 +92,3 @@ def test_refusals():
         configure(gamma=-1)
     with pytest.raises(ValueError, match='--r2_interval=0: must be at least 1'):
         configure(interval=0)
-
-
-def test_w2_diggan_is_warned_about(capsys):
-    configure()
-    assert capsys.readouterr().err == ''
-    configure(others=['diggan'])
-    assert 'Warning: --reg_type=diggan,r2' in capsys.readouterr().err

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tiny import assert_same_bits, make_config, make_dataset, run_iterations
+from tiny import assert_resumes_exactly, assert_same_bits, make_config, make_dataset, run_iterations
 
 import losses_ext
 import train
@@ -83,13 +83,16 @@ def test_x3_every_method_at_weight_0_is_the_base_bit_for_bit(data, loss):
     off = dict(ggdr=dict(weight=0.0), diggan=dict(weight=0.0), weco=dict(weight=0.0), lecam=dict(weight=0.0), apa=dict(p=0.0),
                r2=dict(gamma=0.0), gp=dict(weight=0.0))
     base = zoo_config(data, loss=loss, game='logistic')
-    _, expected = run_iterations(base, 3)
-    for name in set(METHODS) & set(off):
+    plain, expected = run_iterations(base, 3)
+    for name, options in off.items():
         config = zoo_config(data, [name], loss, 'logistic')
-        config['regularizers'][name].update(off[name])
+        config['regularizers'][name].update(options)
         config['loss_kwargs']['r1_gamma'] = 1.0
-        _, state = run_iterations(config, 3)
+        run, state = run_iterations(config, 3)
         assert_same_bits(state[0], expected[0])
+        assert state[1]['statistics'] == expected[1]['statistics']
+        assert {type(r).__name__ for r in run.game.regularizers} - {'GenCo'} == {'PathLength', 'R1'}
+        assert (run.game.tap_G, run.game.tap_D) == (plain.game.tap_G, plain.game.tap_D) == (set(), False)
 
 
 # X-2.
@@ -199,6 +202,16 @@ def test_x5_no_other_pair_is_refused(data):
             assert (refusal(data, names, loss, game) is not None) == expected, (names, loss, game)
 
 
+@pytest.mark.parametrize('pair', [('diggan', 'r2'), ('diggan', 'gp'), ('lecam', 'apa')], ids=','.join)
+def test_pairs_that_have_little_to_do_for_each_other_are_warned_about(data, capsys, pair):
+    """Notes C2, W2 and W3 of loss-zoo 7."""
+    for name in pair:
+        zoo_config(data, [name])
+    assert capsys.readouterr().err == ''
+    zoo_config(data, pair)
+    assert f'Warning: --reg_type={",".join(pair)}: ' in capsys.readouterr().err
+
+
 # X-6, X-8.
 
 @pytest.mark.parametrize('names', [*((name,) for name in METHODS), ('ggdr', 'diggan', 'weco', 'daco'),
@@ -206,12 +219,9 @@ def test_x5_no_other_pair_is_refused(data):
 def test_x6_resume_is_exact(data, names):
     if not set(names) <= set(METHODS):
         pytest.fail(f'{names} are not all registered')
-    config = zoo_config(data, names, **(dict(loss='osgan', game='logistic') if names[0] == 'r2' else {}))
-    _, straight = run_iterations(config, 4)
-    _, half = run_iterations(config, 2)
-    half = torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, half)
-    _, resumed = run_iterations(config, 2, state=half)
-    assert_same_bits(resumed, straight)
+    augment = dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, cutout=1)
+    assert_resumes_exactly(zoo_config(data, names, batch_gpu=2, augment_kwargs=augment, augment_p=0.8,
+                                      **(dict(loss='osgan', game='logistic') if names[0] == 'r2' else {})), 4, 2)
 
 
 EVERYTHING = pytest.mark.parametrize('names', [WITHOUT_CENTRES, WITH_CENTRES], ids=','.join)

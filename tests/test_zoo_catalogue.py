@@ -8,6 +8,7 @@ TESTS = Path(__file__).parent
 ASKED = {'GG': 8, 'DG': 7, 'GC': 8, 'OS': 8, 'TD': 11, 'X': 10}
 ELSEWHERE = {
     'GG-5': 'test_augment_warp.py::test_aligned_maps_show_what_the_images_show',
+    'GG-3': 'test_zoo.py::test_x3_every_method_at_weight_0_is_the_base_bit_for_bit',
     'TD-7': 'test_metrics_arithmetic.py::test_centres_pool_by_count_mean_and_covariance_alone',
     'X-9': 'test_ggdr.py::test_decoder_runs_on_fakes_of_the_main_step_alone',
 }

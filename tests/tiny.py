@@ -99,11 +99,12 @@ def tensors(state, prefix=''):
 
 
 def assert_resumes_exactly(config, num=3, stop=1):
-    """A run that was saved after `stop` iterations goes on as if nothing had happened."""
-    _, straight = run_iterations(config, num)
+    """A run that was saved after `stop` iterations goes on as if nothing had happened. Returns one that was not."""
+    run, straight = run_iterations(config, num)
     _, half = run_iterations(config, stop)
     _, resumed = run_iterations(config, num - stop, state=copy.deepcopy(half))
     assert_same_bits(resumed, straight)
+    return run
 
 
 def assert_same_bits(state, expected, but=()):
