@@ -37,7 +37,6 @@ REG_TYPES: dict[str, str] = {
 # Naming a group means all its members; it joins, with options of its own, when any member is chosen.
 GROUPS = {'genco': ('weco', 'daco')}
 
-
 # What --reg_type is for an adversarial game unless it is given: R1 and R2 together are part of the relativistic recipe.
 DEFAULT_REG_TYPES = {'relativistic': 'r2'}
 

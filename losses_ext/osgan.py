@@ -71,7 +71,7 @@ def one_stage(game: Game, options: Options) -> Iterator[Phase]:
         yield from d_reg_phase(game, critic)
 
 
-def gd_main(game: Game, ctx, options: Options) -> None:
+def gd_main(game: Game, ctx: StepContext, options: Options) -> None:
     """The critics' gradients of one batch, then the generator's of the same."""
     ctx.gen = game.generate(ctx, ctx.gen_z, ctx.gen_c)
     gradients = exact_gradients if options.form == 'exact' else ratio_gradients
@@ -127,7 +127,8 @@ def ratio_gradients(game: Game, ctx: StepContext, options: Options) -> tuple[Ten
     if adversarial.paired:
         ctx.real = game.judge_reals(ctx, critic)
     loss_G, loss_fake = losses_on_fakes(game, ctx)
-    gamma = ratio_of(adversarial.name, ctx.fake.logits, ctx.real.logits if adversarial.paired else None, options.gamma_max)
+    gamma = ratio_of(adversarial.name, ctx.fake.logits, ctx.real.logits if adversarial.paired else None, options.gamma_max,
+                     critic.suffix)
     loss = loss_fake if options.form == 'simple' else (loss_fake - loss_G) / (1 - gamma)
     sites = ('d_fake', 'd_real') if adversarial.paired else ('d_fake',)
     ctx.accumulate(game.extra(loss, ctx, *sites), inputs=[*parameters, ctx.fake.img])
@@ -152,14 +153,17 @@ def losses_on_fakes(game: Game, ctx: StepContext) -> tuple[Tensor, Tensor]:
     return adversarial.G(fake, None), adversarial.D_fake(fake)
 
 
-def ratio_of(game: str, fake: Tensor, real: Tensor | None, gamma_max: float) -> Tensor:
-    """gamma = L_g'(a) / L_f'(a), [N], a constant; in closed form, since the quotient over- and underflows."""
+def ratio_of(game: str, fake: Tensor, real: Tensor | None, gamma_max: float, suffix: str = '') -> Tensor:
+    """gamma = L_g'(a) / L_f'(a), [N], a constant; in closed form, since the quotient over- and underflows.
+
+    `suffix` tells the critic's statistics from those of others.
+    """
     fake = fake.detach()
     if game in SYMMETRIC:
         return -torch.ones_like(fake)
     a = fake if real is None else fake - real.detach()
-    training_stats.report('Loss/osgan/min_logit', a.min())
-    training_stats.report('Loss/osgan/median_logit', a.median())
+    training_stats.report(f'Loss/osgan/min_logit{suffix}', a.min())
+    training_stats.report(f'Loss/osgan/median_logit{suffix}', a.median())
     gamma = torch.exp(-a)
-    training_stats.report('Loss/osgan/clamped', (gamma > gamma_max).float())
+    training_stats.report(f'Loss/osgan/clamped{suffix}', (gamma > gamma_max).float())
     return -gamma.clamp(max=gamma_max)

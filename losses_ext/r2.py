@@ -7,6 +7,8 @@ Same as R1, which is on reals; together they make a critic flat on both sides.
 import sys
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from dnnlib.option import option
 from torch_utils import training_stats
 from training.loss import Game, Regularizer, StepContext, Term, Verdict
@@ -55,7 +57,7 @@ class R2(Regularizer):
     def d_pair(self, ctx: StepContext) -> Term:
         return self._penalty(ctx, ctx.fake)
 
-    def _penalty(self, ctx: StepContext, fake: Verdict):
+    def _penalty(self, ctx: StepContext, fake: Verdict) -> Tensor:
         penalty = fake.input_grad().square().sum([1, 2, 3])                         # [N]
         training_stats.report(f'Loss/r2/penalty{ctx.critic.suffix}', penalty)
         return penalty * (self.options.gamma / 2)

@@ -89,14 +89,17 @@ class TDGAN(Regularizer):
         num = len(options.data.split(','))
         options = replace(options, schedule=options.schedule or default_schedule(num, config['total_kimg']))
         config['total_kimg'] = sum(kimg for _, kimg in parse_schedule(options))
+        has_code = options.code == 'on' or (options.code == 'auto' and num > 1)
         if 0 < options.slots < num:
             raise ValueError(f'--tdgan_slots={options.slots}: there are {num} centres')
+        if options.slots and not has_code:
+            raise ValueError(f'--tdgan_slots={options.slots} has no effect without codes: give --tdgan_code=on')
         if options.remind < 0 or options.remind_interval < 1:
             raise ValueError('--tdgan_remind must not be negative, --tdgan_remind_interval at least 1')
         if options.warmup < 0:
             raise ValueError(f'--tdgan_warmup={options.warmup:g}: must not be negative')
         config['centre_kwargs'], config['training_set_kwargs'] = config['training_set_kwargs'], None
-        if options.code == 'on' or (options.code == 'auto' and num > 1):
+        if has_code:
             config['G_kwargs']['c_dim'] = config['data_shape']['c_dim'] + (options.slots or num)
         elif num > 1:
             print('Warning: --tdgan_code=off: reminding and learning then act on the same latents, and G ends with images '
@@ -111,8 +114,8 @@ class TDGAN(Regularizer):
         self._nimg = 0                      # Images shown so far.
         self._base_weights = None
         self._kept = {}                     # {centre: its critics and strength of augmentation} with --tdgan_d=keep.
-        width = max(len(ids) for ids, _ in parse_schedule(options))
-        for source in range(1, width):
+        self._schedule = parse_schedule(options)
+        for source in range(1, max(len(ids) for ids, _ in self._schedule)):
             game.add_critic(f'D_{source}', source=source)
 
     def stages(self, config: dict) -> list[Any]:
@@ -123,7 +126,7 @@ class TDGAN(Regularizer):
         codes = np.eye(num_codes, dtype=np.float32) if num_codes else [None] * len(paths)
         self._centres = [Centre(i, {**config['centre_kwargs'], 'path': path}, codes[i]) for i, path in enumerate(paths)]
         stages, seen, previous, end_kimg = [], [], (), 0
-        for number, (ids, kimg) in enumerate(parse_schedule(self.options)):
+        for number, (ids, kimg) in enumerate(self._schedule):
             on_line = [self._centres[i] for i in ids]
             memory = tuple(centre for centre in seen if centre not in on_line)
             new = tuple(centre for centre in on_line if centre not in seen)
@@ -227,7 +230,7 @@ class TDGAN(Regularizer):
 
     def describe(self) -> dict:
         """The centres of the schedule, but not where their data are; and what labels those on line so far have had."""
-        scheduled = [self._centres[i] for i in sorted({i for ids, _ in parse_schedule(self.options) for i in ids})]
+        scheduled = [centre for centre in self._centres if any(centre.index in ids for ids, _ in self._schedule)]
         seen = [centre for centre in self._centres if centre.labels is not None and centre.code is not None]
         labels = dict(centre_labels=[centre.describe() for centre in seen]) if seen else {}
         return dict(centres=dict(centre.without_path() for centre in scheduled), **labels)

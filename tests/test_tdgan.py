@@ -340,6 +340,7 @@ def test_schedules():
     (dict(schedule='0+0:10'), 'at most once'),
     (dict(schedule='0:0'), 'more than 0 kimg'),
     (dict(slots=2), '--tdgan_slots=2: there are 3 centres'),
+    (dict(slots=4, code='off'), '--tdgan_slots=4 has no effect .* --tdgan_code=on'),
     (dict(remind=-1.0), '--tdgan_remind'),
 ])
 def test_refusals(centres, options, sentence):
