@@ -37,6 +37,22 @@ def test_resume_is_exact(data, tmp_path, changes):
     assert_same_bits(resumed, straight)
 
 
+def test_resume_is_exact_in_channels_last_memory(data, tmp_path):
+    """A file has tensors in row-major order, and the fused Adam reads them in the order in which they lie."""
+    config = make_config(data)
+    for channels in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
+        channels.update(num_fp16_res=2, reduced_dtype='bfloat16')
+    for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']['block_kwargs']):
+        kwargs['fp16_channels_last'] = True
+    for player in 'GD':
+        config[f'{player}_opt_kwargs']['fused'] = True
+    _, straight = run_iterations(config, 3)
+    _, half = run_iterations(config, 1)
+    save_state(tmp_path / 'half', list(half))
+    _, resumed = run_iterations(config, 2, state=load_state(tmp_path / 'half')[0])
+    assert_same_bits(resumed, straight)
+
+
 def test_another_seed_gives_another_run(data):
     _, first = run_iterations(make_config(data), 1)
     _, second = run_iterations(make_config(data, random_seed=1), 1)

@@ -98,6 +98,18 @@ class Player:
         """Restores what `state_dict` returned."""
         self.module.load_state_dict(state['module'])
         self.optimizer.load_state_dict(state['optimizer'])
+        for parameter, values in self.optimizer.state.items():
+            for name, value in values.items():
+                if value.shape == parameter.shape:              # A moment; else the number of steps.
+                    values[name] = in_layout_of(parameter, value)
+
+
+def in_layout_of(parameter: Tensor, value: Tensor) -> Tensor:
+    """`value`, of the parameter's shape, laid out in memory as the parameter is.
+
+    The fused Adam walks through both element by element: on CPUs it takes wrong ones without a word, on GPUs it refuses.
+    """
+    return value if value.stride() == parameter.stride() else torch.empty_like(parameter).copy_(value)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

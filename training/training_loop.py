@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torch_utils import distributed, training_stats
 from training.ema import ema_decay, update_ema
-from training.loss import Phase, Player, StepContext
+from training.loss import Phase, Player, StepContext, in_layout_of
 from training.setup import Run
 from training.stages import Source
 from training.ticks import Ticks
@@ -139,8 +139,7 @@ def finish_phase(players: list[Player]) -> Tensor | None:
     training_stats.report0('Progress/nonfinite_grads', num_nonfinite)
     flat.masked_fill_(num_nonfinite > 0, 0)
     for parameter, grad in zip(parameters, flat.split([parameter.numel() for parameter in parameters])):
-        layout = torch.contiguous_format if parameter.is_contiguous() else torch.channels_last
-        parameter.grad = grad.view_as(parameter).contiguous(memory_format=layout)
+        parameter.grad = in_layout_of(parameter, grad.view_as(parameter))
     for player in players:
         player.optimizer.step()
     return num_nonfinite

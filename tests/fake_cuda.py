@@ -1,0 +1,246 @@
+"""A stand-in for a CUDA device on machines that have none: the numbers are computed on the CPU, the rules are CUDA's.
+
+A `CudaTensor` is a CPU tensor that says it lies on `cuda:0`. Within `FakeCuda` an operation raises `Violation` that a GPU
+would refuse:
+
+- tensors of the CPU and of the GPU meet, but for single numbers in elementwise operations;
+- a random number of one device comes from a generator of the other;
+- Adam's moments are not laid out in memory as their parameters are.
+
+`strict()` is for the steps of training. There it also raises for what would be slow, or not what was meant:
+
+- the host waits for the GPU: it reads a number or an array, or asks for something whose size depends on values;
+- a copy to the GPU that is not `non_blocking`;
+- a random number from the default generator, which no resumed run would draw again;
+- different floating-point types meet, or there is float64 (but for the three sums of a statistic).
+
+torch's own FakeTensorMode does not serve: a torch without CUDA cannot differentiate what says it lies there.
+"""
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+CUDA, CPU = torch.device('cuda', 0), torch.device('cpu')
+READS = {Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__float__, Tensor.__int__,
+         Tensor.__index__, Tensor.__contains__}
+MOVES = {Tensor.cpu: CPU, Tensor.cuda: CUDA}
+RANDOM = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.rand_like, torch.randn_like, torch.normal,
+          torch.multinomial, torch.bernoulli, Tensor.random_, Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_}
+aten = torch.ops.aten
+COPIES = {aten.copy_.default, aten._to_copy.default}
+WAITING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+_strict = False
+
+
+class Violation(Exception):
+    """What a GPU would not do, or should not have to."""
+
+
+@contextmanager
+def strict(value=True):
+    """Within, the rules for steps of training hold; `strict(False)` lifts them again."""
+    global _strict
+    before, _strict = _strict, value
+    try:
+        yield
+    finally:
+        _strict = before
+
+
+class Generator(torch.Generator):
+    """A generator that says it belongs to a device."""
+
+    def __new__(cls, device='cpu'):
+        return super().__new__(cls)
+
+    def __init__(self, device='cpu'):
+        self.device_type = torch.device(device).type
+
+    @property
+    def device(self):
+        return CUDA if self.device_type == 'cuda' else CPU
+
+
+class Event:
+    """Nothing is ever under way."""
+
+    def __init__(self, enable_timing=False):
+        pass
+
+    def record(self, stream=None):
+        pass
+
+    def synchronize(self):
+        pass
+
+    def elapsed_time(self, end):
+        return 1.0
+
+
+class CudaTensor(torch.Tensor):
+    """Looks like a tensor on the GPU; `inner` has the numbers."""
+    device = property(lambda self: CUDA)
+    is_cuda = property(lambda self: True)
+    is_cpu = property(lambda self: False)
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, inner):
+        with torch.inference_mode(inner.is_inference()):
+            tensor = torch.Tensor._make_wrapper_subclass(
+                cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype)
+        tensor.inner = inner
+        return tensor
+
+    def __tensor_flatten__(self):
+        return ['inner'], None
+
+    @staticmethod
+    def __tensor_unflatten__(tensors, _context, _size, _stride):
+        return CudaTensor(tensors['inner'])
+
+    def __repr__(self):
+        return f'CudaTensor({list(self.shape)}, {self.dtype})'
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensors = list(tensors_in([args, kwargs]))
+        check(func, args, tensors)
+        known = {id(inner(x)): x for x in tensors}      # What is written in place stays the same object.
+        result = func(*mapped(inner, args), **mapped(inner, kwargs))
+        return mapped(lambda x: known[id(x)] if id(x) in known else CudaTensor(x), result)
+
+
+def tensors_in(value):
+    """All tensors of a nested value."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(item)
+
+
+def mapped(function, value):
+    """A nested value with all its tensors replaced."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: mapped(function, item) for key, item in value.items()}
+    return [mapped(function, item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def inner(x):
+    """The numbers of a tensor."""
+    return x.inner if isinstance(x, CudaTensor) else x
+
+
+def check(func, args, tensors):
+    """Raises Violation for an operation on CudaTensors that breaks a rule."""
+    for x in [x for x in tensors if not isinstance(x, CudaTensor)]:
+        lone_number = x.ndim == 0 and torch.Tag.pointwise in func.tags
+        if not lone_number and (func not in COPIES or _strict) and not is_of_autograd(x):
+            raise Violation(f'{func}: a tensor {list(x.shape)} of the CPU among those of the GPU')
+    if func is aten._fused_adam_.default:
+        for parameter, *state in zip(*args[:4]):
+            if any(x.stride() != parameter.stride() for x in state):
+                raise Violation(f'{func}: a parameter {list(parameter.shape)} and its moments differ in memory format')
+    if _strict:
+        check_strictly(func, args, tensors)
+
+
+def is_of_autograd(x):
+    """Is it one of the zeros that autograd makes for gradients that there are not? On a GPU they are made there."""
+    return torch._C._current_graph_task_id() != -1 and (x._is_zerotensor() or x.is_meta or not x.any())
+
+
+def check_strictly(func, args, tensors):
+    """The rules for steps of training."""
+    waits = WAITING & set(func.tags)
+    if func.overloadpacket in (aten.index, aten.index_put):        # By mask, or by positions.
+        waits = any(index is not None and index.dtype == torch.bool for index in args[1])
+    if waits:
+        raise Violation(f'{func}: the host waits for the GPU')
+    dtypes = {x.dtype for x in tensors if x.is_floating_point() and x.ndim > 0}
+    if len(dtypes) > 1 and func not in COPIES and func.namespace == 'aten':
+        raise Violation(f'{func}: {" and ".join(sorted(map(str, dtypes)))} meet')
+    if any(x.dtype == torch.float64 and x.numel() > 3 for x in tensors):
+        raise Violation(f'{func}: float64')
+
+
+class FakeCuda(TorchFunctionMode):
+    """Within, this machine seems to have one GPU."""
+
+    def __enter__(self):
+        self._stack = ExitStack()
+        for name, value in dict(is_available=lambda: True, device_count=lambda: 1, set_device=lambda device: None,
+                                current_stream=lambda device=None: None, Event=Event, empty_cache=lambda: None,
+                                max_memory_allocated=lambda device=None: 2**30, reset_peak_memory_stats=lambda device: None,
+                                get_rng_state=lambda device: None, set_rng_state=lambda state, device: None).items():
+            self._stack.enter_context(mock.patch(f'torch.cuda.{name}', value))
+        self._stack.enter_context(mock.patch('torch.Generator', Generator))
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self._stack.close()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func in READS and isinstance(args[0], CudaTensor):
+            if _strict:
+                raise Violation(f'{func.__name__}: the host waits for the GPU')
+            return func(args[0].inner, *args[1:], **kwargs)
+        if func in MOVES:
+            return move(args[0], MOVES[func], False)
+        if func is Tensor.to:
+            return to(*args, **kwargs)
+        where = kwargs.get('device')
+        makes_cuda = where is not None and torch.device(where).type == 'cuda'
+        if makes_cuda:
+            kwargs['device'] = CPU
+            if _strict and func in (torch.tensor, torch.as_tensor):
+                raise Violation(f'{func.__name__} copies numbers to the GPU')
+        if func in RANDOM:
+            check_generator(func, kwargs.get('generator'), makes_cuda or any(isinstance(x, CudaTensor) for x in args))
+        result = func(*args, **kwargs)
+        return mapped(CudaTensor, result) if makes_cuda else result
+
+
+def check_generator(func, generator, on_cuda):
+    """Raises Violation unless a random number is drawn where it is wanted."""
+    if generator is not None and (generator.device.type == 'cuda') != on_cuda:
+        raise Violation(f'{func.__name__} on the {"GPU" if on_cuda else "CPU"} with a generator of {generator.device}')
+    if _strict and generator is None and on_cuda:
+        raise Violation(f'{func.__name__} from the default generator')
+
+
+def to(x, *args, **kwargs):
+    """`Tensor.to`, in all its forms."""
+    if args and isinstance(args[0], Tensor):
+        args = args[0].device, args[0].dtype, *args[1:]
+    device = args[0] if args and isinstance(args[0], str | torch.device) else kwargs.get('device')
+    target = x.device if device is None else torch.device(device)
+    if args and args[0] is device:
+        args = CPU, *args[1:]
+    elif device is not None:
+        kwargs['device'] = CPU
+    if target.type == x.device.type:
+        return Tensor.to(x, *args, **kwargs)
+    blocking = not (kwargs.pop('non_blocking', False) or (len(args) > 2 and args[2]))
+    return move(Tensor.to(inner(x), *args, **kwargs), target, not blocking, x.device)
+
+
+def move(x, target, non_blocking, source=None):
+    """A copy of a tensor's numbers on another device."""
+    source = source or x.device
+    if source.type == target.type:
+        return x
+    if _strict and not non_blocking:
+        raise Violation(f'a copy to the {"GPU" if target == CUDA else "CPU"} that the host waits for')
+    copy = inner(x).detach().clone()
+    return CudaTensor(copy) if target.type == 'cuda' else copy

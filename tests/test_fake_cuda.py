@@ -1,0 +1,235 @@
+"""The first hour on a GPU, on a stand-in for one: no step of training mixes devices or types, or makes the host wait.
+
+What the stand-in checks and what it cannot is said in `fake_cuda.py`.
+"""
+from functools import wraps
+
+import network_files
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from fake_cuda import CUDA, CudaTensor, FakeCuda, Violation, strict, tensors_in
+from metric_tools import TinyDetector, dataset_kwargs
+from PIL import Image
+from tiny import Silent, assert_same_bits, make_dataset
+
+import generate
+import projector
+import train
+from losses_ext import apa, daco
+from metrics import features
+from metrics.draws import DatasetLabels, Draws, Labels
+from metrics.features import FeatureOptions, feature_rows
+from metrics.images import GeneratedImages, open_dataset
+from metrics.overfitting import overfitting_gap
+from metrics.perceptual_path_length import path_distances
+from torch_utils import distributed, misc
+from torch_utils.checkpoint import load_networks
+from torch_utils.ops import backend, build
+from torch_utils.state_file import load_state
+from training import launch, setup, ticks, training_loop
+from training.states import saved_states
+
+pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument")
+FIRST_STEPS = ['--aug=noaug', '--batch=4']
+CASES = {
+    'two-stage': [],
+    'two-stage, fp32': ['--precision=fp32'],
+    'channels-last': ['--nhwc=1'],
+    'cifar': ['--cfg=cifar', '--aug=ada'],
+    'conditional, ADA': ['--cond=1', '--aug=ada', '--batch=8', '--batch-gpu=4'],
+    'DiffAugment': ['--aug=diffaug', '--reg_type=ggdr'],
+    'relativistic': ['--loss=relativistic'],
+    'wgan, gp': ['--loss=wgan', '--reg_type=gp', '--gamma=0'],
+    'osgan': ['--loss=osgan', '--aug=fixed', '--p=0.5'],
+    'osgan, simple': ['--loss=osgan', '--osgan_form=simple', '--osgan_force=1'],
+    'osgan, full': ['--loss=osgan', '--osgan_form=full', '--osgan_force=1'],
+    'osgan, relativistic': ['--loss=osgan', '--osgan_game=relativistic'],
+    'everything': ['--cond=1', '--reg_type=ggdr,diggan,genco,lecam,apa,r2', '--diggan_interval=1', '--lecam_start=0',
+                   '--lecam_weight=0.1'],
+    'tdgan': ['--cond=1', '--reg_type=tdgan,ggdr,weco', '--tdgan_schedule=0:0.004,0+1:0.004'],
+}
+
+SLOW = ('cifar', 'relativistic', 'osgan, simple')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data')
+    return [make_dataset(folder / f'{i}.zip', num=12, num_classes=3, seed=i) for i in range(2)]
+
+
+@pytest.fixture
+def gpu():
+    """This machine has a GPU, it seems."""
+    with FakeCuda():
+        yield CUDA
+    for constants in (misc._constant, daco.band_map):       # Some of them lie on it.
+        constants.cache_clear()
+
+
+def config_of(data, *args):
+    """The configuration that `train.py` makes of options, for networks of a few thousand weights."""
+    where = [f'--tdgan_data={",".join(data)}'] if any('tdgan' in arg for arg in args) else [f'--data={data[0]}']
+    options = ['--outdir=runs', '--cfg=tiny', '--device=cuda', '--ops=reference', '--workers=0', *FIRST_STEPS, *where, *args]
+    _, config = train.resolve(train.given(train.main.make_context('train.py', options).params))
+    for channels in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
+        channels.update(channel_base=256, channel_max=16)
+    return {**config, 'metrics': [], 'logs': []}
+
+
+def strictly(function, value=True):
+    """The function under the rules for steps, or without them."""
+    @wraps(function)
+    def wrapped(*args, **kwargs):
+        with strict(value):
+            return function(*args, **kwargs)
+    return wrapped
+
+
+@pytest.fixture
+def rules(monkeypatch):
+    """Iterations are strict, but for what may wait: margins of a warp, adaptation between steps, constants made once."""
+    monkeypatch.setattr(training_loop, 'run_iteration', strictly(training_loop.run_iteration))
+    for owner, name in [(training_loop, 'adapt_augmentation'), (apa.APA, '_adapt'), (misc, '_constant'), (daco, 'band_map')]:
+        cached = getattr(owner, name)
+        relaxed = strictly(cached, False)
+        relaxed.cache_clear = getattr(cached, 'cache_clear', None)
+        monkeypatch.setattr(owner, name, relaxed)
+
+
+def run_iterations(config, num):
+    """A run on the GPU after some iterations."""
+    run = setup.build(config, distributed.pick_device(config['device']))
+    training_loop.training_loop(run, Silent(num * config['batch_size']))
+    return run
+
+
+@pytest.mark.parametrize('args', [pytest.param(args, id=name, marks=[pytest.mark.slow] * (name in SLOW))
+                                  for name, args in CASES.items()])
+def test_every_phase_keeps_to_the_rules_of_a_gpu(data, gpu, rules, args):
+    run = run_iterations(config_of(data, *args), 2)
+    modules = [run.G_ema, *run.game.frozen.values(), *(player.module for player in run.game.players)]
+    assert all(isinstance(x, CudaTensor) for module in modules for x in module.state_dict().values())
+    assert all(x.dtype == torch.float32 and x.isfinite().all() for module in modules for x in module.parameters())
+    assert all(player.optimizer.state for player in run.game.players)
+    assert not any(isinstance(x, CudaTensor) for x in tensors_in(run.local_state_dict()))
+
+
+def test_every_augmentation_keeps_to_the_rules_of_a_gpu(tmp_path, gpu, rules):
+    large = make_dataset(tmp_path / 'large.zip', num=12, res=32)
+    run_iterations(config_of([large], '--aug=fixed', '--p=0.5', '--augpipe=bgcfnc', '--reg_type=ggdr', '--batch=2'), 1)
+
+
+def test_compiled_operators_keep_to_the_rules_of_a_gpu(data, gpu, rules, monkeypatch):
+    """Their schemas, shapes and derivatives are those of the CUDA operators; the CPU's kernels compute."""
+    try:
+        build.find_toolchain('cpu')
+    except build.Unavailable as reason:
+        pytest.skip(str(reason))
+    why_not = backend.why_not
+    monkeypatch.setattr(backend, 'why_not', lambda device, dtype: why_not('cpu', dtype))
+    run_iterations(config_of(data, '--precision=bf16', '--aug=fixed', '--p=0.5', '--ops=native'), 1)
+
+
+# All that surrounds the steps.
+
+
+@pytest.fixture
+def small_grid(monkeypatch):
+    monkeypatch.setattr(ticks, 'MOST_IMAGES', (8, 4))
+
+
+def train_in(run_dir, config, num=None):
+    """The last saved state of a run in a directory, which is trained in to its end, or for some iterations."""
+    run_dir.mkdir(exist_ok=True)
+    asked = iter(range(1, 1000))
+    failing = launch.train({**config, 'run_dir': str(run_dir)}, run_dir, CUDA, lambda: next(asked) == num, {})
+    assert failing == {}
+    return load_state(saved_states(run_dir)[0])[0]
+
+
+def test_a_run_saves_and_continues_exactly(data, gpu, small_grid, tmp_path):
+    config = {**config_of(data, '--cond=1', '--nhwc=1', '--aug=ada', '--reg_type=lecam,apa', '--apa_p=0.5'), 'total_kimg': 0.012}
+    straight = train_in(tmp_path / 'straight', config)
+    train_in(tmp_path / 'halves', config, 2)
+    halves = train_in(tmp_path / 'halves', config)
+    for part in ('run', 'ranks'):
+        assert_same_bits(halves[part], straight[part])
+    names = {path.name for path in (tmp_path / 'halves').iterdir()}
+    assert {'reals.png', 'fakes_init.png', 'fakes000000.png', 'network-snapshot-000000.safetensors', 'stats.jsonl'} <= names
+
+
+def test_fine_tuning_starts_on_the_gpu(data, gpu, small_grid, tmp_path):
+    config = {**config_of(data), 'total_kimg': 0.004}
+    train_in(tmp_path / 'first', config)
+    file = next((tmp_path / 'first').glob('network-snapshot-*'))
+    run, _ = launch.start_or_continue({**config, 'init_from': str(file), 'allow_partial': False}, tmp_path, CUDA, 0)
+    weight = run.game.D.module.b8.conv0.weight
+    assert isinstance(weight, CudaTensor)
+    assert torch.equal(weight.inner, load_networks(file)['D'].b8.conv0.weight)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return network_files.write_networks(tmp_path_factory.mktemp('networks'))
+
+
+@pytest.mark.parametrize('options', [['--trunc=0.7'], ['--noise-mode=random']], ids=' '.join)
+def test_pictures_are_drawn_on_the_gpu(folder, gpu, tmp_path, options):
+    result = CliRunner().invoke(generate.main, ['--network', str(folder / 'run'), '--seeds=0-2', '--batch=2', '--device=cuda',
+                                                '--ops=reference', '--outdir', str(tmp_path), *options])
+    assert result.exit_code == 0, repr(result.exception)
+    if options == ['--trunc=0.7']:
+        expected = network_files.expected_picture(network_files.make_generator(seed=100), 2, psi=0.7)
+        assert np.abs(np.asarray(Image.open(tmp_path / 'seed0002.png')).astype(int) - expected).max() <= 1
+
+
+def test_pictures_are_projected_on_the_gpu(gpu):
+    target = torch.full([3, 16, 16], 200, dtype=torch.uint8)
+    ws = projector.project(network_files.make_generator(), target, num_steps=2, w_avg_samples=10, device='cuda',
+                           embed=lambda img: img.flatten(1))
+    assert isinstance(ws, CudaTensor) and ws.isfinite().all() and not torch.equal(ws[0].inner, ws[1].inner)
+
+
+def test_metrics_are_computed_on_the_gpu(data, gpu, monkeypatch):
+    monkeypatch.setattr(features, 'ahead', iter)        # Other threads have no stand-in.
+    kwargs = dataset_kwargs(data[0], use_labels=True)
+    G = network_files.make_generator(c_dim=3).to(CUDA)
+    draws = Draws(0, G.z_dim, Labels(3, [DatasetLabels(open_dataset(kwargs))]), CUDA)
+    detector = TinyDetector()
+    detector.w1, detector.w2, detector.w3 = (w.to(CUDA) for w in (detector.w1, detector.w2, detector.w3))
+    rows = feature_rows(GeneratedImages(G, draws, 6), detector, ['pool'], FeatureOptions(CUDA, 4))
+    z, c, t = draws.latents(range(3), per_image=2)
+    paths = path_distances(G, detector.embed, z, c, t, draws.noise(G.synthesis, range(3)))
+    D = setup.build(config_of(data, '--cond=1'), CUDA).game.D.module
+    gap = overfitting_gap(D, kwargs, dataset_kwargs(data[1], use_labels=True), G, batch_size=4, device=CUDA)
+    assert rows['pool'].shape == (6, 6) and isinstance(paths, CudaTensor) and np.isfinite(list(gap.values())).all()
+
+
+# The stand-in itself.
+
+@pytest.mark.parametrize('break_a_rule', [
+    lambda x: x + torch.ones(3), lambda x: torch.cat([x, torch.ones(3)]), lambda x: x[torch.tensor([0])],
+    lambda x: torch.where(x > 0, x, torch.ones(3)), lambda x: x.outer(torch.ones(3)),
+    lambda x: torch.randn([3], device=CUDA, generator=torch.Generator()),
+    lambda x: torch.randn([3], generator=torch.Generator(CUDA)), lambda x: x.random_(generator=torch.Generator())])
+def test_what_a_gpu_refuses_is_refused(gpu, break_a_rule):
+    with pytest.raises(Violation):
+        break_a_rule(torch.ones(3).to(CUDA))
+
+
+@pytest.mark.parametrize('break_a_rule', [
+    lambda x: x.sum().item(), lambda x: bool(x.sum() > 0), lambda x: float(x[0]), lambda x: x.tolist(), lambda x: x.cpu(),
+    lambda x: x.to('cpu'), lambda x: x[x > 0], lambda x: x.nonzero(), lambda x: x.masked_select(x > 0), lambda x: x.unique(),
+    lambda x: torch.ones(3).to(CUDA), lambda x: torch.ones(3).cuda(), lambda x: torch.ones(3).to(x),
+    lambda x: x.copy_(torch.zeros(3)), lambda x: torch.tensor([1.0], device=CUDA), lambda x: torch.randn_like(x),
+    lambda x: torch.rand([3], device=CUDA), lambda x: x.random_(), lambda x: x + x.half(), lambda x: x.half() @ x,
+    lambda x: torch.cat([x, x]).double().exp(), lambda x: torch.equal(x, x), lambda x: torch.allclose(x, x)])
+def test_what_a_step_should_not_do_is_refused(gpu, break_a_rule):
+    x = torch.ones(3).to(CUDA)
+    with pytest.raises(Violation), strict():
+        break_a_rule(x)
+    with strict():
+        assert (x * 2 + torch.ones([], device=CUDA) + x.to(CUDA)).sum().device == CUDA
