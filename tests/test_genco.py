@@ -7,7 +7,7 @@ import pytest
 import torch
 from fixture_data import case_ids, load_net
 from step_fixtures import Reports, build_game, grad_norms, network, reals, run_phase
-from tiny import make_config, make_dataset
+from tiny import Silent, make_config, make_dataset
 
 import losses_ext
 from losses_ext.daco import DaCo, band_map, keep_bands, num_kept
@@ -19,7 +19,7 @@ from losses_ext.weco import WeCo, parameter_pairs, weight_cosine
 from torch_utils.randomness import Streams
 from training import setup
 from training.loss import Phase, StepContext, d_main, d_reg, g_main, g_reg
-from training.training_loop import adapt_augmentation
+from training.training_loop import adapt_augmentation, run_iteration
 
 MASKS = ['hermitian', 'official']
 
@@ -252,3 +252,26 @@ def test_gc8_adaptive_strength_follows_the_first_critic(data, sign):
         critic.real_signs[0] *= sign if name == 'D' else -sign
     adapt_augmentation(run)
     assert (run.game.augment.p - 0.5).sign() == sign
+
+
+@pytest.mark.parametrize('fakes', ['shared', 'fresh'])
+def test_every_critic_is_told_the_labels_that_its_fakes_were_made_with(tmp_path, fakes):
+    data = make_dataset(tmp_path / 'labelled.zip', num_classes=3)
+    config = make_config(data, regularizers=dict(weco={}, genco=dict(fakes=fakes)), batch_size=8, batch_gpu=4,
+                         data_shape=dict(c_dim=3, img_resolution=16, img_channels=3))
+    config['training_set_kwargs']['use_labels'] = True
+    run = setup.build(config, torch.device('cpu'))
+    run.enter_stage(0)
+    made_with, told = {}, {name: [] for name in run.game.critics}
+    generate = run.game.generate
+    run.game.generate = lambda *args, **kwargs: made_with.setdefault(id(gen := generate(*args, **kwargs)), gen)
+    judge = run.game.judge
+
+    def judging(ctx, critic, img, c, use, *args, **kwargs):
+        gen = next((gen for gen in made_with.values() if gen.img is img), None)
+        if gen is not None and ctx.phase.name == f'{critic.name}main':
+            told[critic.name].append(torch.equal(c, gen.c))
+        return judge(ctx, critic, img, c, use, *args, **kwargs)
+    run.game.judge = judging
+    run_iteration(run, Silent(0))
+    assert told == dict(D=[True, True], D2=[True, True])

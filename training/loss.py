@@ -274,16 +274,16 @@ class Game:
         second = (torch.arange(num_ws, device=ws.device) >= cutoff) & mixes         # [num_ws]
         return torch.where(second[:, None], ws2, ws)
 
-    def fakes(self, ctx: StepContext) -> Generated:
-        """Fakes without graph for a critic to learn from; critics of the same source share them."""
+    def fakes(self, ctx: StepContext) -> tuple[Generated, Tensor]:
+        """Fakes without graph for a critic to learn from, and their labels for it; critics of the same source share them."""
         key = ('fakes', ctx.source, ctx.round)
         if key in ctx.iteration:
             return ctx.iteration[key]
         with torch.no_grad():
-            gen = self.generate(ctx, ctx.gen_z, ctx.gen_c)
+            fakes = self.generate(ctx, ctx.gen_z, ctx.gen_c), ctx.fake_c
         if self.share_fakes and len(self.critics_of(ctx.source)) > 1:
-            ctx.iteration[key] = gen
-        return gen
+            ctx.iteration[key] = fakes
+        return fakes
 
     def judge(self, ctx: StepContext, critic: Player, img: Tensor, c: Tensor, use: str, leaf: str | None = None) -> Verdict:
         """Shows img [N,C,H,W] with labels c, augmented by a draw of `use`, to a critic.
@@ -576,7 +576,7 @@ def d_main(game: Game, ctx: StepContext, lazy: bool = False) -> None:
     pair = adversarial.paired or bool(game.due('d_pair', ctx.batch_idx))            # Both alive at once?
     leaf = game.leaf(ctx, 'd_pair')
 
-    ctx.gen = game.fakes(ctx)
+    ctx.gen, ctx.fake_c = game.fakes(ctx)
     ctx.fake = game.judge_fakes(ctx, ctx.critic, leaf)
     loss_fake = 0 if adversarial.paired else adversarial.D_fake(ctx.fake.logits)
     loss = game.extra(loss_fake, ctx, 'd_fake')
