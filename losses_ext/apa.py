@@ -27,7 +27,7 @@ INTERVAL = 4        # Iterations between two steps of p.
 class Options:
     """Options of APA."""
     target: float | None = option(None, 'What to hold the mean sign of the logits of reals at; none: 0.6.')
-    kimg: float | None = option(None, 'Thousands of images in which p moves by 1; none: 500, with --resume 100.')
+    kimg: float | None = option(None, 'Thousands of images in which p moves by 1; none: 500, when fine-tuning 100.')
     p: float | None = option(None, 'A fixed probability; none: adaptive.')
 
 
@@ -59,7 +59,7 @@ class APA(Regularizer):
             raise ValueError('--reg_type=apa and --aug=ada cannot both adapt to the same logits: give a fixed --apa_p, '
                              '--aug=fixed, or --aug=noaug')
         target = 0.6 if options.target is None else options.target
-        kimg = (100.0 if config.get('resume_pkl') else 500.0) if options.kimg is None else options.kimg
+        kimg = float(config['ada_kimg']) if options.kimg is None else options.kimg
         if not -1 <= target <= 1:
             raise ValueError(f'--apa_target={target:g}: must be between -1 and 1')
         if not kimg > 0:

@@ -158,16 +158,15 @@ def test_adaptive_run_resumes_exactly(tmp_path):
     assert run.game.regularizers[-1].state_dict()['p'] == pytest.approx(4 * 4 / 20)
 
 
-def configure(game='logistic', loss=None, ada=None, resume=None, **options):
-    config = dict(loss=loss or game, loss_kwargs=dict(game=game), ada_target=ada, regularizers=dict(apa={}),
-                  resume_pkl=resume)
+def configure(game='logistic', loss=None, ada=None, ada_kimg=500, **options):
+    config = dict(loss=loss or game, loss_kwargs=dict(game=game), ada_target=ada, ada_kimg=ada_kimg, regularizers=dict(apa={}))
     return APA.configure(config, Options(**options))
 
 
 def test_defaults_are_those_of_the_official_code():
     assert configure() == Options(target=0.6, kimg=500, p=None)
-    assert configure(resume='some.pkl').kimg == 100
-    assert configure(resume='some.pkl', kimg=300.0).kimg == 300
+    assert configure(ada_kimg=100).kimg == 100                                      # As `train.py` sets it for fine-tuning.
+    assert configure(ada_kimg=100, kimg=300.0).kimg == 300
     assert configure('wgan', ada=0.6, p=0.3) == Options(p=0.3)
 
 

@@ -254,6 +254,22 @@ def test_gc8_adaptive_strength_follows_the_first_critic(data, sign):
     assert (run.game.augment.p - 0.5).sign() == sign
 
 
+def test_frozen_layers_of_a_critic_that_starts_fresh_are_those_of_d(data):
+    """Fine-tuning from a file that knows no twin; also when a stage has new critics. Other layers are the twin's own."""
+    file = setup.build(make_config(data, random_seed=1), torch.device('cpu')).game.D.module
+    config = make_config(data, regularizers=dict(weco={}, genco={}))
+    config['D_kwargs']['block_kwargs'] = dict(freeze_layers=3)
+    run = setup.build(config, torch.device('cpu'))
+    setup.init_from(run, dict(G=run.game.G.module, D=file))
+    twin = run.game.critics['D2']
+    for _ in range(2):
+        for name, tensor in file.state_dict().items():
+            same = torch.equal(twin.module.state_dict()[name], tensor)
+            if tensor.ndim == 4 and name.endswith('.weight'):
+                assert same == name.startswith(('b16.fromrgb', 'b16.conv')), name
+        twin.reset(5)
+
+
 @pytest.mark.parametrize('fakes', ['shared', 'fresh'])
 def test_every_critic_is_told_the_labels_that_its_fakes_were_made_with(tmp_path, fakes):
     data = make_dataset(tmp_path / 'labelled.zip', num_classes=3)

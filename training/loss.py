@@ -61,14 +61,24 @@ class Player:
         self.reset_optimizer()
 
     def reset(self, seed: int | None = None) -> None:
-        """Fresh weights (grafts too), from a seed if one is given, and an empty optimizer."""
+        """Fresh weights (grafts too), from a seed if one is given, and an empty optimizer. Frozen layers stay as they are."""
+        former = getattr(self, 'module', None)
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
             self.module = self._make_module().train().requires_grad_(False)
             for name, make_layer in self._grafts.items():
                 self._attach(name, make_layer)
+        if former is not None:
+            self.copy_frozen(former)
         self.reset_optimizer()
+
+    def copy_frozen(self, source: torch.nn.Module) -> None:
+        """Takes from a network of the same architecture what never learns: the weights of frozen layers are buffers."""
+        theirs = dict(source.named_buffers())
+        for name, buffer in self.module.named_buffers():
+            if name in theirs:
+                buffer.copy_(theirs[name])
 
     def reset_optimizer(self) -> None:
         """An empty optimizer over all parameters of the module."""

@@ -260,6 +260,9 @@ def init_from(run: Run, networks: dict[str, Any], allow_partial: bool = False) -
                 misc.copy_params_and_buffers(source, module)
         for player in run.game.players:
             init_grafts_from(player, networks.get('grafts', {}).get(player.name, {}))
+        for critic in run.game.critics.values():
+            if transfer.source_of(critic.name, networks) is None:
+                critic.copy_frozen(run.game.D.module)       # They would never learn.
     for player in run.game.players:
         distributed.broadcast_module_(player.module)
     distributed.broadcast_module_(run.G_ema)
