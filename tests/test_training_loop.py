@@ -171,19 +171,19 @@ def test_missing_gradients_count_as_zero_but_an_empty_phase_takes_no_step():
     assert two.module.bias.item() == before.item()
 
 
-@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf'), 1e20])    # Adam cannot square the last.
 def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted(value):
     torch.manual_seed(0)
     D = Player('D', lambda: torch.nn.Linear(4, 1, bias=False), lambda p: torch.optim.Adam(p, betas=(0.0, 0.99)))
     before = D.module.weight.clone()
     D.module.weight.grad = torch.tensor([[1.0, value, value, 3e7]])
     collector = training_stats.Collector('Progress/nonfinite_grads')
-    assert finish_phase([D]) == 2
+    assert finish_phase([D])
     assert torch.equal(D.module.weight, before)
     collector.update()
-    assert collector['Progress/nonfinite_grads'] == 2
+    assert collector['Progress/nonfinite_grads'] == 1
     D.module.weight.grad = torch.tensor([[1.0, 2.0, 3.0, 3e7]])     # A large one is none of them.
-    assert finish_phase([D]) == 0
+    assert not finish_phase([D])
     assert (D.module.weight != before).all()
 
 

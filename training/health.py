@@ -33,11 +33,11 @@ class Health:
         self._streak: dict[str, torch.Tensor] = {}      # Phase -> how many in a row, up to now.
         self._signs: dict[str, int] = {}                # Warning -> for how many ticks there was reason for it.
 
-    def note_step(self, phase: str, num_nonfinite: torch.Tensor | None) -> None:
-        """Counts a step of a phase by how many elements of its gradient were not finite (None: there was no step)."""
-        if num_nonfinite is None:
+    def note_step(self, phase: str, is_broken: torch.Tensor | None) -> None:
+        """Counts a step of a phase by whether its gradient was not finite (None: there was no step)."""
+        if is_broken is None:
             return
-        bad = (num_nonfinite > 0).to(torch.int64)
+        bad = is_broken.to(torch.int64)
         self._steps[phase] = self._steps.get(phase, 0) + 1
         self._skipped[phase] = self._skipped.get(phase, 0) + bad
         self._streak[phase] = (self._streak.get(phase, 0) + 1) * bad

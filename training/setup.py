@@ -189,13 +189,19 @@ def build_player(name: str, kwargs: dict, opt_kwargs: dict, reg_interval: int | 
     opt_kwargs = lazy_rates(opt_kwargs, reg_interval)
     return Player(
         name, reg_interval=reg_interval,
-        make_module=lambda: dnnlib.util.construct_class_by_name(**kwargs).to(device),
+        make_module=lambda: build_network(kwargs, device),
         make_optimizer=lambda parameters: build_optimizer(parameters, **opt_kwargs))
 
 
 def build_optimizer(parameters: list[torch.nn.Parameter], class_name: str, **kwargs: Any) -> torch.optim.Optimizer:
     """An optimizer of the class of that name."""
     return untraced(dnnlib.util.get_obj_by_name(class_name))(parameters, **kwargs)
+
+
+def build_network(kwargs: dict, device: torch.device) -> torch.nn.Module:
+    """A network on its device, where that is a CPU with kernels in the memory format of the activations."""
+    network = dnnlib.util.construct_class_by_name(**kwargs).to(device)
+    return network.to(memory_format=torch.channels_last) if device.type == 'cpu' else network
 
 
 def lazy_rates(opt_kwargs: dict, reg_interval: int | None) -> dict:

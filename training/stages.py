@@ -1,5 +1,7 @@
 """What feeds a step: sources of reals and labels, the stages that say which are on line, and endless batches of reals."""
+import atexit
 import signal
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,10 +86,20 @@ class WithoutBad(torch.utils.data.Dataset):
 def ignore_stop_signals(worker: int) -> None:
     """In a process that loads images: schedulers and terminals signal all processes of a run, but its trainers decide.
 
-    A worker ends when its trainer does.
+    A worker ends when its trainer does (`end_workers`).
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def end_workers(batches: weakref.ref) -> None:
+    """Asks the workers of a loader's iterator to end, while Python is still able to.
+
+    What Python itself does at the end of a program is to send SIGTERM, which they ignore, and to wait for ever.
+    """
+    shut_down = getattr(batches(), '_shutdown_workers', None)       # There is no public name; none without workers.
+    if shut_down is not None:
+        shut_down()
 
 
 class RealStream:
@@ -103,6 +115,7 @@ class RealStream:
         loader = DataLoader(WithoutBad(dataset), batch_size // world_size, sampler=sampler,
                             worker_init_fn=ignore_stop_signals, generator=torch.Generator(), **loader_kwargs)
         self._batches = iter(loader)    # Starts the workers; their seeds come from a generator of their own.
+        atexit.register(end_workers, weakref.ref(self._batches))    # After an error nobody else will.
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [N,C,H,W] in -1..1 and labels [N,c_dim] on the device; N is the batch size of one rank."""

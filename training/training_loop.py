@@ -36,8 +36,8 @@ def run_iteration(run: Run, ticks: Ticks) -> None:
     for phase in run.phases:
         if run.batch_idx % phase.interval == 0:
             with ticks.timer(phase.name):
-                num_nonfinite = run_phase(run, phase, reals, shared)
-            ticks.health.note_step(phase.name, num_nonfinite)
+                is_broken = run_phase(run, phase, reals, shared)
+            ticks.health.note_step(phase.name, is_broken)
     decay = ema_decay(run.batch_size, run.nimg, run.config['ema_kimg'], run.config['ema_rampup'])
     update_ema(run.game.G_ema, run.game.G.module, decay)
     run.nimg += run.batch_size
@@ -121,8 +121,8 @@ def fake_labels(run: Run, source: Source, ctx: StepContext) -> tuple[Tensor, Ten
 def finish_phase(players: list[Player]) -> Tensor | None:
     """One gradient for all ranks; one optimizer step. A phase that back-propagated nothing takes none.
 
-    Returns how many elements of the gradient are not finite (scalar, on the device), None without a step. If there is
-    any, the whole gradient counts as zero: without momentum no weight moves, and the host need not know of it.
+    Returns whether the gradient is not finite (a boolean on the device), None without a step. If it is not, or so large
+    that its squares are not, all of it counts as zero: without momentum no weight moves, and the host need not know of it.
     """
     parameters = []
     for player in players:
@@ -133,16 +133,16 @@ def finish_phase(players: list[Player]) -> Tensor | None:
     for parameter in parameters:            # To Adam no gradient and a zero gradient are not the same.
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
-    distributed.all_reduce_mean_([flat])
-    num_nonfinite = flat.numel() - flat.isfinite().count_nonzero()
-    training_stats.report0('Progress/nonfinite_grads', num_nonfinite)
-    flat.masked_fill_(num_nonfinite > 0, 0)
-    for parameter, grad in zip(parameters, flat.split([parameter.numel() for parameter in parameters])):
-        parameter.grad = in_layout_of(parameter, grad.view_as(parameter))
+        parameter.grad = in_layout_of(parameter, parameter.grad)
+    grads = [parameter.grad for parameter in parameters]
+    distributed.all_reduce_mean_(grads)
+    is_broken = ~torch.nn.utils.get_total_norm(grads).isfinite()
+    training_stats.report0('Progress/nonfinite_grads', is_broken)
+    for grad in grads:
+        grad.masked_fill_(is_broken, 0)
     for player in players:
         player.optimizer.step()
-    return num_nonfinite
+    return is_broken
 
 
 def adapt_augmentation(run: Run) -> None:

@@ -28,9 +28,9 @@ def stat(mean, std=1.0, num=8):
 
 def test_skipped_steps_are_counted_and_named():
     health = Health()
-    for bad in (0, 3, 0, 1):
+    for bad in (False, True, False, True):
         health.note_step('Dmain', torch.tensor(bad))
-        health.note_step('Dreg', torch.tensor(0))
+        health.note_step('Dreg', torch.tensor(False))
     health.note_step('Greg', None)
     sentence, = health.end_tick({'Loss/D/loss': stat(math.nan), 'Loss/G/loss': stat(1.0), 'Timing/x': stat(math.nan)})
     assert sentence == 'Dmain: 2 of 4 steps were skipped, their gradients were not finite (not finite either: Loss/D/loss)'
@@ -40,12 +40,12 @@ def test_skipped_steps_are_counted_and_named():
 def test_a_phase_that_never_comes_through_is_a_divergence():
     health = Health()
     for _ in range(MAX_STREAK - 1):
-        health.note_step('Dmain', torch.tensor(1))
+        health.note_step('Dmain', torch.tensor(True))
     list(health.end_tick({}))
-    health.note_step('Dmain', torch.tensor(0))
+    health.note_step('Dmain', torch.tensor(False))
     for _ in range(MAX_STREAK):
         list(health.end_tick({}))
-        health.note_step('Dmain', torch.tensor(5))
+        health.note_step('Dmain', torch.tensor(True))
     with pytest.raises(Diverged, match=f'the last {MAX_STREAK} steps of Dmain had no finite gradient'):
         list(health.end_tick({}))
 

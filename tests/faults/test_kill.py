@@ -3,6 +3,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,20 @@ def test_children_of_this_test_do_not_outlive_it(data, tmp_path):
     os.waitpid(pid, 0)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+CRASH = """
+import sys
+import torch
+from training.dataset import ImageFolderDataset
+from training.stages import RealStream
+stream = RealStream(ImageFolderDataset(path=sys.argv[1]), 4, 0, 1, 0, dict(num_workers=1), torch.device('cpu'))
+stream.next_batch()
+raise RuntimeError('something unforeseen')
+"""
+
+
+def test_an_error_ends_the_workers_that_load_images_too(data):
+    done = subprocess.run([sys.executable, '-c', CRASH, data], capture_output=True, text=True, timeout=60,
+                          cwd=Path(__file__).parents[2])
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == 'RuntimeError: something unforeseen'
