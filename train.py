@@ -204,6 +204,7 @@ def resolve(o: dict) -> tuple[str, dict]:
     metrics = parse_metrics(o['metrics']) if 'metrics' in o else None
     config['num_gpus'] = gpus
     config['random_seed'] = o.get('seed', 0)
+    config['command'] = {key: value for key, value in o.items() if key not in NOT_OF_THE_RUN}
 
     config.update(resolve_data(o, names))
     base = base_config(o.get('cfg', 'auto'), config['data_shape']['img_resolution'], gpus)
@@ -222,7 +223,6 @@ def resolve(o: dict) -> tuple[str, dict]:
     resolve_zoo(o, config, names)
     if 'init_from' in o:
         check_tensors(o, config)
-    config['command'] = {key: value for key, value in o.items() if key not in NOT_OF_THE_RUN}
     return '-'.join(names), config
 
 

@@ -87,6 +87,9 @@ class TDGAN(Regularizer):
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:
         num = len(options.data.split(','))
+        kimg = config.get('command', {}).get('kimg')
+        if options.schedule and kimg is not None:
+            print(f'Warning: --tdgan_schedule overrules --kimg={kimg}.', file=sys.stderr)
         options = replace(options, schedule=options.schedule or default_schedule(num, config['total_kimg']))
         config['total_kimg'] = sum(kimg for _, kimg in parse_schedule(options))
         has_code = options.code == 'on' or (options.code == 'auto' and num > 1)

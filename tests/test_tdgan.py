@@ -378,7 +378,9 @@ def test_command_line(centres, tmp_path):
         return result.exit_code, result.output
     data = f'--tdgan_data={centres[0]},{centres[1]}'
     code, output = invoke('--reg_type=tdgan', data, '--cfg=tiny')
-    assert code == 0 and '0+1-tiny-tdgan' in output, output
+    assert code == 0 and '0+1-tiny-tdgan' in output and 'Warning' not in output, output
+    code, output = invoke('--reg_type=tdgan', data, '--cfg=tiny', '--kimg=9', '--tdgan_schedule=0:1,1:2')
+    assert code == 0 and 'overrules --kimg=9' in output and 'duration:  3 kimg' in output, output
     for args, sentence in (
             (['--reg_type=tdgan'], '--reg_type=tdgan needs --tdgan_data'),
             (['--reg_type=tdgan', data, f'--data={centres[0]}'], 'exclude each other'),
