@@ -289,7 +289,7 @@ class SynthesisLayer(nn.Module):
             return None
         if mode == 'const':
             return self.noise_const * self.noise_strength
-        shape = [len(x), 1, self.resolution, self.resolution]
+        shape = [x.shape[0], 1, self.resolution, self.resolution]
         return torch.randn(shape, device=x.device, generator=generator) * self.noise_strength
 
 

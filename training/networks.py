@@ -200,7 +200,7 @@ class SynthesisBlock(_Block):
         misc.assert_shape(ws, [None, self.num_conv + self.num_torgb, self.w_dim])
         w = iter(ws.unbind(dim=1))
         if self.in_channels == 0:
-            x = self.const.expand(len(ws), -1, -1, -1)
+            x = self.const.expand(ws.shape[0], -1, -1, -1)
         else:
             misc.assert_shape(x, [None, self.in_channels, self.resolution // 2, self.resolution // 2])
         x = self.cast(x, force_fp32)

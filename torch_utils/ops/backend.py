@@ -62,17 +62,24 @@ def use_native(impl: str, x: Tensor) -> bool:
     loaded. Raises RuntimeError if it is asked for by name and cannot be had.
     """
     assert impl in IMPLS, f'impl={impl!r}: must be one of {", ".join(IMPLS)}'
-    if impl == 'auto':
-        impl = _default
+    return _is_native(_default if impl == 'auto' else impl, x.device.type, x.dtype)
+
+
+def _is_native(impl, device, dtype):
     if impl == 'ref':
         return False
-    reason = why_not(x.device.type, x.dtype)
+    reason = why_not(device, dtype)
     if reason is None:
         return True
     if impl != 'auto':
         raise RuntimeError(f'no compiled operator: {reason}')
     _say_once(reason)
     return False
+
+
+# torch.compile is to call this, while it traces, instead of tracing how a library is built and loaded. The public way to say
+# so, torch.compiler.assume_constant_result, sets the same attribute, but imports the compiler, which takes a second.
+_is_native._dynamo_marked_constant = True
 
 
 def why_not(device: str, dtype: torch.dtype) -> str | None:
@@ -106,4 +113,4 @@ def _load_library(library):
 
 @cache
 def _say_once(reason):
-    warnings.warn(f'plain tensor operations instead of compiled operators: {reason}', RuntimeWarning, stacklevel=4)
+    warnings.warn(f'plain tensor operations instead of compiled operators: {reason}', RuntimeWarning, stacklevel=5)

@@ -244,9 +244,9 @@ def _resample(x, h, ax, ay):
     shape = [*x.shape[:2], ay.out_size(x.shape[2], h.shape[0]), ax.out_size(x.shape[3], h.shape[1])]
     if x.numel() == 0 or 0 in shape:
         return x.new_zeros(shape)
-    if x.device.type == 'cpu' and len(x) > 1 and x.shape[1] < 16 and x.is_contiguous() and not is_compiling():
-        # Depthwise convolutions are slow with few channels, for which samples do as well. Not so in exported graphs:
-        # ONNX knows no convolution whose number of groups is a variable.
+    if not is_compiling() and x.device.type == 'cpu' and len(x) > 1 and x.shape[1] < 16 and x.is_contiguous():
+        # Depthwise convolutions are slow with few channels, for which samples do as well. Not so in traced graphs, which
+        # are to serve batches of any size: ONNX knows no convolution whose number of groups is a variable.
         return _resample(x.view(1, -1, *x.shape[2:]), h, ax, ay).view(shape)
     if ax.up == ay.up == 1:
         return _correlate(x, h, ax, ay)
