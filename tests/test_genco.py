@@ -7,7 +7,7 @@ import pytest
 import torch
 from fixture_data import case_ids, load_net
 from step_fixtures import Reports, build_game, grad_norms, network, reals, run_phase
-from tiny import Silent, make_config, make_dataset
+from tiny import make_config, make_dataset
 
 import losses_ext
 from losses_ext.daco import DaCo, band_map, keep_bands, num_kept
@@ -19,7 +19,7 @@ from losses_ext.weco import WeCo, parameter_pairs, weight_cosine
 from torch_utils.randomness import Streams
 from training import setup
 from training.loss import Phase, StepContext, d_main, d_reg, g_main, g_reg
-from training.training_loop import adapt_augmentation, run_iteration
+from training.training_loop import adapt_augmentation
 
 MASKS = ['hermitian', 'official']
 
@@ -268,26 +268,3 @@ def test_frozen_layers_of_a_critic_that_starts_fresh_are_those_of_d(data):
             if tensor.ndim == 4 and name.endswith('.weight'):
                 assert same == name.startswith(('b16.fromrgb', 'b16.conv')), name
         twin.reset(5)
-
-
-@pytest.mark.parametrize('fakes', ['shared', 'fresh'])
-def test_every_critic_is_told_the_labels_that_its_fakes_were_made_with(tmp_path, fakes):
-    data = make_dataset(tmp_path / 'labelled.zip', num_classes=3)
-    config = make_config(data, regularizers=dict(weco={}, genco=dict(fakes=fakes)), batch_size=8, batch_gpu=4,
-                         data_shape=dict(c_dim=3, img_resolution=16, img_channels=3))
-    config['training_set_kwargs']['use_labels'] = True
-    run = setup.build(config, torch.device('cpu'))
-    run.enter_stage(0)
-    made_with, told = {}, {name: [] for name in run.game.critics}
-    generate = run.game.generate
-    run.game.generate = lambda *args, **kwargs: made_with.setdefault(id(gen := generate(*args, **kwargs)), gen)
-    judge = run.game.judge
-
-    def judging(ctx, critic, img, c, use, *args, **kwargs):
-        gen = next((gen for gen in made_with.values() if gen.img is img), None)
-        if gen is not None and ctx.phase.name == f'{critic.name}main':
-            told[critic.name].append(torch.equal(c, gen.c))
-        return judge(ctx, critic, img, c, use, *args, **kwargs)
-    run.game.judge = judging
-    run_iteration(run, Silent(0))
-    assert told == dict(D=[True, True], D2=[True, True])

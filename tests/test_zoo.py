@@ -228,15 +228,43 @@ EVERYTHING = pytest.mark.parametrize('names', [WITHOUT_CENTRES, WITH_CENTRES], i
 SCHEMES = pytest.mark.parametrize('loss', ['logistic', 'osgan'])
 
 
+def conditional_config(folder, names, loss, **changes):
+    """Three classes, and two micro-batches in every phase."""
+    paths = [make_dataset(folder / f'{i}.zip', num=12, num_classes=3, seed=i) for i in range(2)]
+    config = zoo_config(paths, names, loss, 'logistic', batch_gpu=2,
+                        data_shape=dict(c_dim=3, img_resolution=16, img_channels=3), **changes)
+    (config['training_set_kwargs'] or config['centre_kwargs'])['use_labels'] = True
+    return config
+
+
 @EVERYTHING
 @SCHEMES
 def test_x8_conditional_with_ada_and_accumulation(tmp_path, names, loss):
-    paths = [make_dataset(tmp_path / f'{i}.zip', num=12, num_classes=3, seed=i) for i in range(2)]
-    config = zoo_config(paths, names, loss, 'logistic', batch_gpu=2, ada_target=0.6, ada_kimg=1,
-                        augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1),
-                        data_shape=dict(c_dim=3, img_resolution=16, img_channels=3))
-    (config['training_set_kwargs'] or config['centre_kwargs'])['use_labels'] = True
-    check_that_it_runs(config)
+    augment = dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1)
+    check_that_it_runs(conditional_config(tmp_path, names, loss, ada_target=0.6, ada_kimg=1, augment_kwargs=augment))
+
+
+@EVERYTHING
+@SCHEMES
+def test_critics_are_told_the_classes_that_fakes_were_made_of(tmp_path, names, loss):
+    """In all phases, whoever shares fakes with whom; G alone hears of the centre."""
+    run = setup.build(conditional_config(tmp_path, names, loss), torch.device('cpu'))
+    run.enter_stage(0)
+    made, told = [], {name: [] for name in run.game.critics}
+    generate, judge = run.game.generate, run.game.judge
+
+    def generating(*args, **kwargs):
+        made.append(generate(*args, **kwargs))
+        return made[-1]
+
+    def judging(ctx, critic, img, c, *args, **kwargs):
+        told[critic.name] += [torch.equal(c, gen.c[:, :3]) for gen in made if gen.img.data_ptr() == img.data_ptr()]
+        return judge(ctx, critic, img, c, *args, **kwargs)
+    run.game.generate, run.game.judge = generating, judging
+    reals, shared = [stream.next_batch() for stream in run.reals], {}
+    for phase in run.phases:
+        run_phase(run, phase, reals, shared)
+    assert all(len(right) >= 2 and all(right) for right in told.values()), told
 
 
 @EVERYTHING
