@@ -132,18 +132,16 @@ def main(**options: Any) -> None:
         return
     job = resolve(options)
     from torch_utils.distributed import check_device, launch
-    check_device(job.device, options['gpus'])
-    choose_ops(job)
+    choose_ops(job, check_device(job.device, options['gpus']))
     launch(work, options['gpus'], (job,))
 
 
-def choose_ops(job: Job) -> None:
+def choose_ops(job: Job, device_type: str) -> None:
     """Sets what operators run on, for this process; a usage error if that cannot be had."""
-    from torch_utils.distributed import pick_device
     from torch_utils.ops import backend
     backend.set_default(job.ops)
     try:
-        backend.check_default(pick_device(job.device).type)
+        backend.check_default(device_type)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint='--ops') from None
 
@@ -238,7 +236,7 @@ def work(rank: int, job: Job) -> None:
 
     from torch_utils.distributed import pick_device
     device = pick_device(job.device)
-    choose_ops(job)
+    choose_ops(job, device.type)
     torch.backends.cudnn.benchmark = True
     try:
         if not job.snapshots:

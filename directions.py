@@ -14,7 +14,7 @@ import click
 from drawing.files import ImageWriter
 from drawing.named import class_label, load_generator, output_folder
 from drawing.options import SeedList, common_options
-from drawing.pictures import device_of, images_of_ws, seeds_to_z, tile, to_ws
+from drawing.pictures import images_of_ws, seeds_to_z, tile, to_ws
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
     import torch
@@ -89,16 +89,17 @@ def factorize(A: 'torch.Tensor') -> 'tuple[torch.Tensor, torch.Tensor]':
     Signs are arbitrary; chosen here so that each direction's largest component is positive.
     """
     import torch
-    eigenvalues, vectors = torch.linalg.eigh(A.double().T @ A.double())     # Ascending; a column each.
+    exact = A.cpu().double()                                                # Not every device has float64.
+    eigenvalues, vectors = torch.linalg.eigh(exact.T @ exact)               # Ascending; a column each.
     directions = vectors.T.flip(0)
     largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
-    return (directions * largest.sign()).to(A.dtype), eigenvalues.flip(0).to(A.dtype)
+    return (directions * largest.sign()).to(A), eigenvalues.flip(0).to(A)
 
 
 def spread_along(G: 'torch.nn.Module', directions: 'torch.Tensor', c: 'torch.Tensor') -> 'torch.Tensor':
     """Standard deviation [count] of w, of random latents, along each direction [count, w_dim]."""
     w = to_ws(G, seeds_to_z(SPREAD_SEEDS, G), c)[:, 0]
-    return (w @ directions.to(device_of(G)).T).std(dim=0)
+    return (w @ directions.T).std(dim=0)
 
 
 def move(ws: 'torch.Tensor', direction: 'torch.Tensor', way: 'torch.Tensor', layers: Sequence[int]) -> 'torch.Tensor':

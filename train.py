@@ -577,25 +577,24 @@ def zoo_default(method: str, field: str):
 def resolve_speed(o: dict, config: dict) -> None:
     """--device, --ops, --precision and the switches of the reference."""
     from torch_utils import distributed
-    distributed.check_device(o.get('device', 'auto'), config['num_gpus'])
-    device = distributed.pick_device(o.get('device', 'auto'))
+    device = distributed.check_device(o.get('device', 'auto'), config['num_gpus'])      # Untouched: it is for the ranks.
     precision = 'fp32' if o.get('fp32') else o.get('precision', 'auto')
     require(not o.get('fp32') or o.get('precision') in (None, 'auto', 'fp32'),
             f'--fp32=1 and --precision={o.get("precision")} contradict each other')
     if precision == 'auto':
-        precision = 'fp16' if device.type == 'cuda' else 'fp32'
+        precision = 'fp16' if device == 'cuda' else 'fp32'
     for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
         if precision == 'fp32':
             kwargs.update(num_fp16_res=0, conv_clamp=None)
         elif precision == 'bf16':
             kwargs['reduced_dtype'] = 'bfloat16'
-    check_ops(o.get('ops', 'auto'), device.type, precision)
+    check_ops(o.get('ops', 'auto'), device, precision)
     if o.get('nhwc'):
         config['G_kwargs']['synthesis_kwargs']['fp16_channels_last'] = True
         config['D_kwargs']['block_kwargs']['fp16_channels_last'] = True
     workers = o.get('workers', config['data_loader_kwargs']['num_workers'])
     require(workers >= 0, f'--workers={workers}: must not be negative')
-    config['data_loader_kwargs'] = dict(pin_memory=device.type == 'cuda', num_workers=workers,
+    config['data_loader_kwargs'] = dict(pin_memory=device == 'cuda', num_workers=workers,
                                         prefetch_factor=2 if workers else None)
     config.update(device=o.get('device', 'auto'), ops=o.get('ops', 'auto'), cudnn_benchmark=not o.get('nobench', False),
                   allow_tf32=o.get('allow_tf32', False))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.option import option
-from torch_utils import training_stats
+from torch_utils import misc, training_stats
 from training.centres import Centre, Mixed
 from training.loss import Game, Regularizer, StepContext, Term
 from training.stages import Stage
@@ -222,7 +222,7 @@ class TDGAN(Regularizer):
             return None
         memory = list(self._stage.memory)
         c, _ = Mixed([memory]).draw_labels(len(ctx.gen_z), ctx.numpy_rng('remind/labels'))
-        c = torch.from_numpy(c).to(ctx.gen_z.device, non_blocking=True)
+        c = misc.to_device(c, ctx.gen_z.device)
         z = ctx.randn_like(ctx.gen_z, 'remind/z')
         now = self.game.generate(ctx, z, c, 'remind', update_w_avg=False).img
         with torch.no_grad():

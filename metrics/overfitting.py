@@ -98,7 +98,7 @@ def _scores_of_items(D, dataset, indices, batch_size, device):
         items = [dataset[int(i)] for i in batch]
         images = torch.from_numpy(np.stack([item[0] for item in items])).to(device)
         c = torch.from_numpy(np.stack([item[1] for item in items])).to(device)
-        scores.append(D(images.float() / 127.5 - 1, c).flatten().double().cpu())
+        scores.append(D(images.float() / 127.5 - 1, c).flatten().cpu().double())
     return torch.cat(scores)
 
 
@@ -112,5 +112,5 @@ def _scores_of_fakes(D, G, dataset, num, batch_size, seed, device):
         indices = range(i, i + batch_size)
         z, c, _ = draws.latents(indices)
         images = with_noise(G, draws.noise(G, indices), z[:, 0], c)
-        scores.append(D(images, c).flatten().double().cpu())
+        scores.append(D(images, c).flatten().cpu().double())
     return torch.cat(scores)

@@ -7,10 +7,12 @@ would refuse:
 - a random number of one device comes from a generator of the other;
 - Adam's moments are not laid out in memory as their parameters are.
 
+What is copied to the CPU with `non_blocking` is not a number until an event that was recorded later has been waited for.
+
 `strict()` is for the steps of training. There it also raises for what would be slow, or not what was meant:
 
 - the host waits for the GPU: it reads a number or an array, or asks for something whose size depends on values;
-- a copy to the GPU that is not `non_blocking`;
+- a copy to the GPU that is not `non_blocking`, or not from pinned memory;
 - a random number from the default generator, which no resumed run would draw again;
 - different floating-point types meet, or there is float64 (but for the three sums of a statistic).
 
@@ -22,6 +24,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.data import DataLoader
 
 CUDA, CPU = torch.device('cuda', 0), torch.device('cpu')
 READS = {Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__float__, Tensor.__int__,
@@ -31,9 +34,11 @@ RANDOM = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.rand_lik
           torch.multinomial, torch.bernoulli, Tensor.random_, Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_}
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default}
+INDEXING = {aten.index, aten.index_put, aten.index_put_}
 WAITING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 _strict = False
+_under_way = []     # (copy on the CPU, its numbers when it has arrived)
 
 
 class Violation(Exception):
@@ -66,16 +71,18 @@ class Generator(torch.Generator):
 
 
 class Event:
-    """Nothing is ever under way."""
+    """Until it is waited for, copies to the CPU that began before it are under way."""
 
     def __init__(self, enable_timing=False):
         pass
 
     def record(self, stream=None):
-        pass
+        self._under_way = list(_under_way)
+        _under_way.clear()
 
     def synchronize(self):
-        pass
+        for copy, numbers in self._under_way:
+            copy.copy_(numbers)
 
     def elapsed_time(self, end):
         return 1.0
@@ -143,7 +150,8 @@ def check(func, args, tensors):
     """Raises Violation for an operation on CudaTensors that breaks a rule."""
     for x in [x for x in tensors if not isinstance(x, CudaTensor)]:
         lone_number = x.ndim == 0 and torch.Tag.pointwise in func.tags
-        if not lone_number and (func not in COPIES or _strict) and not is_of_autograd(x):
+        carried_over = func in COPIES or (func.overloadpacket in INDEXING and not x.is_floating_point())
+        if not (lone_number or (carried_over and not _strict) or is_of_autograd(x)):
             raise Violation(f'{func}: a tensor {list(x.shape)} of the CPU among those of the GPU')
     if func is aten._fused_adam_.default:
         for parameter, *state in zip(*args[:4]):
@@ -161,7 +169,7 @@ def is_of_autograd(x):
 def check_strictly(func, args, tensors):
     """The rules for steps of training."""
     waits = WAITING & set(func.tags)
-    if func.overloadpacket in (aten.index, aten.index_put):        # By mask, or by positions.
+    if func.overloadpacket in INDEXING:         # By mask, or by positions.
         waits = any(index is not None and index.dtype == torch.bool for index in args[1])
     if waits:
         raise Violation(f'{func}: the host waits for the GPU')
@@ -183,6 +191,7 @@ class FakeCuda(TorchFunctionMode):
                                 get_rng_state=lambda device: None, set_rng_state=lambda state, device: None).items():
             self._stack.enter_context(mock.patch(f'torch.cuda.{name}', value))
         self._stack.enter_context(mock.patch('torch.Generator', Generator))
+        self._stack.enter_context(mock.patch('training.stages.DataLoader', PinningLoader))
         return super().__enter__()
 
     def __exit__(self, *error):
@@ -197,6 +206,8 @@ class FakeCuda(TorchFunctionMode):
             return func(args[0].inner, *args[1:], **kwargs)
         if func in MOVES:
             return move(args[0], MOVES[func], False)
+        if func is Tensor.pin_memory:
+            return pin_memory(args[0])
         if func is Tensor.to:
             return to(*args, **kwargs)
         where = kwargs.get('device')
@@ -231,16 +242,40 @@ def to(x, *args, **kwargs):
         kwargs['device'] = CPU
     if target.type == x.device.type:
         return Tensor.to(x, *args, **kwargs)
-    blocking = not (kwargs.pop('non_blocking', False) or (len(args) > 2 and args[2]))
-    return move(Tensor.to(inner(x), *args, **kwargs), target, not blocking, x.device)
+    non_blocking = kwargs.pop('non_blocking', False)
+    return move(x, target, non_blocking, lambda numbers: Tensor.to(numbers, *args, **kwargs))
 
 
-def move(x, target, non_blocking, source=None):
+def move(x, target, non_blocking, convert=lambda numbers: numbers):
     """A copy of a tensor's numbers on another device."""
-    source = source or x.device
-    if source.type == target.type:
+    if x.device.type == target.type:
         return x
-    if _strict and not non_blocking:
-        raise Violation(f'a copy to the {"GPU" if target == CUDA else "CPU"} that the host waits for')
-    copy = inner(x).detach().clone()
-    return CudaTensor(copy) if target.type == 'cuda' else copy
+    pinned = target.type == 'cpu' or hasattr(x, 'is_in_pinned_memory')
+    if _strict and not (non_blocking and pinned):
+        raise Violation(f'a copy to the {"GPU" if target.type == "cuda" else "CPU"} that the host waits for')
+    copy = convert(inner(x).detach()).clone()
+    if target.type == 'cuda':
+        return CudaTensor(copy)
+    if non_blocking:
+        _under_way.append((copy, copy.clone()))
+        copy.fill_(float('nan'))
+    return copy
+
+
+def pin_memory(x):
+    """The same tensor as if in pinned memory."""
+    x = x.clone()
+    x.is_in_pinned_memory = True
+    return x
+
+
+class PinningLoader(DataLoader):
+    """A loader that pins what it loads if it is asked to, although there is no GPU."""
+
+    def __init__(self, *args, pin_memory=False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.pins = pin_memory
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            yield [pin_memory(x) for x in batch] if self.pins else batch

@@ -14,9 +14,12 @@ from metric_tools import TinyDetector, dataset_kwargs
 from PIL import Image
 from tiny import Silent, assert_same_bits, make_dataset
 
+import directions
 import generate
 import projector
+import style_mixing
 import train
+import video
 from losses_ext import apa, daco
 from metrics import features
 from metrics.draws import DatasetLabels, Draws, Labels
@@ -26,12 +29,11 @@ from metrics.overfitting import overfitting_gap
 from metrics.perceptual_path_length import path_distances
 from torch_utils import distributed, misc
 from torch_utils.checkpoint import load_networks
-from torch_utils.ops import backend, build
+from torch_utils.ops import backend, build, upfirdn2d
 from torch_utils.state_file import load_state
 from training import launch, setup, ticks, training_loop
 from training.states import saved_states
 
-pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument")
 FIRST_STEPS = ['--aug=noaug', '--batch=4']
 CASES = {
     'two-stage': [],
@@ -133,7 +135,29 @@ def test_compiled_operators_keep_to_the_rules_of_a_gpu(data, gpu, rules, monkeyp
     run_iterations(config_of(data, '--precision=bf16', '--aug=fixed', '--p=0.5', '--ops=native'), 1)
 
 
+def test_filters_that_enlarge_leave_the_search_for_algorithms_to_others(gpu, monkeypatch):
+    """Under augmentation they meet a new size nearly every time, and each would be timed with all algorithms."""
+    searches, stock = [], torch.nn.functional.conv_transpose2d
+
+    def spy(*args, **kwargs):
+        searches.append(torch.backends.cudnn.benchmark)
+        return stock(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, 'conv_transpose2d', spy)
+    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', True)
+    for device in (CUDA, torch.device('cpu')):
+        upfirdn2d.upsample2d(torch.ones(1, 32, 4, 4).to(device), upfirdn2d.setup_filter([1, 3, 3, 1], device), impl='ref')
+        assert torch.backends.cudnn.benchmark
+    assert searches == [False, True]
+
+
 # All that surrounds the steps.
+
+
+def test_options_are_read_without_taking_a_gpu(data, gpu, monkeypatch):
+    """The process that starts the ranks would hold some of its memory as long as they run."""
+    monkeypatch.setattr(torch.cuda, 'set_device', lambda device: pytest.fail(f'{device} is taken'))
+    assert config_of(data)['G_kwargs']['synthesis_kwargs']['num_fp16_res'] == 4
 
 
 @pytest.fixture
@@ -176,14 +200,24 @@ def folder(tmp_path_factory):
     return network_files.write_networks(tmp_path_factory.mktemp('networks'))
 
 
-@pytest.mark.parametrize('options', [['--trunc=0.7'], ['--noise-mode=random']], ids=' '.join)
-def test_pictures_are_drawn_on_the_gpu(folder, gpu, tmp_path, options):
-    result = CliRunner().invoke(generate.main, ['--network', str(folder / 'run'), '--seeds=0-2', '--batch=2', '--device=cuda',
-                                                '--ops=reference', '--outdir', str(tmp_path), *options])
+def on_gpu(script, folder, *options):
+    """Runs a script that draws on the GPU."""
+    result = CliRunner().invoke(script.main, ['--network', str(folder / 'run'), '--device=cuda', '--ops=reference', *options])
     assert result.exit_code == 0, repr(result.exception)
-    if options == ['--trunc=0.7']:
-        expected = network_files.expected_picture(network_files.make_generator(seed=100), 2, psi=0.7)
-        assert np.abs(np.asarray(Image.open(tmp_path / 'seed0002.png')).astype(int) - expected).max() <= 1
+
+
+def test_pictures_drawn_on_the_gpu_are_the_same(folder, gpu, tmp_path):
+    on_gpu(generate, folder, '--seeds=0-2', '--batch=2', '--trunc=0.7', f'--outdir={tmp_path}')
+    expected = network_files.expected_picture(network_files.make_generator(seed=100), 2, psi=0.7)
+    assert np.abs(np.asarray(Image.open(tmp_path / 'seed0002.png')).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize('script, options', [
+    (generate, ['--seeds=0', '--noise-mode=random']), (style_mixing, ['--rows=0,1', '--cols=2', '--styles=0-2']),
+    (directions, ['--seeds=0', '--count=2', '--steps=3']),
+    (video, ['--seeds=0,1', '--frames=2', '--format=gif'])], ids=['generate', 'style_mixing', 'directions', 'video'])
+def test_other_scripts_draw_on_the_gpu(folder, gpu, tmp_path, script, options):
+    on_gpu(script, folder, *options, f'--outdir={tmp_path}')
 
 
 def test_pictures_are_projected_on_the_gpu(gpu):
@@ -211,7 +245,7 @@ def test_metrics_are_computed_on_the_gpu(data, gpu, monkeypatch):
 # The stand-in itself.
 
 @pytest.mark.parametrize('break_a_rule', [
-    lambda x: x + torch.ones(3), lambda x: torch.cat([x, torch.ones(3)]), lambda x: x[torch.tensor([0])],
+    lambda x: x + torch.ones(3), lambda x: torch.cat([x, torch.ones(3)]),
     lambda x: torch.where(x > 0, x, torch.ones(3)), lambda x: x.outer(torch.ones(3)),
     lambda x: torch.randn([3], device=CUDA, generator=torch.Generator()),
     lambda x: torch.randn([3], generator=torch.Generator(CUDA)), lambda x: x.random_(generator=torch.Generator())])
@@ -222,8 +256,10 @@ def test_what_a_gpu_refuses_is_refused(gpu, break_a_rule):
 
 @pytest.mark.parametrize('break_a_rule', [
     lambda x: x.sum().item(), lambda x: bool(x.sum() > 0), lambda x: float(x[0]), lambda x: x.tolist(), lambda x: x.cpu(),
-    lambda x: x.to('cpu'), lambda x: x[x > 0], lambda x: x.nonzero(), lambda x: x.masked_select(x > 0), lambda x: x.unique(),
+    lambda x: x.to('cpu'), lambda x: x[x > 0], lambda x: x[[0]], lambda x: x.nonzero(), lambda x: x.masked_select(x > 0),
+    lambda x: x.unique(),
     lambda x: torch.ones(3).to(CUDA), lambda x: torch.ones(3).cuda(), lambda x: torch.ones(3).to(x),
+    lambda x: torch.ones(3).to(CUDA, non_blocking=True), lambda x: torch.ones(3).pin_memory().to(CUDA),
     lambda x: x.copy_(torch.zeros(3)), lambda x: torch.tensor([1.0], device=CUDA), lambda x: torch.randn_like(x),
     lambda x: torch.rand([3], device=CUDA), lambda x: x.random_(), lambda x: x + x.half(), lambda x: x.half() @ x,
     lambda x: torch.cat([x, x]).double().exp(), lambda x: torch.equal(x, x), lambda x: torch.allclose(x, x)])
@@ -232,4 +268,13 @@ def test_what_a_step_should_not_do_is_refused(gpu, break_a_rule):
     with pytest.raises(Violation), strict():
         break_a_rule(x)
     with strict():
+        x = x + torch.zeros(3).pin_memory().to(CUDA, non_blocking=True)
         assert (x * 2 + torch.ones([], device=CUDA) + x.to(CUDA)).sum().device == CUDA
+
+
+def test_copies_arrive_when_they_are_waited_for(gpu):
+    copy, event = torch.ones(3).to(CUDA).to('cpu', non_blocking=True), torch.cuda.Event()
+    event.record()
+    assert copy.isnan().all()
+    event.synchronize()
+    assert copy.tolist() == [1, 1, 1]

@@ -6,6 +6,7 @@ import multiprocessing
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -327,6 +328,24 @@ def test_a_compiler_error_is_told_and_kept(compiler, tmp_path, monkeypatch):
         build.build('cpu')
     assert 'nonsense' in next((tmp_path / 'ops').glob('*.log')).read_text()
     assert not list((tmp_path / 'ops').glob('*.so'))
+
+
+def test_what_nvcc_complains_of_is_told(compiler, tmp_path, monkeypatch):
+    """Its own errors are called fatal, and come without a file and a line."""
+    nvcc = tmp_path / 'nvcc'
+    nvcc.write_text('#!/bin/sh\necho "nvcc fatal   : Unsupported gpu architecture \'compute_120\'"\n[ $1 = --version ]\n')
+    nvcc.chmod(0o755)
+    monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path))
+    monkeypatch.setenv('CXX', str(nvcc))
+    with pytest.raises(build.Unavailable, match="nvcc fatal   : Unsupported gpu architecture 'compute_120'"):
+        build.build('cpu')
+
+
+def test_nvcc_takes_the_host_compiler_that_the_rest_is_built_with(compiler, monkeypatch):
+    monkeypatch.setattr(build, '_gencode', list)
+    monkeypatch.setattr(build, 'cuda_home', lambda nvcc: '/toolkit')
+    commands = build._commands('cuda', replace(compiler, cxx='/usr/bin/g++-12', nvcc='/toolkit/bin/nvcc'))
+    assert 'command = /toolkit/bin/nvcc -ccbin /usr/bin/g++-12 ' in ''.join(commands)
 
 
 def test_the_library_is_named_by_everything_it_is_made_of(compiler, monkeypatch, tmp_path):

@@ -15,7 +15,7 @@ from torch_utils.summary import print_module_summary
 
 __all__ = [
     'InfiniteSampler', 'assert_shape', 'check_ddp_consistency', 'constant', 'copy_params_and_buffers',
-    'named_params_and_buffers', 'params_and_buffers', 'print_module_summary',
+    'named_params_and_buffers', 'params_and_buffers', 'print_module_summary', 'to_device',
 ]
 
 
@@ -51,6 +51,12 @@ def _constant(content, content_dtype, content_shape, shape, dtype, device, memor
     with torch.inference_mode(False):       # An inference tensor could not be used in training later.
         tensor = torch.tensor(array, dtype=dtype, device=device)
         return tensor.broadcast_to(shape).contiguous(memory_format=memory_format)
+
+
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """An array as a tensor on a device, without waiting for it: from pinned memory a GPU fetches it by itself."""
+    tensor = torch.from_numpy(array)
+    return (tensor.pin_memory() if device.type == 'cuda' else tensor).to(device, non_blocking=True)
 
 
 def assert_shape(tensor: torch.Tensor, ref_shape: Sequence[int | None]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from torch_utils import distributed, training_stats
+from torch_utils import distributed, misc, training_stats
 from training.ema import ema_decay, update_ema
 from training.loss import Phase, Player, StepContext, in_layout_of
 from training.setup import Run
@@ -115,7 +115,7 @@ def fake_labels(run: Run, source: Source, ctx: StepContext) -> tuple[Tensor, Ten
     if run.game.adversarial.paired and source is run.stage.sources[ctx.source]:
         return source.with_code(ctx.real_c), ctx.real_c
     labels = source.draw_labels(len(ctx.real_img), ctx.numpy_rng('labels'))
-    return tuple(torch.from_numpy(c).to(ctx.real_img.device, non_blocking=True) for c in labels)
+    return tuple(misc.to_device(c, ctx.real_img.device) for c in labels)
 
 
 def finish_phase(players: list[Player]) -> Tensor | None:

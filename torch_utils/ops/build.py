@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -160,8 +161,8 @@ def _commands(library, toolchain):
     if library == 'cuda':
         home = cuda_home(toolchain.nvcc)
         rules['binding'].insert(-1, f'-isystem {home}/include')
-        rules['cuda'] = [toolchain.nvcc, '-std=c++17 -O3 -Xcompiler -fPIC', *_gencode(), '-c $in -o $out']
-        libraries += ['-lc10_cuda', f'-L{home}/lib64', '-lcudart']
+        rules['cuda'] = [toolchain.nvcc, f'-ccbin {toolchain.cxx} -std=c++17 -O3 -Xcompiler -fPIC', *_gencode(), '-c $in -o $out']
+        libraries += ['-lc10_cuda', f'-L{home}/lib64', f'-L{home}/lib', '-lcudart']     # One of the two is there.
     rules['link'] = [toolchain.cxx, '-shared -fopenmp $in -o $out', *libraries]
     return [f'rule {name}\n  command = {" ".join(command)}\n' for name, command in rules.items()]
 
@@ -192,7 +193,7 @@ def _build(library, toolchain, path):
         if answer.returncode != 0:
             log = path.with_suffix('.log')
             log.write_text(answer.stdout + answer.stderr)
-            complaint = next((line for line in answer.stdout.splitlines() if 'error:' in line), 'ninja failed')
+            complaint = next((line for line in answer.stdout.splitlines() if re.search('error:|fatal +:', line)), 'ninja failed')
             raise Unavailable(f'building the {library} operators fails: {complaint.strip()[:300]} (all of it: {log})')
         os.replace(Path(directory) / 'result.so', path)
 

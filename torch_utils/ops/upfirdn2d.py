@@ -10,6 +10,7 @@ so that y has floor((n U + p0 + p1 - K) / D) + 1 samples. The operator is linear
 itself with other factors and paddings (`Axis.transpose`), which gives derivatives of any order.
 """
 from collections.abc import Sequence
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -271,7 +272,8 @@ def _spread(x, h, ax, ay):
     """
     (left, right), (top, bottom) = _surplus(ax, h.shape[1]), _surplus(ay, h.shape[0])
     crop = max(min(top, bottom), 0), max(min(left, right), 0)
-    y = F.conv_transpose2d(x, _depthwise(h.flip([0, 1]), x), stride=(ay.up, ax.up), padding=crop, groups=x.shape[1])
+    with _without_search() if x.is_cuda else nullcontext():
+        y = F.conv_transpose2d(x, _depthwise(h.flip([0, 1]), x), stride=(ay.up, ax.up), padding=crop, groups=x.shape[1])
     rest = [crop[1] - left, crop[1] - right, crop[0] - top, crop[0] - bottom]
     if any(rest):
         y = F.pad(y, rest)
@@ -279,6 +281,18 @@ def _spread(x, h, ax, ay):
         return y
     layout = torch.channels_last if y.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     return y[:, :, ::ay.down, ::ax.down].contiguous(memory_format=layout)
+
+
+@contextmanager
+def _without_search():
+    """cuDNN takes an algorithm that should do, instead of timing all of them whenever a size is new to it: the margins of
+    augmented images make nearly every one so.
+    """
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _surplus(axis, taps):
