@@ -14,7 +14,7 @@ from fixture_data import case_ids
 from test_ops_upfirdn2d import GEOMETRIES
 from torch.autograd import gradcheck, gradgradcheck
 
-from torch_utils.ops import backend, build
+from torch_utils.ops import backend, build, trial
 from torch_utils.ops import upfirdn2d as resampling
 from torch_utils.ops.bias_act import activation_funcs, bias_act
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
@@ -135,6 +135,16 @@ def test_derivatives_of_bias_act(native, act, clamp):
         return bias_act(x, b, dim=2, act=act, gain=1.3, clamp=clamp, impl='native')
     assert gradcheck(op, (x, b))
     assert gradgradcheck(op, (x, b))
+
+
+@pytest.mark.parametrize('clamp', [0.7, 256 * 0.5 ** 0.5, 0.71])        # In bfloat16 below, below and above.
+@pytest.mark.parametrize('act', ['linear', 'lrelu', 'swish'])
+def test_nothing_passes_back_through_what_was_clamped(native, act, clamp):
+    for dtype in TOLERANCE:
+        x = torch.full([1, 2, 3, 3], 1000, dtype=dtype, requires_grad=True)
+        y = bias_act(x, act=act, clamp=clamp, impl='native')
+        assert torch.equal(y, torch.full_like(y, clamp))
+        assert not torch.autograd.grad(y.sum(), x)[0].any()
 
 
 @pytest.mark.parametrize('case', case_ids('02_bias_act'))
@@ -268,6 +278,29 @@ def test_without_a_compiler_auto_says_so_once_and_native_refuses(fresh_backend):
     for impl in ('native', 'cuda'):
         with pytest.raises(RuntimeError, match='no compiled operator: no C.. compiler'):
             bias_act(x, impl=impl)
+
+
+def test_the_trial_of_compiled_operators_passes(native):
+    trial.try_operators('cpu', backend.COMPILED_DTYPES['cpu'])
+
+
+@pytest.mark.parametrize('name', ['upfirdn2d', 'bias_act', 'bias_act_grad'])
+def test_operators_that_compute_something_else_are_not_used(native, monkeypatch, name):
+    right = getattr(native, name)
+    monkeypatch.setattr(native, name, lambda *args: right(*args) * 1.1)
+    with pytest.raises(build.Unavailable, match=f'the compiled {name[:8]}.* is wrong on cpu, by'):
+        trial.try_operators('cpu', [torch.float32])
+    monkeypatch.setattr(native, name, lambda *args: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(build.Unavailable, match=f'the compiled {name[:8]}.* fails on cpu: '):
+        trial.try_operators('cpu', [torch.float32])
+
+
+def test_operators_for_gpus_are_tried_before_they_are_used(fresh_backend):
+    def fail(device, dtypes):
+        raise build.Unavailable(f'tried on {device}')
+    fresh_backend.setattr(backend, '_load_library', lambda library: None)
+    fresh_backend.setattr(backend, 'try_operators', fail)
+    assert backend.why_not('cuda', torch.float16) == 'tried on cuda' and backend.why_not('cpu', torch.float32) is None
 
 
 def test_half_precision_on_cpus_has_no_compiled_operator():

@@ -67,11 +67,17 @@ def accumulate_gradients(run: Run, phase: Phase, reals: list[tuple[Tensor, Tenso
     try:
         for ctx in micro_batches(run, phase, reals, shared):
             phase.step(run.game, ctx)
-    except torch.OutOfMemoryError:
-        if run.micro_batch == 1:
+    except RuntimeError as error:
+        if run.micro_batch == 1 or not is_out_of_memory(error):
             raise
         return False        # What holds the memory is free only when this function is left.
     return True
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Did the device's memory not suffice, for torch or for a library that takes its own?"""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        code in str(error) for code in ('CUBLAS_STATUS_ALLOC_FAILED', 'CUDNN_STATUS_ALLOC_FAILED'))
 
 
 def shrink_micro_batch(run: Run) -> None:

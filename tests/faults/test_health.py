@@ -211,7 +211,10 @@ def test_too_many_bad_images_stop_it():
 # Memory.
 
 
-def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(data, monkeypatch, capsys):
+@pytest.mark.parametrize('error', [
+    torch.OutOfMemoryError('CUDA out of memory'),
+    RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`')], ids=['torch', 'cublas'])
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(data, monkeypatch, capsys, error):
     """Once, when there are more than two images in a pass: the same gradients as with enough memory, to rounding."""
     config = make_config(data, res=8)
     config['D_kwargs']['epilogue_kwargs']['mbstd_num_channels'] = 0
@@ -233,7 +236,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(data, monke
 
         def limited(module, args):
             if len(args[0]) > max_images:
-                raise torch.OutOfMemoryError('CUDA out of memory')
+                raise error
 
         run.game.D.module.register_forward_pre_hook(limited)
         reals = [run.reals[0].next_batch()]
@@ -261,6 +264,14 @@ def test_one_image_that_does_not_fit_is_an_error(data, monkeypatch):
         raise torch.OutOfMemoryError('CUDA out of memory')
     monkeypatch.setattr(training.training_loop, 'micro_batches', full)
     with pytest.raises(torch.OutOfMemoryError):
+        run_iterations(make_config(data, res=8), 1)
+
+
+def test_another_error_is_none_of_memory(data, monkeypatch):
+    def fail(*args):
+        raise RuntimeError('CUDA error: an illegal memory access was encountered')
+    monkeypatch.setattr(training.training_loop, 'micro_batches', fail)
+    with pytest.raises(RuntimeError, match='illegal'):
         run_iterations(make_config(data, res=8), 1)
 
 

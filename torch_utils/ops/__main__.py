@@ -5,7 +5,7 @@ from datetime import datetime
 import click
 import torch
 
-from torch_utils.ops import build
+from torch_utils.ops import backend, build
 
 OPERATORS = ('upfirdn2d', 'bias_act')
 
@@ -15,7 +15,7 @@ def main():
     pass
 
 
-@main.command('build', help='Compile the operators now, instead of when they are first used.')
+@main.command('build', help='Compile and try the operators now, instead of when they are first used.')
 def build_command():
     for library in _libraries():
         start = time.perf_counter()
@@ -24,6 +24,9 @@ def build_command():
         except build.Unavailable as reason:
             raise click.ClickException(f'{library}: {reason}') from reason
         click.echo(f'{library}: {path} ({time.perf_counter() - start:.1f} s)')
+        reason = backend.why_not(library, torch.float32)
+        if reason is not None:
+            raise click.ClickException(f'{library}: {reason}')
 
 
 @main.command(help='Print compilers, caches, and which implementation each operator will use, and why.')

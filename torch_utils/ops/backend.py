@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from torch_utils.ops import build
+from torch_utils.ops.trial import try_operators
 
 IMPLS = ('auto', 'ref', 'native', 'cuda')
 DEFAULTS = {'auto': 'auto', 'native': 'native', 'reference': 'ref'}
@@ -95,8 +96,10 @@ def why_not(device: str, dtype: torch.dtype) -> str | None:
 def _load(device):
     """Loads the libraries for a device, once; returns why that is impossible, or None."""
     try:
-        for library in ('cpu', 'cuda') if device == 'cuda' else ('cpu',):
-            _load_library(library)
+        _load_library('cpu')
+        if device == 'cuda':
+            _load_library('cuda')
+            try_operators(device, COMPILED_DTYPES[device])
     except build.Unavailable as reason:
         return str(reason)
     return None

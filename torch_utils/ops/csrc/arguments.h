@@ -44,12 +44,23 @@ inline at::MemoryFormat bias_act_layout(const Tensor& x, const OptionalTensor& b
     return b && dim != 1 ? at::MemoryFormat::Contiguous : layout(x);
 }
 
+// A number as tensors of a type can hold it. The derivatives tell from a result whether it was clamped, so the clamp must be
+// one of the results that there are: in float16, 256 * sqrt(1/2) is not.
+inline double rounded(double value, at::ScalarType type) {
+    switch (type) {
+        case at::kHalf: return c10::Half(float(value));
+        case at::kBFloat16: return c10::BFloat16(float(value));
+        default: return value;
+    }
+}
+
 inline BiasAct bias_act_arguments(
         const Tensor& x, const OptionalTensor& b, int64_t dim, int64_t act, double alpha, double gain,
         std::optional<double> clamp) {
     TORCH_CHECK(act >= int64_t(Act::linear) && act <= int64_t(Act::swish), "act=", act, ": must be 0 ... ", int(Act::swish));
     TORCH_CHECK(!clamp || *clamp >= 0, "clamp=", *clamp, ": must be None, or 0 or more");
-    BiasAct p{x.numel(), 1, 1, alpha, gain, clamp.value_or(std::numeric_limits<double>::quiet_NaN())};
+    const double limit = clamp ? rounded(*clamp, x.scalar_type()) : std::numeric_limits<double>::quiet_NaN();
+    BiasAct p{x.numel(), 1, 1, alpha, gain, limit};
     if (!b) return p;
     check_same(*b, "b", x, "x");
     TORCH_CHECK(dim >= 0 && dim < x.dim(), "dim=", dim, ": x has ", x.dim(), " axes");

@@ -1,0 +1,85 @@
+"""A trial of compiled operators before their first use: on a few small images they must compute what the plain ones do.
+
+Kernels for a GPU are compiled where they run, perhaps by a compiler and for a device that nobody has tried them with. What
+they get wrong would otherwise show, if at all, as a run that goes badly. Takes a fraction of a second.
+"""
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from torch_utils.ops.build import Unavailable
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}     # Of the largest result.
+FILTERS = {                 # name: (filter [fh, fw], up, down, padding): every kernel of csrc/cuda_kernels.h.
+    'filter': ((4, 4), [1, 1], [1, 1], [2, 1, 2, 1]),
+    'up': ((4, 4), [2, 2], [1, 1], [2, 1, 2, 1]),
+    'down': ((4, 4), [1, 1], [2, 2], [1, 1, 1, 1]),
+    'wavelet up x': ((1, 12), [2, 1], [1, 1], [6, 5, 0, 0]),
+    'wavelet up y': ((12, 1), [1, 2], [1, 1], [0, 0, 6, 5]),
+    'wavelet down x': ((1, 12), [1, 1], [2, 1], [5, 5, 0, 0]),
+    'wavelet down y': ((12, 1), [1, 1], [1, 2], [0, 0, 5, 5]),
+    'any': ((3, 5), [3, 1], [1, 2], [-1, 3, 2, 2]),
+}
+LRELU, SLOPE, GAIN, CLAMP = 2, 0.2, 1.5, 0.8                # The network's activation; its number is that in bias_act.py.
+
+
+def try_operators(device: str, dtypes: Iterable[torch.dtype]) -> None:
+    """Raises Unavailable, naming the operator, if one that is loaded does not compute on the device what it should."""
+    with torch.inference_mode(False), torch.no_grad():
+        for dtype in dtypes:
+            for layout in (torch.contiguous_format, torch.channels_last):
+                x = _wave([2, 19, 18, 35]).to(dtype).contiguous(memory_format=layout)
+                _try_filters(x, device)
+                _try_activation(x, device)
+
+
+def _try_filters(x, device):
+    op = torch.ops.stylegan2_loss_zoo.upfirdn2d
+    for name, (shape, up, down, padding) in FILTERS.items():
+        f = _wave(shape)
+        _compare(f'upfirdn2d ({name})', expected_filtered(x, f, up, down, padding),
+                 partial(op, x.to(device), f.to(device), up, down, padding, False, GAIN), x.dtype, device)
+
+
+def _try_activation(x, device):
+    ops, options = torch.ops.stylegan2_loss_zoo, (1, LRELU, SLOPE, GAIN, CLAMP)
+    b = _wave(x.shape[1:2]).to(x.dtype)
+    y = expected_activated(x, b).to(x.dtype)
+    slope = torch.where(y > 0, GAIN, GAIN * SLOPE) * (y.abs() < y.abs().max())      # 0 where it is clamped.
+    _compare('bias_act', y, partial(ops.bias_act, x.to(device), b.to(device), *options), x.dtype, device)
+    _compare('bias_act (derivative)', x.double() * slope,
+             partial(ops.bias_act_grad, x.to(device), y.to(device), None, *options), x.dtype, device)
+
+
+def expected_filtered(x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int]) -> Tensor:
+    """The definition at the head of upfirdn2d.py, on the CPU in float64."""
+    (n, c, h, w), (left, right, top, bottom) = x.shape, padding
+    z = torch.zeros([n, c, h * up[1], w * up[0]], dtype=torch.float64)
+    z[:, :, ::up[1], ::up[0]] = x
+    z = torch.nn.functional.pad(z, [left, right, top, bottom])
+    kernel = f.double().flip([0, 1]).expand(c, 1, *f.shape)
+    return torch.nn.functional.conv2d(z, kernel * GAIN, groups=c)[:, :, ::down[1], ::down[0]]
+
+
+def expected_activated(x: Tensor, b: Tensor) -> Tensor:
+    """lrelu(x + b) with gain and clamp, on the CPU in float64."""
+    t = x.double() + b.double()[:, None, None]
+    return (torch.where(t > 0, t, t * SLOPE) * GAIN).clamp(-CLAMP, CLAMP)
+
+
+def _wave(shape):
+    """Numbers between -1 and 1 without a pattern."""
+    return torch.arange(torch.Size(shape).numel(), dtype=torch.float64).square().sin().float().reshape(shape)
+
+
+def _compare(name, expected, function, dtype, device):
+    """Raises Unavailable unless the function gives the expected result."""
+    try:
+        result = function().cpu().double()
+    except RuntimeError as error:
+        raise Unavailable(f'the compiled {name} fails on {device}: {str(error).splitlines()[0]}') from error
+    deviation = (result - expected).abs().max() / expected.abs().max()
+    if not deviation <= TOLERANCE[dtype]:
+        raise Unavailable(f'the compiled {name} is wrong on {device}, by {deviation:.2g} of its largest value in {dtype}')
