@@ -10,6 +10,7 @@ e_j is the code of centre j, appended to G's label. Without it both terms would 
 would be images between the centres, not of them. A = number of earlier centres. Both generators see the same random draws.
 """
 import copy
+import math
 import sys
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,13 +61,28 @@ def parse_schedule(options: Options) -> list[tuple[list[int], float]]:
     for text in options.schedule.split(','):
         ids, _, kimg = text.partition(':')
         try:
-            stages.append(([int(i) for i in ids.split('+')], float(kimg)))
+            centres, length = [int(i) for i in ids.split('+')], float(kimg)
         except ValueError:
             raise ValueError(f'--tdgan_schedule: {text!r} is not of the form CENTRES:KIMG, such as 0:500 or 1+2:500') from None
-        if stages[-1][1] <= 0 or not set(stages[-1][0]) <= set(range(num)) or len(set(stages[-1][0])) < len(stages[-1][0]):
+        if not (set(centres) <= set(range(num)) and len(set(centres)) == len(centres) and 0 < length < math.inf):
             raise ValueError(f'--tdgan_schedule: {text!r}: centres are 0 to {num - 1}, each at most once in a stage, for '
                              f'more than 0 kimg')
+        stages.append((centres, length))
     return stages
+
+
+def check_numbers(options: Options, num: int, has_code: bool) -> None:
+    """Raises ValueError for what `num` centres, with or without codes, cannot be trained with."""
+    if 0 < options.slots < num:
+        raise ValueError(f'--tdgan_slots={options.slots}: there are {num} centres')
+    if options.slots and not has_code:
+        raise ValueError(f'--tdgan_slots={options.slots} has no effect without codes: give --tdgan_code=on')
+    if not options.remind >= 0:
+        raise ValueError(f'--tdgan_remind={options.remind:g}: must not be negative')
+    if options.remind_interval < 1:
+        raise ValueError(f'--tdgan_remind_interval={options.remind_interval}: must be at least 1')
+    if not options.warmup >= 0:
+        raise ValueError(f'--tdgan_warmup={options.warmup:g}: must not be negative')
 
 
 @dataclass
@@ -93,14 +109,7 @@ class TDGAN(Regularizer):
         options = replace(options, schedule=options.schedule or default_schedule(num, config['total_kimg']))
         config['total_kimg'] = sum(kimg for _, kimg in parse_schedule(options))
         has_code = options.code == 'on' or (options.code == 'auto' and num > 1)
-        if 0 < options.slots < num:
-            raise ValueError(f'--tdgan_slots={options.slots}: there are {num} centres')
-        if options.slots and not has_code:
-            raise ValueError(f'--tdgan_slots={options.slots} has no effect without codes: give --tdgan_code=on')
-        if options.remind < 0 or options.remind_interval < 1:
-            raise ValueError('--tdgan_remind must not be negative, --tdgan_remind_interval at least 1')
-        if options.warmup < 0:
-            raise ValueError(f'--tdgan_warmup={options.warmup:g}: must not be negative')
+        check_numbers(options, num, has_code)
         config['centre_kwargs'], config['training_set_kwargs'] = config['training_set_kwargs'], None
         if has_code:
             config['G_kwargs']['c_dim'] = config['data_shape']['c_dim'] + (options.slots or num)
