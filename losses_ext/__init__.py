@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
+
+from dnnlib.option import check_ranges
 
 LOSSES = {
     'logistic': 'training.loss:two_stage',
@@ -83,14 +86,21 @@ def configure(config: dict, loss_options: dict) -> None:
     target = LOSSES[config['loss']]
     module = importlib.import_module(target.split(':')[0])
     if hasattr(module, 'configure'):
-        config['loss_options'] = asdict(module.configure(config, module.Options(**loss_options)))
+        config['loss_options'] = asdict(module.configure(config, checked_options(config['loss'], module, loss_options)))
     game = ADVERSARIAL[config['loss_kwargs']['game']]
     if config.get('ada_target') is not None and not game.zero_decides:
         raise ValueError(f'--aug=ada cannot follow --loss={game.name}: its logits have no zero that separates real from '
                          f'fake; give --aug=fixed --p=0.3, or --aug=noaug')
     for name, options in config['regularizers'].items():
         cls = load(REG_TYPES[name])
-        config['regularizers'][name] = asdict(cls.configure(config, cls.Options(**options)))
+        config['regularizers'][name] = asdict(cls.configure(config, checked_options(name, cls, options)))
+
+
+def checked_options(name: str, owner: Any, options: dict) -> Any:
+    """The `Options` of a method's class or module, with every number in its range. Raises ValueError."""
+    options = owner.Options(**options)
+    check_ranges(f'--{name}', options)
+    return options
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,7 @@ class OptionSpec:
     default: object
     help: str
     choices: tuple[str, ...] = ()
+    within: str = ''
 
 
 @cache
@@ -117,7 +128,7 @@ def method_options(target: str) -> list[OptionSpec]:
 
 
 def _option_spec(node):
-    """From the statement `name: type = option(default, 'help', choices=(...))`, all literals."""
-    default, text, *choices = [ast.literal_eval(arg) for arg in node.value.args] + \
-        [ast.literal_eval(keyword.value) for keyword in node.value.keywords]
-    return OptionSpec(node.target.id, ast.unparse(node.annotation), default, text, *choices)
+    """From the statement `name: type = option(default, 'help', choices=(...), within='...')`, all literals."""
+    default, text = [ast.literal_eval(arg) for arg in node.value.args]
+    keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.value.keywords}
+    return OptionSpec(node.target.id, ast.unparse(node.annotation), default, text, **keywords)

@@ -26,9 +26,10 @@ INTERVAL = 4        # Iterations between two steps of p.
 @dataclass(frozen=True)
 class Options:
     """Options of APA."""
-    target: float | None = option(None, 'What to hold the mean sign of the logits of reals at; none: 0.6.')
-    kimg: float | None = option(None, 'Thousands of images in which p moves by 1; none: 500, when fine-tuning 100.')
-    p: float | None = option(None, 'A fixed probability; none: adaptive.')
+    target: float | None = option(None, 'What to hold the mean sign of the logits of reals at; none: 0.6.', within='[-1, 1]')
+    kimg: float | None = option(None, 'Thousands of images in which p moves by 1; none: 500, when fine-tuning 100.',
+                                within='(0, inf)')
+    p: float | None = option(None, 'A fixed probability; none: adaptive.', within='[0, 1]')
 
 
 class APA(Regularizer):
@@ -50,7 +51,10 @@ class APA(Regularizer):
         if 'lecam' in config['regularizers']:
             print('Warning: --reg_type=lecam,apa: both weaken the critic; start with one.', file=sys.stderr)
         if options.p is not None:
-            return _fixed(options)
+            for name in ('target', 'kimg'):
+                if getattr(options, name) is not None:
+                    raise ValueError(f'--apa_{name} has no effect with --apa_p, which fixes the probability')
+            return options
         game = config['loss_kwargs']['game']
         if not ADVERSARIAL[game].zero_decides:
             raise ValueError(f'--reg_type=apa cannot adapt to --loss={config["loss"]}: the logits of the {game} game '
@@ -60,10 +64,6 @@ class APA(Regularizer):
                              '--aug=fixed, or --aug=noaug')
         target = 0.6 if options.target is None else options.target
         kimg = float(config['ada_kimg']) if options.kimg is None else options.kimg
-        if not -1 <= target <= 1:
-            raise ValueError(f'--apa_target={target:g}: must be between -1 and 1')
-        if not kimg > 0:
-            raise ValueError(f'--apa_kimg={kimg:g}: must be more than 0')
         return replace(options, target=target, kimg=kimg)
 
     def g_main(self, ctx: StepContext) -> Term:
@@ -105,13 +105,3 @@ class APA(Regularizer):
         self._p.copy_(state['p'])
         self._fakes = {source: [part.to(self._p.device) for part in fakes] for source, fakes in state['fakes'].items()}
         self._made = {}
-
-
-def _fixed(options: Options) -> Options:
-    """The options of a fixed probability, checked."""
-    if not 0 <= options.p <= 1:
-        raise ValueError(f'--apa_p={options.p:g}: must be between 0 and 1')
-    for name in ('target', 'kimg'):
-        if getattr(options, name) is not None:
-            raise ValueError(f'--apa_{name} has no effect with --apa_p, which fixes the probability')
-    return options

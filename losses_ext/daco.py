@@ -21,9 +21,9 @@ from training.loss import Game, Regularizer
 @dataclass(frozen=True)
 class Options:
     """Options of DaCo."""
-    bands: int = option(64, 'Number of frequency bands.')
-    drop_low: int = option(8, 'Lowest bands that are always dropped; 0: a purely random view.')
-    keep: float = option(0.8, 'Share of the other bands that is kept.')
+    bands: int = option(64, 'Number of frequency bands.', within='[1, inf)')
+    drop_low: int = option(8, 'Lowest bands that are always dropped; 0: a purely random view.', within='[0, inf)')
+    keep: float = option(0.8, 'Share of the other bands that is kept.', within='[0, 1]')
     mask: str = option('hermitian', 'Bands symmetric in frequency, or as published.', choices=('hermitian', 'official'))
 
 
@@ -33,9 +33,9 @@ class DaCo(Regularizer):
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:
-        if not (0 <= options.drop_low < options.bands and num_kept(options) >= 1 and options.keep <= 1):
+        if options.drop_low >= options.bands or num_kept(options) < 1:
             raise ValueError(f'--daco_keep={options.keep:g} of {options.bands} bands without the lowest '
-                             f'{options.drop_low} leaves the critic nothing to see; keep at least one band, at most all')
+                             f'{options.drop_low} leaves the critic nothing to see; keep at least one band')
         return options
 
     def __init__(self, game: Game, options: Options):

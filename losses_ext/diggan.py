@@ -20,13 +20,13 @@ from training.running_mean import WithRunningMeans
 @dataclass(frozen=True)
 class Options:
     """Options of DigGAN."""
-    weight: float | None = option(None, 'Strength of DigGAN; none: 5 times --gamma.')
-    interval: int = option(4, 'Act on every k-th iteration, and count k-fold then.')
+    weight: float | None = option(None, 'Strength of DigGAN; none: 5 times --gamma.', within='[0, inf)')
+    interval: int = option(4, 'Act on every k-th iteration, and count k-fold then.', within='[1, inf)')
     pair: str = option('sample', 'Compare the norms pair by pair, or their means over the batch.',
                        choices=('sample', 'mean'))
     wrt: str = option('aug', 'Gradient with respect to what the critic sees, or to the image before augmentation.',
                       choices=('aug', 'image'))
-    ema: float = option(0.0, 'Share of the running mean in every norm; 0.5 is near the official code.')
+    ema: float = option(0.0, 'Share of the running mean in every norm; 0.5 is near the official code.', within='[0, 1)')
 
 
 class DigGAN(WithRunningMeans):
@@ -43,14 +43,7 @@ class DigGAN(WithRunningMeans):
         gamma = config['loss_kwargs']['r1_gamma']
         if options.weight is None and gamma == 0:
             raise ValueError('--diggan_weight is 5 times --gamma unless given, and --gamma is 0: give --diggan_weight')
-        weight = 5 * gamma if options.weight is None else options.weight
-        if not weight >= 0:
-            raise ValueError(f'--diggan_weight={weight:g}: must not be negative')
-        if options.interval < 1:
-            raise ValueError(f'--diggan_interval={options.interval}: must be at least 1')
-        if not 0 <= options.ema < 1:
-            raise ValueError(f'--diggan_ema={options.ema:g}: must be at least 0 and less than 1')
-        return replace(options, weight=weight)
+        return replace(options, weight=5.0 * gamma if options.weight is None else options.weight)
 
     def d_pair(self, ctx: StepContext) -> Term:
         n_r = self._norms(ctx, ctx.real, 'real')                                    # [N]

@@ -30,7 +30,7 @@ EPS = 1e-6      # Floor of the norms in the cosine; where F is shorter, the imag
 @dataclass(frozen=True)
 class Options:
     """Options of GGDR."""
-    weight: float = option(10.0, 'Strength of GGDR.')
+    weight: float = option(10.0, 'Strength of GGDR.', within='[0, inf)')
     res: str | None = option(None, 'Resolution of the feature map to tell, or a comma list of several, averaged; '
                              'none: 64, or a quarter of the image below 256 pixels.')
     warp: str = option('aligned', 'How the feature map follows the augmented image: exactly, or with shifts rounded at '
@@ -58,8 +58,6 @@ class GGDR(Regularizer):
         if not set(res.split(',')) <= set(valid):
             raise ValueError(f'--ggdr_res={res}: must be among {", ".join(valid)} (powers of two from 8 to the size of '
                              f'the images), or a comma list of them')
-        if not options.weight >= 0:
-            raise ValueError(f'--ggdr_weight={options.weight:g}: must not be negative')
         if options.warp == 'official' and 'DiffAugment' in (config.get('augment_kwargs') or {}).get('class_name', ''):
             raise ValueError('--ggdr_warp=official is defined for --aug=ada and --aug=fixed, not for --aug=diffaug; '
                              'leave it out')

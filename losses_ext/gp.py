@@ -18,8 +18,9 @@ from training.loss import Game, Regularizer, StepContext, Term
 @dataclass(frozen=True)
 class Options:
     """Options of the gradient penalty."""
-    weight: float = option(10.0, 'Strength of the gradient penalty.')
-    interval: int | None = option(None, 'Act on every k-th iteration, and count k-fold then; none: where R1 would act.')
+    weight: float = option(10.0, 'Strength of the gradient penalty.', within='[0, inf)')
+    interval: int | None = option(None, 'Act on every k-th iteration, and count k-fold then; none: where R1 would act.',
+                                  within='[1, inf)')
 
 
 class GradientPenalty(Regularizer):
@@ -35,10 +36,6 @@ class GradientPenalty(Regularizer):
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:
         interval = config['D_reg_interval'] if options.interval is None else options.interval
-        if not options.weight >= 0:
-            raise ValueError(f'--gp_weight={options.weight:g}: must not be negative')
-        if interval is not None and interval < 1:
-            raise ValueError(f'--gp_interval={interval}: must be at least 1')
         if config['loss_kwargs']['r1_gamma'] > 0:
             raise ValueError('--reg_type=gp wants gradients of length 1, R1 wants none: give --gamma=0')
         if config['regularizers'].get('r2', {'gamma': 0})['gamma'] > 0:

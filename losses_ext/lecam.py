@@ -21,9 +21,9 @@ from training.running_mean import WithRunningMeans
 @dataclass(frozen=True)
 class Options:
     """Options of LeCam."""
-    weight: float = option(3e-7, 'Strength of LeCam.')
-    decay: float = option(0.99, 'Share of the old mean that an iteration leaves.')
-    start: int = option(1000, 'Iterations that only the means are followed.')
+    weight: float = option(3e-7, 'Strength of LeCam.', within='[0, inf)')
+    decay: float = option(0.99, 'Share of the old mean that an iteration leaves.', within='[0, 1)')
+    start: int = option(1000, 'Iterations that only the means are followed.', within='[0, inf)')
 
 
 class LeCam(WithRunningMeans):
@@ -40,12 +40,6 @@ class LeCam(WithRunningMeans):
         if ADVERSARIAL[game].paired:
             raise ValueError(f'--reg_type=lecam holds logits in place, but --loss={config["loss"]} plays the {game} '
                              f'game, which lets them drift: leave out one of them')
-        if not options.weight >= 0:
-            raise ValueError(f'--lecam_weight={options.weight:g}: must not be negative')
-        if not 0 <= options.decay < 1:
-            raise ValueError(f'--lecam_decay={options.decay:g}: must be at least 0 and less than 1')
-        if options.start < 0:
-            raise ValueError(f'--lecam_start={options.start}: must not be negative')
         return options
 
     def d_fake(self, ctx: StepContext) -> Term:

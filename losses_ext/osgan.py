@@ -34,7 +34,7 @@ class Options:
     game: str = option('logistic', 'Adversarial game.',
                        choices=('logistic', 'saturating', 'hinge', 'lsgan', 'wgan', 'relativistic'))
     form: str = option('exact', 'How G gets its gradient.', choices=('exact', 'simple', 'full'))
-    gamma_max: float = option(1e4, 'Largest ratio of the simple and full forms.')
+    gamma_max: float = option(1e4, 'Largest ratio of the simple and full forms.', within='(0, inf)')
     force: bool = option(False, 'Use a ratio form where it is not exact.')
 
 

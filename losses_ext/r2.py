@@ -17,8 +17,9 @@ from training.loss import Game, Regularizer, StepContext, Term, Verdict
 @dataclass(frozen=True)
 class Options:
     """Options of R2."""
-    gamma: float | None = option(None, 'Strength of R2; none: as --gamma.')
-    interval: int | None = option(None, 'Act on every k-th iteration, and count k-fold then; none: together with R1.')
+    gamma: float | None = option(None, 'Strength of R2; none: as --gamma.', within='[0, inf)')
+    interval: int | None = option(None, 'Act on every k-th iteration, and count k-fold then; none: together with R1.',
+                                  within='[1, inf)')
 
 
 class R2(Regularizer):
@@ -43,10 +44,6 @@ class R2(Regularizer):
             raise ValueError('--r2_gamma is that of R1 unless given, and --gamma is 0: give --r2_gamma')
         gamma = gamma if options.gamma is None else options.gamma
         interval = config['D_reg_interval'] if options.interval is None else options.interval
-        if not gamma >= 0:
-            raise ValueError(f'--r2_gamma={gamma:g}: must not be negative')
-        if interval is not None and interval < 1:
-            raise ValueError(f'--r2_interval={interval}: must be at least 1')
         if 'diggan' in config['regularizers']:
             print('Warning: --reg_type=diggan,r2: R1 and R2 together leave little for DigGAN to do.', file=sys.stderr)
         return replace(options, gamma=gamma, interval=interval)

@@ -33,17 +33,17 @@ class Options:
     """Options of TDGAN."""
     data: str = option('', 'Data sets of the centres 0, 1, ..., separated by commas; in place of --data.')
     schedule: str = option('', 'Stages as CENTRES:KIMG, for example 0:500,1+2:500,0:250; empty: each once, equally long.')
-    remind: float = option(10.0, 'Weight of the reminding term (the paper: 100).')
-    remind_interval: int = option(1, 'Iterations between two reminding terms.')
+    remind: float = option(10.0, 'Weight of the reminding term (the paper: 100).', within='[0, inf)')
+    remind_interval: int = option(1, 'Iterations between two reminding terms.', within='[1, inf)')
     metric: str = option('l1', 'Distance between the images of G and of the earlier G.', choices=('l1', 'l2'))
     memory: str = option('sum', 'Is the term as large as the number of earlier centres, or 1?', choices=('sum', 'mean'))
     prev: str = option('raw', 'The earlier G: as it was, or its moving average.', choices=('raw', 'ema'))
     code: str = option('auto', 'Tell G the centre; auto: with two or more.', choices=('auto', 'on', 'off'))
-    slots: int = option(0, 'Codes to reserve for centres to come; 0: as many as there are centres.')
+    slots: int = option(0, 'Codes to reserve for centres to come; 0: as many as there are centres.', within='[0, inf)')
     d: str = option('fresh', 'Critics of a centre that comes back: new, or the old ones.', choices=('fresh', 'keep'))
     gopt: str = option('reset', 'The optimizer of G at a new stage.', choices=('reset', 'keep'))
     warmup: float = option(0.0, 'Thousands of images at the start of a stage (not of the first) in which new critics learn and '
-                           'G is only reminded.')
+                           'G is only reminded.', within='[0, inf)')
     weights: str = option('size', 'Weights w_k of the centres on line.', choices=('size', 'uniform', 'sum'))
     code_init: str = option('copy', 'Where a new centre starts: from the images of the previous one, or anywhere.',
                             choices=('copy', 'random'))
@@ -71,20 +71,6 @@ def parse_schedule(options: Options) -> list[tuple[list[int], float]]:
     return stages
 
 
-def check_numbers(options: Options, num: int, has_code: bool) -> None:
-    """Raises ValueError for what `num` centres, with or without codes, cannot be trained with."""
-    if 0 < options.slots < num:
-        raise ValueError(f'--tdgan_slots={options.slots}: there are {num} centres')
-    if options.slots and not has_code:
-        raise ValueError(f'--tdgan_slots={options.slots} has no effect without codes: give --tdgan_code=on')
-    if not options.remind >= 0:
-        raise ValueError(f'--tdgan_remind={options.remind:g}: must not be negative')
-    if options.remind_interval < 1:
-        raise ValueError(f'--tdgan_remind_interval={options.remind_interval}: must be at least 1')
-    if not options.warmup >= 0:
-        raise ValueError(f'--tdgan_warmup={options.warmup:g}: must not be negative')
-
-
 @dataclass
 class CentreStage(Stage):
     """A stage with what went before it."""
@@ -109,7 +95,10 @@ class TDGAN(Regularizer):
         options = replace(options, schedule=options.schedule or default_schedule(num, config['total_kimg']))
         config['total_kimg'] = sum(kimg for _, kimg in parse_schedule(options))
         has_code = options.code == 'on' or (options.code == 'auto' and num > 1)
-        check_numbers(options, num, has_code)
+        if 0 < options.slots < num:
+            raise ValueError(f'--tdgan_slots={options.slots}: there are {num} centres')
+        if options.slots and not has_code:
+            raise ValueError(f'--tdgan_slots={options.slots} has no effect without codes: give --tdgan_code=on')
         config['centre_kwargs'], config['training_set_kwargs'] = config['training_set_kwargs'], None
         if has_code:
             config['G_kwargs']['c_dim'] = config['data_shape']['c_dim'] + (options.slots or num)

@@ -20,7 +20,8 @@ from training.loss import Game, Regularizer, StepContext, Term
 @dataclass(frozen=True)
 class Options:
     """Options of WeCo."""
-    weight: float = option(0.01, 'Strength of the push (tiny next to the rest; what helps is the second critic).')
+    weight: float = option(0.01, 'Strength of the push (tiny next to the rest; what helps is the second critic).',
+                           within='[0, inf)')
     decay: str = option('linear', 'To 0 over the run, or not at all.', choices=('linear', 'none'))
     both: bool = option(False, 'Push the first critic as well.')
     mode: str = option('global', 'Cosine of all weights, or the mean over layers.', choices=('global', 'layer'))

@@ -181,12 +181,6 @@ def test_e_ad2_no_two_controllers():
         configure(ada=0.6)
 
 
-@pytest.mark.parametrize(('option', 'value'), [('target', 1.5), ('kimg', 0.0), ('p', 1.5), ('p', -0.5)])
-def test_impossible_values_are_refused(option, value):
-    with pytest.raises(ValueError, match=f'--apa_{option}={value:g}: must'):
-        configure(**{option: value})
-
-
 def test_options_of_the_controller_have_no_effect_with_a_fixed_probability():
     with pytest.raises(ValueError, match='--apa_kimg has no effect with --apa_p'):
         configure(p=0.5, kimg=100.0)

@@ -212,6 +212,42 @@ def test_pairs_that_have_little_to_do_for_each_other_are_warned_about(data, caps
     assert f'Warning: --reg_type={",".join(pair)}: ' in capsys.readouterr().err
 
 
+NAN, INF = float('nan'), float('inf')
+IMPOSSIBLE = [
+    ('ggdr', 'weight', -1.0, 'at least 0'), ('ggdr', 'weight', NAN, 'at least 0'),
+    ('ggdr', 'weight', INF, 'at least 0 and finite'),
+    ('diggan', 'weight', -1.0, 'at least 0'), ('diggan', 'interval', 0, 'at least 1'),
+    ('diggan', 'ema', 1.0, 'at least 0 and less than 1'), ('diggan', 'ema', -0.1, 'at least 0 and less than 1'),
+    ('weco', 'weight', -0.01, 'at least 0'),
+    ('daco', 'bands', 0, 'at least 1'), ('daco', 'drop_low', -1, 'at least 0'), ('daco', 'keep', 1.1, 'at least 0 and at most 1'),
+    ('daco', 'keep', NAN, 'at least 0 and at most 1'),
+    ('lecam', 'weight', -1.0, 'at least 0'), ('lecam', 'decay', 1.0, 'at least 0 and less than 1'),
+    ('lecam', 'start', -1, 'at least 0'),
+    ('apa', 'target', 1.5, 'at least -1 and at most 1'), ('apa', 'kimg', 0.0, 'more than 0'),
+    ('apa', 'p', 1.5, 'at least 0 and at most 1'), ('apa', 'p', -0.5, 'at least 0 and at most 1'),
+    ('r2', 'gamma', -1.0, 'at least 0'), ('r2', 'interval', 0, 'at least 1'),
+    ('gp', 'weight', -1.0, 'at least 0'), ('gp', 'interval', 0, 'at least 1'),
+    ('tdgan', 'remind', -1.0, 'at least 0'), ('tdgan', 'remind_interval', 0, 'at least 1'),
+    ('tdgan', 'slots', -1, 'at least 0'), ('tdgan', 'warmup', -1.0, 'at least 0'),
+    ('osgan', 'gamma_max', 0.0, 'more than 0'), ('osgan', 'gamma_max', NAN, 'more than 0'),
+]
+
+
+@pytest.mark.parametrize(('name', 'field', 'value', 'words'), IMPOSSIBLE)
+def test_numbers_out_of_range_are_refused(name, field, value, words):
+    of_loss = name in losses_ext.LOSSES
+    config = make_config('-', loss=name if of_loss else 'logistic', regularizers={} if of_loss else {name: {field: value}})
+    with pytest.raises(ValueError, match=f'^--{name}_{field}={value:g}: must be {words}$'):
+        losses_ext.configure(config, {field: value} if of_loss else {})
+
+
+def test_every_number_has_a_range():
+    for name, target in {**losses_ext.REG_TYPES, **losses_ext.LOSSES}.items():
+        for spec in losses_ext.method_options(target):
+            assert bool(spec.within) == spec.type.startswith(('int', 'float')), f'{name}_{spec.name}'
+            assert not spec.within or any((name, spec.name) == entry[:2] for entry in IMPOSSIBLE), f'{name}_{spec.name}: untested'
+
+
 # X-6, X-8.
 
 @pytest.mark.parametrize('names', [*((name,) for name in METHODS), ('ggdr', 'diggan', 'weco', 'daco'),
