@@ -82,7 +82,7 @@ class APA(Regularizer):
                        for source, rounds in self._made.items()}
         self._made = {}
         if self.options.p is None and batch_idx % INTERVAL == 0:
-            self._adapt(nimg // batch_idx)
+            self._adapt(nimg // batch_idx)            # Images of one iteration.
         training_stats.report0('Progress/apa_p', self._p)
 
     def _adapt(self, batch_size: int) -> None:
