@@ -24,11 +24,12 @@ from dnnlib.util import make_cache_dir_path
 
 SOURCE_DIR = Path(__file__).parent / 'csrc'
 LIBRARIES = {
-    'cpu': ('operators.cpp', 'bindings_cpu.cpp', 'bias_act_cpu.cpp', 'upfirdn2d_cpu.cpp'),
+    'cpu': ('operators.cpp', 'bindings_cpu.cpp', 'bias_act_cpu.cpp', 'scale_bias_act_cpu.cpp',
+            'upfirdn2d_cpu.cpp'),
     'cuda': ('bindings_cuda.cpp', 'bias_act.cu', 'upfirdn2d.cu'),
 }
 BASE_FLAGS = ('-std=c++20', '-fPIC', '-Wall')
-KERNEL_FLAGS = ('-O3', '-march=native')             # For the files that do arithmetic; they know no torch.
+KERNEL_FLAGS = ('-O3', '-march=native', '-fopenmp-simd')            # For the files that do arithmetic; they know no torch.
 BINDING_FLAGS = ('-O1', '-fopenmp')                 # For the files that include torch, where compiling takes its time.
 
 

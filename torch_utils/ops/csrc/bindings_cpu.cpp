@@ -3,6 +3,7 @@
 #include "cpu_kernels.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/sum.h>
 
 namespace zoo {
 namespace {
@@ -42,7 +43,69 @@ struct Cpu {
     }
 };
 
-TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, CPU, library) { implement<Cpu>(library); }
+// scale_bias_act, which is for CPUs only.
+
+constexpr auto channels_last = at::MemoryFormat::ChannelsLast;
+
+ScaleBiasAct scale_bias_act_arguments(const Tensor& x, const Tensor& scale, int64_t act, double alpha, double gain,
+                                      std::optional<double> clamp) {
+    TORCH_CHECK(x.dim() == 4 && x.is_contiguous(channels_last), "x ", x.sizes(), ": must be channels-last images");
+    TORCH_CHECK(Act(act) != Act::swish, "act=", act, ": its derivatives need more than its result");
+    check_same(scale, "scale", x, "x");
+    TORCH_CHECK(scale.dim() == 2 && scale.size(0) == x.size(0) && scale.size(1) == x.size(1), "scale ", scale.sizes(),
+                ": must be [", x.size(0), ", ", x.size(1), "]");
+    const BiasAct options = bias_act_arguments(x, {}, 1, act, alpha, gain, clamp);
+    return {x.size(0), x.size(2) * x.size(3), x.size(1), false, int(act), options};
+}
+
+Tensor scale_bias_act(const Tensor& x, const Tensor& scale, const Tensor& noise, const Tensor& b, int64_t act, double alpha,
+                      double gain, std::optional<double> clamp) {
+    ScaleBiasAct p = scale_bias_act_arguments(x, scale, act, alpha, gain, clamp);
+    check_same(noise, "noise", x, "x");
+    TORCH_CHECK(noise.dim() == 4 && noise.size(1) == 1 && noise.size(2) == x.size(2) && noise.size(3) == x.size(3) &&
+                (noise.size(0) == 1 || noise.size(0) == p.samples), "noise ", noise.sizes(), ": must be [N or 1, 1, H, W]");
+    check_same(b, "b", x, "x");
+    TORCH_CHECK(b.dim() == 1 && b.size(0) == p.channels, "b ", b.sizes(), ": must be [", p.channels, "]");
+    p.own_noise = noise.size(0) == p.samples;
+    const Tensor y = at::empty_like(x), s = scale.contiguous(), n = noise.contiguous(), bias = b.contiguous();
+    with_type(x.scalar_type(), [&](auto type) {
+        using T = decltype(type);
+        const ScaleBiasActTensors<T> tensors{in<T>(x), in<T>(s), in<T>(n), in<T>(bias), out<T>(y)};
+        const int64_t grain = least_elements / std::max<int64_t>(p.channels, 1) + 1;
+        at::parallel_for(0, p.samples * p.pixels, grain, [&](int64_t begin, int64_t end) {
+            scale_bias_act_cpu(p, tensors, begin, end);
+        });
+    });
+    return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> scale_bias_act_grad(
+        const Tensor& dy, const Tensor& y, const Tensor& x, const Tensor& scale, int64_t act, double alpha, double gain,
+        std::optional<double> clamp) {
+    const ScaleBiasAct p = scale_bias_act_arguments(x, scale, act, alpha, gain, clamp);
+    const auto dtype = x.scalar_type();
+    const auto sums = x.options().dtype(dtype == at::kDouble ? at::kDouble : at::kFloat);
+    const Tensor dx = at::empty_like(x), d_noise = at::empty({p.samples, 1, x.size(2), x.size(3)}, x.options());
+    const Tensor d_scale = at::empty({p.samples, p.blocks(), p.channels}, sums), d_b = at::empty_like(d_scale);
+    const Tensor cotangent = like(dy, "dy", x, channels_last), result = like(y, "y", x, channels_last), s = scale.contiguous();
+    with_type(dtype, [&](auto type) {
+        using T = decltype(type);
+        using S = compute_t<T>;
+        const ScaleBiasActGrads<T> tensors{in<T>(cotangent), in<T>(result), in<T>(x), in<T>(s),
+                                           out<T>(dx), out<T>(d_noise), out<S>(d_scale), out<S>(d_b)};
+        const int64_t grain = least_elements / std::max<int64_t>(p.channels * std::min(p.pixels, p.block_pixels), 1) + 1;
+        at::parallel_for(0, p.samples * p.blocks(), grain, [&](int64_t begin, int64_t end) {
+            scale_bias_act_grad_cpu(p, tensors, begin, end);
+        });
+    });
+    return {dx, d_scale.sum(1).to(dtype), d_noise, d_b.sum({0, 1}).to(dtype)};
+}
+
+TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, CPU, library) {
+    implement<Cpu>(library);
+    library.impl("scale_bias_act", scale_bias_act);
+    library.impl("scale_bias_act_grad", scale_bias_act_grad);
+}
 
 }  // namespace
 }  // namespace zoo

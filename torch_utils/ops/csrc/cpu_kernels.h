@@ -16,4 +16,31 @@ template <class T> void upfirdn2d_cpu(
     const Resample& r, const T* x, const float* f, T* y, int64_t begin, int64_t end);
 int64_t upfirdn2d_cpu_units(const Resample& r);
 
+// y = clamp(gain * act(x * scale + noise + b)), for images [N, H, W, C] in memory.
+struct ScaleBiasAct {
+    int64_t samples, pixels, channels;          // Pixels of one sample.
+    bool own_noise;                             // One for each sample? Else one for all.
+    int act;
+    BiasAct options;
+
+    static constexpr int64_t block_pixels = 256;
+    int64_t blocks() const { return (pixels + block_pixels - 1) / block_pixels; }     // Of one sample.
+};
+
+// scale [N, C], noise [N or 1, H, W], b [C].
+template <class T> struct ScaleBiasActTensors { const T *x, *scale, *noise, *b; T* y; };
+
+// dx, and the gradients of scale and b as sums over each block [N, blocks, C]; of noise [N, H, W].
+template <class T> struct ScaleBiasActGrads {
+    const T *dy, *y, *x, *scale;
+    T *dx, *d_noise;
+    compute_t<T> *d_scale, *d_b;
+};
+
+// Work is counted in pixels of all samples, that of the derivatives in blocks of all samples.
+template <class T> void scale_bias_act_cpu(
+    const ScaleBiasAct& p, const ScaleBiasActTensors<T>& tensors, int64_t begin, int64_t end);
+template <class T> void scale_bias_act_grad_cpu(
+    const ScaleBiasAct& p, const ScaleBiasActGrads<T>& tensors, int64_t begin, int64_t end);
+
 }  // namespace zoo

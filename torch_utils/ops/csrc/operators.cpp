@@ -221,6 +221,20 @@ Tensor bias_act_grad2_meta(const Tensor&, const Tensor&, const Tensor& ref, cons
     return empty_like_in_layout(ref, b, dim);
 }
 
+// scale_bias_act has its derivatives in scale_bias_act.py.
+
+Tensor scale_bias_act_meta(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, int64_t, double, double,
+                           std::optional<double>) {
+    return at::empty_like(x);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> scale_bias_act_grad_meta(
+        const Tensor&, const Tensor&, const Tensor& x, const Tensor& scale, int64_t, double, double, std::optional<double>) {
+    const std::array<SymInt, 4> noise{x.sym_size(0), 1, x.sym_size(2), x.sym_size(3)};
+    const std::array<SymInt, 1> b{x.sym_size(1)};
+    return {at::empty_like(x), at::empty_like(scale), at::empty_symint(noise, x.options()), at::empty_symint(b, x.options())};
+}
+
 TORCH_LIBRARY(stylegan2_loss_zoo, m) {
     m.def("upfirdn2d(Tensor x, Tensor f, int[] up, int[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor");
     m.def("bias_act(Tensor x, Tensor? b, int dim, int act, float alpha, float gain, float? clamp) -> Tensor");
@@ -228,6 +242,10 @@ TORCH_LIBRARY(stylegan2_loss_zoo, m) {
           " -> Tensor");
     m.def("bias_act_grad2(Tensor q, Tensor dy, Tensor ref, Tensor? b, int dim, int act, float alpha, float gain,"
           " float? clamp) -> Tensor");
+    m.def("scale_bias_act(Tensor x, Tensor scale, Tensor noise, Tensor b, int act, float alpha, float gain, float? clamp)"
+          " -> Tensor");
+    m.def("scale_bias_act_grad(Tensor dy, Tensor y, Tensor x, Tensor scale, int act, float alpha, float gain, float? clamp)"
+          " -> (Tensor dx, Tensor d_scale, Tensor d_noise, Tensor d_b)");
 }
 
 TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, Autograd, m) {
@@ -242,6 +260,8 @@ TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, Meta, m) {
     m.impl("bias_act", bias_act_meta);
     m.impl("bias_act_grad", bias_act_grad_meta);
     m.impl("bias_act_grad2", bias_act_grad2_meta);
+    m.impl("scale_bias_act", scale_bias_act_meta);
+    m.impl("scale_bias_act_grad", scale_bias_act_grad_meta);
 }
 
 }  // namespace

@@ -1,0 +1,105 @@
+"""scale_bias_act: compiled against composed of other operators; derivatives; what it refuses."""
+import pytest
+import torch
+from test_ops_native import TOLERANCE, assert_close, both, native  # noqa: F401 (a fixture)
+from torch.autograd import gradcheck, gradgradcheck
+
+from torch_utils.ops.bias_act import activation_funcs
+from torch_utils.ops.scale_bias_act import scale_bias_act
+
+ACTS = [act for act in activation_funcs if act != 'swish']
+NOISES = {'own': [3, 1, 5, 7], 'shared': [1, 1, 5, 7], 'flat': [5, 7]}
+
+
+def tensors(dtype, noise='own', channels=20, size=(5, 7)):
+    torch.manual_seed(0)
+    shapes = [3, channels, *size], [3, channels], [*NOISES[noise][:-2], *size], [channels]
+    x, *rest = (torch.randn(shape, dtype=dtype) for shape in shapes)
+    return [t.requires_grad_() for t in (x.contiguous(memory_format=torch.channels_last), *rest)]
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize('act', ACTS)
+def test_compiled_equals_composed_up_to_second_derivatives(native, dtype, act):  # noqa: F811
+    def op(x, scale, noise, b, impl):
+        return scale_bias_act(x, scale, noise, b, act=act, gain=1.5, clamp=0.8, impl=impl)
+    assert_close(*both(op, *tensors(dtype)), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize('act', ['linear', 'lrelu', 'tanh'])
+def test_bfloat16_is_near_float64(native, act):  # noqa: F811
+    """By the length of the difference: at a kink a rounded argument may have the other slope."""
+    inputs = tensors(torch.bfloat16)
+    results = []
+    for dtype in (torch.float64, torch.bfloat16):
+        converted = [t.detach().to(dtype).requires_grad_() for t in inputs]
+        y = scale_bias_act(*converted, act=act, impl='native')
+        results.append([y, *torch.autograd.grad(y.sin().sum(), converted)])
+    for a, b in zip(*results):
+        assert b.dtype == torch.bfloat16 and (a - b).norm() <= 0.01 * a.norm()
+
+
+@pytest.mark.parametrize('noise', NOISES)
+@pytest.mark.parametrize('act', ['linear', 'lrelu', 'tanh'])
+def test_derivatives(native, act, noise):  # noqa: F811
+    inputs = tensors(torch.float64, noise, channels=3, size=(2, 3))
+    op = lambda *args: scale_bias_act(*args, act=act, impl='native')    # noqa: E731
+    assert gradcheck(op, inputs) and gradgradcheck(op, inputs)
+
+
+def test_the_fast_derivatives_are_those_that_can_be_derived(native):  # noqa: F811
+    """Both run on the same inputs; sizes reach over several blocks of pixels, the last of them not full."""
+    inputs = tensors(torch.float32, channels=37, size=(21, 40))
+    y = scale_bias_act(*inputs, act='lrelu', clamp=1.0, impl='native')
+    dy = torch.randn_like(y)
+    fast = torch.autograd.grad(y, inputs, dy, retain_graph=True)
+    slow = torch.autograd.grad(y, inputs, dy, create_graph=True)
+    assert all(not d.requires_grad for d in fast) and slow[0].requires_grad
+    assert_close(slow, fast, 1e-5)
+
+
+def test_noise_and_bias_may_be_left_out(native):  # noqa: F811
+    x, scale, *_ = tensors(torch.float32)
+    results = both(lambda x, scale, impl: scale_bias_act(x, scale, impl=impl), x, scale)
+    assert_close(*results, 1e-6)
+    assert torch.equal(results[1][0], x * scale[:, :, None, None])
+
+
+def test_the_number_of_threads_changes_no_bit(native):  # noqa: F811
+    inputs = tensors(torch.float32, channels=64, size=(48, 48))
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            y = scale_bias_act(*inputs, act='lrelu', impl='native')
+            results.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other))
+
+
+def test_other_layouts_and_swish_take_other_operators():
+    x, *rest = tensors(torch.float32)
+    expected = scale_bias_act(x, *rest, act='lrelu', impl='ref')
+    assert torch.allclose(scale_bias_act(x.detach().contiguous(), *rest, act='lrelu'), expected, atol=1e-6)
+    assert scale_bias_act(x, *rest, act='swish').shape == x.shape
+
+
+def test_arguments_that_do_not_fit_are_refused(native):  # noqa: F811
+    x, scale, noise, b = (t.detach() for t in tensors(torch.float32))
+    options = 2, 0.2, 1.0, None
+    for arguments, message in [
+            ((x.contiguous(), scale, noise, b), 'must be channels-last images'),
+            ((x, scale[:2], noise, b), r'must be \[3, 20\]'),
+            ((x, scale, noise[..., 1:], b), r'must be \[N or 1, 1, H, W\]'),
+            ((x, scale, noise, b[1:]), r'must be \[20\]'),
+            ((x, scale.double(), noise, b), 'scale is Double, x is Float')]:
+        with pytest.raises(RuntimeError, match=message):
+            native.scale_bias_act(*arguments, *options)
+
+
+def test_registration_passes_torchs_own_check(native):  # noqa: F811
+    x, scale, noise, b = (t.detach() for t in tensors(torch.float32))
+    options = 2, 0.2, 1.5, 0.8
+    torch.library.opcheck(native.scale_bias_act.default, (x, scale, noise, b, *options))
+    torch.library.opcheck(native.scale_bias_act_grad.default, (torch.randn_like(x), x, x, scale, *options))

@@ -1,0 +1,68 @@
+"""What follows a modulated convolution, in one operator: factors of channels, noise, bias, activation, gain and clamp:
+
+    y = clamp(gain * act(x * scale + noise + b), -c, c)
+
+On CPUs it is compiled for channels-last images: one pass over memory and, in the backward pass, one more for the gradients
+of all its inputs. Elsewhere, and wherever second derivatives are asked for, it consists of other operators.
+"""
+import torch
+from torch import Tensor
+
+from torch_utils.ops import backend
+from torch_utils.ops.bias_act import activation_funcs, bias_act
+from torch_utils.ops.fma import fma
+
+
+def scale_bias_act(x: Tensor, scale: Tensor, noise: Tensor | None = None, b: Tensor | None = None, act: str = 'linear',
+                   gain: float | None = None, clamp: float | None = None, impl: str = 'auto') -> Tensor:
+    """Scales channels, adds noise and a bias, applies an activation function, scales and clamps; twice differentiable.
+
+    Args:
+        x:     Images [N, C, H, W], floating point.
+        scale: Factor of every channel [N, C] with the dtype of `x`.
+        noise: [N, 1, H, W], [1, 1, H, W] or [H, W] with the dtype of `x`, or None.
+        b:     Bias [C] with the dtype of `x`, or None.
+        act, gain, clamp: As in `bias_act`.
+        impl:  Implementation, see `torch_utils.ops.backend`.
+
+    Returns:
+        Images with the shape, dtype and memory format of `x`.
+    """
+    if _is_compiled(x, act) and backend.use_native(impl, x):
+        spec = activation_funcs[act]
+        options = list(activation_funcs).index(act), float(spec.def_alpha), float(spec.def_gain if gain is None else gain), clamp
+        noise = x.new_zeros([1, 1, *x.shape[2:]]) if noise is None else noise.expand(-1 if noise.ndim == 4 else 1, 1, -1, -1)
+        return _Compiled.apply(x, scale, noise, x.new_zeros(x.shape[1]) if b is None else b, options)
+    scale = scale[:, :, None, None]
+    return bias_act(x * scale if noise is None else fma(x, scale, noise), b, act=act, gain=gain, clamp=clamp, impl=impl)
+
+
+def _is_compiled(x, act):
+    """For tensors like this? The derivative of swish needs more than its result."""
+    return x.device.type == 'cpu' and act != 'swish' and x.is_contiguous(memory_format=torch.channels_last)
+
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, scale, noise, b, options):
+        y = torch.ops.stylegan2_loss_zoo.scale_bias_act(x, scale, noise, b, *options)
+        slope_is_constant = options[0] == 0 and options[-1] is None       # Then y is not looked at.
+        ctx.save_for_backward(x, scale, x if slope_is_constant else y)
+        ctx.num_noises = len(noise)
+        ctx.options = options
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        gradients = _differentiable_gradients if torch.is_grad_enabled() else torch.ops.stylegan2_loss_zoo.scale_bias_act_grad
+        x, scale, y = ctx.saved_tensors
+        dx, d_scale, d_noise, d_b = gradients(dy, y, x, scale, *ctx.options)
+        if ctx.num_noises == 1:
+            d_noise = d_noise.sum(0, keepdim=True)
+        return dx, d_scale, d_noise, d_b, None
+
+
+def _differentiable_gradients(dy, y, x, scale, *options):
+    """What the compiled derivative yields, from operators that have derivatives themselves."""
+    d = torch.ops.stylegan2_loss_zoo.bias_act_grad(dy, y, None, 1, *options)
+    return d * scale[:, :, None, None], (d * x).sum([2, 3]), d.sum(1, keepdim=True), d.sum([0, 2, 3])
