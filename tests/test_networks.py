@@ -273,8 +273,8 @@ def test_modulation_is_fused_in_evaluation_unless_a_batch_is_in_reduced_precisio
         training, use_fp16, batch, explicit, fused, device, monkeypatch):
     """A device without data stands for a GPU; on a CPU it is fused only when asked for."""
     seen = []
-    original = layers.modulated_conv2d
-    monkeypatch.setattr(layers, 'modulated_conv2d', lambda *args, fused_modconv, **kwargs: (
+    original = layers.convolve_modulated
+    monkeypatch.setattr(layers, 'convolve_modulated', lambda *args, fused_modconv, **kwargs: (
         seen.append(fused_modconv), original(*args, fused_modconv=fused_modconv, **kwargs))[1])
     block = SynthesisBlock(4, 4, 5, 8, 3, is_last=True, use_fp16=use_fp16).train(training).to(device)
     x, ws = torch.randn(batch, 4, 4, 4, device=device), torch.randn(batch, 3, 5, device=device)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
+from torch_utils.ops.scale_bias_act import scale_bias_act
 
 EPS = 1e-8  # Inside every root: second moment, demodulation, minibatch deviation.
 LOW_PASS = (1, 3, 3, 1)  # Taps of the filter that goes with every change of resolution.
@@ -58,31 +59,40 @@ def modulated_conv2d(
     Both evaluations agree to rounding and have derivatives of any order. The fused one runs a single convolution with N
     groups; the other scales the activations before and after a plain convolution.
     """
+    x, scale = convolve_modulated(
+        x, weight, styles, up=up, down=down, padding=padding, resample_filter=resample_filter, demodulate=demodulate,
+        flip_weight=flip_weight, fused_modconv=fused_modconv)
+    noise = None if noise is None else noise.to(x.dtype)
+    if scale is None:
+        return x if noise is None else x + noise
+    scale = scale[:, :, None, None]
+    return x * scale if noise is None else fma.fma(x, scale, noise)
+
+
+def convolve_modulated(
+    x: Tensor, weight: Tensor, styles: Tensor, *, up: int, padding: int, resample_filter: Tensor | None, down: int = 1,
+    demodulate: bool = True, flip_weight: bool, fused_modconv: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """`modulated_conv2d` without noise, and what its channels are still to be scaled by [N, O], if anything."""
     if demodulate and x.dtype == torch.float16:
         weight, styles = _prenormalize(weight, styles)
     demod = _demodulation(weight, styles) if demodulate else None
-    noise = noise.to(x.dtype) if noise is not None else None
 
     # A 1x1 convolution is a matrix product per pixel. With one matrix per sample there is no modulated copy of x to be
     # made, and none to be kept for the backward pass.
     is_pointwise = weight.shape[2:] == (1, 1) and up == down == 1 and padding == 0
     if is_pointwise:
-        x = _mix_channels(x, _sample_weights(weight, styles, demod, x.dtype).flatten(2))
-        return x if noise is None else x + noise
+        return _mix_channels(x, _sample_weights(weight, styles, demod, x.dtype).flatten(2)), None
 
     resample = {'f': resample_filter, 'up': up, 'down': down, 'padding': padding, 'flip_weight': flip_weight}
     if fused_modconv:
         w = _sample_weights(weight, styles, demod, x.dtype)                          # [N, O, I, kh, kw]
         x = conv2d_resample.conv2d_resample(x.reshape(1, -1, *x.shape[2:]), w.flatten(0, 1), groups=len(w), **resample)
-        x = x.reshape(len(w), -1, *x.shape[2:])
-        return x if noise is None else x + noise
+        return x.reshape(len(w), -1, *x.shape[2:]), None
 
-    x = x * styles.to(x.dtype)[:, :, None, None]
+    x = scale_bias_act(x, styles.to(x.dtype))
     x = conv2d_resample.conv2d_resample(x, _kernel(weight, x), **resample)
-    if demodulate:
-        demod = demod.to(x.dtype)[:, :, None, None]
-        return x * demod if noise is None else fma.fma(x, demod, noise)
-    return x if noise is None else x + noise
+    return x, None if demod is None else demod.to(x.dtype)
 
 
 def _prenormalize(weight, styles):
@@ -276,11 +286,12 @@ class SynthesisLayer(nn.Module):
         noise_generator: torch.Generator | None = None,     # Of 'random'. None = the default of x's device.
     ) -> Tensor:                            # [N, out_channels, resolution, resolution]
         """Applies the layer in the style w."""
-        x = modulated_conv2d(
-            x, self.weight, self.affine(w), noise=self._noise(x, noise_mode, noise_generator), up=self.up,
-            padding=self.padding, resample_filter=self.resample_filter, flip_weight=(self.up == 1),
-            fused_modconv=fused_modconv)
-        return _activate(x, self.bias, self.activation, gain, self.conv_clamp)
+        noise = self._noise(x, noise_mode, noise_generator)
+        x, scale = convolve_modulated(
+            x, self.weight, self.affine(w), up=self.up, padding=self.padding, resample_filter=self.resample_filter,
+            flip_weight=(self.up == 1), fused_modconv=fused_modconv)
+        noise = None if noise is None else noise.to(x.dtype)
+        return _activate(x, self.bias, self.activation, gain, self.conv_clamp, scale, noise)
 
     def _noise(self, x, mode, generator):
         """[N, 1, resolution, resolution] or [resolution, resolution] float32, or None."""
@@ -339,8 +350,11 @@ def _kernel(weight, x):
     return weight.to(dtype=x.dtype, memory_format=torch.channels_last if is_last else torch.contiguous_format)
 
 
-def _activate(x, bias, activation, gain, clamp):
-    """Bias, activation with its own gain times `gain`, clamp scaled by `gain`."""
-    return bias_act.bias_act(
-        x, bias if bias is None else bias.to(x.dtype), act=activation,
-        gain=bias_act.activation_funcs[activation].def_gain * gain, clamp=None if clamp is None else clamp * gain)
+def _activate(x, bias, activation, gain, clamp, scale=None, noise=None):
+    """Bias, activation with its own gain times `gain`, clamp scaled by `gain`; before that, scale [N, C] and noise."""
+    bias = None if bias is None else bias.to(x.dtype)
+    options = {'act': activation, 'gain': bias_act.activation_funcs[activation].def_gain * gain,
+               'clamp': None if clamp is None else clamp * gain}
+    if scale is None:
+        return bias_act.bias_act(x if noise is None else x + noise, bias, **options)
+    return scale_bias_act(x, scale, noise, bias, **options)

@@ -34,7 +34,9 @@ def scale_bias_act(x: Tensor, scale: Tensor, noise: Tensor | None = None, b: Ten
         noise = x.new_zeros([1, 1, *x.shape[2:]]) if noise is None else noise.expand(-1 if noise.ndim == 4 else 1, 1, -1, -1)
         return _Compiled.apply(x, scale, noise, x.new_zeros(x.shape[1]) if b is None else b, options)
     scale = scale[:, :, None, None]
-    return bias_act(x * scale if noise is None else fma(x, scale, noise), b, act=act, gain=gain, clamp=clamp, impl=impl)
+    x = x * scale if noise is None else fma(x, scale, noise)
+    is_done = b is None and act == 'linear' and gain is None and clamp is None
+    return x if is_done else bias_act(x, b, act=act, gain=gain, clamp=clamp, impl=impl)
 
 
 def _is_compiled(x, act):
