@@ -25,6 +25,7 @@ from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.conv2d_gradfix import conv2d, no_weight_gradients
 from torch_utils.ops.fma import fma
 from torch_utils.ops.grid_sample_gradfix import grid_sample
+from torch_utils.ops.scale_bias_act import scale_bias_act
 from torch_utils.ops.upfirdn2d import filter_size, parse_padding, setup_filter, upfirdn2d
 
 SIZES = [(64, 64), (128, 32), (256, 16), (256, 8), (256, 4), (3, 64)]       # (channels, resolution).
@@ -56,6 +57,11 @@ def operators(name, batch, channels, res, dtype, layout):
         tensors = images(), torch.randn(channels).to(dtype).requires_grad_()
         return {impl: lambda x, b, impl=impl: bias_act(x, b, act='lrelu', impl=impl)
                 for impl in ('ref', 'native')}, tensors
+    if name == 'scale_bias_act':
+        scale, noise, b = (torch.randn(shape).to(dtype).requires_grad_() for shape in
+                           ((batch, channels), (batch, 1, res, res), (channels,)))
+        return {impl: lambda x, s, n, b, impl=impl: scale_bias_act(x, s, n, b, act='lrelu', impl=impl)
+                for impl in ('ref', 'native')}, (images(), scale, noise, b)
     if name in RESAMPLING:
         options = RESAMPLING[name]
         functions = {impl: lambda x, impl=impl: upfirdn2d(x, FIR, impl=impl, **options) for impl in ('ref', 'native')}
@@ -74,7 +80,7 @@ def operators(name, batch, channels, res, dtype, layout):
         (images(),)
 
 
-NAMES = ['bias_act', *RESAMPLING, 'conv2d', 'fma', 'grid_sample']
+NAMES = ['bias_act', 'scale_bias_act', *RESAMPLING, 'conv2d', 'fma', 'grid_sample']
 
 
 def passes(function, tensors):

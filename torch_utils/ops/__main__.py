@@ -7,10 +7,10 @@ import torch
 
 from torch_utils.ops import backend, build
 
-OPERATORS = ('upfirdn2d', 'bias_act')
+OPERATORS = {'cpu': ('upfirdn2d', 'bias_act', 'scale_bias_act'), 'cuda': ('upfirdn2d', 'bias_act')}
 
 
-@click.group(help='Compiled operators: upfirdn2d and bias_act.')
+@click.group(help='Compiled operators: upfirdn2d, bias_act, scale_bias_act.')
 def main():
     pass
 
@@ -48,15 +48,15 @@ def _report(library):
         toolchain = build.find_toolchain(library)
         path = build.path_of(library, toolchain)
     except build.Unavailable as reason:
-        return [f'{name:10} reference: {reason}' for name in OPERATORS]
-    compilers = [f'compiler   {toolchain.cxx}: {toolchain.cxx_version}', f'ninja      {toolchain.ninja}']
+        return [f'{name:14} reference: {reason}' for name in OPERATORS[library]]
+    compilers = [f'compiler       {toolchain.cxx}: {toolchain.cxx_version}', f'ninja          {toolchain.ninja}']
     if toolchain.nvcc:
-        compilers.append(f'nvcc       {toolchain.nvcc_version}')
+        compilers.append(f'nvcc           {toolchain.nvcc_version}')
     if path.exists():
         built = f'built {datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}'
     else:
         built = 'to be built at first use'
-    return [*compilers, f'library    {path}', *(f'{name:10} native: {built}' for name in OPERATORS)]
+    return [*compilers, f'library        {path}', *(f'{name:14} native: {built}' for name in OPERATORS[library])]
 
 
 if __name__ == '__main__':
