@@ -62,7 +62,7 @@ def measure(G, count, batch):
         def synthesis(fused):
             with torch.inference_mode():
                 for rows in ws.split(batch):
-                    G.synthesis(rows, noise_mode='const', force_fp32=True, fused_modconv=fused)
+                    G.synthesis(rows, noise_mode='const', force_fp32=True, fused_modconv=fused).cpu()     # Waits for a GPU.
         return {'draw': best_seconds(lambda: list(images_of_ws(G, ws, batch))), 'write': best_seconds(write),
                 'both': best_seconds(both), 'fused': best_seconds(lambda: synthesis(True)),
                 'not fused': best_seconds(lambda: synthesis(False))}

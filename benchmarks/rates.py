@@ -72,24 +72,29 @@ class AttainableRate:
     `measure` may be called several times, at different moments of a run; rates follow from the medians of all samples.
     """
 
-    def __init__(self, sizes: list[Size], dtype: torch.dtype, clock: Callable[[], float]):
+    def __init__(self, sizes: list[Size], dtype: torch.dtype, clock: Callable[[], float],
+                 device: torch.device = torch.device('cpu')):  # noqa: B008 (a constant)
         self._sizes = sizes
         self._dtype = dtype
+        self._device = device
+        self._calls = 1 if device.type == 'cpu' else CALLS_ON_GPU
+        self._matrix_size = MATRIX_SIZE if device.type == 'cpu' else MATRIX_SIZE_ON_GPU
         self._clock = clock
         self._samples: dict = {}
 
     def measure(self, repeats: int = 3) -> None:
         """Adds samples."""
         for key in itertools.product(self._sizes, KINDS, LAYOUTS):
-            self._sample(key, _convolution(*key, self._dtype), repeats)
-        self._sample('matrix', _matrix(self._dtype), repeats)
+            self._sample(key, _convolution(*key, self._dtype, self._device), repeats)
+        self._sample('matrix', _matrix(self._matrix_size, self._dtype, self._device), repeats)
 
     def _sample(self, key, run, repeats):
         run()
         for _ in range(repeats):
             begin = self._clock()
-            run()
-            self._samples.setdefault(key, []).append(self._clock() - begin)
+            for _ in range(self._calls):
+                run()
+            self._samples.setdefault(key, []).append((self._clock() - begin) / self._calls)
 
     def seconds(self, size: Size, kind: str, layout: torch.memory_format) -> float:
         """Of one convolution."""
@@ -110,10 +115,11 @@ class AttainableRate:
     @property
     def matrix(self) -> float:
         """Of the product of two large square matrices."""
-        return 2 * MATRIX_SIZE ** 3 / statistics.median(self._samples['matrix'])
+        return 2 * self._matrix_size ** 3 / statistics.median(self._samples['matrix'])
 
 
-MATRIX_SIZE = 1024
+MATRIX_SIZE, MATRIX_SIZE_ON_GPU = 1024, 8192
+CALLS_ON_GPU = 20           # Between two looks at the clock: a look waits, and a call takes microseconds.
 
 
 def attainable_seconds(flops: Counter, rates: dict[torch.dtype, AttainableRate]) -> float:
@@ -121,9 +127,15 @@ def attainable_seconds(flops: Counter, rates: dict[torch.dtype, AttainableRate])
     return sum(num / getattr(rates[dtype], kind) for (kind, dtype), num in flops.items())
 
 
-def clock_of(threads: int) -> Callable[[], float]:
-    """Processor time for one thread, steady on a shared machine; else the time on the wall."""
-    return time.process_time if threads == 1 else time.perf_counter
+def clock_of(threads: int, device: torch.device) -> Callable[[], float]:
+    """Processor time for one thread, steady on a shared machine; else the time on the wall, on a GPU when all is done."""
+    if device.type == 'cpu':
+        return time.process_time if threads == 1 else time.perf_counter
+
+    def when_done():
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return when_done
 
 
 def _flops(size: Size) -> int:
@@ -131,11 +143,11 @@ def _flops(size: Size) -> int:
     return 2 * batch * in_channels * out_channels * res ** 2 * 9
 
 
-def _convolution(size, kind, layout, dtype) -> Callable[[], Tensor]:
+def _convolution(size, kind, layout, dtype, device) -> Callable[[], Tensor]:
     batch, in_channels, out_channels, res = size
 
     def tensor(*shape):
-        return torch.randn(shape).to(dtype).contiguous(memory_format=layout)
+        return torch.randn(shape, device=device).to(dtype).contiguous(memory_format=layout)
     x, y = tensor(batch, in_channels, res, res), tensor(batch, out_channels, res, res)
     w = tensor(out_channels, in_channels, 3, 3) / math.sqrt(in_channels * 9)
     form = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
@@ -144,6 +156,6 @@ def _convolution(size, kind, layout, dtype) -> Callable[[], Tensor]:
     return lambda: aten.convolution_backward(y, x, w, None, *form, KINDS[kind])
 
 
-def _matrix(dtype) -> Callable[[], Tensor]:
-    a, b = torch.randn(2, MATRIX_SIZE, MATRIX_SIZE).to(dtype)
+def _matrix(size, dtype, device) -> Callable[[], Tensor]:
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
     return lambda: a @ b

@@ -44,23 +44,16 @@ class Noise:
 class Stopwatch:
     """Seconds of every execution of every phase."""
 
-    def __init__(self, device, clock):
+    def __init__(self, clock):
         self.seconds = {}
-        self._device = device
         self._clock = clock
 
     @contextmanager
     def timer(self, name):
         """Times one execution."""
-        begin = self._now()
+        begin = self._clock()
         yield
-        self.seconds.setdefault(name, []).append(self._now() - begin)
-
-    def _now(self):
-        if self._device.type == 'cuda':
-            import torch
-            torch.cuda.synchronize(self._device)
-        return self._clock()
+        self.seconds.setdefault(name, []).append(self._clock() - begin)
 
 
 def iterate(run, timer):
@@ -102,11 +95,11 @@ def measure(run, iterations, warmup, clock, share):
     {dtype: AttainableRate}.
     """
     from rates import AttainableRate, attainable_seconds
-    watch = Stopwatch(run.device, clock)
+    watch = Stopwatch(clock)
     counts, rates = {}, {}
     if share:
         counts, sizes = count(run)
-        rates = {dtype: AttainableRate(sizes, dtype, clock)
+        rates = {dtype: AttainableRate(sizes, dtype, clock, run.device)
                  for dtype in {key[1] for count in counts.values() for key in count.flops}}
     for i in range(warmup + iterations):
         if i == warmup:
@@ -181,7 +174,7 @@ def main(ctx, res, channel_base, channel_max, threads, iterations, warmup, share
     keep_freed_memory()         # As train.py does.
     arguments = ctx.args if any(arg.startswith('--cfg') for arg in ctx.args) else [*ctx.args, '--cfg=tiny']
     run = build(res, channel_base, channel_max, arguments)
-    phases, rates = measure(run, iterations, warmup, clock_of(threads if run.device.type == 'cpu' else 0), share)
+    phases, rates = measure(run, iterations, warmup, clock_of(threads, run.device), share)
     peak = peak_memory_gib(run.device)
     print(f'{res} px, batch {run.batch_size}, {run.device}, {threads} thread(s), torch {torch.__version__}, '
           f'peak memory {peak:.2f} GiB')

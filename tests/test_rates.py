@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from fake_cuda import CUDA, CudaTensor, FakeCuda
 
 from torch_utils.ops.conv2d_gradfix import conv2d, conv_transpose2d
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
-sys.path.insert(0, str(Path(__file__).parent.parent / 'benchmarks'))
+sys.path.append(str(Path(__file__).parent.parent / 'benchmarks'))
+import rates  # noqa: E402
 from rates import FlopCount  # noqa: E402
 
 N, I, O, R = 2, 4, 6, 8
@@ -54,3 +56,13 @@ def test_filters_and_sums_do_not_count_and_products_do():
         upfirdn2d(x, setup_filter([1, 3, 3, 1]), padding=1, impl='ref').square().sum()
         x.flatten(1) @ torch.ones(I * R * R, 5)
     assert count.flops == {('matrix', torch.float32): 2 * N * I * R * R * 5}
+
+
+def test_the_attainable_rate_of_a_gpu_is_measured_there(monkeypatch):
+    results = []
+    monkeypatch.setattr(rates, 'MATRIX_SIZE_ON_GPU', 8)
+    monkeypatch.setattr(rates.AttainableRate, '_sample', lambda self, key, run, repeats: results.append(run()))
+    with FakeCuda():
+        rates.AttainableRate([(1, 2, 2, 4)], torch.float16, rates.clock_of(1, CUDA), CUDA).measure()
+    tensors = [x for result in results for x in (result if isinstance(result, tuple | list) else [result]) if x is not None]
+    assert len(results) == 7 and all(isinstance(x, CudaTensor) and x.dtype == torch.float16 for x in tensors)
