@@ -220,7 +220,7 @@ class TDGAN(Regularizer):
             return None
         memory = list(self._stage.memory)
         c, _ = Mixed([memory]).draw_labels(len(ctx.gen_z), ctx.numpy_rng('remind/labels'))
-        c = misc.to_device(c, ctx.gen_z.device)
+        c = misc.to_device(torch.from_numpy(c), ctx.gen_z.device)
         z = ctx.randn_like(ctx.gen_z, 'remind/z')
         now = self.game.generate(ctx, z, c, 'remind', update_w_avg=False).img
         with torch.no_grad():

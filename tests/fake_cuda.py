@@ -263,9 +263,10 @@ def move(x, target, non_blocking, convert=lambda numbers: numbers):
 
 
 def pin_memory(x):
-    """The same tensor as if in pinned memory."""
-    x = x.clone()
-    x.is_in_pinned_memory = True
+    """The same tensor as if in pinned memory; itself if it is there."""
+    if not hasattr(x, 'is_in_pinned_memory'):
+        x = x.clone()
+        x.is_in_pinned_memory = True
     return x
 
 

@@ -53,7 +53,7 @@ CASES = {
     'tdgan': ['--cond=1', '--reg_type=tdgan,ggdr,weco', '--tdgan_schedule=0:0.004,0+1:0.004'],
 }
 
-SLOW = ('cifar', 'relativistic', 'osgan, simple')
+SLOW = ('cifar', 'relativistic', 'osgan, simple', 'osgan, relativistic')
 
 
 @pytest.fixture(scope='module')

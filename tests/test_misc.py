@@ -17,6 +17,15 @@ def numbers(text):
     return [int(word) for word in text.split()]
 
 
+@pytest.mark.parametrize('kind', ['cpu', 'mps'])
+def test_only_cuda_devices_fetch_tensors_while_the_host_goes_on(monkeypatch, kind):
+    """On others a copy under way may be read, or its source be gone, before it has arrived."""
+    asked = []
+    monkeypatch.setattr(torch.Tensor, 'to', lambda x, *args, **kwargs: asked.append((args, kwargs)))
+    misc.to_device(torch.zeros(2), torch.device(kind))
+    assert asked == [((torch.device(kind),), {})]
+
+
 # Infinite sampler.
 
 

@@ -53,10 +53,11 @@ def _constant(content, content_dtype, content_shape, shape, dtype, device, memor
         return tensor.broadcast_to(shape).contiguous(memory_format=memory_format)
 
 
-def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """An array as a tensor on a device, without waiting for it: from pinned memory a GPU fetches it by itself."""
-    tensor = torch.from_numpy(array)
-    return (tensor.pin_memory() if device.type == 'cuda' else tensor).to(device, non_blocking=True)
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on a device. From pinned memory a CUDA device fetches it by itself, while the host goes on; for
+    others the host waits: on MPS what follows would not.
+    """
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor.to(device)
 
 
 def assert_shape(tensor: torch.Tensor, ref_shape: Sequence[int | None]) -> None:

@@ -120,5 +120,5 @@ class RealStream:
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [N,C,H,W] in -1..1 and labels [N,c_dim] on the device; N is the batch size of one rank."""
         img, c = next(self._batches)
-        img = img.to(self.device, non_blocking=True).to(torch.float32) / 127.5 - 1
-        return img, c.to(self.device, non_blocking=True)
+        img = misc.to_device(img, self.device).to(torch.float32) / 127.5 - 1
+        return img, misc.to_device(c, self.device)

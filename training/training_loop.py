@@ -121,7 +121,7 @@ def fake_labels(run: Run, source: Source, ctx: StepContext) -> tuple[Tensor, Ten
     if run.game.adversarial.paired and source is run.stage.sources[ctx.source]:
         return source.with_code(ctx.real_c), ctx.real_c
     labels = source.draw_labels(len(ctx.real_img), ctx.numpy_rng('labels'))
-    return tuple(misc.to_device(c, ctx.real_img.device) for c in labels)
+    return tuple(misc.to_device(torch.from_numpy(c), ctx.real_img.device) for c in labels)
 
 
 def finish_phase(players: list[Player]) -> Tensor | None:
