@@ -81,6 +81,21 @@ def test_second_derivatives_in_bfloat16_are_right_on_cpus():
     assert (obtained - expected).norm() <= 0.02 * expected.norm()
 
 
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('size', [(1, 1), (4, 6)])
+def test_1x1_kernels_on_channels_last_images_are_convolutions_like_others(size, channels):
+    torch.manual_seed(0)
+    x = torch.randn(2, channels, *size, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    w, b = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ([5, channels, 1, 1], [5]))
+    results = []
+    for op in (F.conv2d, conv2d_gradfix.conv2d):
+        y = op(x, w, b)
+        assert y.is_contiguous(memory_format=torch.channels_last) or channels == 1      # Then x is in either format.
+        first = torch.autograd.grad(y.sin().sum(), [x, w, b], create_graph=True)
+        results.append([y, *first, *torch.autograd.grad(sum(d.square().sum() for d in first), [x, w])])
+    assert all(torch.allclose(a, b) for a, b in zip(*results))
+
+
 @pytest.mark.parametrize('op', [conv2d_gradfix.conv2d, conv2d_gradfix.conv_transpose2d])
 def test_no_weight_gradients_leaves_out_the_weights_and_nothing_else(op):
     x, w = torch.randn(1, 2, 5, 5, requires_grad=True), torch.randn(2, 2, 3, 3, requires_grad=True)

@@ -27,7 +27,8 @@ def no_weight_gradients() -> Iterator[None]:
     """Within, backward passes through the convolutions of this file yield no gradient for their weights.
 
     A saving for `torch.autograd.grad(..., inputs=images)`: an autograd function is not told that only the images were
-    asked for. Concerns all threads; the former setting comes back on leaving, also by an exception.
+    asked for. (Products of matrices, see `_is_product`, are told, and yield what is asked for.) Concerns all threads; the
+    former setting comes back on leaving, also by an exception.
     """
     global _weight_gradients
     former, _weight_gradients = _weight_gradients, False
@@ -42,7 +43,8 @@ def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Pa
     """`torch.nn.functional.conv2d` for [N, C, H, W] and numeric padding; differentiable any number of times."""
     _check(input, weight)
     form = _Form(_pair(stride), _pair(padding), _pair(dilation), groups)
-    return _add_bias(_Output.apply(input, weight, form), bias)
+    convolve = _mix_channels if _is_product(input, weight, form) else _Output.apply
+    return _add_bias(convolve(input, weight, form), bias)
 
 
 def conv_transpose2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Pair = 1, padding: Pair = 0,
@@ -117,6 +119,17 @@ class _Weight(torch.autograd.Function):
         dx = _Input.apply(w, y, ctx.form, x.shape[2:]) if needs_x else None
         dy = _Output.apply(x, w, ctx.form) if needs_y else None
         return dx, dy, None, None
+
+
+def _is_product(x, w, form):
+    """A product of two matrices, without moving anything? On CPUs this is up to twice as fast as convolving."""
+    return (w.shape[2:] == (1, 1) and form.stride == (1, 1) and form.padding == (0, 0) and form.groups == 1
+            and x.device.type == 'cpu' and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def _mix_channels(x, w, form):
+    """Convolution with a 1x1 kernel: every pixel's channels times a matrix."""
+    return (x.permute(0, 2, 3, 1) @ w.flatten(1).t()).permute(0, 3, 1, 2)
 
 
 def _check(x, w):
