@@ -118,6 +118,15 @@ def test_networks_are_one_graph_each(ops):
     assert (recorder.num_native() > 0) == (ops == 'native')
 
 
+def test_a_module_compiled_in_place_keeps_its_names_and_pictures(ops):
+    G, recorder = small_generator(), Recorder()
+    ws, names = torch.randn([2, G.num_ws, 8]), list(G.state_dict())
+    img = G.synthesis(ws, noise_mode='const')
+    G.synthesis.compile(fullgraph=True, backend=recorder)
+    assert torch.equal(G.synthesis(ws, noise_mode='const'), img) and len(recorder.graphs) == 1
+    assert list(G.state_dict()) == names
+
+
 def test_another_back_end_makes_another_graph(native):
     recorder, counts = Recorder(), []
     function = torch.compile(lambda x: bias_act(x, act='lrelu'), fullgraph=True, backend=recorder)
