@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
+from torch_utils.ops import bias_act, conv2d_resample, upfirdn2d
 from torch_utils.ops.scale_bias_act import scale_bias_act
 
 EPS = 1e-8  # Inside every root: second moment, demodulation, minibatch deviation.
@@ -65,8 +65,7 @@ def modulated_conv2d(
     noise = None if noise is None else noise.to(x.dtype)
     if scale is None:
         return x if noise is None else x + noise
-    scale = scale[:, :, None, None]
-    return x * scale if noise is None else fma.fma(x, scale, noise)
+    return scale_bias_act(x, scale, noise)
 
 
 def convolve_modulated(
