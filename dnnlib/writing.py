@@ -1,0 +1,179 @@
+"""Files that are written complete or not at all, and never over something that this program did not write.
+
+Every writer of this project goes through this file:
+
+    with writing.atomic(path) as file:              # A file to write, and to read back.
+        file.write(data)
+    with writing.atomic_path(path) as temporary:    # For libraries that want a name: same suffix, same folder.
+        save(temporary)
+    with writing.append(path) as file:              # For logs.
+        file.write(line)
+    writing.require_free(path)                      # Before work is done: would `atomic(path)` be refused?
+
+What stands at `path` already is replaced only if it is a regular file and `replace` allows it:
+
+    'ours'  it is empty, or holds MARK, so this program wrote it before: for names that a user gives
+    'any'   for names in a run directory or a cache, which only this program gives
+    'none'  never
+
+Links, devices, pipes, sockets and folders are never written to, replaced or followed. A refusal is a TakenError.
+"""
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+Replace = Literal['ours', 'any', 'none']
+
+MARK = 'made by stylegan2-loss-zoo'             # In what may be replaced, among its first or last bytes.
+MARK_WITHIN = 2 ** 16                           # Bytes at either end of a file that are searched for it.
+MAX_NAME = 50                                   # Characters of a name that its temporary name repeats, the last ones.
+
+_BINARY = getattr(os, 'O_BINARY', 0)            # Windows.
+_NO_LINK = getattr(os, 'O_NOFOLLOW', 0)
+_NO_WAIT = getattr(os, 'O_NONBLOCK', 0)         # A pipe without a reader.
+
+_KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFLNK: 'a link', stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device',
+          stat.S_IFIFO: 'a pipe', stat.S_IFSOCK: 'a socket'}
+
+
+class TakenError(FileExistsError):
+    """Something stands where a file should go; the text is one sentence for users, `strerror` the same without name."""
+
+    def __str__(self) -> str:
+        return f'{self.filename}: {self.strerror}'
+
+
+def require_free(path: str | os.PathLike, replace: Replace = 'ours') -> None:
+    """Raises TakenError if a writer that allows `replace` may not write to `path`; OSError if nobody can tell."""
+    path = Path(path)
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), 'no regular file')
+        raise TakenError(errno.EEXIST, f'is {kind}, which is never written over; name a new file', os.fspath(path))
+    if replace == 'none' or (replace == 'ours' and not is_ours(path)):
+        found = 'exists already' if replace == 'none' else 'exists already and was not written by this program'
+        raise TakenError(errno.EEXIST, f'{found}; name a new file, or move it away', os.fspath(path))
+
+
+def is_empty_folder(path: str | os.PathLike) -> bool:
+    """Is there a folder, not a link to one, with nothing in it?"""
+    path = Path(path)
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+
+
+def is_ours(path: str | os.PathLike) -> bool:
+    """Is a regular file empty, or does it hold MARK near its beginning or end?"""
+    with open(path, 'rb') as file:
+        head = file.read(MARK_WITHIN)
+        if not head:
+            return True
+        file.seek(max(os.fstat(file.fileno()).st_size - MARK_WITHIN, 0))
+        return MARK.encode() in head or MARK.encode() in file.read(MARK_WITHIN)
+
+
+@contextmanager
+def atomic(path: str | os.PathLike, replace: Replace = 'ours', sync: bool = False) -> Iterator[BinaryIO]:
+    """A file to write (and read back) that takes the name `path` at the end of the `with` block.
+
+    Until then, and if the block fails, whatever was at `path` before stays and nothing is left beside it.
+
+    Args:
+        path: Where to; its folder must exist.
+        replace: What may be at `path` already.
+        sync: Return only when it is on the disk, so that it outlives a loss of power.
+    """
+    path = Path(path)
+    require_free(path, replace)
+    with _renamed(path, path.with_name(temporary_name(path))) as temporary:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | _BINARY
+        with os.fdopen(os.open(temporary, flags, 0o666), 'w+b') as file:
+            yield file
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        require_free(path, replace)             # Whatever has come in the meantime.
+    if sync:
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike, replace: Replace = 'ours') -> Iterator[Path]:
+    """A free name beside `path`, with its suffix, for a file or folder that takes the name `path` at the end.
+
+    An empty folder at `path` is replaced. If the block fails, nothing is left beside it.
+    """
+    path = Path(os.path.abspath(path))
+    if not is_empty_folder(path):
+        require_free(path, replace)
+    with _renamed(path, path.with_name(temporary_name(path) + path.suffix)) as temporary:
+        yield temporary
+        if is_empty_folder(path):
+            path.rmdir()
+        require_free(path, replace)
+
+
+def write_bytes(path: str | os.PathLike, data: bytes, replace: Replace = 'ours', sync: bool = False) -> None:
+    """Writes a whole file as `atomic` does."""
+    with atomic(path, replace, sync) as file:
+        file.write(data)
+
+
+def write_text(path: str | os.PathLike, text: str, replace: Replace = 'ours', sync: bool = False) -> None:
+    """Writes a whole file in UTF-8 as `atomic` does; names of files that are no UTF-8 keep their bytes."""
+    write_bytes(path, text.encode(errors='surrogateescape'), replace, sync)
+
+
+@contextmanager
+def append(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A regular file, made if need be, to add bytes to; each `write` goes to the system at once."""
+    require_free(path, 'any')
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINK | _NO_WAIT | _BINARY
+    with os.fdopen(os.open(path, flags, 0o666), 'ab', buffering=0) as file:
+        yield file
+
+
+def temporary_name(path: str | os.PathLike) -> str:
+    """The name beside `path` of what is being written: '.NAME.PID.tmp'; it stays if the process is killed."""
+    return f'.{Path(path).name[-MAX_NAME:]}.{os.getpid()}.tmp'
+
+
+@contextmanager
+def _renamed(path: Path, temporary: Path) -> Iterator[Path]:
+    """What the block writes to `temporary` takes the name `path`, of which errors of the system speak."""
+    try:
+        _remove(temporary)                      # Of a process of the same number that was killed.
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, os.fspath(temporary)):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, link or folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a renaming last. Windows has no such thing."""
+    if os.name == 'nt':
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
