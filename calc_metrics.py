@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 import dnnlib.util
+from dnnlib.numbers import BATCH, PROCESSES, PSI, SEED, WORKERS, Real, Whole
 from metrics.names import MetricError, is_valid_metric, list_valid_metrics, parse_names
 from metrics.weights import WEIGHTS, WeightOptions, require_weights
 
@@ -96,19 +97,19 @@ Examples:
 @click.option('--centre', 'centres', type=Assignment(), multiple=True,
               help='A data centre of a federated run, in the order of their codes; once for each. Metrics are taken on '
                    'their union and on each of them.')
-@click.option('--gpus', type=click.IntRange(min=1), default=1, show_default=True, help='Processes, one per GPU.')
+@click.option('--gpus', type=Whole(PROCESSES), default=1, show_default=True, help='Processes, one per GPU.')
 @click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', show_default=True,
               help='What computes.')
 @click.option('--ops', type=click.Choice(['auto', 'native', 'reference']), default='auto', show_default=True,
               help='Operators: compiled (native), plain tensor operations (reference), or what there is.')
-@click.option('--batch', type=click.IntRange(min=1), default=64, show_default=True,
+@click.option('--batch', type=Whole(BATCH), default=64, show_default=True,
               help='Images at a time in the detector. Does not change the scores.')
-@click.option('--batch-gen', type=click.IntRange(min=1), default=4, show_default=True,
+@click.option('--batch-gen', type=Whole(BATCH), default=4, show_default=True,
               help='Images at a time in the generator. Does not change the scores.')
-@click.option('--workers', type=click.IntRange(min=0), default=3, show_default=True,
+@click.option('--workers', type=Whole(WORKERS), default=3, show_default=True,
               help='Processes that decode images.')
-@click.option('--seed', type=int, default=0, show_default=True, help='Of latents, labels and noise.')
-@click.option('--trunc', type=float, default=1.0, show_default=True, help='Truncation psi.')
+@click.option('--seed', type=Whole(SEED), default=0, show_default=True, help='Of latents, labels and noise.')
+@click.option('--trunc', type=Real(PSI), default=1.0, show_default=True, help='Truncation psi.')
 @click.option('--detector-path', 'detector_paths', type=Assignment(), multiple=True,
               help=f'Weights of a detector ({", ".join(WEIGHTS)}); can be repeated.')
 @click.option('--download-detectors', is_flag=True, help='Fetch missing weights from their official addresses.')

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dnnlib.numbers import Real, Whole
 from drawing.files import ImageWriter
 from drawing.named import class_label, load_generator, output_folder
 from drawing.options import SeedList, common_options
@@ -28,10 +29,10 @@ SPREAD_SEEDS = range(1000)      # Latents that the spread of w is measured on.
 @click.option('--seeds', type=SeedList(), required=True, metavar='A-B|A,B,..', help='Pictures to change, a row each.')
 @click.option('--layers', type=SeedList(), metavar='A-B|A,B,..',
               help='Layers to look at and to change: first ones for shapes, last ones for colours [default: all]')
-@click.option('--count', type=click.IntRange(min=1), default=6, show_default=True, help='How many directions.')
-@click.option('--strength', type=float, default=3, show_default=True,
+@click.option('--count', type=Whole('[1, inf)'), default=6, show_default=True, help='How many directions.')
+@click.option('--strength', type=Real('[-1000, 1000]'), default=3, show_default=True,
               help='How far to go to both sides, in standard deviations of w along the direction.')
-@click.option('--steps', type=click.IntRange(min=2), default=7, show_default=True, help='Pictures in a row.')
+@click.option('--steps', type=Whole('[2, 1000]'), default=7, show_default=True, help='Pictures in a row.')
 def main(network: str, seeds: Sequence[int], layers: Sequence[int] | None, count: int, strength: float, steps: int,
          truncation_psi: float, class_idx: int | None, noise_mode: str, outdir: str, batch: int, device: str) -> None:
     """Find what a trained generator can change in its pictures, and show it.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dnnlib.numbers import PSI, Real
 from drawing.named import load_generator, output_folder
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
@@ -24,7 +25,7 @@ OPSET = 18
               help='pt2: for torch.export.load; onnx: for everything else (extra "onnx").')
 @click.option('--input', 'input_space', type=click.Choice(['z', 'w']), default='z', show_default=True,
               help='What the program takes: z [N, z_dim] (with c [N, c_dim] if conditional), or w [N, num_ws, w_dim].')
-@click.option('--trunc', 'truncation_psi', type=float, default=1, show_default=True,
+@click.option('--trunc', 'truncation_psi', type=Real(PSI), default=1, show_default=True,
               help='Truncation psi, fixed in the program; z only.')
 @click.option('--outdir', required=True, metavar='DIR', help='Where generator.pt2 or generator.onnx goes.')
 def main(network: str, export_format: str, input_space: str, truncation_psi: float, outdir: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dnnlib.numbers import SEED, Real, Whole
 from drawing.files import ImageWriter
 from drawing.named import class_label, load_generator, output_folder
 from drawing.options import ops_option
@@ -227,15 +228,15 @@ def load_embedding(name: str, device: 'torch.device | str') -> 'tuple[str, Calla
               help='Network file, its URL, or a run directory (its newest snapshot is taken).')
 @click.option('--target', 'targets', multiple=True, required=True, metavar='FILE',
               help='Picture to look for; can be repeated.')
-@click.option('--num-steps', type=click.IntRange(min=1), default=1000, show_default=True, help='Steps of the search.')
+@click.option('--num-steps', type=Whole('[1, 1000000]'), default=1000, show_default=True, help='Steps of the search.')
 @click.option('--space', type=click.Choice(['w', 'w+']), default='w', show_default=True,
               help='w: one latent for all layers; w+: one per layer, nearer to the picture, worse to edit.')
 @click.option('--features', type=click.Choice(['auto', *EMBEDDINGS]), default='auto', show_default=True,
               help='Network that compares; auto: vgg16 where its weights are found, else efflite0.')
-@click.option('--stop-distance', type=float, metavar='FLOAT',
+@click.option('--stop-distance', type=Real('[0, inf)'), metavar='FLOAT',
               help='Stop once all pictures are as near [default: never]')
-@click.option('--class', 'class_idx', type=int, metavar='INDEX', help='Class to start from (conditional networks).')
-@click.option('--seed', type=click.IntRange(0, 2 ** 32 - 1), default=303, show_default=True, help='Of all noise.')
+@click.option('--class', 'class_idx', type=Whole('[0, inf)'), metavar='INDEX', help='Class to start from (conditional networks).')
+@click.option('--seed', type=Whole(SEED), default=303, show_default=True, help='Of all noise.')
 @click.option('--save-video', type=bool, default=True, show_default=True, help='Write the search as a video?')
 @click.option('--video-format', type=click.Choice(['auto', *VIDEO_FILES]), default='auto', show_default=True,
               help='auto: mp4 if the extra "video" is installed, else webp.')

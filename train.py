@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 
 import losses_ext
+from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, Real, Whole
 from training import resume
 from training.base_configs import CONFIG_NAMES, BaseConfig, base_config
 from training.presets import PRESETS, added_options, fitting_preset
@@ -80,12 +81,18 @@ GENERAL, DATA, BASE, AUGMENT, METHODS, TRANSFER, SPEED = \
 def zoo_options(command):
     """Adds an option `--METHOD_FIELD` for each field of each method's `Options`."""
     for name, spec in reversed(list(all_zoo_specs())):
-        kind = click.Choice(spec.choices) if spec.choices else \
-            {'float': float, 'int': int, 'bool': bool}.get(spec.type.removesuffix(' | None'), str)
+        kind = click.Choice(spec.choices) if spec.choices else option_type(spec.type.removesuffix(' | None'), spec.within)
         default = 'none' if spec.default in (None, '') else f'{spec.default:g}' if spec.type == 'float' else spec.default
         text = f'{spec.help} [default: {default}]'
         command = option(f'--{name}_{spec.name}', type=kind, help=text, group=METHODS)(command)
     return command
+
+
+def option_type(name: str, within: str):
+    """The click type of a field of a method's options."""
+    if within:
+        return {'float': Real, 'int': Whole}[name](within)
+    return {'bool': bool, 'str': str}[name]
 
 
 def all_zoo_specs():
@@ -105,10 +112,13 @@ Examples:
   train.py --outdir=runs --data=cats.zip --dry-run          Print the configuration and stop.
 ''')
 @option('--outdir', metavar='DIR', group=GENERAL, help='Where the run gets a directory of its own.')
-@option('--gpus', type=int, metavar='INT', group=GENERAL, help='Processes, one per GPU; a power of two [default: 1]')
-@option('--snap', type=int, metavar='TICKS', group=GENERAL, help='Ticks between snapshots [default: 50; tiny: 5]')
-@option('--metrics', metavar='LIST', group=GENERAL, help='Metrics at each snapshot, or none [default: fid50k_full; tiny: none]')
-@option('--seed', type=int, metavar='INT', group=GENERAL, help='Random seed [default: 0]')
+@option('--gpus', type=Whole(PROCESSES), metavar='INT', group=GENERAL,
+        help='Processes, one per GPU; a power of two [default: 1]')
+@option('--snap', type=Whole('[1, inf)'), metavar='TICKS', group=GENERAL,
+        help='Ticks between snapshots [default: 50; tiny: 5]')
+@option('--metrics', metavar='LIST', group=GENERAL,
+        help='Metrics at each snapshot, or none [default: fid50k_full; tiny: none]')
+@option('--seed', type=Whole(SEED), metavar='INT', group=GENERAL, help='Random seed [default: 0]')
 @option('-n', '--dry-run', is_flag=True, group=GENERAL, help='Print the configuration and stop.')
 @option('--new', is_flag=True, group=GENERAL,
         help='Start anew; without it, the same command continues an unfinished run.')
@@ -119,28 +129,38 @@ Examples:
         help='Logs beside stats.jsonl: none, tensorboard, wandb [default: tensorboard if it is installed]')
 @option('--data', metavar='PATH', group=DATA, help='Folder or zip of square images, all of one size.')
 @option('--cond', type=bool, metavar='BOOL', group=DATA, help='Learn the classes of the data set [default: no]')
-@option('--labels-from', type=click.Choice(['json', 'folders']), group=DATA, help='Where classes come from: dataset.json, or '
+@option('--labels-from', type=click.Choice(['json', 'folders']), group=DATA,
+        help='Where classes come from: dataset.json, or '
         'the names of subfolders [default: json]')
-@option('--subset', type=int, metavar='INT', group=DATA, help='Train with that many images only [default: all]')
-@option('--held-out', metavar='PATH', group=DATA, help='Images of which D is only asked what it thinks: the overfitting gap '
+@option('--subset', type=Whole('[1, inf)'), metavar='INT', group=DATA,
+        help='Train with that many images only [default: all]')
+@option('--held-out', metavar='PATH', group=DATA,
+        help='Images of which D is only asked what it thinks: the overfitting gap '
         '[default: what --subset leaves out]')
 @option('--mirror', type=bool, metavar='BOOL', group=DATA, help='Double the data by mirror images [default: no]')
 @option('--preset', type=click.Choice(list(PRESETS)), group=BASE, help='Options for so many images: below 500, up to '
         '50 000, more; printed, and options that are given win (docs/choosing.md) [default: none]')
 @option('--cfg', type=click.Choice(CONFIG_NAMES), group=BASE, help='Base configuration [default: auto]')
-@option('--gamma', type=float, metavar='FLOAT', group=BASE, help='Weight of R1 [default: by --cfg]')
-@option('--kimg', type=int, metavar='INT', group=BASE, help='Length of the run in thousands of images [default: by --cfg]')
-@option('--batch', type=int, metavar='INT', group=BASE, help='Images per iteration [default: by --cfg]')
-@option('--batch-gpu', type=int, metavar='INT', group=BASE, help='Images at once on one GPU [default: by --cfg]')
-@option('--tick', type=float, metavar='KIMG', group=BASE, help='Thousands of images in a tick [default: 4; tiny: 1]')
-@option('--aug', type=click.Choice(['noaug', 'ada', 'fixed', 'diffaug']), group=AUGMENT, help='Augmentation [default: ada]')
-@option('--p', type=float, metavar='FLOAT', group=AUGMENT, help='Strength for --aug=fixed')
-@option('--target', type=float, metavar='FLOAT', group=AUGMENT, help='What --aug=ada holds the sign statistic at [default: 0.6]')
+@option('--gamma', type=Real('[0, inf)'), metavar='FLOAT', group=BASE, help='Weight of R1 [default: by --cfg]')
+@option('--kimg', type=Whole('[1, inf)'), metavar='INT', group=BASE,
+        help='Length of the run in thousands of images [default: by --cfg]')
+@option('--batch', type=Whole(BATCH), metavar='INT', group=BASE, help='Images per iteration [default: by --cfg]')
+@option('--batch-gpu', type=Whole(BATCH), metavar='INT', group=BASE,
+        help='Images at once on one GPU [default: by --cfg]')
+@option('--tick', type=Real('(0, inf)'), metavar='KIMG', group=BASE,
+        help='Thousands of images in a tick [default: 4; tiny: 1]')
+@option('--aug', type=click.Choice(['noaug', 'ada', 'fixed', 'diffaug']), group=AUGMENT,
+        help='Augmentation [default: ada]')
+@option('--p', type=Real('[0, 1]'), metavar='FLOAT', group=AUGMENT, help='Strength for --aug=fixed')
+@option('--target', type=Real('[0, 1]'), metavar='FLOAT', group=AUGMENT,
+        help='What --aug=ada holds the sign statistic at [default: 0.6]')
 @option('--augpipe', type=click.Choice(AUGMENT_PIPES), group=AUGMENT, help='Which transformations [default: bgc]')
 @option('--DiffAugment', 'diffaugment', metavar='LIST', group=AUGMENT,
         help='Policies of DiffAugment (color,translation,cutout); implies --aug=diffaug')
-@option('--loss', type=click.Choice(list(losses_ext.LOSSES)), group=METHODS, help='Adversarial game [default: logistic]')
-@option('--reg_type', metavar='LIST', group=METHODS, help=f'Methods: none, {", ".join(losses_ext.REG_TYPES)} [default: none; '
+@option('--loss', type=click.Choice(list(losses_ext.LOSSES)), group=METHODS,
+        help='Adversarial game [default: logistic]')
+@option('--reg_type', metavar='LIST', group=METHODS,
+        help=f'Methods: none, {", ".join(losses_ext.REG_TYPES)} [default: none; '
         'relativistic: r2]')
 @zoo_options
 @option('--init-from', metavar='NET', group=TRANSFER,
@@ -149,7 +169,8 @@ Examples:
 @option('--allow-partial', is_flag=True, group=TRANSFER, help='Fine-tune although the file has not all tensors.')
 @option('--resume', metavar='RUN|NET', group=TRANSFER, help='Continue the run in a directory; anything else starts '
         'from the weights in a file as --init-from does, with the architecture of --cfg [default: noresume]')
-@option('--freezed', type=int, metavar='INT', group=TRANSFER, help='Freeze that many layers of D [default: 0]')
+@option('--freezed', type=Whole('[0, 1000]'), metavar='INT', group=TRANSFER,
+        help='Freeze that many layers of D [default: 0]')
 @option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), group=SPEED,
         help='Where to compute [default: auto]')
 @option('--ops', type=click.Choice(['auto', 'native', 'reference']), group=SPEED, help='Operators: compiled (native), '
@@ -157,10 +178,12 @@ Examples:
 @option('--precision', type=click.Choice(['auto', 'fp32', 'fp16', 'bf16']), group=SPEED,
         help='Of the four highest resolutions; auto is fp16 on CUDA, fp32 elsewhere [default: auto]')
 @option('--fp32', type=bool, metavar='BOOL', group=SPEED, help='The same as --precision=fp32 [default: no]')
-@option('--nhwc', type=bool, metavar='BOOL', group=SPEED, help='Channels-last memory in reduced precision [default: no]')
+@option('--nhwc', type=bool, metavar='BOOL', group=SPEED,
+        help='Channels-last memory in reduced precision [default: no]')
 @option('--nobench', type=bool, metavar='BOOL', group=SPEED, help='Without the cuDNN benchmark [default: no]')
 @option('--allow-tf32', type=bool, metavar='BOOL', group=SPEED, help='TF32 in convolutions and products [default: no]')
-@option('--workers', type=int, metavar='INT', group=SPEED, help='Processes that load images; 0: none [default: 3; tiny: 1]')
+@option('--workers', type=Whole(WORKERS), metavar='INT', group=SPEED,
+        help='Processes that load images; 0: none [default: 3; tiny: 1]')
 def main(**options):
     """Train a generator of images with the techniques of StyleGAN2-ADA, and a zoo of losses for limited data."""
     o = given(options)
@@ -200,7 +223,6 @@ def resolve(o: dict) -> tuple[str, dict]:
     names: list[str] = []
     gpus = o.get('gpus', int(os.environ.get('WORLD_SIZE', 1)))          # As torchrun says, if it does.
     require(gpus >= 1 and gpus & (gpus - 1) == 0, f'--gpus={gpus}: must be a power of two')
-    require(o.get('snap', 1) >= 1, f'--snap={o.get("snap")}: must be at least 1')
     metrics = parse_metrics(o['metrics']) if 'metrics' in o else None
     config['num_gpus'] = gpus
     config['random_seed'] = o.get('seed', 0)
@@ -327,7 +349,7 @@ def resolve_data(o: dict, names: list[str]) -> dict:
                   resolution=dataset.resolution, **labels_from)
     names += ['cond'] * bool(o.get('cond'))
     if 'subset' in o:
-        require(1 <= o['subset'] <= len(dataset), f'--subset={o["subset"]}: must be between 1 and {len(dataset)}')
+        require(o['subset'] <= len(dataset), f'--subset={o["subset"]}: must be between 1 and {len(dataset)}')
         names.append(f'subset{o["subset"]}')
         if o['subset'] < len(dataset):
             kwargs.update(max_size=o['subset'], random_seed=o.get('seed', 0))
@@ -402,27 +424,24 @@ def networks(base: BaseConfig) -> dict:
 def resolve_base(o: dict, base: BaseConfig, gpus: int, config: dict, names: list[str]) -> None:
     """--gamma, --kimg, --batch, --tick."""
     if 'gamma' in o:
-        require(o['gamma'] >= 0, f'--gamma={o["gamma"]:g}: must not be negative')
         names.append(f'gamma{o["gamma"]:g}')
         config['loss_kwargs']['r1_gamma'] = o['gamma']
     if 'kimg' in o:
-        require(o['kimg'] >= 1, f'--kimg={o["kimg"]}: must be at least 1')
         names.append(f'kimg{o["kimg"]}')
     batch, batch_gpu = base.batch, base.batch // (base.ref_gpus or gpus)
     if 'batch' in o:
         batch = o['batch']
-        require(batch >= 1 and batch % gpus == 0, f'--batch={batch}: must be a positive multiple of --gpus={gpus}')
+        require(batch % gpus == 0, f'--batch={batch}: must be a multiple of --gpus={gpus}')
         names.append(f'batch{batch}')
         batch_gpu = batch // gpus
     batch_gpu = o.get('batch_gpu', batch_gpu)
-    require(batch_gpu >= 1 and batch % (batch_gpu * gpus) == 0,
+    require(batch % (batch_gpu * gpus) == 0,
             f'a batch of {batch} cannot be divided among {gpus} processes in pieces of {batch_gpu}; '
             f'give --batch a multiple of {batch_gpu * gpus}, or --batch-gpu a divisor of {max(batch // gpus, 1)}')
     group = min(config['D_kwargs']['epilogue_kwargs']['mbstd_group_size'], batch_gpu)
     require(batch_gpu % group == 0,
             f'{batch_gpu} images at once on one GPU are no multiple of the minibatch-std group of {group}; '
             f'give --batch-gpu a multiple of {group}')
-    require(o.get('tick', 1) > 0, f'--tick={o.get("tick", 1):g}: must be more than 0')
     config.update(total_kimg=o.get('kimg', base.kimg), batch_size=batch, batch_gpu=batch_gpu, ema_kimg=base.ema_kimg,
                   ema_rampup=base.ema_rampup, kimg_per_tick=o.get('tick', base.kimg_per_tick))
 
@@ -446,7 +465,6 @@ def resolve_augment(o: dict, config: dict, names: list[str]) -> None:
     require('augpipe' not in o or aug in ('ada', 'fixed'), f'--augpipe has no effect with --aug={aug}')
     for name in ('p', 'target'):
         if name in o:
-            require(0 <= o[name] <= 1, f'--{name}={o[name]:g}: must be between 0 and 1')
             names.append(f'{name}{o[name]:g}')
     if 'augpipe' in o:
         names.append(o['augpipe'])
@@ -498,7 +516,6 @@ def resolve_resume(o: dict, config: dict, names: list[str]) -> None:
                    'by the same command.', err=True)
         config.update(resume_pkl=network_url(net), ada_kimg=100, ema_rampup=None)
     if 'freezed' in o:
-        require(o['freezed'] >= 0, f'--freezed={o["freezed"]}: must not be negative')
         names.append(f'freezed{o["freezed"]}')
         config['D_kwargs']['block_kwargs']['freeze_layers'] = o['freezed']
 
@@ -593,7 +610,6 @@ def resolve_speed(o: dict, config: dict) -> None:
         config['G_kwargs']['synthesis_kwargs']['fp16_channels_last'] = True
         config['D_kwargs']['block_kwargs']['fp16_channels_last'] = True
     workers = o.get('workers', config['data_loader_kwargs']['num_workers'])
-    require(workers >= 0, f'--workers={workers}: must not be negative')
     config['data_loader_kwargs'] = dict(pin_memory=device == 'cuda', num_workers=workers,
                                         prefetch_factor=2 if workers else None)
     config.update(device=o.get('device', 'auto'), ops=o.get('ops', 'auto'), cudnn_benchmark=not o.get('nobench', False),

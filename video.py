@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dnnlib.numbers import Whole
 from drawing.files import save_image
 from drawing.named import class_label, load_generator, load_ws, output_folder
 from drawing.options import GridSize, SeedList, common_options
@@ -36,9 +37,9 @@ SPHERE_EPS = 1e-6           # Below this angle, in radians, an arc is a line.
 @click.option('--loop', type=bool, default=False, show_default=True, help='Return to the first picture?')
 @click.option('--grid', type=GridSize(), default='1x1', metavar='WxH',
               help='Walks side by side; each takes its share of the pictures, in order [default: 1x1]')
-@click.option('--frames', 'num_frames', type=click.IntRange(min=1), default=60, show_default=True,
+@click.option('--frames', 'num_frames', type=Whole('[1, 100000]'), default=60, show_default=True,
               help='Frames from one picture to the next.')
-@click.option('--fps', type=click.IntRange(1, 120), default=30, show_default=True, help='Frames in a second.')
+@click.option('--fps', type=Whole('[1, 120]'), default=30, show_default=True, help='Frames in a second.')
 @click.option('--format', 'video_format', type=click.Choice(['auto', *FORMATS]), default='auto', show_default=True,
               help='png: a file per frame; auto: mp4 if the extra "video" is installed, else webp.')
 def main(network: str, seeds: Sequence[int] | None, projected_w: str | None, truncation_psi: float,

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from dnnlib.numbers import BATCH, PSI, Real, Whole
+
 MAX_SEED = 2 ** 32 - 1
 
 
@@ -71,13 +73,14 @@ def common_options(command: Any) -> Any:
     for option in reversed([
         click.option('--network', required=True, metavar='FILE|URL|DIR',
                      help='Network file, its URL, or a run directory (its newest snapshot is taken).'),
-        click.option('--trunc', 'truncation_psi', type=float, default=1, show_default=True,
+        click.option('--trunc', 'truncation_psi', type=Real(PSI), default=1, show_default=True,
                      help='Truncation psi: below 1 trades variety for quality, 0 is the average picture.'),
-        click.option('--class', 'class_idx', type=int, metavar='INDEX', help='Class to draw (conditional networks).'),
+        click.option('--class', 'class_idx', type=Whole('[0, inf)'), metavar='INDEX',
+                     help='Class to draw (conditional networks).'),
         click.option('--noise-mode', type=click.Choice(['const', 'random', 'none']), default='const',
                      show_default=True, help='Noise inputs: the stored ones, fresh ones, or zero.'),
         click.option('--outdir', required=True, metavar='DIR', help='Where pictures go; created if missing.'),
-        click.option('--batch', type=click.IntRange(min=1), default=8, show_default=True,
+        click.option('--batch', type=Whole(BATCH), default=8, show_default=True,
                      help='Pictures computed at a time. Does not change them.'),
         click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', show_default=True,
                      help='What computes.'),

@@ -69,7 +69,7 @@ def test_strips_are_the_pictures_along_the_way(folder, tmp_path):
 @pytest.mark.parametrize('args, message', [
     (['--layers=6'], 'layer 6 does not exist: this network has 0 to 5'),
     (['--count=9'], '9 directions: this network has 8'),
-    (['--steps=1'], "'--steps'"),
+    (['--steps=1'], '--steps=1: must be at least 2'),
     (['--seeds=x'], 'neither a range'),
     (['--network={}/grey.safetensors'], '--class is missing'),
 ])

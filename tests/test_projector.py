@@ -195,7 +195,7 @@ def test_several_targets_of_a_grey_class(folder, tmp_path):
     (['--target={}/nowhere.png'], 'nowhere.png cannot be read: No such file'),
     (['--target={}/empty.safetensors'], 'empty.safetensors cannot be read'),
     (['--target={}/../a.png', '--network={}/grey.safetensors'], '--class is missing'),
-    (['--target={}/../a.png', '--num-steps=0'], "'--num-steps'"),
+    (['--target={}/../a.png', '--num-steps=0'], '--num-steps=0: must be at least 1'),
     (['--target={}/../a.png', '--features=vgg16'], '--features=vgg16 needs the VGG16 weights'),
 ])
 def test_a_mistake_is_answered_in_a_sentence(folder, args, message, monkeypatch, tmp_path):

@@ -43,6 +43,7 @@ def _has_group():
 # Devices.
 
 DEVICES = ('auto', 'cpu', 'cuda', 'mps')
+CPU_PROCESSES = 16          # More need as many processors: each takes some hundred megabytes before it does anything.
 
 
 def check_device(name: str, num_processes: int = 1) -> str:
@@ -62,6 +63,9 @@ def check_device(name: str, num_processes: int = 1) -> str:
     assert name in DEVICES, f'device {name}, expected one of {DEVICES}'
     num_processes = int(os.environ.get('LOCAL_WORLD_SIZE', num_processes))
     if name == 'cpu' or (name == 'auto' and not torch.cuda.is_available()):
+        if num_processes > max(CPU_PROCESSES, os.cpu_count() or 1):
+            raise click.UsageError(f'--gpus={num_processes}: that many processes on a CPU, of some hundred megabytes each, only '
+                                   f'wait for each other; give at most {max(CPU_PROCESSES, os.cpu_count() or 1)}')
         return 'cpu'
     if name == 'mps':
         if num_processes > 1:
