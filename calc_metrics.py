@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 import dnnlib.util
+from dnnlib import output
 from dnnlib.numbers import BATCH, PROCESSES, PSI, SEED, WORKERS, Real, Whole
 from metrics.names import MetricError, is_valid_metric, list_valid_metrics, parse_names
 from metrics.weights import WEIGHTS, WeightOptions, require_weights
@@ -379,4 +380,5 @@ def named_centres(job: Job, G: Any) -> dict[str, Any]:
 
 
 if __name__ == '__main__':
+    output.prepare()
     main()

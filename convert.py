@@ -4,6 +4,8 @@ from typing import Any
 
 import click
 
+from dnnlib import output
+
 FORMATS = {'.safetensors': 'native', '.pkl': 'reference', '.pt': 'rosinality'}
 NETWORKS = ('G', 'D', 'G_ema')
 
@@ -91,4 +93,5 @@ def write(out: str, target: str, networks: dict[str, Any], data: dict[str, Any])
 
 
 if __name__ == '__main__':
+    output.prepare()
     main()

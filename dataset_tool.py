@@ -3,6 +3,8 @@ import math
 
 import click
 
+from dnnlib import output
+
 
 @click.command(name='dataset_tool.py', context_settings={'max_content_width': 120})
 @click.option('--source', metavar='PATH', required=True,
@@ -102,4 +104,5 @@ def _warn_about_labels(num_labelled: int, num_images: int) -> None:
 
 
 if __name__ == '__main__':
+    output.prepare()
     main()

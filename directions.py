@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dnnlib import output
 from dnnlib.numbers import Real, Whole
 from drawing.files import ImageWriter
 from drawing.named import class_label, load_generator, output_folder
@@ -111,4 +112,5 @@ def move(ws: 'torch.Tensor', direction: 'torch.Tensor', way: 'torch.Tensor', lay
 
 
 if __name__ == '__main__':
+    output.prepare()
     main()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dnnlib import output
 from dnnlib.numbers import PSI, Real
 from drawing.named import load_generator, output_folder
 
@@ -143,4 +144,5 @@ def load_onnx(path: Path) -> Callable:
 
 
 if __name__ == '__main__':
+    output.prepare()
     main()

@@ -4,6 +4,7 @@ from itertools import chain
 
 import click
 
+from dnnlib import output
 from drawing.files import ImageWriter
 from drawing.named import labels_of_seeds, load_snapshot, load_ws, output_folder
 from drawing.options import GridSize, NumberList, SeedList, common_options
@@ -66,4 +67,5 @@ def check_choices(seeds: Sequence[int] | None, projected_w: str | None, grid: tu
 
 
 if __name__ == '__main__':
+    output.prepare()
     main()

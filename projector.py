@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dnnlib import output
 from dnnlib.numbers import SEED, Real, Whole
 from drawing.files import ImageWriter
 from drawing.named import class_label, load_generator, output_folder
@@ -304,4 +305,5 @@ def load_target(path: str, G: 'torch.nn.Module') -> 'np.ndarray':
 
 
 if __name__ == '__main__':
+    output.prepare()
     main()

@@ -20,6 +20,8 @@ from typing import Any
 
 import click
 
+from dnnlib import output
+
 PAGE = 'report.html'        # In the run directory.
 MAX_PICTURES = 100          # On a page, over all runs; spread over time.
 PICTURE_BYTES = 30_000      # At most, of one of them: 100 are 4 MB in the page.
@@ -455,4 +457,5 @@ if (time && slides.labels.length) {
 
 
 if __name__ == '__main__':
+    output.prepare()
     main()

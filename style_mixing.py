@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dnnlib import output
 from drawing.files import ImageWriter
 from drawing.named import class_label, load_generator, load_ws, output_folder
 from drawing.options import SeedList, common_options
@@ -100,4 +101,5 @@ def mixing_table(images: 'dict[tuple[str, str], np.ndarray]', rows: Sequence[str
 
 
 if __name__ == '__main__':
+    output.prepare()
     main()

@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 
 import losses_ext
+from dnnlib import output
 from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, Real, Whole
 from training import resume
 from training.base_configs import CONFIG_NAMES, BaseConfig, base_config
@@ -786,4 +787,5 @@ def is_main_process() -> bool:
 
 
 if __name__ == '__main__':
+    output.prepare(may_fail=True)
     sys.exit(main())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dnnlib import output
 from dnnlib.numbers import Whole
 from drawing.files import save_image
 from drawing.named import class_label, load_generator, load_ws, output_folder
@@ -235,4 +236,5 @@ class VideoWriter:
 
 
 if __name__ == '__main__':
+    output.prepare()
     main()

@@ -23,6 +23,8 @@ import click
 import torch
 import torch.distributed as dist
 
+from dnnlib import output
+
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # For what no parent sees: a machine or a network that falls silent.
 SECONDARY_SEC = 1                           # So long after a failure, further ones are taken for its consequences.
 TERMINATE_SEC = 5                           # Between asking a process to end and killing it.
@@ -203,6 +205,7 @@ def _signals_passed_on(processes):
 
 
 def _child(fn, rank, num_processes, args, folder):
+    output.prepare(may_fail=True)
     os.environ['LOCAL_RANK'] = str(rank)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if 'OMP_NUM_THREADS' not in os.environ:

@@ -29,7 +29,7 @@ def train_process(rank: int, config: dict, **services: Callable) -> None:
     """
     config = distributed.broadcast_object(config)       # Under torchrun every rank made its own; one run has one.
     run_dir = Path(config['run_dir'])
-    with dnnlib.util.Logger(run_dir / 'log.txt', file_mode='a'):
+    with log_file(run_dir / 'log.txt'):
         device = distributed.pick_device(config['device'])
         keep_freed_memory()
         training_stats.init_multiprocessing(rank, device if distributed.world_size() > 1 else None)
@@ -41,6 +41,15 @@ def train_process(rank: int, config: dict, **services: Callable) -> None:
         if failing:
             raise click.ClickException('training itself went well, but not everything beside it: ' + '; '.join(
                 f'{what} failed ({why})' for what, why in failing.items()))
+
+
+def log_file(path: Path) -> dnnlib.util.Logger:
+    """Copies what is printed from now on."""
+    try:
+        return dnnlib.util.Logger(path, file_mode='a')
+    except OSError as error:
+        raise click.ClickException(f'{path} cannot be written ({error.strerror}): make it a file that can, or remove it'
+                                   ) from error
 
 
 def train(config: dict, run_dir: Path, device: torch.device, wants_stop: Callable,

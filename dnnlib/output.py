@@ -1,0 +1,97 @@
+"""Standard output and error of a command: any name can be printed, and what cannot be written may be let go.
+
+Every command begins with `output.prepare()`:
+
+- a character that the terminal or file does not know, or a file name that is no text, is printed as an escape sequence;
+- a stream that is closed is the null device, so that no file which the command opens takes its number;
+- with `may_fail` a full disk, a closed pipe or a terminal that is gone ends nothing: what is printed there is lost,
+  and `problem()` says why.
+"""
+import io
+import os
+import sys
+from contextlib import suppress
+
+NAMES = {1: 'stdout', 2: 'stderr'}
+
+_problem: str | None = None
+
+
+def prepare(may_fail: bool = False) -> None:
+    """Replaces `sys.stdout` and `sys.stderr` of a process that has just begun."""
+    for number, name in NAMES.items():
+        stream = getattr(sys, name)
+        if stream is None:
+            note(OSError('it was closed from the start'))
+            stream = open(os.devnull, 'w', encoding='utf-8')        # noqa: SIM115 (Until the process ends.)
+        elif isinstance(stream, io.TextIOWrapper) and os.name != 'nt':
+            stream = _same_but_tolerant(stream, number, may_fail)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+        setattr(sys, name, stream)
+        setattr(sys, f'__{name}__', stream)
+    for number in (0, *NAMES):
+        _occupy(number)
+
+
+def problem() -> str | None:
+    """Why something that was printed is lost, None if nothing is."""
+    return _problem
+
+
+def note(error: Exception) -> None:
+    """Remembers the first thing that went wrong with what is printed."""
+    global _problem
+    _problem = _problem or getattr(error, 'strerror', None) or str(error)
+
+
+def _same_but_tolerant(stream, number, may_fail):
+    with suppress(OSError):
+        stream.flush()
+    raw = _Raw(stream.fileno() if _has_number(stream) else number, may_fail)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=stream.encoding, errors='backslashreplace',
+                            line_buffering=stream.line_buffering, write_through=stream.write_through)
+
+
+def _has_number(stream):
+    try:
+        return stream.fileno() >= 0
+    except (OSError, ValueError):
+        return False
+
+
+def _occupy(number):
+    """Opens the null device under the number of a standard stream that is closed."""
+    try:
+        os.fstat(number)
+    except OSError:
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != number:
+            os.dup2(null, number)
+            os.close(null)
+
+
+class _Raw(io.RawIOBase):
+    """The bytes of a stream; with `may_fail`, those that cannot be written count as written."""
+    mode = 'wb'
+
+    def __init__(self, number: int, may_fail: bool):
+        self._number, self._may_fail = number, may_fail
+
+    def fileno(self) -> int:
+        return self._number
+
+    def isatty(self) -> bool:
+        return os.isatty(self._number)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        try:
+            return os.write(self._number, data)
+        except OSError as error:
+            if not self._may_fail:
+                raise
+            note(error)
+            return len(data)
