@@ -1,0 +1,90 @@
+"""Writes a plan file from the design behind it: plans are frozen, this is how they came about.
+
+    python -m benchmarks.evidence.write_plan small
+"""
+import json
+import sys
+
+from .design import cells
+from .plan import PLANS
+
+FACTORS = {                 # Method: (further options with it); in the order of the design's letters A to H.
+    'ada': ['--aug=ada'],
+    'ggdr': [],
+    'diggan': [],
+    'lecam': ['--lecam_weight=0.01', '--lecam_start=100'],      # The default does nothing at these logits.
+    'apa': ['--apa_p=0.2'],     # The adaptive form excludes ADA.
+    'daco': [],
+    'r2': [],
+    'osgan': ['--loss=osgan'],
+}
+GENERATORS = {'apa': 'ggdr diggan lecam', 'daco': 'ada diggan lecam', 'r2': 'ada ggdr diggan', 'osgan': 'ada ggdr lecam'}
+BASIC = ['ada', 'ggdr', 'diggan', 'lecam']
+NO_REGULARIZERS = ('ada', 'osgan')
+METRICS = ['fd1k_efflite0_64px', 'kid1k_efflite0_64px', 'prdc1k_efflite0_64px']
+FACES = dict(about='emoji faces of Noto Emoji at 32 pixels, bundled', images=921)
+
+
+def screen_cells() -> dict[str, dict]:
+    """The 16 cells of the 2^(8-4) design of resolution IV."""
+    return {name_of(levels): dict(options=options_of([f for f, sign in levels.items() if sign > 0]), levels=levels)
+            for levels in cells(BASIC, GENERATORS)}
+
+
+def name_of(levels: dict[str, int]) -> str:
+    """The methods of a cell, or base."""
+    return '+'.join(factor for factor, sign in levels.items() if sign > 0) or 'base'
+
+
+def options_of(methods: list[str]) -> list[str]:
+    """Options of train.py for some methods together."""
+    regularizers = [name for name in methods if name not in NO_REGULARIZERS]
+    options = [] if 'ada' in methods else ['--aug=noaug']
+    options += [f'--reg_type={",".join(regularizers)}'] if regularizers else []
+    return options + [option for name in methods for option in FACTORS[name]]
+
+
+def alone_cells(zero: bool = True) -> dict[str, dict]:
+    """The base, what has no place in the design, and, as a control, methods with weight 0."""
+    none = ['--aug=noaug']
+    found = {
+        'base': none,
+        'ada': options_of(['ada']),
+        'genco': [*none, '--reg_type=genco'],
+        'relativistic+r2': [*none, '--loss=relativistic', '--reg_type=r2'],
+    }
+    if zero:
+        found |= {f'zero-{name}': [*none, f'--reg_type={name}', f'--{name}_weight=0'] for name in ('ggdr', 'diggan', 'lecam')}
+    return {name: dict(options=options) for name, options in found.items()}
+
+
+def common(name: str, about: str, kimg: float, snapshots: int, window: int, base: list[str]) -> dict:
+    """What all plans share."""
+    return dict(
+        name=name, about=about, base=['--cfg=tiny', '--mirror=1', *base], base_cell='base', kimg=kimg, snapshots=snapshots,
+        window=window, metrics=METRICS,
+        metrics_of_page=['fd1k_efflite0_64px', 'kid1k_efflite0_64px', 'prdc1k_efflite0_64px_coverage'],
+        coverage='prdc1k_efflite0_64px_coverage',
+        controls=dict(stage='alone', weight_zero='zero-', positive='ada'), factors=FACTORS)
+
+
+def fingerprint(path: str) -> str:
+    """Of a data set."""
+    from training.dataset import ImageFolderDataset
+    return ImageFolderDataset(path).fingerprint()
+
+
+def small() -> dict:
+    """For two cores and two hours: the bundled faces, one size."""
+    plan = common('small', 'The small version: 100 of the bundled faces at 32 pixels.', 8, 8, 3, ['--batch=4'])
+    faces = dict(FACES, fingerprint=fingerprint('datasets/emoji-faces-noto-32.zip'))
+    return plan | dict(data=dict(faces=faces), stages=[
+        dict(name='screen', about='what each of eight methods does, on average over the others', cells=screen_cells(),
+             blocks=[['faces', 100, 0]]),
+        dict(name='alone', about='controls, and methods one at a time', cells=alone_cells(),
+             blocks=[['faces', 100, seed] for seed in range(4)])])
+
+
+if __name__ == '__main__':
+    plan = dict(small=small)[sys.argv[1]]()
+    (PLANS / f'{sys.argv[1]}.json').write_text(json.dumps(plan, indent=1) + '\n', encoding='utf-8')
