@@ -1,4 +1,4 @@
-"""Settings that every test shares."""
+"""Settings that every test shares, and what no test may leave behind."""
 import os
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -6,9 +6,22 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import pytest
 import torch
 
+from torch_utils.ops import backend
+
 torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind(monkeypatch):
+    """Commands set what holds for their process; later tests must find it as it was."""
+    monkeypatch.setattr(backend, '_default', 'auto')
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    yield
+    cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+    torch.set_num_threads(1)

@@ -88,6 +88,13 @@ class Event:
         return 1.0
 
 
+class Stream:
+    """Optimizers ask whether it records a graph, and would ask a driver for it where torch is built with CUDA."""
+
+    def is_capturing(self):
+        return False
+
+
 class CudaTensor(torch.Tensor):
     """Looks like a tensor on the GPU; `inner` has the numbers."""
     device = property(lambda self: CUDA)
@@ -187,9 +194,11 @@ class FakeCuda(TorchFunctionMode):
         self._stack = ExitStack()
         for name, value in dict(is_available=lambda: True, device_count=lambda: 1, set_device=lambda device: None,
                                 current_stream=lambda device=None: None, Event=Event, empty_cache=lambda: None,
+                                is_current_stream_capturing=lambda: False,
                                 max_memory_allocated=lambda device=None: 2**30, reset_peak_memory_stats=lambda device: None,
                                 get_rng_state=lambda device: None, set_rng_state=lambda state, device: None).items():
             self._stack.enter_context(mock.patch(f'torch.cuda.{name}', value))
+        self._stack.enter_context(mock.patch('torch.accelerator.current_stream', lambda device=None: Stream()))
         self._stack.enter_context(mock.patch('torch.Generator', Generator))
         self._stack.enter_context(mock.patch('training.stages.DataLoader', PinningLoader))
         return super().__enter__()

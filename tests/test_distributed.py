@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch_utils import distributed, launcher, misc, training_stats
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(900)        # What hangs must end some day; a machine may be busy with other things.
+PATIENCE_SEC = 300
 
 
 # One process.
@@ -248,15 +249,13 @@ def die_on_rank_1(rank, folder):
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(600)
+    time.sleep(86400)
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='signals')
 def test_killed_rank_ends_even_those_that_do_not_listen(tmp_path):
-    begin = time.monotonic()
     with pytest.raises(distributed.RankError, match=r'rank 1 of 2 was killed by SIGKILL \(is the memory'):
         distributed.launch(die_on_rank_1, 2, args=(str(tmp_path),))
-    assert time.monotonic() - begin < 60
     assert not is_running(int((tmp_path / 'pid0').read_text()))
 
 
@@ -320,7 +319,7 @@ def test_torchrun_with_another_number_of_processes_is_refused(monkeypatch):
 
 
 SCRIPT = f'''
-import os, signal, sys, time
+import ctypes, os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 import torch
@@ -332,8 +331,10 @@ def work(rank, folder, mode):
     tensor = torch.tensor(float(distributed.rank()))
     distributed.all_reduce_mean_([tensor])
     Path(folder, f'rank{{rank}}').write_text(f'{{os.getpid()}} {{distributed.world_size()}} {{tensor.item()}}')
+    if mode == 'stuck':
+        ctypes.PyDLL(None).sleep(86400)         # Without letting other threads of Python run.
     if mode != 'torchrun':
-        time.sleep(600)
+        time.sleep(86400)
 
 if __name__ == '__main__':
     distributed.launch(work, 2, args=sys.argv[1:])
@@ -341,7 +342,7 @@ if __name__ == '__main__':
 '''
 
 
-def results(folder, patience_sec=60):
+def results(folder, patience_sec=PATIENCE_SEC):
     """What both ranks have written: [pid, world size, mean]."""
     deadline = time.monotonic() + patience_sec
     files = [folder / 'rank0', folder / 'rank1']
@@ -361,18 +362,20 @@ def script(tmp_path):
 @pytest.mark.slow
 def test_torchrun_processes_form_the_group(script, tmp_path):
     subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-                    str(script), str(tmp_path), 'torchrun'], check=True, timeout=100)
+                    str(script), str(tmp_path), 'torchrun'], check=True, timeout=PATIENCE_SEC)
     assert [result[1:] for result in results(tmp_path)] == 2 * [[2, 0.5]]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == 'win32', reason='signals')
-def test_ranks_do_not_outlive_their_parent(script, tmp_path):
-    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path), 'sleep'])
+@pytest.mark.parametrize('mode', [
+    pytest.param('sleep', marks=pytest.mark.slow),
+    pytest.param('stuck', marks=pytest.mark.skipif(sys.platform != 'linux', reason='a service of Linux'))])
+def test_ranks_do_not_outlive_their_parent(script, tmp_path, mode):
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path), mode])
     pids = [int(result[0]) for result in results(tmp_path)]
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_SEC
     while any(is_running(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -394,7 +397,7 @@ def test_signals_reach_all_ranks(script, tmp_path, mode, signum, expected):
         os.killpg(parent.pid, signum)       # As a terminal does.
     else:
         parent.send_signal(signum)
-    output, _ = parent.communicate(timeout=60)
+    output, _ = parent.communicate(timeout=PATIENCE_SEC)
     assert expected in output
     assert not any(is_running(pid) for pid in pids)
     assert len(list(tmp_path.glob('saved*'))) == (2 if mode == 'graceful' else 0)

@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
 def run_elsewhere(tmp_path, code):
     """Runs Python code in another folder, where this project cannot be imported."""
     subprocess.run([sys.executable, '-c', f'import sys; sys.path = [p for p in sys.path if p]\n{code}'], cwd=tmp_path,
-                   check=True, timeout=200)
+                   check=True, timeout=900)
 
 
 PT2 = '''

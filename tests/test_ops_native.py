@@ -1,8 +1,10 @@
 """The compiled operators on CPUs against the plain ones (values, both derivatives, dtypes, layouts, sizes), their
 registration, and how they are built and chosen.
 """
+import errno
 import itertools
 import multiprocessing
+import os
 import subprocess
 import sys
 import warnings
@@ -257,10 +259,11 @@ def test_compiled_upfirdn2d_checks_its_arguments(native, change, message):
 @pytest.fixture
 def fresh_backend(monkeypatch):
     """The module's memory of what was loaded and said, emptied for a test."""
-    for function in (backend._load, backend._say_once):
+    memories = (backend._load, backend._say_once)
+    for function in memories:
         function.cache_clear()
     yield monkeypatch
-    for function in (backend._load, backend._say_once):
+    for function in memories:
         function.cache_clear()
 
 
@@ -317,7 +320,6 @@ def test_the_default_can_be_set(monkeypatch):
 
 
 def build_in(directory, queue):
-    import os
     os.environ['DNNLIB_CACHE_DIR'] = directory
     build.LIBRARIES['cpu'] = ('upfirdn2d_cpu.cpp',)         # Any library will do, so a quick one.
     queue.put(str(build.build('cpu')))
@@ -337,7 +339,7 @@ def test_processes_that_build_at_once_build_one_library(compiler, tmp_path, capf
     processes = [context.Process(target=build_in, args=(str(tmp_path), queue)) for _ in range(2)]
     for process in processes:
         process.start()
-    paths = {queue.get(timeout=120) for _ in processes}
+    paths = {queue.get(timeout=900) for _ in processes}
     for process in processes:
         process.join()
     assert len(paths) == 1 and [p.suffix for p in sorted((tmp_path / 'ops').iterdir())] == ['.lock', '.so']
@@ -352,15 +354,98 @@ def test_a_lock_ends_with_the_process_that_holds_it(tmp_path):
         pass
 
 
-def test_a_compiler_error_is_told_and_kept(compiler, tmp_path, monkeypatch):
+@pytest.fixture
+def small_library(compiler, tmp_path, monkeypatch):
+    """Source of a library that takes no time to build, kept in a cache of its own; returns the source's path."""
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path))
-    source = tmp_path / 'wrong_cpu.cpp'
-    source.write_text('int f() { return nonsense; }')
+    source = tmp_path / 'small_cpu.cpp'
+    source.write_text('int f() { return 1; }')
     monkeypatch.setattr(build, 'LIBRARIES', {'cpu': (str(source),)})
+    return source
+
+
+def test_a_compiler_error_is_told_and_kept(small_library, tmp_path):
+    small_library.write_text('int f() { return nonsense; }')
     with pytest.raises(build.Unavailable, match="building the cpu operators fails: .*error: .*nonsense"):
         build.build('cpu')
     assert 'nonsense' in next((tmp_path / 'ops').glob('*.log')).read_text()
     assert not list((tmp_path / 'ops').glob('*.so'))
+
+
+def test_a_build_that_failed_is_tried_again_only_if_asked_for(small_library, capfd):
+    right = small_library.read_text()
+    small_library.write_text('int f() { return nonsense; }')
+    with pytest.raises(build.Unavailable):
+        build.build('cpu')
+    small_library.write_text(right)                 # Sources named by a path of their own are not part of the name.
+    with pytest.raises(build.Unavailable, match='has failed before: .*nonsense.*to try again: python -m torch_utils.ops build'):
+        build.build('cpu')
+    assert capfd.readouterr().out.count('Building the cpu operators') == 1
+    assert build.is_whole(build.build('cpu', again=True)) and build.failure_of(build.build('cpu')) is None
+
+
+@pytest.mark.parametrize('output', ['fatal error: Killed signal terminated program cc1plus', 'error: No space left on device'])
+def test_what_may_pass_is_not_remembered(small_library, monkeypatch, output):
+    run = subprocess.run
+
+    def fail(command, **kwargs):
+        is_build = '-C' in command
+        return subprocess.CompletedProcess(command, 1, output, '') if is_build else run(command, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, 'run', fail)
+        with pytest.raises(build.Unavailable, match=output):
+            build.build('cpu')
+    assert build.is_whole(build.build('cpu'))
+
+
+@pytest.mark.parametrize('damage', [lambda content: content[:-1], lambda content: content[:5000], lambda content: b'',
+                                    lambda content: content[:3000] + b'?' + content[3001:]], ids=range(4))
+def test_a_damaged_library_is_built_again(small_library, damage):
+    """The loader maps it as it is; what is missing would end the process by SIGBUS."""
+    path = build.build('cpu')
+    content = path.read_bytes()
+    path.write_bytes(damage(content))
+    assert not build.is_whole(path)
+    assert build.is_whole(build.build('cpu')) and len(path.read_bytes()) == len(content)
+    torch.ops.load_library(str(path))
+
+
+def refused(*args, **kwargs):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), '/home/me/.cache')
+
+
+@pytest.mark.parametrize('place, replacement, message', [
+    ('pathlib.Path.mkdir', refused, r"cannot be built or kept: .* Read-only file system: .*"),
+    ('fcntl.flock', refused, r'\.lock cannot be locked: Read-only file system.*'),
+    ('tempfile.TemporaryDirectory', refused, 'cannot be built or kept: .* Read-only file system.*'),
+    ('os.replace', refused, 'cannot be built or kept: .* Read-only file system.*'),
+    ('pathlib.Path.read_bytes', refused, 'cannot be built or kept: .* Read-only file system.*'),
+])
+def test_a_cache_that_cannot_be_used_leaves_plain_operators(fresh_backend, small_library, place, replacement, message):
+    pytest.importorskip(place.partition('.')[0])
+    fresh_backend.setattr(backend, '_default', 'auto')
+    backend._load_library.cache_clear()
+    with fresh_backend.context() as patch:
+        patch.setattr(place, replacement)
+        with pytest.warns(RuntimeWarning, match=f'{message}; DNNLIB_CACHE_DIR may name a folder') as warned:
+            assert torch.equal(bias_act(torch.ones(2, 3)), torch.ones(2, 3))
+        assert len(warned) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')              # Said and tried once.
+        bias_act(torch.ones(2, 3))
+    with pytest.raises(RuntimeError, match=f'no compiled operator: .*{message}'):
+        bias_act(torch.ones(2, 3), impl='native')
+
+
+def test_a_home_that_is_a_file_leaves_plain_operators(compiler, tmp_path):
+    (tmp_path / 'home').touch()
+    code = ('import torch; from torch_utils.ops.bias_act import bias_act\n'
+            'assert torch.equal(bias_act(torch.ones(2, 3)), torch.ones(2, 3))')
+    environment = {name: value for name, value in os.environ.items() if name != 'DNNLIB_CACHE_DIR'}
+    answer = subprocess.run([sys.executable, '-c', code], cwd=build.SOURCE_DIR.parents[2], capture_output=True, text=True,
+                            env={**environment, 'HOME': str(tmp_path / 'home')}, check=True)
+    assert answer.stderr.count('plain tensor operations instead of compiled operators: the cpu operators cannot') == 1
 
 
 def test_what_nvcc_complains_of_is_told(compiler, tmp_path, monkeypatch):

@@ -242,7 +242,7 @@ def shown_by_a_browser(folder, frame, *options):
     (folder / 'frame.html').write_text(frame)
     command = [browser, '--headless', '--no-sandbox', '--disable-gpu', '--allow-file-access-from-files', *options,
                '--dump-dom', (folder / 'frame.html').as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=600).stdout
 
 
 @pytest.mark.parametrize('width', [1400, 390])

@@ -44,7 +44,7 @@ def start_train(*args):
                             stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
-def wait_for(condition, process, timeout=120):
+def wait_for(condition, process, timeout=600):
     end = time.monotonic() + timeout
     while not condition():
         assert process.poll() is None, process.communicate()[0]
@@ -63,7 +63,7 @@ def stopped_run(tmp_path_factory, data):
     process = start_train(f'--outdir={outdir}', f'--data={data}', *TINY)
     wait_for(lambda: [path for run in outdir.iterdir() for path in saved_states(run)], process)
     os.killpg(process.pid, signal.SIGTERM)      # As schedulers do: the workers that load images get it, too.
-    output = process.communicate(timeout=120)[0]
+    output = process.communicate(timeout=600)[0]
     assert process.returncode == STOPPED, output
     run_dir, = outdir.iterdir()
     return run_dir, output
@@ -306,12 +306,12 @@ def test_another_number_of_processes_goes_on_and_says_that_it_is_not_exact(tmp_p
 def test_two_processes_stop_on_a_signal_to_their_parent_and_continue(tmp_path, data):
     args = [f'--outdir={tmp_path}', f'--data={data}', *TINY, '--gpus=2', '--batch-gpu=4']
     process = start_train(*args)
-    wait_for(lambda: [path for run in tmp_path.iterdir() for path in saved_states(run)], process, timeout=300)
+    wait_for(lambda: [path for run in tmp_path.iterdir() for path in saved_states(run)], process, timeout=900)
     process.send_signal(signal.SIGUSR1)
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=900)[0]
     assert process.returncode == STOPPED and 'Stopped and saved' in output, output
     run_dir, = tmp_path.iterdir()
     stopped_at = load_meta(saved_states(run_dir)[0])['nimg']
-    again = subprocess.run(command(*args), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
+    again = subprocess.run(command(*args), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)
     assert again.returncode == 0 and f'Continuing at {stopped_at / 1000:.1f} kimg' in again.stdout, again.stdout
     assert load_meta(saved_states(run_dir)[0])['finished'] and len(list(tmp_path.iterdir())) == 1

@@ -311,7 +311,7 @@ TINY = ['--cfg=tiny', '--kimg=1', '--batch=64', '--batch-gpu=16', '--workers=0',
 def run_train(outdir, data, *args):
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
     return subprocess.run([sys.executable, 'train.py', f'--outdir={outdir}', f'--data={data}', *TINY, *args], cwd=ROOT,
-                          env=env, capture_output=True, text=True, timeout=300)
+                          env=env, capture_output=True, text=True, timeout=900)
 
 
 def test_two_processes_train_snapshot_and_end(tmp_path, data):

@@ -3,6 +3,7 @@
 Two ways lead to a process group: `launch` spawns the processes of one machine itself, or torchrun has started them, on
 one or several machines, and `launch` only joins them. Tensors on the CPU travel by gloo, CUDA tensors by nccl.
 """
+import ctypes
 import json
 import math
 import multiprocessing
@@ -31,6 +32,7 @@ TERMINATE_SEC = 5                           # Between asking a process to end an
 INTERRUPT_SEC = 600                         # After Ctrl-C, for ranks that finish and save something.
 PASSED_ON = ('SIGTERM', 'SIGUSR1')          # Requests to end, as far as the system knows them.
 INTERRUPTED = 130                           # Exit status of a process after Ctrl-C, as in shells.
+PR_SET_PDEATHSIG = 1                        # Of Linux's prctl: the signal that a process gets when its parent ends.
 
 
 class RankError(click.ClickException):
@@ -207,7 +209,7 @@ def _signals_passed_on(processes):
 def _child(fn, rank, num_processes, args, folder):
     output.prepare(may_fail=True)
     os.environ['LOCAL_RANK'] = str(rank)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _end_with_parent()
     if 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(max(torch.get_num_threads() // num_processes, 1))
     try:
@@ -221,8 +223,15 @@ def _child(fn, rank, num_processes, args, folder):
 
 
 def _end_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    """Ends this process as soon as its parent has ended, also while it waits inside of torch.
+
+    A thread of Python cannot do that: it needs the interpreter, which torch may hold, as it does while it tears down the
+    connections to peers that are gone. Linux can; elsewhere the thread has to do.
+    """
+    parent = multiprocessing.parent_process()
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()      # If it has ended before, too.
 
 
 def _report(error, rank, folder):

@@ -133,6 +133,6 @@ raise RuntimeError('something unforeseen')
 
 
 def test_an_error_ends_the_workers_that_load_images_too(data):
-    done = subprocess.run([sys.executable, '-c', CRASH, data], capture_output=True, text=True, timeout=60,
+    done = subprocess.run([sys.executable, '-c', CRASH, data], capture_output=True, text=True, timeout=600,
                           cwd=Path(__file__).parents[2])
     assert done.returncode == 1 and done.stderr.splitlines()[-1] == 'RuntimeError: something unforeseen'

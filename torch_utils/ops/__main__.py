@@ -20,7 +20,7 @@ def build_command():
     for library in _libraries():
         start = time.perf_counter()
         try:
-            path = build.build(library)
+            path = build.build(library, again=True)
         except build.Unavailable as reason:
             raise click.ClickException(f'{library}: {reason}') from reason
         click.echo(f'{library}: {path} ({time.perf_counter() - start:.1f} s)')
@@ -47,16 +47,19 @@ def _report(library):
     try:
         toolchain = build.find_toolchain(library)
         path = build.path_of(library, toolchain)
-    except build.Unavailable as reason:
+        is_built, failure = build.is_whole(path), build.failure_of(path)
+    except (build.Unavailable, OSError) as reason:
         return [f'{name:14} reference: {reason}' for name in OPERATORS[library]]
     compilers = [f'compiler       {toolchain.cxx}: {toolchain.cxx_version}', f'ninja          {toolchain.ninja}']
     if toolchain.nvcc:
         compilers.append(f'nvcc           {toolchain.nvcc_version}')
-    if path.exists():
-        built = f'built {datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}'
+    if is_built:
+        built = f'native: built {datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}'
+    elif failure is not None:
+        built = f'reference: building has failed: {failure} (to try again: {build.TRY_AGAIN})'
     else:
-        built = 'to be built at first use'
-    return [*compilers, f'library        {path}', *(f'{name:14} native: {built}' for name in OPERATORS[library])]
+        built = 'native: to be built at first use'
+    return [*compilers, f'library        {path}', *(f'{name:14} {built}' for name in OPERATORS[library])]
 
 
 if __name__ == '__main__':

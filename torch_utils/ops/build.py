@@ -3,7 +3,9 @@
 There are two libraries: `cpu` (the operators' schemas, shapes and derivatives, and the CPU kernels) and `cuda` (the
 CUDA kernels; useless without the first). A library is built when it is first asked for, by whichever process comes
 first, while the others wait; the lock is the operating system's, so it ends with the process that holds it. A finished
-library is named by a hash of everything that went into it, and appears in its place in one step.
+library is named by a hash of everything that went into it, appears in its place in one step, and ends with a checksum of
+what stands before: to map a file that was cut would kill the process. Of a build that failed, the compiler's output is
+kept under the same name, so that nobody waits for it twice.
 """
 import contextlib
 import hashlib
@@ -31,6 +33,10 @@ LIBRARIES = {
 BASE_FLAGS = ('-std=c++20', '-fPIC', '-Wall')
 KERNEL_FLAGS = ('-O3', '-march=native', '-fopenmp-simd')            # For the files that do arithmetic; they know no torch.
 BINDING_FLAGS = ('-O1', '-fopenmp')                 # For the files that include torch, where compiling takes its time.
+DIGEST_BYTES = 32                                   # Of the checksum at the end of a library; its loader does not mind.
+PASSING = 'No space left|Disk quota|[Kk]illed|[Oo]ut of memory|[Cc]annot allocate|virtual memory exhausted'
+TRY_AGAIN = 'python -m torch_utils.ops build'
+ANOTHER_FOLDER = 'DNNLIB_CACHE_DIR may name a folder on another disk'
 
 
 class Unavailable(Exception):
@@ -98,18 +104,64 @@ def path_of(library: str, toolchain: Toolchain) -> Path:
     return Path(make_cache_dir_path('ops')) / f'{library}-{_key(library, toolchain)}.so'
 
 
-def build(library: str) -> Path:
-    """Path of the finished library, built if need be. Raises `Unavailable`, with the compiler's first complaint, if it
-    cannot be built.
+def build(library: str, again: bool = False) -> Path:
+    """Path of the finished library, built if need be.
+
+    Args:
+        library: 'cpu' or 'cuda'.
+        again: Try it also if the same build has failed before.
+
+    Raises:
+        Unavailable: It cannot be built, with the compiler's first complaint, or cannot be kept.
     """
-    toolchain = find_toolchain(library)
-    path = path_of(library, toolchain)
-    if path.exists():
+    try:
+        toolchain = find_toolchain(library)
+        path = path_of(library, toolchain)
+        if is_whole(path):
+            return path
+        if not again:
+            _raise_if_it_failed(library, path)
+        with _lock(path.with_suffix('.lock')):
+            if not is_whole(path):          # Else another process built it in the meantime, or tried to.
+                if not again:
+                    _raise_if_it_failed(library, path)
+                _build(library, toolchain, path)
         return path
-    with _lock(path.with_suffix('.lock')):
-        if not path.exists():           # Else another process built it in the meantime.
-            _build(library, toolchain, path)
-    return path
+    except OSError as error:
+        raise Unavailable(f'the {library} operators cannot be built or kept: {error}; {ANOTHER_FOLDER}') from error
+
+
+def is_whole(path: Path) -> bool:
+    """Is there a finished library, with every byte that was written?"""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return content[-DIGEST_BYTES:] == _digest(content[:-DIGEST_BYTES])
+
+
+def failure_of(path: Path) -> str | None:
+    """The compiler's first complaint from an attempt to build this library that failed, None if there was none."""
+    try:
+        return complaint_in(path.with_suffix('.log').read_text(errors='replace'))
+    except FileNotFoundError:
+        return None
+
+
+def complaint_in(output: str) -> str:
+    """The first line of the output of a build that tells of an error."""
+    return next((line for line in output.splitlines() if re.search('error:|fatal +:', line)), 'ninja failed').strip()[:300]
+
+
+def _raise_if_it_failed(library, path):
+    complaint = failure_of(path)
+    if complaint is not None:
+        raise Unavailable(f'building the {library} operators has failed before: {complaint} '
+                          f'(all of it: {path.with_suffix(".log")}; to try again: {TRY_AGAIN})')
+
+
+def _digest(content):
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
 def _find_ninja():
@@ -183,20 +235,32 @@ def _rule_for(source):
 
 
 def _build(library, toolchain, path):
-    print(f'Building the {library} operators, once (or beforehand: python -m torch_utils.ops build) ...', flush=True)
+    print(f'Building the {library} operators, once (or beforehand: {TRY_AGAIN}) ...', flush=True)
+    log = path.with_suffix('.log')
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='build-') as directory:
         objects = [(source, f'{source}.o') for source in LIBRARIES[library]]
         text = _commands(library, toolchain)
         text += [f'build {target}: {_rule_for(source)} {SOURCE_DIR / source}\n' for source, target in objects]
         text += [f'build result.so: link {" ".join(target for _, target in objects)}\n']
         (Path(directory) / 'build.ninja').write_text('\n'.join(text))
-        answer = subprocess.run([toolchain.ninja, '-C', directory], capture_output=True, text=True)
-        if answer.returncode != 0:
-            log = path.with_suffix('.log')
-            log.write_text(answer.stdout + answer.stderr)
-            complaint = next((line for line in answer.stdout.splitlines() if re.search('error:|fatal +:', line)), 'ninja failed')
-            raise Unavailable(f'building the {library} operators fails: {complaint.strip()[:300]} (all of it: {log})')
-        os.replace(Path(directory) / 'result.so', path)
+        answer = subprocess.run([toolchain.ninja, '-C', directory], capture_output=True, text=True, errors='replace')
+        output = answer.stdout + answer.stderr
+        if answer.returncode == 0:
+            _put(path, (Path(directory) / 'result.so').read_bytes(), directory)
+            log.unlink(missing_ok=True)
+            return
+        hint = ''
+        if not re.search(PASSING, output):          # What may pass is no reason never to try again.
+            _put(log, output.encode(), directory, checksum=False)
+            hint = f' (all of it: {log})'
+    raise Unavailable(f'building the {library} operators fails: {complaint_in(output)}{hint}')
+
+
+def _put(path, content, directory, checksum=True):
+    """Writes a file in one step, by way of a directory on the same device."""
+    partial = Path(directory) / 'finished'
+    partial.write_bytes(content + (_digest(content) if checksum else b''))
+    os.replace(partial, path)
 
 
 @contextlib.contextmanager
@@ -206,5 +270,8 @@ def _lock(path):
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:            # Some network file systems have none.
+            raise Unavailable(f'{path} cannot be locked: {error.strerror}; {ANOTHER_FOLDER}') from error
         yield

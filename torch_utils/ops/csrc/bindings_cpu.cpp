@@ -98,7 +98,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> scale_bias_act_grad(
             scale_bias_act_grad_cpu(p, tensors, begin, end);
         });
     });
-    return {dx, d_scale.sum(1).to(dtype), d_noise, d_b.sum({0, 1}).to(dtype)};
+    return {dx, d_scale.sum(1).to(dtype), d_noise, d_b.sum(at::IntArrayRef({0, 1})).to(dtype)};
 }
 
 TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, CPU, library) {
