@@ -13,7 +13,8 @@ import click
 
 from dnnlib import output
 from dnnlib.numbers import Real, Whole
-from drawing.files import ImageWriter
+from drawing.files import ImageWriter, require_free, require_room, save_arrays
+from drawing.limits import check_latents, check_picture
 from drawing.named import class_label, load_generator, output_folder
 from drawing.options import SeedList, common_options
 from drawing.pictures import images_of_ws, seeds_to_z, tile, to_ws
@@ -27,22 +28,22 @@ SPREAD_SEEDS = range(1000)      # Latents that the spread of w is measured on.
 @click.command(epilog='Example: python directions.py --network=runs/00000-cats --seeds=1-4 --layers=0-5 --trunc=0.7 '
                       '--outdir=out')
 @common_options
-@click.option('--seeds', type=SeedList(), required=True, metavar='A-B|A,B,..', help='Pictures to change, a row each.')
-@click.option('--layers', type=SeedList(), metavar='A-B|A,B,..',
+@click.option('--seeds', type=SeedList(), required=True, metavar='A-B,C,..', help='Pictures to change, a row each.')
+@click.option('--layers', type=SeedList(), metavar='A-B,C,..',
               help='Layers to look at and to change: first ones for shapes, last ones for colours [default: all]')
 @click.option('--count', type=Whole('[1, inf)'), default=6, show_default=True, help='How many directions.')
 @click.option('--strength', type=Real('[-1000, 1000]'), default=3, show_default=True,
               help='How far to go to both sides, in standard deviations of w along the direction.')
 @click.option('--steps', type=Whole('[2, 1000]'), default=7, show_default=True, help='Pictures in a row.')
 def main(network: str, seeds: Sequence[int], layers: Sequence[int] | None, count: int, strength: float, steps: int,
-         truncation_psi: float, class_idx: int | None, noise_mode: str, outdir: str, batch: int, device: str) -> None:
+         truncation_psi: float, class_idx: int | None, label: list[float] | None, noise_mode: str, outdir: str, batch: int,
+         device: str) -> None:
     """Find what a trained generator can change in its pictures, and show it.
 
     Writes direction00.png and so on, strongest first: each row is a seed's picture on its way from one side to the
     other. directions.npz holds the directions [count, w_dim], their eigenvalues, the spread of w along each, and the
     layers.
     """
-    import numpy as np
     import torch
     folder = output_folder(outdir)
     G = load_generator(network, device)
@@ -52,20 +53,23 @@ def main(network: str, seeds: Sequence[int], layers: Sequence[int] | None, count
                                  param_hint='--layers')
     if count > G.w_dim:
         raise click.BadParameter(f'{count} directions: this network has {G.w_dim}', param_hint='--count')
-    c = class_label(G, class_idx)
+    check_picture(steps, len(seeds), G, '--seeds')
+    check_latents(steps * len(seeds), G, '--seeds')
+    c = class_label(G, class_idx, label)
+    names = [f'direction{idx:02d}.png' for idx in range(count)]
+    require_free(folder, ['directions.npz', *names])
+    require_room(folder / 'directions.npz', 4 * (count * (G.w_dim + 2) + 1024))
     directions, eigenvalues = factorize(style_weights(G, layers))
     directions, eigenvalues = directions[:count], eigenvalues[:count]
     spread = spread_along(G, directions, c)
-    np.savez(folder / 'directions.npz', directions=directions.cpu().numpy(), eigenvalues=eigenvalues.cpu().numpy(),
-             spread=spread.cpu().numpy(), layers=np.array(layers))
+    save_arrays(folder / 'directions.npz', directions=directions.cpu().numpy(), eigenvalues=eigenvalues.cpu().numpy(),
+                spread=spread.cpu().numpy(), layers=torch.tensor(layers).numpy())
     ws = to_ws(G, seeds_to_z(seeds, G), c, truncation_psi)
-    with ImageWriter() as writer:
-        for idx in range(count):
+    with ImageWriter(count) as writer:
+        for idx, name in enumerate(names):
             way = torch.linspace(-strength, strength, steps).to(ws) * spread[idx]
             moved = move(ws, directions[idx], way, layers).flatten(0, 1)            # [seeds * steps, num_ws, w_dim]
-            click.echo(f'direction{idx:02d}.png ({idx}/{count})')
-            writer.write(folder / f'direction{idx:02d}.png',
-                         tile(list(images_of_ws(G, moved, batch, noise_mode)), steps, len(seeds)))
+            writer.write(folder / name, tile(images_of_ws(G, moved, batch, noise_mode), steps, len(seeds)))
 
 
 def style_layers(G: 'torch.nn.Module') -> 'Iterator[torch.nn.Module]':

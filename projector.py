@@ -15,9 +15,10 @@ import click
 
 from dnnlib import output
 from dnnlib.numbers import SEED, Real, Whole
-from drawing.files import ImageWriter
+from drawing.files import ImageWriter, require_free, require_room, save_arrays
+from drawing.limits import check_latents, check_video
 from drawing.named import class_label, load_generator, output_folder
-from drawing.options import ops_option
+from drawing.options import class_option, label_option, ops_option
 from drawing.pictures import device_of
 from video import VIDEO_FILES, VideoWriter, pick_format
 
@@ -236,7 +237,8 @@ def load_embedding(name: str, device: 'torch.device | str') -> 'tuple[str, Calla
               help='Network that compares; auto: vgg16 where its weights are found, else efflite0.')
 @click.option('--stop-distance', type=Real('[0, inf)'), metavar='FLOAT',
               help='Stop once all pictures are as near [default: never]')
-@click.option('--class', 'class_idx', type=Whole('[0, inf)'), metavar='INDEX', help='Class to start from (conditional networks).')
+@class_option
+@label_option
 @click.option('--seed', type=Whole(SEED), default=303, show_default=True, help='Of all noise.')
 @click.option('--save-video', type=bool, default=True, show_default=True, help='Write the search as a video?')
 @click.option('--video-format', type=click.Choice(['auto', *VIDEO_FILES]), default='auto', show_default=True,
@@ -246,8 +248,8 @@ def load_embedding(name: str, device: 'torch.device | str') -> 'tuple[str, Calla
               help='What computes.')
 @ops_option
 def main(network: str, targets: tuple[str, ...], num_steps: int, space: str, features: str,
-         stop_distance: float | None, class_idx: int | None, seed: int, save_video: bool, video_format: str,
-         outdir: str, device: str) -> None:
+         stop_distance: float | None, class_idx: int | None, label: list[float] | None, seed: int, save_video: bool,
+         video_format: str, outdir: str, device: str) -> None:
     """Find the latents of given pictures.
 
     Writes target.png (the picture as the network could show it), proj.png (what was found), proj.mp4 (the way there)
@@ -261,26 +263,34 @@ def main(network: str, targets: tuple[str, ...], num_steps: int, space: str, fea
     video_format = pick_format(video_format) if save_video else 'none'
     folder = output_folder(outdir)
     G = load_generator(network, device)
-    c = class_label(G, class_idx)
+    check_latents(num_steps * len(targets), G, '--num-steps')
+    if save_video:
+        check_video(video_format, 2 * G.img_resolution, G.img_resolution, num_steps, '--video-format', '--num-steps')
+    c = class_label(G, class_idx, label)
     pictures = np.stack([load_target(path, G) for path in targets])             # [N, H, W, C]
     try:
         title, embed = load_embedding(features, device_of(G))
     except MetricError as error:
         raise click.UsageError(str(error)) from None
     click.echo(f'Distances by {title}.')
+    numbers = [''] if len(targets) == 1 else [f'{idx:02d}' for idx in range(len(targets))]
+    kinds = ['target{}.png', 'proj{}.png', *[f'proj{{}}.{video_format}'] * save_video]
+    require_free(folder, ['projected_w.npz', *(kind.format(number) for kind in kinds for number in numbers)])
+    require_room(folder / 'projected_w.npz', 4 * len(targets) * G.num_ws * G.w_dim + 1024)
 
     torch.manual_seed(seed)
     ws = project(G, torch.from_numpy(pictures).permute(0, 3, 1, 2), num_steps=num_steps, verbose=True, space=space,
                  c=c, embed=embed, stop_distance=stop_distance, device=device_of(G)).cpu()
-    np.savez(folder / 'projected_w.npz', w=ws[-1].numpy())
-    for idx, picture in enumerate(pictures):
-        number = '' if len(pictures) == 1 else f'{idx:02d}'
+    save_arrays(folder / 'projected_w.npz', w=ws[-1].numpy())           # First: it is what the search was for.
+    click.echo('projected_w.npz')
+    for idx, (picture, number) in enumerate(zip(pictures, numbers)):
         with ImageWriter() as writer:
             writer.write(folder / f'target{number}.png', picture)
             writer.write(folder / f'proj{number}.png', next(pictures_of_ws(G, ws[-1:, idx])))
         if save_video:
             with VideoWriter(folder / f'proj{number}', video_format, VIDEO_FPS) as video:
                 video.add_all(np.concatenate([picture, image], axis=1) for image in pictures_of_ws(G, ws[:, idx]))
+            click.echo(video.path.name)
 
 
 def pictures_of_ws(G: 'torch.nn.Module', ws: 'torch.Tensor', batch: int = 8) -> 'Iterator[np.ndarray]':

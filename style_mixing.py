@@ -1,11 +1,13 @@
 """A table of pictures: each row's latent with some layers replaced by each column's."""
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
 
 from dnnlib import output
-from drawing.files import ImageWriter
+from drawing.files import ImageWriter, require_free
+from drawing.limits import check_latents, check_picture
 from drawing.named import class_label, load_generator, load_ws, output_folder
 from drawing.options import SeedList, common_options
 from drawing.pictures import device_of, images_of_ws, seeds_to_z, tile, to_ws
@@ -15,29 +17,33 @@ if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --h
     import torch
 
 
+DEFAULT_STYLES = 7      # The coarse ones of a network of 1024 pixels, which has 18.
+
+
 @click.command(epilog='Example: python style_mixing.py --network=runs/00000-cats --rows=85,100,75 --cols=55,82 '
                       '--styles=0-3 --outdir=out')
 @common_options
-@click.option('--rows', 'row_seeds', type=SeedList(), metavar='A-B|A,B,..', help='Seed of each row.')
-@click.option('--cols', 'col_seeds', type=SeedList(), metavar='A-B|A,B,..', help='Seed of each column.')
+@click.option('--rows', 'row_seeds', type=SeedList(), metavar='A-B,C,..', help='Seed of each row.')
+@click.option('--cols', 'col_seeds', type=SeedList(), metavar='A-B,C,..', help='Seed of each column.')
 @click.option('--projected-w', '--projected_w', 'projected_w', metavar='FILE',
               help='Take the array "w" [K, num_ws, w_dim] of this .npz file for --rows, --cols or both, whichever is not '
                    'given.')
-@click.option('--styles', type=SeedList(), default='0-6', show_default=True, metavar='A-B|A,B,..',
-              help='Layers that are taken from the column.')
+@click.option('--styles', type=SeedList(), metavar='A-B,C,..',
+              help='Layers that are taken from the column [default: 0-6, as far as the network has them]')
 def main(network: str, row_seeds: Sequence[int] | None, col_seeds: Sequence[int] | None, projected_w: str | None,
-         styles: Sequence[int], truncation_psi: float, class_idx: int | None, noise_mode: str, outdir: str, batch: int,
-         device: str) -> None:
+         styles: Sequence[int] | None, truncation_psi: float, class_idx: int | None, label: list[float] | None,
+         noise_mode: str, outdir: str, batch: int, device: str) -> None:
     """Mix the styles of two sets of pictures.
 
     Writes R-C.png for every row seed R and column seed C, S-S.png for every seed by itself, and all of it as grid.png
     with the column seeds' own pictures on top and the row seeds' own at the left. Projected pictures are called proj00,
     proj01, and so on.
     """
-    import torch
     check_choices(row_seeds, col_seeds, projected_w)
     folder = output_folder(outdir)
     G = load_generator(network, device)
+    if styles is None:
+        styles = range(min(DEFAULT_STYLES, G.num_ws))
     if max(styles) >= G.num_ws:
         raise click.BadParameter(f'layer {max(styles)} does not exist: this network has 0 to {G.num_ws - 1}',
                                  param_hint='--styles')
@@ -45,19 +51,18 @@ def main(network: str, row_seeds: Sequence[int] | None, col_seeds: Sequence[int]
     if projected_w is not None:
         w.update((f'proj{idx:02d}', ws) for idx, ws in enumerate(load_ws(projected_w, G).to(device_of(G))))
     rows, cols = (list(w) if seeds is None else [str(seed) for seed in seeds] for seeds in (row_seeds, col_seeds))
-    w.update(ws_of_seeds(G, [*(row_seeds or []), *(col_seeds or [])], class_idx, truncation_psi, batch))
-    ws = {(name, name): w[name] for name in dict.fromkeys([*rows, *cols])}      # Mixed with itself, it is itself.
-    ws.update({(row, col): mix(w[row], w[col], styles) for row in rows for col in cols if row != col})
+    check_picture(len(cols) + 1, len(rows) + 1, G, '--rows')
+    check_latents(len(rows) + len(cols), G, '--rows')
+    w.update(ws_of_seeds(G, [*(row_seeds or []), *(col_seeds or [])], class_idx, label, truncation_psi, batch))
+    pairs = [(name, name) for name in dict.fromkeys([*rows, *cols])]            # Mixed with itself, it is itself.
+    pairs += dict.fromkeys((row, col) for row in rows for col in cols if row != col)
+    require_free(folder, ['grid.png', *('{}-{}.png'.format(*pair) for pair in pairs)])
 
     images = {}
-    with ImageWriter() as writer:
-        for idx, (key, image) in enumerate(zip(ws, images_of_ws(G, torch.stack(list(ws.values())), batch,
-                                                                noise_mode))):
-            name = '{}-{}.png'.format(*key)
-            click.echo(f'{name} ({idx}/{len(ws)})')
-            writer.write(folder / name, image)
-            images[key] = image
-        click.echo('grid.png')
+    with ImageWriter(len(pairs) + 1) as writer:
+        for pair, image in zip(pairs, images_of_pairs(G, w, pairs, styles, batch, noise_mode)):
+            writer.write(folder / '{}-{}.png'.format(*pair), image)
+            images[pair] = image
         writer.write(folder / 'grid.png', mixing_table(images, rows, cols))
 
 
@@ -73,16 +78,25 @@ def check_choices(row_seeds: Sequence[int] | None, col_seeds: Sequence[int] | No
                                'one of the three')
 
 
-def ws_of_seeds(G: 'torch.nn.Module', seeds: Sequence[int], class_idx: int | None, truncation_psi: float,
-                batch: int) -> 'dict[str, torch.Tensor]':
+def ws_of_seeds(G: 'torch.nn.Module', seeds: Sequence[int], class_idx: int | None, label: Sequence[float] | None,
+                truncation_psi: float, batch: int) -> 'dict[str, torch.Tensor]':
     """{seed: [num_ws, w_dim]} of seeds, which may repeat; nothing is asked of the class if there are none."""
     import torch
     seeds = list(dict.fromkeys(seeds))
     if not seeds:
         return {}
-    c = class_label(G, class_idx)
+    c = class_label(G, class_idx, label)
     ws = torch.cat([to_ws(G, seeds_to_z(seeds[i:i + batch], G), c, truncation_psi) for i in range(0, len(seeds), batch)])
     return {str(seed): w for seed, w in zip(seeds, ws)}
+
+
+def images_of_pairs(G: 'torch.nn.Module', w: 'dict[str, torch.Tensor]', pairs: Iterable[tuple[str, str]],
+                    styles: Sequence[int], batch: int, noise_mode: str) -> Iterator['np.ndarray']:
+    """One picture per pair (row, column) of names in w, `batch` at a time."""
+    import torch
+    pairs = iter(pairs)
+    while part := list(islice(pairs, batch)):
+        yield from images_of_ws(G, torch.stack([mix(w[row], w[col], styles) for row, col in part]), batch, noise_mode)
 
 
 def mix(w_row: 'torch.Tensor', w_col: 'torch.Tensor', styles: Sequence[int]) -> 'torch.Tensor':

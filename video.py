@@ -1,14 +1,18 @@
 """Videos of walks from picture to picture, through z or w."""
-from collections.abc import Iterable, Iterator, Sequence
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import click
 
-from dnnlib import output
+from dnnlib import output, writing
 from dnnlib.numbers import Whole
-from drawing.files import save_image
+from drawing.files import answered, require_free, save_image
+from drawing.limits import check_latents, check_video
 from drawing.named import class_label, load_generator, load_ws, output_folder
 from drawing.options import GridSize, SeedList, common_options
 from drawing.pictures import device_of, images_of_ws, seeds_to_z, tile, to_ws
@@ -21,13 +25,14 @@ PATHS = ('linear', 'spherical', 'spline')
 VIDEO_FILES = ('mp4', 'webp', 'gif')
 FORMATS = (*VIDEO_FILES, 'png')
 MP4_BITRATE = '16M'
+SOFTWARE = 0x0131          # Exif's tag of the program that has written a file.
 SPHERE_EPS = 1e-6           # Below this angle, in radians, an arc is a line.
 
 
 @click.command(epilog='Example: python video.py --network=runs/00000-cats --seeds=1-6 --loop=1 --trunc=0.7 '
                       '--outdir=out')
 @common_options
-@click.option('--seeds', type=SeedList(), metavar='A-B|A,B,..', help='Pictures to pass through, in this order.')
+@click.option('--seeds', type=SeedList(), metavar='A-B,C,..', help='Pictures to pass through, in this order.')
 @click.option('--projected-w', '--projected_w', 'projected_w', metavar='FILE',
               help='Pass through the array "w" [K, num_ws, w_dim] of this .npz file instead.')
 @click.option('--space', type=click.Choice(['z', 'w']), default='w', show_default=True,
@@ -44,8 +49,8 @@ SPHERE_EPS = 1e-6           # Below this angle, in radians, an arc is a line.
 @click.option('--format', 'video_format', type=click.Choice(['auto', *FORMATS]), default='auto', show_default=True,
               help='png: a file per frame; auto: mp4 if the extra "video" is installed, else webp.')
 def main(network: str, seeds: Sequence[int] | None, projected_w: str | None, truncation_psi: float,
-         class_idx: int | None, noise_mode: str, space: str, path_kind: str, easing: bool, loop: bool,
-         grid: tuple[int, int], num_frames: int, fps: int, video_format: str, outdir: str, batch: int,
+         class_idx: int | None, label: list[float] | None, noise_mode: str, space: str, path_kind: str, easing: bool,
+         loop: bool, grid: tuple[int, int], num_frames: int, fps: int, video_format: str, outdir: str, batch: int,
          device: str) -> None:
     """Make a video that walks through pictures of a trained generator.
 
@@ -55,16 +60,22 @@ def main(network: str, seeds: Sequence[int] | None, projected_w: str | None, tru
     video_format = pick_format(video_format)
     folder = output_folder(outdir)
     G = load_generator(network, device)
-    keys = key_latents(G, seeds, projected_w, class_idx, truncation_psi, space)
     columns, rows = grid
+    size = columns * G.img_resolution, rows * G.img_resolution
+    check_video(video_format, *size, len(seeds or ()) // (columns * rows) * num_frames)     # Before a long list is drawn.
+    keys = key_latents(G, seeds, projected_w, class_idx, label, truncation_psi, space)
     walks = split_walks(keys, columns * rows)                           # [walks, K, ...]
+    num_parts = walks.shape[1] - (not loop)
+    check_video(video_format, *size, num_parts * num_frames + (not loop))
     times = frame_times(walks.shape[1], num_frames, loop, easing)
-    latents = along(walks, times, path_kind, loop)                      # [frames, walks, ...]
-    images = images_of_latents(G, latents, class_idx, truncation_psi, space, batch, noise_mode)
+    require_free(folder, (f'frame{idx:05d}.png' for idx in range(len(times))) if video_format == 'png' else
+                 [f'video.{video_format}'])
+    images = images_of_frames(G, way(walks, path_kind, loop), times, label_of_walk(G, class_idx, label, space), truncation_psi,
+                              batch, noise_mode)
     with VideoWriter(folder / 'video', video_format, fps) as writer:
         for _ in times:
             writer.add(tile([next(images) for _ in range(columns * rows)], columns, rows))
-    click.echo(f'{writer.path} ({len(times)} frames)')
+    click.echo(f'{writer.path} ({len(times)} frames)')     # Complete, and under its name.
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -81,14 +92,15 @@ def check_choices(seeds: Sequence[int] | None, projected_w: str | None, space: s
 
 
 def key_latents(G: 'torch.nn.Module', seeds: Sequence[int] | None, projected_w: str | None, class_idx: int | None,
-                truncation_psi: float, space: str) -> 'np.ndarray':
+                label: Sequence[float] | None, truncation_psi: float, space: str) -> 'np.ndarray':
     """The pictures to pass through: z [K, z_dim] or w [K, num_ws, w_dim], float64."""
     if projected_w is not None:
-        if class_idx is not None or truncation_psi != 1:
-            click.echo('Note: --class and --trunc have no effect together with --projected-w.', err=True)
+        if class_idx is not None or label is not None or truncation_psi != 1:
+            click.echo('Note: --class, --label and --trunc have no effect together with --projected-w.', err=True)
         return load_ws(projected_w, G).double().numpy()
+    check_latents(len(seeds), G, '--seeds')
     z = seeds_to_z(seeds, G)
-    c = class_label(G, class_idx)
+    c = class_label(G, class_idx, label)
     return (z if space == 'z' else to_ws(G, z, c, truncation_psi)).double().cpu().numpy()
 
 
@@ -119,17 +131,25 @@ def frame_times(num_keys: int, num_frames: int, loop: bool, easing: bool = False
 
 def along(keys: 'np.ndarray', times: 'np.ndarray', kind: str, loop: bool) -> 'np.ndarray':
     """Latents [frames, walks, ...] at the given times of walks through keys [walks, K, ...]; `kind` is one of PATHS."""
+    return way(keys, kind, loop)(times)
+
+
+def way(keys: 'np.ndarray', kind: str, loop: bool) -> 'Callable[[np.ndarray], np.ndarray]':
+    """What `along` makes of times, as a function: a long video asks for a few frames at a time."""
     import numpy as np
     keys = np.moveaxis(keys, 1, 0)                  # [K, walks, ...]
     if loop:
         keys = np.concatenate([keys, keys[:1]])
     if kind == 'spline':
         from scipy.interpolate import CubicSpline
-        return CubicSpline(np.arange(len(keys)), keys, bc_type='periodic' if loop else 'natural')(times)
-    start = np.minimum(np.floor(times).astype(int), len(keys) - 2)
-    t = (times - start).reshape(-1, *[1] * (keys.ndim - 1))
+        return CubicSpline(np.arange(len(keys)), keys, bc_type='periodic' if loop else 'natural')
     between = slerp if kind == 'spherical' else lerp
-    return between(keys[start], keys[start + 1], t)
+
+    def latents(times):
+        start = np.minimum(np.floor(times).astype(int), len(keys) - 2)
+        return between(keys[start], keys[start + 1], (times - start).reshape(-1, *[1] * (keys.ndim - 1)))
+
+    return latents
 
 
 def lerp(a: 'np.ndarray', b: 'np.ndarray', t: 'np.ndarray') -> 'np.ndarray':
@@ -150,14 +170,22 @@ def slerp(a: 'np.ndarray', b: 'np.ndarray', t: 'np.ndarray') -> 'np.ndarray':
     return arc * lerp(length_a, length_b, t)
 
 
-def images_of_latents(G: 'torch.nn.Module', latents: 'np.ndarray', class_idx: int | None, truncation_psi: float,
-                      space: str, batch: int, noise_mode: str) -> Iterator['np.ndarray']:
-    """One picture per latent of [frames, walks, ...], frame by frame."""
+def label_of_walk(G: 'torch.nn.Module', class_idx: int | None, label: Sequence[float] | None,
+                  space: str) -> 'torch.Tensor | None':
+    """The label [1, c_dim] with which latents of z become pictures; None for those of w, which have it in them."""
+    return class_label(G, class_idx, label) if space == 'z' else None
+
+
+def images_of_frames(G: 'torch.nn.Module', latents: 'Callable[[np.ndarray], np.ndarray]', times: 'np.ndarray',
+                     c: 'torch.Tensor | None', truncation_psi: float, batch: int, noise_mode: str) -> Iterator['np.ndarray']:
+    """One picture per walk and frame, frame by frame, of latents(times) [frames, walks, ...]."""
+    import numpy as np
     import torch
-    for rows in torch.from_numpy(latents).float().flatten(0, 1).split(batch):
-        if space == 'z':
-            rows = to_ws(G, rows.to(device_of(G)), class_label(G, class_idx), truncation_psi)
-        yield from images_of_ws(G, rows, batch, noise_mode)
+    for part in np.array_split(times, -(-len(times) // batch)):
+        for rows in torch.from_numpy(latents(part)).float().flatten(0, 1).split(batch):
+            if c is not None:
+                rows = to_ws(G, rows.to(device_of(G)), c, truncation_psi)
+            yield from images_of_ws(G, rows, batch, noise_mode)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -178,7 +206,7 @@ class VideoWriter:
     """Writes frames to PATH.mp4, PATH.webp, PATH.gif, or as png to frame00000.png, ... beside PATH.
 
     mp4 and png frames are written as they come, webp and gif ones are kept in memory until the end of the `with` block.
-    `path` is the file (png: the folder).
+    `path` is the file (png: the folder); it has its name once it is complete, and nothing is left of one that fails.
     """
 
     def __init__(self, path: Path, video_format: str, fps: int):
@@ -188,14 +216,19 @@ class VideoWriter:
         self._fps = fps
         self._frames: list = []
         self._num_frames = 0
-        self._ffmpeg = None
+        self._ffmpeg: _Ffmpeg | None = None
+        self._file = ExitStack()            # What gives the file its name at the end.
 
     def add(self, image: 'np.ndarray') -> None:
         """One more frame: uint8 [H, W, C], C = 1 or 3, all of one size."""
+        if self._num_frames == 0 and self._format != 'png':
+            self._open()
         if self._format == 'png':
             save_image(self.path / f'frame{self._num_frames:05d}.png', image)
         elif self._format == 'mp4':
-            self._to_ffmpeg(image)
+            if self._ffmpeg is None:
+                self._ffmpeg = _Ffmpeg(self._temporary, self.path, image.shape[1], image.shape[0], self._fps)
+            self._ffmpeg.write(image)
         else:
             from PIL import Image
             self._frames.append(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert('RGB'))
@@ -210,29 +243,76 @@ class VideoWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        if self._ffmpeg is not None:
-            self._ffmpeg.close()
-        if kind is None and self._frames:
-            self._save_frames()
+        if kind is not None:
+            if self._ffmpeg is not None:
+                self._ffmpeg.kill()
+            self._file.__exit__(kind, value, tb)
+            return
+        with self._file:
+            if self._ffmpeg is not None:
+                self._ffmpeg.close()
+            elif self._frames:
+                self._save_frames()
 
-    def _to_ffmpeg(self, image):
-        import numpy as np
-        height, width, channels = image.shape
-        if self._ffmpeg is None:
-            import imageio_ffmpeg
-            self._ffmpeg = imageio_ffmpeg.write_frames(
-                str(self.path), (width, height), fps=self._fps, codec='libx264', bitrate=MP4_BITRATE,
-                macro_block_size=2, ffmpeg_log_level='error')
-            self._ffmpeg.send(None)
-        self._ffmpeg.send(np.ascontiguousarray(np.broadcast_to(image, [height, width, 3])))
+    def _open(self):
+        self._file.enter_context(answered(self.path))
+        self._temporary = self._file.enter_context(writing.atomic_path(self.path))
 
     def _save_frames(self):
-        options = {'webp': {'quality': 90, 'method': 2}, 'gif': {'optimize': False}}[self._format]
+        from PIL import Image
+        exif = Image.Exif()
+        exif[SOFTWARE] = writing.MARK
+        options = {'webp': {'quality': 90, 'method': 2, 'exif': exif.tobytes()},
+                   'gif': {'optimize': False, 'comment': writing.MARK.encode()}}[self._format]
+        with answered(self.path):
+            try:
+                self._frames[0].save(self._temporary, save_all=True, append_images=self._frames[1:], loop=0,
+                                     duration=round(1000 / self._fps), **options)
+            except ValueError as error:         # The encoder's own words.
+                raise OSError(str(error)) from None
+
+
+class _Ffmpeg:
+    """A process that encodes frames to an mp4 file; whatever it complains of is an error that names `path`."""
+
+    def __init__(self, file: Path, path: Path, width: int, height: int, fps: int):
+        import imageio_ffmpeg
+        self._path, self._size = path, (height, width, 3)
+        self._complaints = tempfile.TemporaryFile()         # noqa: SIM115 (a pipe that nobody reads would fill up)
+        even = 'pad=ceil(iw/2)*2:ceil(ih/2)*2'              # For yuv420p.
+        self._process = subprocess.Popen(
+            [imageio_ffmpeg.get_ffmpeg_exe(), '-v', 'error', '-y', '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s',
+             f'{width}x{height}', '-r', str(fps), '-i', '-', '-an', '-vf', even, '-vcodec', 'libx264', '-pix_fmt', 'yuv420p',
+             '-b:v', MP4_BITRATE, '-metadata', f'comment={writing.MARK}', f'file:{file}'],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._complaints, start_new_session=True)
+
+    def write(self, image: 'np.ndarray') -> None:
+        """One more frame."""
+        import numpy as np
         try:
-            self._frames[0].save(self.path, save_all=True, append_images=self._frames[1:], loop=0,
-                                 duration=round(1000 / self._fps), **options)
-        except OSError as error:
-            raise click.ClickException(f'{self.path} cannot be written: {error.strerror or error}') from None
+            self._process.stdin.write(np.ascontiguousarray(np.broadcast_to(image, self._size)))
+        except OSError:                                     # It has ended: why, it has said.
+            self.close()
+            raise click.ClickException(f'{self._path} cannot be written: ffmpeg ended early') from None
+
+    def close(self) -> None:
+        """Waits until the file is complete."""
+        with suppress(OSError):                             # It has ended early.
+            self._process.stdin.close()
+        status = self._process.wait()
+        self._complaints.seek(0)
+        said = self._complaints.read(10000).decode(errors='replace').split('\n')
+        self._complaints.close()
+        said = [line.strip() for line in said if line.strip()]
+        if status or said:
+            raise click.ClickException(f'{self._path} cannot be written: ffmpeg ended with status {status}'
+                                       + (f' and said: {said[-1]}' if said else ''))
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._process.kill()
+        self._process.wait()
+        self._complaints.close()
 
 
 if __name__ == '__main__':

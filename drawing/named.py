@@ -58,16 +58,21 @@ def load_snapshot(network: str, device: str) -> dict[str, Any]:
     return {**snapshot, 'G_ema': G.to(where)}
 
 
-def class_label(G: 'torch.nn.Module', class_idx: int | None) -> 'torch.Tensor':
-    """The one-hot label [1, c_dim] of a class; a usage error where the network and the option do not fit."""
+def class_label(G: 'torch.nn.Module', class_idx: int | None, label: Sequence[float] | None = None) -> 'torch.Tensor':
+    """The label [1, c_dim] that --class (one-hot) or --label says; a usage error where these and the network do not fit."""
     import torch
     c = torch.zeros([1, G.c_dim])
     if G.c_dim == 0:
-        if class_idx is not None:
-            click.echo('Note: --class has no effect: this network is not conditional.', err=True)
+        for name, value in (('--class', class_idx), ('--label', label)):
+            if value is not None:
+                click.echo(f'Note: {name} has no effect: this network is not conditional.', err=True)
         return c
+    require_one(class_idx, label)
+    if label is not None:
+        return vector_label(label, G.c_dim)
     if class_idx is None:
-        raise click.UsageError(f'--class is missing: this network is conditional, choose from 0 to {G.c_dim - 1}')
+        raise click.UsageError(f'--class is missing: this network is conditional, choose from 0 to {G.c_dim - 1}; if its labels '
+                               f'are vectors, give --label={example_label(G.c_dim)}')
     if not 0 <= class_idx < G.c_dim:
         raise click.BadParameter(f'{class_idx} is not a class of this network: 0 to {G.c_dim - 1}',
                                  param_hint='--class')
@@ -75,33 +80,57 @@ def class_label(G: 'torch.nn.Module', class_idx: int | None) -> 'torch.Tensor':
     return c
 
 
+def require_one(class_idx: int | None, label: Sequence[float] | None) -> None:
+    """A usage error if a class and a vector are given."""
+    if class_idx is not None and label is not None:
+        raise click.UsageError('--class and --label exclude each other: a label is a class or a vector')
+
+
+def vector_label(label: Sequence[float], width: int) -> 'torch.Tensor':
+    """The label [1, width] of --label; a usage error if it has another width."""
+    import torch
+    if len(label) != width:
+        raise click.BadParameter(f'{len(label)} numbers, this network takes labels of {width}, as {example_label(width)}',
+                                 param_hint='--label')
+    return torch.tensor([label], dtype=torch.float32)
+
+
+def example_label(width: int) -> str:
+    """What a vector looks like on the command line."""
+    return ','.join(['0.5'] * min(width, 3) + ['...'] * (width > 3))
+
+
 def labels_of_seeds(G: 'torch.nn.Module', seeds: Sequence[int], class_idx: int | None, centre: str | None,
-                    centres: list[dict[str, Any]]) -> 'torch.Tensor':
-    """Labels [N, c_dim] of seeds, or one [1, c_dim] for all: of a class, of a centre, or of both.
+                    centres: list[dict[str, Any]], vector: Sequence[float] | None = None) -> 'torch.Tensor':
+    """Labels [N, c_dim] of seeds, or one [1, c_dim] for all: of a class or vector, of a centre, or of both.
 
     `centres`: what a snapshot says of the data centres that G has learnt (docs/formats.md).
     """
     import numpy as np
     import torch
     if centre is None and (not centres or (class_idx is not None and G.c_dim == len(centres[0]['code']))):
-        return class_label(G, class_idx)            # Without classes of its own, a centre's code is its class.
+        return class_label(G, class_idx, vector)    # Without classes of its own, a centre's code is its class.
+    require_one(class_idx, vector)
     by_index = {str(entry['index']): entry for entry in centres}
-    if centre != 'mix' and centre not in by_index:
+    if not centres or (centre != 'mix' and centre not in by_index):
         valid = f'choose from {", ".join(by_index)}, mix' if centres else 'this network knows of no data centres'
         raise click.BadParameter(f'{"missing" if centre is None else centre}: {valid}', param_hint='--centre')
     num_classes = G.c_dim - len(centres[0]['code'])
     if class_idx is not None and not 0 <= class_idx < num_classes:
         raise click.BadParameter(f'{class_idx} is not a class of this network: 0 to {num_classes - 1}',
                                  param_hint='--class')
+    own = None if class_idx is None else np.eye(num_classes)[class_idx]
+    if vector is not None:
+        own = vector_label(vector, num_classes)[0].numpy()
     rows = []
     for seed in seeds:
         rng = np.random.default_rng([seed, 1])      # Not the numbers of the seed's latent.
         entry = rng.choice(centres, p=shares([e['num'] for e in centres])) if centre == 'mix' else by_index[centre]
         values, counts = zip(*entry['labels'])
-        label = values[rng.choice(len(values), p=shares(counts))] if class_idx is None else class_idx
-        c = np.eye(num_classes)[label] if isinstance(label, int) else label
-        rows.append(np.concatenate([c, entry['code']]))
-    return torch.from_numpy(np.stack(rows).astype(np.float32))
+        c = values[rng.choice(len(values), p=shares(counts))] if own is None else own
+        c = np.eye(num_classes)[c] if isinstance(c, int) else c
+        rows.append(np.concatenate([c, entry['code']]).astype(np.float32))
+    return torch.from_numpy(np.stack(rows))
 
 
 def shares(counts: Sequence[int]) -> 'np.ndarray':

@@ -26,6 +26,7 @@ def images_of_seeds(G: 'torch.nn.Module', seeds: Sequence[int], c: 'torch.Tensor
                     truncation_psi: float = 1, noise_mode: str = 'const') -> Iterator['np.ndarray']:
     """One uint8 picture [H, W, C] per seed, with labels c [N, c_dim] or [1, c_dim], computed `batch` at a time."""
     c = c.expand(len(seeds), -1)
+    batch = min(batch, len(seeds))
     for start in range(0, len(seeds), batch):
         z = seeds_to_z(seeds[start:start + batch], G)
         ws = to_ws(G, z, c[start:start + batch], truncation_psi)
@@ -62,14 +63,16 @@ def device_of(G: 'torch.nn.Module') -> 'torch.device':
     return next(G.parameters()).device
 
 
-def tile(images: Sequence['np.ndarray'], columns: int, rows: int) -> 'np.ndarray':
+def tile(images: Iterable['np.ndarray'], columns: int, rows: int) -> 'np.ndarray':
     """One picture [rows * H, columns * W, C] of at most columns * rows pictures [H, W, C], row by row, rest black."""
     import numpy as np
-    height, width, channels = images[0].shape
-    canvas = np.zeros([rows, columns, height, width, channels], dtype=np.uint8)
     for idx, image in enumerate(images):
-        canvas[divmod(idx, columns)] = image
-    return canvas.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+        height, width, channels = image.shape
+        if idx == 0:
+            canvas = np.zeros([rows * height, columns * width, channels], dtype=np.uint8)
+        row, column = divmod(idx, columns)
+        canvas[row * height:(row + 1) * height, column * width:(column + 1) * width] = image
+    return canvas
 
 
 def tile_all(images: Iterator['np.ndarray'], grid: tuple[int, int], num_images: int) \
@@ -77,4 +80,4 @@ def tile_all(images: Iterator['np.ndarray'], grid: tuple[int, int], num_images: 
     """(file names, pictures) of the grids that hold `images`, in order."""
     columns, rows = grid
     names = [f'grid{idx:02d}' for idx in range(-(-num_images // (columns * rows)))]
-    return names, (tile(list(islice(images, columns * rows)), columns, rows) for _ in names)
+    return names, (tile(islice(images, columns * rows), columns, rows) for _ in names)

@@ -70,10 +70,41 @@ def test_strips_are_the_pictures_along_the_way(folder, tmp_path):
     (['--layers=6'], 'layer 6 does not exist: this network has 0 to 5'),
     (['--count=9'], '9 directions: this network has 8'),
     (['--steps=1'], '--steps=1: must be at least 2'),
-    (['--seeds=x'], 'neither a range'),
+    (['--seeds=0-9999', '--steps=1000'], 'make one of 16000x160000 pixels'),
+    (['--layers=0-99999999'], 'at most 1000000 are taken'),
+    (['--strength=nan'], '--strength=nan: must be a number'),
+    (['--seeds=x'], 'is no list of numbers and ranges'),
     (['--network={}/grey.safetensors'], '--class is missing'),
 ])
 def test_a_mistake_is_answered_in_a_sentence(folder, tmp_path, args, message):
     status, output = run(directions.main, *(arg.format(folder) for arg in [
         '--network={}/run', '--seeds=1', f'--outdir={tmp_path}', *args]))
     assert status == 2 and message in ' '.join(output.split())
+
+
+def test_a_full_disk_is_said_before_anything_is_computed(folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('os.fsync', full)
+    status, output = run(directions.main, '--network', folder / 'run', '--seeds=1', '--outdir', tmp_path)
+    assert status == 2 and 'directions.npz cannot be written: No space left on device' in ' '.join(output.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_computed_is_not_lost_when_the_disk_fills_up(tmp_path, monkeypatch):
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'elsewhere'))
+    save, calls = np.savez, []
+
+    def full_at_first(file, **arrays):
+        calls.append(file)
+        if len(calls) == 1:
+            file.write(b'half')
+            raise OSError(28, 'No space left on device')
+        save(file, **arrays)
+    monkeypatch.setattr('numpy.savez', full_at_first)
+    with pytest.raises(directions.click.ClickException) as error:
+        directions.save_arrays(tmp_path / 'a.npz', w=np.arange(3))
+    assert 'a.npz cannot be written: No space left on device; what was computed is in' in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ['elsewhere']
+    assert np.load(str(error.value).split(' is in ')[1])['w'].tolist() == [0, 1, 2]

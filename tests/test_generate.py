@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 def test_a_seed_is_the_specified_picture(folder, tmp_path, psi, noise_mode):
     status, output = run(generate.main, '--network', folder / 'run', '--seeds=3,12', '--outdir', tmp_path / 'a/b',
                          '--batch=1', f'--trunc={psi}', f'--noise-mode={noise_mode}')
-    assert status == 0 and 'seed0003.png (0/2)' in output and 'seed0012.png (1/2)' in output
+    assert status == 0 and 'seed0003.png (1/2)' in output and 'seed0012.png (2/2)' in output
     G = make_generator(seed=100)        # The newest by number, not by name.
     assert sorted(p.name for p in (tmp_path / 'a/b').iterdir()) == ['seed0003.png', 'seed0012.png']
     for seed in (3, 12):
@@ -55,6 +55,29 @@ def test_a_conditional_grey_network_draws_the_class(folder, tmp_path):
         assert run(generate.main, '--network', folder / 'grey.safetensors', '--seeds=1', f'--class={c}',
                    '--outdir', tmp_path)[0] == 0
         assert_picture(tmp_path / 'seed0001.png', expected_picture(make_generator(3, 1), 1, c), 1)
+
+
+def test_a_label_that_is_a_vector(folder, tmp_path):
+    """Written out, or in a file: the picture of that label, which is no class."""
+    label = torch.tensor([[0.5, -2.0, 0.25]])
+    np.save(tmp_path / 'label.npy', label[0].numpy())
+    G = make_generator(3, 1)
+    z = torch.from_numpy(np.random.RandomState(1).randn(1, 8)).float()
+    img = G(z, label, noise_mode='const')[0].permute(1, 2, 0).numpy()
+    for number, text in enumerate(['0.5,-2,0.25', tmp_path / 'label.npy']):
+        out = tmp_path / str(number)
+        assert run(generate.main, '--network', folder / 'grey.safetensors', '--seeds=1', f'--label={text}',
+                   '--outdir', out)[0] == 0
+        assert_picture(out / 'seed0001.png', np.clip(img * 127.5 + 128, 0, 255).astype(np.uint8), 1)
+
+
+def test_pictures_are_written_over_those_of_before_and_over_nothing_else(folder, tmp_path):
+    args = ['--network', folder / 'run', '--seeds=1', '--outdir', tmp_path]
+    assert run(generate.main, *args)[0] == run(generate.main, *args)[0] == 0
+    Image.new('RGB', (4, 4)).save(tmp_path / 'seed0001.png')
+    status, output = run(generate.main, *args)
+    assert status == 2 and 'was not written by this program' in ' '.join(output.split())
+    assert Image.open(tmp_path / 'seed0001.png').size == (4, 4)
 
 
 def test_grids_hold_the_pictures_in_order_and_are_black_beyond(folder, tmp_path):
@@ -101,16 +124,29 @@ def test_a_class_without_effect_is_said_so(folder, tmp_path):
     assert status == 0 and '--class has no effect' in output
 
 
-@pytest.mark.parametrize('text, seeds', [('0-3', [0, 1, 2, 3]), ('7', [7]), ('5, 1,5', [5, 1, 5]), ('2-2', [2])])
+@pytest.mark.parametrize('text, seeds', [('0-3', [0, 1, 2, 3]), ('7', [7]), ('5, 1,5', [5, 1, 5]), ('2-2', [2]),
+                                         ('0-3,7,9-11', [0, 1, 2, 3, 7, 9, 10, 11]), ('3, 1 - 2', [3, 1, 2])])
 def test_seed_lists(text, seeds):
     assert list(SeedList().convert(text, None, None)) == seeds
 
 
 BAD = [
-    (['--seeds=1-3,5'], "'1-3,5' is neither a range like 0-7 nor a list like 1,5,9"),
-    (['--seeds=-1'], 'neither a range'),
-    (['--seeds=a'], 'neither a range'),
-    (['--seeds='], 'neither a range'),
+    (['--seeds=1-3-5'], "'1-3-5' is no list of numbers and ranges like 1,5,9 or 0-3,7,9-11"),
+    (['--seeds=1,3-2'], "'3-2' is empty"),
+    (['--seeds=0-4294967295'], "'0-4294967295' are 4294967296 numbers, at most 1000000 are taken at once"),
+    (['--seeds=0-99999999999999999999999'], 'is too large: at most 4294967295'),
+    (['--seeds=1', '--grid=9999x9999'], '9999 x 9999 pictures make one of 159984x159984 pixels; at most 1048576 of 16x16 fit'),
+    (['--seeds=0-999999', '--trunc-sheet=0,1'], '2 x 1000000 pictures make one of'),
+    (['--seeds=1', '--trunc=nan'], '--trunc=nan: must be a number'),
+    (['--seeds=1', '--trunc-sheet=0,1e308'], '--trunc-sheet=1e+308: must be at least -100 and at most 100'),
+    (['--seeds=1', '--network={}/grey.safetensors', '--label=1,0'], '2 numbers, this network takes labels of 3, as 0.5,0.5,0.5'),
+    (['--seeds=1', '--network={}/grey.safetensors', '--label=1,0,0', '--class=0'], '--class and --label exclude each other'),
+    (['--seeds=1', '--network={}/grey.safetensors', '--label=1,nan,0'], '--label=nan: must be a number'),
+    (['--seeds=1', '--network={}/grey.safetensors', '--label={}/../w.npy'], 'w.npy is not an .npy file with one vector'),
+    (['--seeds=1', '--centre=mix'], 'this network knows of no data centres'),
+    (['--seeds=-1'], 'is no list of numbers and ranges'),
+    (['--seeds=a'], 'is no list of numbers and ranges'),
+    (['--seeds='], 'is no list of numbers and ranges'),
     (['--seeds=5-3'], "'5-3' is empty"),
     (['--seeds=4294967296'], '4294967296 is too large'),
     ([], '--seeds is missing'),
@@ -146,6 +182,7 @@ def test_a_mistake_is_answered_in_a_sentence_with_status_2(folder, args, message
     np.savez(folder.parent / 'other.npz', x=np.zeros(2))
     np.savez(folder.parent / 'pickled.npz', w=np.array([{}], dtype=object))
     np.savez(folder.parent / 'shape.npz', w=np.zeros([2, 8]))
+    np.save(folder.parent / 'w.npy', np.zeros([2, 3]))
     np.savez(folder.parent / 'ints.npz', w=np.zeros([1, 6, 8], dtype=np.int64))
     defaults = ['--network={}/run', '--outdir={}/../out']
     status, output = run(generate.main, *(arg.format(folder) for arg in defaults + args))
@@ -165,6 +202,7 @@ def test_a_picture_that_cannot_be_written_is_an_error(folder, tmp_path, monkeypa
     monkeypatch.setattr(Image.Image, 'save', fail)
     status, output = run(generate.main, '--network', folder / 'run', '--seeds=1', '--outdir', tmp_path)
     assert status == 1 and 'seed0001.png cannot be written: No space left on device' in output
+    assert 'seed0001.png (1/1)' not in output and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('script', ['generate', 'style_mixing'])

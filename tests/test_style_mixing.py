@@ -57,6 +57,18 @@ def test_conditional_networks_mix_within_a_class(folder, tmp_path):
     assert status == 2 and '--class is missing' in output
 
 
+def test_small_networks_mix_the_layers_that_they_have(folder, tmp_path):
+    status, output = run(style_mixing.main, '--network', folder / 'run', '--rows=1', '--cols=2', '--outdir', tmp_path)
+    assert status == 0, output
+    G = make_generator(seed=100)
+    assert_picture(tmp_path / '1-2.png', mixed_picture(G, 1, 2, range(6), 1), 1)        # All six.
+
+
+def test_a_table_that_nobody_could_open_is_refused(folder, tmp_path):
+    status, output = run(style_mixing.main, '--network', folder / 'run', '--rows=0-9999', '--cols=0-9999', '--outdir', tmp_path)
+    assert status == 2 and '10001 x 10001 pictures make one of 160016x160016 pixels' in ' '.join(output.split())
+
+
 @pytest.fixture
 def projected(tmp_path):
     """A file as projector.py writes it, of two latents, and the latents."""
@@ -111,8 +123,8 @@ def test_rows_and_columns_are_asked_for_once(folder, tmp_path, args, message):
 
 @pytest.mark.parametrize('args, message', [
     (['--styles=0-6'], 'layer 6 does not exist: this network has 0 to 5'),
-    (['--styles=a'], "'a' is neither a range"),
-    (['--rows='], 'neither a range'),
+    (['--styles=a'], "'a' is no list of numbers"),
+    (['--rows='], 'is no list of numbers and ranges'),
     (['--network={}/nowhere'], 'No such file'),
     (['--outdir={}/grey.safetensors'], 'cannot be created'),
 ])

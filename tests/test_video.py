@@ -132,6 +132,43 @@ def test_mp4_holds_the_frames(tmp_path, channels):
     np.testing.assert_allclose(means, [10, 120, 240], atol=4)
 
 
+@pytest.mark.parametrize('script', ['cat >/dev/null; exit 1', 'cat >/dev/null; echo No space left on device >&2',
+                                    'echo Too wide >&2; exit 1'])
+def test_an_mp4_that_ffmpeg_fails_to_write_is_an_error_and_leaves_nothing(folder, tmp_path, monkeypatch, script):
+    pytest.importorskip('imageio_ffmpeg', reason='the extra "video" is not installed')
+    (tmp_path / 'ffmpeg').write_text(f'#!/bin/sh\nfor file; do :; done; echo cut >"${{file#file:}}"\n{script}\n')
+    (tmp_path / 'ffmpeg').chmod(0o755)
+    monkeypatch.setattr('imageio_ffmpeg.get_ffmpeg_exe', lambda: str(tmp_path / 'ffmpeg'))
+    status, output = run(video.main, '--network', folder / 'run', '--seeds=1,2', '--frames=50', '--format=mp4', '--outdir',
+                         tmp_path / 'out')
+    assert status == 1 and 'video.mp4 cannot be written: ffmpeg ended with status' in output and 'frames)' not in output
+    assert list((tmp_path / 'out').iterdir()) == []
+
+
+@pytest.mark.parametrize('video_format', video.VIDEO_FILES)
+def test_a_video_is_written_over_one_of_before_and_over_nothing_else(tmp_path, video_format):
+    pytest.importorskip('imageio_ffmpeg', reason='the extra "video" is not installed')
+
+    def write():
+        with video.VideoWriter(tmp_path / 'a', video_format, 10) as writer:
+            writer.add_all(np.full([16, 32, 3], value, np.uint8) for value in (10, 120, 240))
+        return writer.path
+    path = write()
+    write()
+    path.write_bytes(b'a stranger')
+    with pytest.raises(video.click.ClickException, match='was not written by this program'):
+        write()
+    assert path.read_bytes() == b'a stranger' and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_frames_do_not_depend_on_how_many_are_computed_at_once():
+    keys = keys_of(4, 6)
+    times = video.frame_times(4, 10, False)
+    whole = video.along(keys, times, 'spline', False)
+    latents = video.way(keys, 'spline', False)
+    np.testing.assert_array_equal(np.concatenate([latents(part) for part in np.array_split(times, 7)]), whole)
+
+
 def test_nothing_is_written_of_a_video_that_fails(tmp_path):
     with pytest.raises(RuntimeError), video.VideoWriter(tmp_path / 'a', 'webp', 10) as writer:
         writer.add(np.zeros([16, 16, 3], np.uint8))
@@ -145,6 +182,14 @@ def test_nothing_is_written_of_a_video_that_fails(tmp_path):
     (['--seeds=1'], 'a walk needs at least two pictures, and only one was named'),
     (['--seeds=1-5', '--grid=2x1'], '5 pictures cannot be passed through by 2 walks'),
     (['--seeds=1-4', '--path=spherical'], '--path=spherical needs --space=z'),
+    (['--seeds=0-4099', '--grid=2050x1', '--format=webp'], 'frames of 32800x16 pixels do not fit into webp, which ends at 16383'),
+    (['--seeds=0-4099', '--grid=2050x1', '--format=mp4'], 'frames of 32800x16 pixels do not fit into mp4, which ends at 16384'),
+    (['--seeds=0-1', '--grid=9999x9999'], 'do not fit into png'),
+    (['--seeds=0-1', '--grid=600x600', '--format=mp4'], 'mp4, which ends at 35651584 pixels'),
+    (['--seeds=0-999', '--frames=100000'], 'frames in all are too many: at most 1000000'),
+    (['--seeds=0-63', '--grid=4x4', '--frames=100000', '--format=gif'], 'gif keeps them until the end'),
+    (['--seeds=0-1', '--frames=1000000'], '--frames=1000000: must be at least 1 and at most 100000'),
+    (['--seeds=0-999999', '--space=z'], 'frames in all are too many'),
     (['--projected-w=x.npz', '--space=z'], '--space=z needs --seeds'),
     (['--projected-w=x.npz'], 'x.npz cannot be read: No such file'),
     (['--seeds=1-4', '--grid=0x1'], 'is not a size like 8x4'),
