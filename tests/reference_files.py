@@ -25,7 +25,12 @@ def _reconstruct_persistent_obj(meta):
 
 class EasyDict(dict):
     """A dict with attribute access."""
-    __getattr__ = dict.__getitem__
+
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None        # Before 3.11 the pickler asks for __getstate__ here.
 
 
 _reconstruct_persistent_obj.__module__ = 'torch_utils.persistence'
