@@ -98,7 +98,7 @@ def option_type(name: str, within: str):
 
 def all_zoo_specs():
     """(method, field) of everything in the registry that has options."""
-    for name, target in {**losses_ext.LOSSES, **losses_ext.REG_TYPES}.items():
+    for name, target in {**losses_ext.LOSSES, **losses_ext.BASE_TYPES, **losses_ext.REG_TYPES}.items():
         for spec in losses_ext.method_options(target):
             yield name, spec
 
@@ -391,7 +391,8 @@ def data_paths(o: dict) -> list[str]:
 
 def chosen_methods(o: dict) -> list[str]:
     """The names in --reg_type, in registry order. Not given, it follows the game; without R1 there is nothing to follow."""
-    default = losses_ext.DEFAULT_REG_TYPES.get(adversarial_game(o), 'none') if o.get('gamma') != 0 else 'none'
+    has_r1 = o.get('r1_gamma', o.get('gamma')) != 0
+    default = losses_ext.DEFAULT_REG_TYPES.get(adversarial_game(o), 'none') if has_r1 else 'none'
     try:
         return losses_ext.parse_reg_type(o.get('reg_type', default))
     except ValueError as error:
@@ -562,18 +563,26 @@ def resolve_zoo(o: dict, config: dict, names: list[str]) -> None:
     given = {name: given_options(name, o) for name in zoo_names()}
     for name, fields in given.items():
         switch = f'--loss={name}' if name in losses_ext.LOSSES else f'--reg_type={name}'
-        require(not fields or name in chosen or name == loss,
+        require(not fields or name in (*chosen, *losses_ext.BASE_TYPES, loss),
                 f'--{name}_{next(iter(fields), None)} has no effect without {switch}')
         names += [f'{name}_{field}{value:g}' if isinstance(value, float) else f'{name}_{field}{value}'
                   for field, value in fields.items()
                   if value != zoo_default(name, field) and field != 'data']        # Data sets are in the name already.
     config['loss'] = loss
-    config['loss_kwargs']['game'] = loss
+    config['loss_kwargs'].update(game=loss, **base_options(o, given))
     config['regularizers'] = {name: given[name] for name in chosen}
     try:
         losses_ext.configure(config, given.get(loss, {}))
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def base_options(o: dict, given: dict) -> dict:
+    """The options of the methods that every run has, if they were given and are not those it has anyway."""
+    require(o.get('r1_gamma', o.get('gamma')) == o.get('gamma', o.get('r1_gamma')),
+            '--r1_gamma and --gamma are two names of one option: give one of them')
+    return {f'{name}_{field}': value for name in losses_ext.BASE_TYPES for field, value in given[name].items()
+            if value != zoo_default(name, field)}
 
 
 def zoo_names() -> list[str]:

@@ -1,7 +1,7 @@
 """The registry of the loss zoo: what `--loss` and `--reg_type` may name. One line per method; nothing is imported unasked.
 
 A `--loss` is a recipe of phases and, unless the recipe has an option for it, an adversarial game of the same name.
-A `--reg_type` is a `Regularizer` (training/loss.py) in a file of its own, with a dataclass `Options` beside it.
+A `--reg_type` is a `Regularizer` (training/regularizer.py) in a file of its own, with a dataclass `Options` beside it.
 """
 import ast
 import importlib
@@ -22,6 +22,12 @@ LOSSES = {
     'wgan': 'training.loss:two_stage',
     'relativistic': 'training.loss:two_stage',
     'osgan': 'losses_ext.osgan:one_stage',
+}
+
+# In every run, before the others, unless their weight is 0. Their options are NAME_FIELD of the configuration's `loss_kwargs`.
+BASE_TYPES = {
+    'pl': 'losses_ext.path_length:PathLength',
+    'r1': 'losses_ext.r1:R1',
 }
 
 REG_TYPES: dict[str, str] = {
@@ -91,9 +97,24 @@ def configure(config: dict, loss_options: dict) -> None:
     if config.get('ada_target') is not None and not game.zero_decides:
         raise ValueError(f'--aug=ada cannot follow --loss={game.name}: its logits have no zero that separates real from '
                          f'fake; give --aug=fixed --p=0.3, or --aug=noaug')
+    for name, target in BASE_TYPES.items():
+        load(target).configure(config, checked_options(name, load(target), base_options(config, name)))
     for name, options in config['regularizers'].items():
         cls = load(REG_TYPES[name])
         config['regularizers'][name] = asdict(cls.configure(config, checked_options(name, cls, options)))
+
+
+def base_options(config: dict, name: str) -> dict:
+    """What the configuration says of a method of `BASE_TYPES`; fields that it does not name have their defaults."""
+    prefix = f'{name}_'
+    return {key.removeprefix(prefix): value for key, value in config['loss_kwargs'].items() if key.startswith(prefix)}
+
+
+def chosen(config: dict) -> list[tuple[type, Any]]:
+    """Class and options of every method of a configuration, in registry order."""
+    chosen = [(BASE_TYPES[name], base_options(config, name)) for name in BASE_TYPES]
+    chosen += [(REG_TYPES[name], options) for name, options in config['regularizers'].items()]
+    return [(load(target), load(target).Options(**options)) for target, options in chosen]
 
 
 def checked_options(name: str, owner: Any, options: dict) -> Any:

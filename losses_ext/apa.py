@@ -18,7 +18,8 @@ from dnnlib.option import option
 from torch_utils import distributed, training_stats
 from training.ada import AdaptiveStrength
 from training.adversarial import ADVERSARIAL
-from training.loss import Game, Regularizer, StepContext, Term
+from training.loss import Game, StepContext
+from training.regularizer import Regularizer, Term
 
 INTERVAL = 4        # Iterations between two steps of p.
 

@@ -15,7 +15,8 @@ from torch.nn.functional import pad
 
 from dnnlib.option import option
 from torch_utils import training_stats
-from training.loss import Game, Regularizer
+from training.loss import Game
+from training.regularizer import Regularizer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dnnlib.option import option
 from torch_utils import training_stats
-from training.loss import Game, StepContext, Term, Verdict
+from training.loss import Game, StepContext, Verdict
+from training.regularizer import Term
 from training.running_mean import WithRunningMeans
 
 

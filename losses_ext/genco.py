@@ -5,7 +5,8 @@
 from dataclasses import dataclass
 
 from dnnlib.option import option
-from training.loss import Game, Regularizer
+from training.loss import Game
+from training.regularizer import Regularizer
 
 
 @dataclass(frozen=True)

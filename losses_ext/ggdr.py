@@ -21,8 +21,10 @@ from torch.nn.functional import cosine_similarity
 
 from dnnlib.option import option
 from torch_utils import training_stats
-from training.loss import Game, Player, Regularizer, StepContext, Term
+from training.loss import Game, StepContext
 from training.networks import Conv2dLayer
+from training.player import Player
+from training.regularizer import Regularizer, Term
 
 EPS = 1e-6      # Floor of the norms in the cosine; where F is shorter, the image shows nothing.
 

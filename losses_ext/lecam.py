@@ -14,7 +14,8 @@ from torch.nn.functional import relu
 from dnnlib.option import option
 from torch_utils import training_stats
 from training.adversarial import ADVERSARIAL
-from training.loss import Game, StepContext, Term
+from training.loss import Game, StepContext
+from training.regularizer import Term
 from training.running_mean import WithRunningMeans
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dnnlib.option import option
 from torch_utils import training_stats
-from training.loss import Game, Regularizer, StepContext, Term, Verdict
+from training.loss import Game, StepContext, Verdict
+from training.regularizer import Regularizer, Term
 
 
 @dataclass(frozen=True)

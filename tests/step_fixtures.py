@@ -3,9 +3,12 @@ import numpy as np
 import torch
 from fixture_data import load_net
 
+from losses_ext.path_length import PathLength
+from losses_ext.r1 import R1
 from torch_utils import training_stats
-from training.loss import R1, Game, PathLength, Player, StepContext
+from training.loss import Game, StepContext
 from training.networks import Discriminator, Generator
+from training.player import Player
 
 
 class FixtureContext(StepContext):

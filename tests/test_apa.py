@@ -6,8 +6,9 @@ from tiny import Silent, assert_resumes_exactly, make_config, make_dataset
 from zoo_game import STREAMS, make_batch, make_game, run_step
 
 from losses_ext.apa import APA, Options
+from losses_ext.r1 import R1
 from training import setup
-from training.loss import R1, Phase, StepContext, d_main, d_reg
+from training.loss import Phase, StepContext, d_main, d_reg
 from training.training_loop import micro_batches, run_iteration
 
 BATCH = make_batch()

@@ -9,8 +9,10 @@ from tiny import assert_resumes_exactly, assert_same_bits, make_config, make_dat
 from zoo_game import assert_sum, fakes, loss_gradients, make_batch, make_game, step_gradients
 
 from losses_ext.diggan import DigGAN, Options
+from losses_ext.r1 import R1
 from training.augment import PIPES, AugmentPipe
-from training.loss import R1, Game, Phase, Player, StepContext, d_both, d_main
+from training.loss import Game, Phase, StepContext, d_both, d_main
+from training.player import Player
 
 
 class Critic(torch.nn.Module):

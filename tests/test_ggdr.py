@@ -8,12 +8,15 @@ from tiny import assert_same_bits, make_config, make_dataset, run_iterations
 from torch.nn.functional import softplus
 
 from losses_ext.ggdr import GGDR, Options, _cosine_distance, _decode
+from losses_ext.path_length import PathLength
+from losses_ext.r1 import R1
 from torch_utils import checkpoint
 from training import setup
 from training.augment import PIPES, AugmentPipe
 from training.diffaugment import DiffAugment
-from training.loss import R1, Game, PathLength, Phase, Player, StepContext, d_both, d_main, d_reg, g_main, g_reg
+from training.loss import Game, Phase, StepContext, d_both, d_main, d_reg, g_main, g_reg
 from training.networks import Discriminator, Generator
+from training.player import Player
 
 STEPS = dict(Gmain=g_main, Greg=g_reg, Dmain=d_main, Dreg=d_reg, Dboth=d_both)
 SMALL = dict(img_resolution=32, img_channels=3)

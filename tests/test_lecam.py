@@ -8,7 +8,8 @@ from tiny import assert_resumes_exactly, make_config, make_dataset
 from zoo_game import assert_sum, fakes, loss_gradients, make_batch, make_game, step_gradients
 
 from losses_ext.lecam import LeCam, Options
-from training.loss import Phase, Player, StepContext, Verdict, d_main
+from training.loss import Phase, StepContext, Verdict, d_main
+from training.player import Player
 
 
 def lecam_game(**options):

@@ -12,7 +12,8 @@ from losses_ext import configure
 from losses_ext.osgan import SYMMETRIC, Options, one_stage, ratio_of
 from training import setup
 from training.adversarial import ADVERSARIAL
-from training.loss import Game, Phase, Player, d_main, g_main
+from training.loss import Game, Phase, d_main, g_main
+from training.player import Player
 from training.training_loop import run_phase
 
 GAMES = list(ADVERSARIAL)

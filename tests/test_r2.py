@@ -5,10 +5,11 @@ import torch
 from tiny import assert_same_bits, make_config, make_dataset
 from zoo_game import STREAMS, assert_sum, fakes, loss_gradients, make_batch, make_game, step_gradients
 
+from losses_ext.r1 import R1
 from losses_ext.r2 import R2, Options
 from training import setup
 from training.augment import AugmentPipe
-from training.loss import R1, d_both, d_main, d_reg
+from training.loss import d_both, d_main, d_reg
 
 BATCH = make_batch()
 

@@ -9,7 +9,8 @@ from tiny import assert_same_bits, make_config, make_dataset, run_iterations
 from torch_utils import training_stats
 from torch_utils.state_file import load_state, save_state
 from training import setup
-from training.loss import Player, Regularizer
+from training.player import Player
+from training.regularizer import Regularizer
 from training.training_loop import finish_phase, micro_batches, run_phase
 
 ADA = dict(ada_target=0.6, ada_kimg=0.1, augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1,

@@ -12,7 +12,7 @@ from dnnlib.option import option
 from torch_utils import distributed
 from training import setup
 from training.adversarial import ADVERSARIAL
-from training.loss import Regularizer
+from training.regularizer import Regularizer
 from training.training_loop import run_phase
 
 METHODS = [name for name in losses_ext.REG_TYPES if name not in losses_ext.GROUPS]

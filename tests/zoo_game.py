@@ -2,8 +2,9 @@
 import torch
 
 from torch_utils.randomness import Streams
-from training.loss import Game, Phase, Player, StepContext
+from training.loss import Game, Phase, StepContext
 from training.networks import Discriminator, Generator
+from training.player import Player
 
 STREAMS = Streams(0)
 

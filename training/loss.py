@@ -1,13 +1,14 @@
-"""What one training step is: the players, what a micro-batch knows, the moves, the steps, and the recipe of phases.
+"""What one training step is: the recipe of phases, their steps, the moves that these are made of, and what a step knows.
 
-Read from the bottom up: `two_stage` lists the phases of one iteration, `g_main` ... `d_reg` are their steps, `Game` has the
-two moves the steps are made of (`generate`, `judge`), and `Regularizer` is how a method adds its terms. The loop that says
-when a phase runs is `training_loop.py`.
+Read from the top down: `two_stage` lists the phases of one iteration, `g_main` ... `d_reg` are their steps, `Game` has the
+two moves the steps are made of (`generate`, `judge`), and `StepContext` is one micro-batch. How a method adds its terms is
+`regularizer.py`; what learns is `player.py`; the loop that says when a phase runs is `training_loop.py`.
 
 Source: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", arXiv:1912.04958, and "Training
 Generative Adversarial Networks with Limited Data", arXiv:2006.06676.
 """
-import inspect
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,203 +21,121 @@ from torch_utils import training_stats
 from torch_utils.ops.conv2d_gradfix import no_weight_gradients
 from torch_utils.randomness import Streams
 from training.adversarial import ADVERSARIAL, Adversarial
+from training.player import Player
+from training.regularizer import LAZY_SITES, SITES, Regularizer, overrides
 
-SITES = ('g_main', 'g_reg', 'd_fake', 'd_real', 'd_pair', 'd_reg', 'd_reg_pair')
-LAZY_SITES = ('g_reg', 'd_reg', 'd_reg_pair')
-Term = Tensor | float | None    # What a regularizer adds at a site: [N], a scalar, or nothing.
-OTHER_HOOKS = ('configure', 'reals', 'phases', 'stages', 'begin_stage', 'end_iteration', 'describe', 'state_dict',
-               'load_state_dict')
+# ---------------------------------------------------------------------------------------------------------------------
+# The default recipe
+
+
+def two_stage(game: Game) -> Iterator[Phase]:
+    """G learns, then every critic learns; each has its lazy phase, if a regularizer acts there."""
+    if game.G.reg_interval is None:
+        yield Phase('Gboth', g_both, [game.G], every_source=True)
+    else:
+        yield Phase('Gmain', g_main, [game.G], every_source=True)
+        yield from g_reg_phase(game)
+    for critic in game.critics.values():
+        if critic.reg_interval is None:
+            yield Phase(f'{critic.name}both', d_both, [critic], critic=critic)
+        else:
+            yield Phase(f'{critic.name}main', d_main, [critic], critic=critic)
+            yield from d_reg_phase(game, critic)
+
+
+def g_reg_phase(game: Game) -> Iterator[Phase]:
+    """The generator's lazy phase, if a regularizer acts there."""
+    if game.having('g_reg'):
+        yield Phase('Greg', g_reg, [game.G], interval=game.G.reg_interval or 1)
+
+
+def d_reg_phase(game: Game, critic: Player) -> Iterator[Phase]:
+    """A critic's lazy phase, if a regularizer acts there."""
+    if game.having('d_reg') or game.having('d_reg_pair'):
+        yield Phase(f'{critic.name}reg', d_reg, [critic], interval=critic.reg_interval or 1, critic=critic)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Players
+# Steps
 
 
-class Player:
-    """A network that learns, with an optimizer of its own: G, D, or a further critic.
-
-    `make_module()` returns the network on its device; `make_optimizer(parameters)` its optimizer, with the rates that the
-    configured `reg_interval` asks for (None: no lazy phase). `view(img, ctx)` maps [N,C,H,W] to what a critic sees of it.
-    """
-
-    def __init__(self, name: str, make_module: Callable[[], torch.nn.Module],
-                 make_optimizer: Callable[[list], torch.optim.Optimizer] | None = None, reg_interval: int | None = None,
-                 view: Callable[[Tensor, 'StepContext'], Tensor] | None = None, seed: int | None = None):
-        self.name = name
-        self.reg_interval = reg_interval
-        self.view = view
-        self.source = 0             # Index of the stage's source that this critic judges.
-        self.weight = 1.0           # Of this critic in the generator's loss.
-        self.real_signs = None      # Running (sum, count) of the signs of its logits on reals: what ADA looks at.
-        self._make_module = make_module
-        self._make_optimizer = make_optimizer
-        self._grafts: dict[str, Callable] = {}
-        self.reset(seed)
-
-    def graft(self, name: str, make_layer: Callable[[torch.nn.Module], torch.nn.Module]) -> None:
-        """Adds a layer to the module that learns, resets, synchronises and is saved with it."""
-        assert name not in self._grafts and not hasattr(self.module, name), f'{self.name} has a {name} already'
-        self._grafts[name] = make_layer
-        self._attach(name, make_layer)
-        self.reset_optimizer()
-
-    def reset(self, seed: int | None = None) -> None:
-        """Fresh weights (grafts too), from a seed if one is given, and an empty optimizer. Frozen layers stay as they are."""
-        former = getattr(self, 'module', None)
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            self.module = self._make_module().train().requires_grad_(False)
-            for name, make_layer in self._grafts.items():
-                self._attach(name, make_layer)
-        if former is not None:
-            self.copy_frozen(former)
-        self.reset_optimizer()
-
-    def copy_frozen(self, source: torch.nn.Module) -> None:
-        """Takes from a network of the same architecture what never learns: the weights of frozen layers are buffers."""
-        theirs = dict(source.named_buffers())
-        for name, buffer in self.module.named_buffers():
-            if name in theirs:
-                buffer.copy_(theirs[name])
-
-    def reset_optimizer(self) -> None:
-        """An empty optimizer over all parameters of the module."""
-        parameters = list(self.module.parameters())
-        self.optimizer = self._make_optimizer(parameters) if self._make_optimizer else None
-        self.real_signs = torch.zeros(2, device=parameters[0].device)
-
-    def _attach(self, name, make_layer):
-        device = next(self.module.parameters()).device
-        self.module.add_module(name, make_layer(self.module).to(device).train().requires_grad_(False))
-
-    @property
-    def grafts(self) -> list[str]:
-        """Names of the grafted layers."""
-        return list(self._grafts)
-
-    @property
-    def suffix(self) -> str:
-        """What tells this critic's statistics from the main one's: '' for D, '2' for D2, 'high' for Dhigh."""
-        return self.name[1:]
-
-    def state_dict(self) -> dict:
-        """Weights and optimizer."""
-        return dict(module=self.module.state_dict(), optimizer=self.optimizer.state_dict())
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restores what `state_dict` returned."""
-        self.module.load_state_dict(state['module'])
-        self.optimizer.load_state_dict(state['optimizer'])
-        for parameter, values in self.optimizer.state.items():
-            for name, value in values.items():
-                if value.shape == parameter.shape:              # A moment; else the number of steps.
-                    values[name] = in_layout_of(parameter, value)
+def offers(*sites: str) -> Callable[[Callable], Callable]:
+    """Says at which sites of a step regularizers may add terms."""
+    def mark(step):
+        step.sites = frozenset(sites)
+        return step
+    return mark
 
 
-def in_layout_of(parameter: Tensor, value: Tensor) -> Tensor:
-    """`value`, of the parameter's shape, laid out in memory as the parameter is.
-
-    The fused Adam walks through both element by element: on CPUs it takes wrong ones without a word, on GPUs it refuses.
-    """
-    return value if value.stride() == parameter.stride() else torch.empty_like(parameter).copy_(value)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What a step knows
-
-
-@dataclass
-class Generated:
-    """One generator pass."""
-    img: Tensor                     # [N,C,H,W]
-    c: Tensor                       # [N,c_dim], the labels G got.
-    ws: Tensor                      # [N,num_ws,w_dim], after style mixing.
-    feats: dict[int, Tensor]        # {res: [N,Ch,res,res]}, the maps that somebody tapped.
+@offers('g_main')
+def g_main(game: Game, ctx: StepContext) -> None:
+    """Make every critic take fakes for reals."""
+    ctx.gen = game.generate(ctx, ctx.gen_z, ctx.gen_c)
+    loss = 0
+    for critic in game.critics_of(ctx.source):
+        fake = game.judge_fakes(ctx, critic)
+        real = game.judge_reals(ctx, critic, report=False).logits if game.adversarial.paired else None
+        loss = loss + critic.weight * game.adversarial.G(fake.logits, real)
+    training_stats.report('Loss/G/loss', loss)
+    ctx.accumulate(game.extra(loss, ctx, 'g_main'))
 
 
-@dataclass
-class Verdict:
-    """One look of a critic at a batch of images."""
-    img: Tensor                     # [N,C,H,W] before augmentation.
-    seen: Tensor                    # [N,C,H,W] what the critic saw: augmented, through its view.
-    logits: Tensor                  # [N]
-    feats: dict[int, Tensor]        # {res: [N,Ch,res,res]} of the critic's trunk, if `game.tap_D`.
-    draw: Any                       # The augmentation draw, or None.
-    _grads: dict[str, Tensor] = field(default_factory=dict)
-
-    def input_grad(self, wrt: str = 'img') -> Tensor:
-        """d (sum of logits) / d `img` or `seen`, [N,C,H,W], differentiable; computed once however many ask."""
-        if wrt not in self._grads:
-            with no_weight_gradients():
-                self._grads[wrt], = torch.autograd.grad(self.logits.sum(), [getattr(self, wrt)], create_graph=True)
-        return self._grads[wrt]
+@offers('g_reg')
+def g_reg(game: Game, ctx: StepContext) -> None:
+    """The generator's lazy terms, on the first part of the micro-batch."""
+    num = max(len(ctx.gen_z) // game.reg_batch_shrink, 1)
+    ctx.gen = game.generate(ctx, ctx.gen_z[:num], ctx.gen_c[:num], use='gen_reg')
+    ctx.accumulate(game.extra(0, ctx, 'g_reg'))
 
 
-@dataclass
-class Phase:
-    """A stretch of one iteration that ends in one optimizer step of `players`; due every `interval` iterations."""
-    name: str
-    step: Callable[['Game', 'StepContext'], None]
-    players: list[Player]
-    interval: int = 1
-    critic: Player | None = None
-    every_source: bool = False      # Without a critic: on every source of the stage, or on its `reg_source` alone?
+@offers('g_main', 'g_reg')
+def g_both(game: Game, ctx: StepContext) -> None:
+    """Both in one optimizer step."""
+    g_main(game, ctx)
+    g_reg(game, ctx)
 
 
-@dataclass
-class StepContext:
-    """One micro-batch of one phase, and everything already computed from it. N is the size of the micro-batch."""
-    game: 'Game'
-    phase: Phase
-    streams: Any                    # Random numbers: `generator(nimg, consumer)`.
-    nimg: int = 0                   # Images shown before this iteration.
-    batch_idx: int = 0              # Iterations before this one.
-    progress: float = 0.0           # Share of the run that is done, 0..1.
-    round: int = 0                  # Which micro-batch of the phase.
-    source: int = 0                 # Which of the stage's sources.
-    real_img: Tensor | None = None  # [N,C,H,W] in -1..1
-    real_c: Tensor | None = None    # [N,c_dim] of the reals.
-    gen_z: Tensor | None = None     # [N,z_dim]
-    gen_c: Tensor | None = None     # [N,G.c_dim] of the fakes, for G.
-    fake_c: Tensor | None = None    # [N,c_dim] of the fakes, for critics: `gen_c` unless G knows more.
-    iteration: dict = field(default_factory=dict)   # Shared by all micro-batches of an iteration.
-    gen: Generated | None = None    # Filled by the step.
-    fake: Verdict | None = None
-    real: Verdict | None = None
-    critic: Player | None = None    # The critic that learns; of the phase, unless said otherwise.
-    share: float = 1.0              # Size relative to the configured micro-batches (less: memory had run out).
+@offers('d_fake', 'd_real', 'd_pair')
+def d_main(game: Game, ctx: StepContext, lazy: bool = False) -> None:
+    """Tell fakes from reals; with `lazy` the terms of `d_reg` join in, on the same pass over the reals."""
+    adversarial = game.adversarial
+    pair = adversarial.paired or bool(game.due('d_pair', ctx.batch_idx))            # Both alive at once?
+    leaf = game.leaf(ctx, 'd_pair')
 
-    def __post_init__(self):
-        self.fake_c = self.gen_c if self.fake_c is None else self.fake_c
-        self.critic = self.critic or self.phase.critic
+    ctx.gen, ctx.fake_c = game.fakes(ctx)
+    ctx.fake = game.judge_fakes(ctx, ctx.critic, leaf)
+    loss_fake = 0 if adversarial.paired else adversarial.D_fake(ctx.fake.logits)
+    loss = game.extra(loss_fake, ctx, 'd_fake')
+    if not pair:
+        ctx.accumulate(loss)                                                        # Frees the fakes' graph.
+        loss = 0
 
-    def rng(self, use: str) -> torch.Generator:
-        """The generator for one use of random numbers in this micro-batch of this phase."""
-        return self.streams.generator(self.nimg, self._consumer(use))
+    ctx.real = game.judge_reals(ctx, ctx.critic, 'img' if lazy else leaf)
+    loss_real = adversarial.D(ctx.fake.logits, ctx.real.logits) if adversarial.paired else \
+        adversarial.D_real(ctx.real.logits)
+    training_stats.report(f'Loss/{ctx.critic.name}/loss', loss_fake + loss_real)
+    sites = ('d_real', 'd_pair', 'd_reg', 'd_reg_pair') if lazy else ('d_real', 'd_pair')
+    ctx.accumulate(game.extra(loss + loss_real, ctx, *sites))
 
-    def numpy_rng(self, use: str) -> np.random.Generator:
-        """The same for NumPy."""
-        return self.streams.numpy(self.nimg, self._consumer(use))
 
-    def _consumer(self, use):
-        return f'{self.phase.name}/{self.source}/{self.round}/{use}'
+@offers('d_reg', 'd_reg_pair')
+def d_reg(game: Game, ctx: StepContext) -> None:
+    """A critic's lazy terms."""
+    loss = 0
+    if game.having('d_reg'):
+        ctx.real = game.judge_reals(ctx, ctx.critic, leaf='img')
+        loss = game.extra(loss, ctx, 'd_reg')
+    if game.having('d_reg_pair'):
+        with torch.no_grad():
+            ctx.gen = game.generate(ctx, ctx.gen_z, ctx.gen_c, update_w_avg=False)
+        loss = game.extra(loss, ctx, 'd_reg_pair')
+    ctx.accumulate(loss)
 
-    def shared_rng(self, use: str) -> torch.Generator:
-        """The same for a use that all phases of the iteration share."""
-        return self.streams.generator(self.nimg, f'{self.source}/{self.round}/{use}')
 
-    def randn_like(self, tensor: Tensor, use: str) -> Tensor:
-        """Standard normal numbers of a tensor's shape for one use."""
-        return torch.randn(tensor.shape, device=tensor.device, generator=self.rng(use))
-
-    def accumulate(self, loss: Tensor | float, inputs: list[Tensor] | None = None) -> None:
-        """Back-propagates `loss` ([N] or a scalar; a plain 0: there was no term) times the phase's interval.
-
-        With `inputs`, to these tensors only.
-        """
-        if isinstance(loss, Tensor):
-            loss.mean().mul(self.phase.interval * self.share).backward(inputs=inputs)
+@offers('d_fake', 'd_real', 'd_pair', 'd_reg', 'd_reg_pair')
+def d_both(game: Game, ctx: StepContext) -> None:
+    """Both in one optimizer step."""
+    d_main(game, ctx, lazy=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -348,11 +267,11 @@ class Game:
 
     # Regularizers.
 
-    def having(self, hook: str) -> list['Regularizer']:
+    def having(self, hook: str) -> list[Regularizer]:
         """The regularizers that have a hook or act at a site."""
         return [r for r in self.regularizers if (hook in r.sites if hook in SITES else overrides(r, hook))]
 
-    def due(self, site: str, batch_idx: int) -> list['Regularizer']:
+    def due(self, site: str, batch_idx: int) -> list[Regularizer]:
         """The regularizers that act at a site in this iteration. In lazy phases the phase itself says when."""
         lazy = site in LAZY_SITES
         return [r for r in self.having(site) if lazy or batch_idx % r.interval == 0]
@@ -373,281 +292,98 @@ class Game:
         return 'img' if 'img' in wanted else 'seen' if 'seen' in wanted else None
 
 
-class Regularizer:
-    """Base of everything that adds terms at the sites of a step, and of whatever else it needs for that.
+# ---------------------------------------------------------------------------------------------------------------------
+# What a step knows
 
-    A subclass overrides any of the methods below; each site takes the context and returns [N], a scalar, or None. What is
-    not listed must start with an underscore: a misspelt hook would otherwise never be called.
-    """
-    interval = 1                    # In main steps: act on every interval-th iteration ...
-    leaf: str | None = None         # 'img' or 'seen': `d_pair` differentiates the critic with respect to this.
-    brings_data = False             # Does the method open data sets of its own (`Options.data`), in place of --data?
-    through_fakes = False           # Does the gradient of `d_fake` reach the fakes themselves (not weights alone)?
 
-    @dataclass(frozen=True)
-    class Options:
-        """Options of the method, frozen; each field becomes a command-line option."""
+@dataclass
+class Generated:
+    """One generator pass."""
+    img: Tensor                     # [N,C,H,W]
+    c: Tensor                       # [N,c_dim], the labels G got.
+    ws: Tensor                      # [N,num_ws,w_dim], after style mixing.
+    feats: dict[int, Tensor]        # {res: [N,Ch,res,res]}, the maps that somebody tapped.
 
-    def __init__(self, game: Game, options: Any):
-        self.game = game
-        self.options = options
-        self.sites = {site for site in SITES if overrides(self, site)}
 
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        allowed = {*SITES, *OTHER_HOOKS, *dir(Regularizer)}
-        for name, value in vars(cls).items():
-            if inspect.isfunction(value) and not name.startswith('_') and name not in allowed:
-                raise TypeError(f'{cls.__name__}.{name} is no hook; hooks are {", ".join([*SITES, *OTHER_HOOKS])}, '
-                                f'and helpers start with an underscore')
+@dataclass
+class Verdict:
+    """One look of a critic at a batch of images."""
+    img: Tensor                     # [N,C,H,W] before augmentation.
+    seen: Tensor                    # [N,C,H,W] what the critic saw: augmented, through its view.
+    logits: Tensor                  # [N]
+    feats: dict[int, Tensor]        # {res: [N,Ch,res,res]} of the critic's trunk, if `game.tap_D`.
+    draw: Any                       # The augmentation draw, or None.
+    _grads: dict[str, Tensor] = field(default_factory=dict)
 
-    @property
-    def gain(self) -> float:
-        """... and count this much then."""
-        return self.interval
+    def input_grad(self, wrt: str = 'img') -> Tensor:
+        """d (sum of logits) / d `img` or `seen`, [N,C,H,W], differentiable; computed once however many ask."""
+        if wrt not in self._grads:
+            with no_weight_gradients():
+                self._grads[wrt], = torch.autograd.grad(self.logits.sum(), [getattr(self, wrt)], create_graph=True)
+        return self._grads[wrt]
 
-    @classmethod
-    def is_off(cls, options: Any) -> bool:
-        """Does this configuration make the method do nothing? Then it is not built into the step at all."""
-        return getattr(options, 'weight', None) == 0
 
-    @classmethod
-    def configure(cls, config: dict, options: Any) -> Any:
-        """Checks and completes the options before anything is built; may change the configuration.
+@dataclass
+class Phase:
+    """A stretch of one iteration that ends in one optimizer step of `players`; due every `interval` iterations."""
+    name: str
+    step: Callable[[Game, StepContext], None]
+    players: list[Player]
+    interval: int = 1
+    critic: Player | None = None
+    every_source: bool = False      # Without a critic: on every source of the stage, or on its `reg_source` alone?
 
-        Returns the final options. Raises ValueError with one sentence for people, naming the options that clash.
+
+@dataclass
+class StepContext:
+    """One micro-batch of one phase, and everything already computed from it. N is the size of the micro-batch."""
+    game: Game
+    phase: Phase
+    streams: Any                    # Random numbers: `generator(nimg, consumer)`.
+    nimg: int = 0                   # Images shown before this iteration.
+    batch_idx: int = 0              # Iterations before this one.
+    progress: float = 0.0           # Share of the run that is done, 0..1.
+    round: int = 0                  # Which micro-batch of the phase.
+    source: int = 0                 # Which of the stage's sources.
+    real_img: Tensor | None = None  # [N,C,H,W] in -1..1
+    real_c: Tensor | None = None    # [N,c_dim] of the reals.
+    gen_z: Tensor | None = None     # [N,z_dim]
+    gen_c: Tensor | None = None     # [N,G.c_dim] of the fakes, for G.
+    fake_c: Tensor | None = None    # [N,c_dim] of the fakes, for critics: `gen_c` unless G knows more.
+    iteration: dict = field(default_factory=dict)   # Shared by all micro-batches of an iteration.
+    gen: Generated | None = None    # Filled by the step.
+    fake: Verdict | None = None
+    real: Verdict | None = None
+    critic: Player | None = None    # The critic that learns; of the phase, unless said otherwise.
+    share: float = 1.0              # Size relative to the configured micro-batches (less: memory had run out).
+
+    def __post_init__(self):
+        self.fake_c = self.gen_c if self.fake_c is None else self.fake_c
+        self.critic = self.critic or self.phase.critic
+
+    def rng(self, use: str) -> torch.Generator:
+        """The generator for one use of random numbers in this micro-batch of this phase."""
+        return self.streams.generator(self.nimg, self._consumer(use))
+
+    def numpy_rng(self, use: str) -> np.random.Generator:
+        """The same for NumPy."""
+        return self.streams.numpy(self.nimg, self._consumer(use))
+
+    def _consumer(self, use):
+        return f'{self.phase.name}/{self.source}/{self.round}/{use}'
+
+    def shared_rng(self, use: str) -> torch.Generator:
+        """The same for a use that all phases of the iteration share."""
+        return self.streams.generator(self.nimg, f'{self.source}/{self.round}/{use}')
+
+    def randn_like(self, tensor: Tensor, use: str) -> Tensor:
+        """Standard normal numbers of a tensor's shape for one use."""
+        return torch.randn(tensor.shape, device=tensor.device, generator=self.rng(use))
+
+    def accumulate(self, loss: Tensor | float, inputs: list[Tensor] | None = None) -> None:
+        """Back-propagates `loss` ([N] or a scalar; a plain 0: there was no term) times the phase's interval.
+
+        With `inputs`, to these tensors only.
         """
-        return options
-
-    def reals(self, ctx: StepContext, img: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """What the critics see as reals [N,C,H,W], and their labels [N,c_dim]."""
-        return img, c
-
-    def phases(self) -> Iterator[Phase]:
-        """Further phases."""
-        return iter(())
-
-    def stages(self, config: dict) -> list[Any]:
-        """The schedule of data: a list of `Stage`s (training/stages.py). At most one method brings one."""
-
-    def begin_stage(self, stage: Any, seed: int, resumed: bool) -> None:
-        """A stretch of the schedule begins, or a run resumes inside it (then what was saved is in place already)."""
-
-    def end_iteration(self, nimg: int, batch_idx: int) -> None:
-        """All phases of an iteration are through; nimg images have been shown."""
-
-    def describe(self) -> dict:
-        """Plain data that network snapshots carry, by name, for the tools that draw with them."""
-        return {}
-
-    def state_dict(self) -> dict:
-        """What the method must remember over a restart (players, grafts and optimizers are saved anyway)."""
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restores what `state_dict` returned."""
-
-    def g_main(self, ctx: StepContext) -> Term:
-        """A term of the generator's step; `ctx.gen` has a graph."""
-
-    def g_reg(self, ctx: StepContext) -> Term:
-        """A term of the generator's lazy step; `ctx.gen` has a graph."""
-
-    def d_fake(self, ctx: StepContext) -> Term:
-        """A term of a critic's step on `ctx.gen`, `ctx.fake`."""
-
-    def d_real(self, ctx: StepContext) -> Term:
-        """A term of a critic's step on `ctx.real`."""
-
-    def d_pair(self, ctx: StepContext) -> Term:
-        """A term of a critic's step on both, `ctx.fake` and `ctx.real`."""
-
-    def d_reg(self, ctx: StepContext) -> Term:
-        """A term of a critic's lazy step on `ctx.real`, whose images are a leaf."""
-
-    def d_reg_pair(self, ctx: StepContext) -> Term:
-        """A term of a critic's lazy step that also needs fakes: `ctx.gen`, without graph."""
-
-
-def overrides(regularizer: Regularizer, hook: str) -> bool:
-    """Does the regularizer's class bring its own version of a hook?"""
-    return getattr(type(regularizer), hook) is not getattr(Regularizer, hook)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# R1 and path length
-
-
-class R1(Regularizer):
-    """Gradient penalty on reals [Mescheder et al. 2018, arXiv:1801.04406]: gamma/2 * ||grad_x D(x)||^2.
-
-    x is the image before augmentation: the gradient flows through the augmentation.
-    """
-
-    @dataclass(frozen=True)
-    class Options:
-        """Options of R1."""
-        gamma: float = 10.0
-
-    @classmethod
-    def is_off(cls, options: Options) -> bool:
-        return options.gamma == 0
-
-    def d_reg(self, ctx: StepContext) -> Term:
-        penalty = ctx.real.input_grad().square().sum([1, 2, 3])                     # [N]
-        loss = penalty * (self.options.gamma / 2)
-        training_stats.report(f'Loss/r1_penalty{ctx.critic.suffix}', penalty)
-        training_stats.report(f'Loss/{ctx.critic.name}/reg', loss)
-        return loss
-
-
-class PathLength(Regularizer):
-    """Path length regularization [Karras et al. 2020, arXiv:1912.04958, eq. 4]: (||J_w^T y||_2 - a)^2.
-
-    y is a random image of unit length in expectation, a the running mean of the lengths ||J_w^T y||.
-    """
-
-    @dataclass(frozen=True)
-    class Options:
-        """Options of path length regularization."""
-        weight: float = 2.0
-        decay: float = 0.01
-        batch_shrink: int = 2       # Use 1/batch_shrink of the micro-batch, to save memory.
-
-    def __init__(self, game, options):
-        super().__init__(game, options)
-        game.reg_batch_shrink = options.batch_shrink
-        self._mean = torch.zeros([], device=next(game.G.module.parameters()).device)
-
-    def g_reg(self, ctx: StepContext) -> Term:
-        img, ws = ctx.gen.img, ctx.gen.ws
-        y = ctx.randn_like(img, 'pl_noise') / (img.shape[2] * img.shape[3]) ** 0.5
-        with no_weight_gradients():
-            jacobian, = torch.autograd.grad((img * y).sum(), [ws], create_graph=True)   # [N,num_ws,w_dim]
-        lengths = jacobian.square().sum(2).mean(1).sqrt()                           # [N]
-        mean = self._mean.lerp(lengths.mean(), self.options.decay)                  # Part of the graph.
-        self._mean.copy_(mean.detach().where(mean.isfinite(), self._mean))          # A bad step must not spoil all.
-        penalty = (lengths - mean).square()
-        training_stats.report('Loss/pl_penalty', penalty)
-        training_stats.report('Loss/G/reg', penalty * self.options.weight)
-        return penalty * self.options.weight
-
-    def state_dict(self) -> dict:
-        return dict(mean=self._mean)
-
-    def load_state_dict(self, state: dict) -> None:
-        self._mean.copy_(state['mean'])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Steps
-
-
-def offers(*sites: str) -> Callable[[Callable], Callable]:
-    """Says at which sites of a step regularizers may add terms."""
-    def mark(step):
-        step.sites = frozenset(sites)
-        return step
-    return mark
-
-
-@offers('g_main')
-def g_main(game: Game, ctx: StepContext) -> None:
-    """Make every critic take fakes for reals."""
-    ctx.gen = game.generate(ctx, ctx.gen_z, ctx.gen_c)
-    loss = 0
-    for critic in game.critics_of(ctx.source):
-        fake = game.judge_fakes(ctx, critic)
-        real = game.judge_reals(ctx, critic, report=False).logits if game.adversarial.paired else None
-        loss = loss + critic.weight * game.adversarial.G(fake.logits, real)
-    training_stats.report('Loss/G/loss', loss)
-    ctx.accumulate(game.extra(loss, ctx, 'g_main'))
-
-
-@offers('g_reg')
-def g_reg(game: Game, ctx: StepContext) -> None:
-    """The generator's lazy terms, on the first part of the micro-batch."""
-    num = max(len(ctx.gen_z) // game.reg_batch_shrink, 1)
-    ctx.gen = game.generate(ctx, ctx.gen_z[:num], ctx.gen_c[:num], use='gen_reg')
-    ctx.accumulate(game.extra(0, ctx, 'g_reg'))
-
-
-@offers('g_main', 'g_reg')
-def g_both(game: Game, ctx: StepContext) -> None:
-    """Both in one optimizer step."""
-    g_main(game, ctx)
-    g_reg(game, ctx)
-
-
-@offers('d_fake', 'd_real', 'd_pair')
-def d_main(game: Game, ctx: StepContext, lazy: bool = False) -> None:
-    """Tell fakes from reals; with `lazy` the terms of `d_reg` join in, on the same pass over the reals."""
-    adversarial = game.adversarial
-    pair = adversarial.paired or bool(game.due('d_pair', ctx.batch_idx))            # Both alive at once?
-    leaf = game.leaf(ctx, 'd_pair')
-
-    ctx.gen, ctx.fake_c = game.fakes(ctx)
-    ctx.fake = game.judge_fakes(ctx, ctx.critic, leaf)
-    loss_fake = 0 if adversarial.paired else adversarial.D_fake(ctx.fake.logits)
-    loss = game.extra(loss_fake, ctx, 'd_fake')
-    if not pair:
-        ctx.accumulate(loss)                                                        # Frees the fakes' graph.
-        loss = 0
-
-    ctx.real = game.judge_reals(ctx, ctx.critic, 'img' if lazy else leaf)
-    loss_real = adversarial.D(ctx.fake.logits, ctx.real.logits) if adversarial.paired else \
-        adversarial.D_real(ctx.real.logits)
-    training_stats.report(f'Loss/{ctx.critic.name}/loss', loss_fake + loss_real)
-    sites = ('d_real', 'd_pair', 'd_reg', 'd_reg_pair') if lazy else ('d_real', 'd_pair')
-    ctx.accumulate(game.extra(loss + loss_real, ctx, *sites))
-
-
-@offers('d_reg', 'd_reg_pair')
-def d_reg(game: Game, ctx: StepContext) -> None:
-    """A critic's lazy terms."""
-    loss = 0
-    if game.having('d_reg'):
-        ctx.real = game.judge_reals(ctx, ctx.critic, leaf='img')
-        loss = game.extra(loss, ctx, 'd_reg')
-    if game.having('d_reg_pair'):
-        with torch.no_grad():
-            ctx.gen = game.generate(ctx, ctx.gen_z, ctx.gen_c, update_w_avg=False)
-        loss = game.extra(loss, ctx, 'd_reg_pair')
-    ctx.accumulate(loss)
-
-
-@offers('d_fake', 'd_real', 'd_pair', 'd_reg', 'd_reg_pair')
-def d_both(game: Game, ctx: StepContext) -> None:
-    """Both in one optimizer step."""
-    d_main(game, ctx, lazy=True)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The default recipe
-
-
-def two_stage(game: Game) -> Iterator[Phase]:
-    """G learns, then every critic learns; each has its lazy phase, if a regularizer acts there."""
-    if game.G.reg_interval is None:
-        yield Phase('Gboth', g_both, [game.G], every_source=True)
-    else:
-        yield Phase('Gmain', g_main, [game.G], every_source=True)
-        yield from g_reg_phase(game)
-    for critic in game.critics.values():
-        if critic.reg_interval is None:
-            yield Phase(f'{critic.name}both', d_both, [critic], critic=critic)
-        else:
-            yield Phase(f'{critic.name}main', d_main, [critic], critic=critic)
-            yield from d_reg_phase(game, critic)
-
-
-def g_reg_phase(game: Game) -> Iterator[Phase]:
-    """The generator's lazy phase, if a regularizer acts there."""
-    if game.having('g_reg'):
-        yield Phase('Greg', g_reg, [game.G], interval=game.G.reg_interval)
-
-
-def d_reg_phase(game: Game, critic: Player) -> Iterator[Phase]:
-    """A critic's lazy phase, if a regularizer acts there."""
-    if game.having('d_reg') or game.having('d_reg_pair'):
-        yield Phase(f'{critic.name}reg', d_reg, [critic], interval=critic.reg_interval, critic=critic)
+        if isinstance(loss, Tensor):
+            loss.mean().mul(self.phase.interval * self.share).backward(inputs=inputs)

@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 
+import losses_ext
 from training import setup
-from training.loss import LAZY_SITES, SITES, Game, Phase, Player, Regularizer, overrides
+from training.loss import Game, Phase
+from training.player import Player
+from training.regularizer import LAZY_SITES, SITES, Regularizer, overrides
 
 
 def plan(config: dict) -> str:
@@ -40,7 +43,7 @@ def _phase_row(phase: Phase) -> tuple:
 def _method_rows(config: dict, game: Game, phases: list[Phase]) -> Iterator[tuple]:
     for regularizer in game.regularizers:
         yield type(regularizer).__name__, *_where(regularizer, phases), _settings(asdict(regularizer.options))
-    for cls, options in setup.chosen_methods(config):
+    for cls, options in losses_ext.chosen(config):
         if cls.is_off(options):
             yield cls.__name__, 'nowhere: off', '', '', _settings(asdict(options))
 

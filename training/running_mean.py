@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from torch_utils import distributed
-from training.loss import Game, Regularizer
+from training.loss import Game
+from training.regularizer import Regularizer
 
 
 class RunningMeans:

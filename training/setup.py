@@ -17,7 +17,9 @@ from torch_utils.randomness import Streams
 from training import transfer
 from training.ada import AdaptiveStrength
 from training.adversarial import ADVERSARIAL
-from training.loss import R1, SITES, Game, PathLength, Phase, Player, Regularizer
+from training.loss import Game, Phase
+from training.player import Player
+from training.regularizer import SITES
 from training.stages import RealStream, Source, Stage
 
 
@@ -163,25 +165,17 @@ def open_reals(config: dict, dataset: Any, device: torch.device, start_nimg: int
 
 
 def build_game(config: dict, device: torch.device) -> Game:
-    """Players, augmentation and regularizers, in registry order after the base's own."""
+    """Players, augmentation and regularizers, in registry order."""
     shape = config['data_shape']
     G = build_player('G', {**shape, **config['G_kwargs']}, config['G_opt_kwargs'], config['G_reg_interval'], device)
     D = build_player('D', {**shape, **config['D_kwargs']}, config['D_opt_kwargs'], config['D_reg_interval'], device)
     loss = config['loss_kwargs']
     game = Game(G, D, ADVERSARIAL[loss['game']], build_augment(config, device), loss['style_mixing_prob'],
                 config['random_seed'])
-    path_length = PathLength.Options(loss['pl_weight'], loss['pl_decay'], loss['pl_batch_shrink'])
-    wanted = [(PathLength, path_length), (R1, R1.Options(loss['r1_gamma'])), *chosen_methods(config)]
-    for cls, options in wanted:
+    for cls, options in losses_ext.chosen(config):
         if not cls.is_off(options):
             game.regularizers.append(cls(game, options))
     return game
-
-
-def chosen_methods(config: dict) -> list[tuple[type[Regularizer], Any]]:
-    """Class and options of every method of the configuration, in registry order."""
-    classes = [losses_ext.load(losses_ext.REG_TYPES[name]) for name in config['regularizers']]
-    return [(cls, cls.Options(**options)) for cls, options in zip(classes, config['regularizers'].values())]
 
 
 def build_player(name: str, kwargs: dict, opt_kwargs: dict, reg_interval: int | None, device: torch.device) -> Player:

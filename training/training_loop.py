@@ -9,7 +9,8 @@ from torch import Tensor
 
 from torch_utils import distributed, misc, training_stats
 from training.ema import ema_decay, update_ema
-from training.loss import Phase, Player, StepContext, in_layout_of
+from training.loss import Phase, StepContext
+from training.player import Player, in_layout_of
 from training.setup import Run
 from training.stages import Source
 from training.ticks import Ticks

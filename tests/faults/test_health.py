@@ -10,10 +10,10 @@ from forked import final_state, finish, printed, run_config
 from tiny import assert_same_bits, make_config, run_iterations
 
 import training.training_loop
+from losses_ext.path_length import PathLength
 from torch_utils.state_file import load_state
 from training import setup
 from training.health import MAX_STREAK, PATIENCE, Diverged, Health, diversity, require_finite
-from training.loss import PathLength
 from training.stages import MAX_BAD_IMAGES, WithoutBad
 from training.states import saved_states
 from training.storage import DatasetError

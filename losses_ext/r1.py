@@ -1,0 +1,41 @@
+"""Gradient penalty on reals, R1 [Mescheder et al. 2018, arXiv:1801.04406].
+
+    L = gamma/2 * ||grad_x D(x)||^2         x: a real before augmentation
+
+The gradient flows through the augmentation. Part of every run unless gamma is 0.
+"""
+from dataclasses import dataclass
+
+from dnnlib.option import option
+from torch_utils import training_stats
+from training.loss import StepContext
+from training.regularizer import Regularizer, Term
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of R1."""
+    gamma: float | None = option(None, 'Strength of R1, the same as --gamma; none: by --cfg.', within='[0, inf)')
+    interval: int = option(16, 'The lazy step of D comes after so many main ones, and counts that much; 1: in every main '
+                           'step, without rates of lazy regularization.', within='[1, inf)')
+
+
+class R1(Regularizer):
+    """Acts in a critic's lazy step, whose interval it sets for all methods that act there."""
+    Options = Options
+
+    @classmethod
+    def is_off(cls, options: Options) -> bool:
+        return options.gamma == 0
+
+    @classmethod
+    def configure(cls, config: dict, options: Options) -> Options:
+        config['D_reg_interval'] = None if options.interval == 1 else options.interval
+        return options
+
+    def d_reg(self, ctx: StepContext) -> Term:
+        penalty = ctx.real.input_grad().square().sum([1, 2, 3])                     # [N]
+        loss = penalty * (self.options.gamma / 2)
+        training_stats.report(f'Loss/r1_penalty{ctx.critic.suffix}', penalty)
+        training_stats.report(f'Loss/{ctx.critic.name}/reg', loss)
+        return loss

@@ -1,0 +1,122 @@
+"""What a method is made of: all that its author needs to know is on this page, and how a step uses it in `loss.py`.
+
+A method adds terms at the sites of a step, and has hooks for whatever else it needs. docs/methods/README.md shows one.
+"""
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from training.loss import Game, Phase, StepContext
+
+SITES = ('g_main', 'g_reg', 'd_fake', 'd_real', 'd_pair', 'd_reg', 'd_reg_pair')
+LAZY_SITES = ('g_reg', 'd_reg', 'd_reg_pair')
+Term = Tensor | float | None    # What a regularizer adds at a site: [N], a scalar, or nothing.
+OTHER_HOOKS = ('configure', 'reals', 'phases', 'stages', 'begin_stage', 'end_iteration', 'describe', 'state_dict',
+               'load_state_dict')
+
+
+class Regularizer:
+    """Base of everything that adds terms at the sites of a step, and of whatever else it needs for that.
+
+    A subclass overrides any of the methods below; each site takes the context and returns [N], a scalar, or None. What is
+    not listed must start with an underscore: a misspelt hook would otherwise never be called.
+    """
+    interval = 1                    # In main steps: act on every interval-th iteration ...
+    leaf: str | None = None         # 'img' or 'seen': `d_pair` differentiates the critic with respect to this.
+    brings_data = False             # Does the method open data sets of its own (`Options.data`), in place of --data?
+    through_fakes = False           # Does the gradient of `d_fake` reach the fakes themselves (not weights alone)?
+
+    @dataclass(frozen=True)
+    class Options:
+        """Options of the method, frozen; each field becomes a command-line option."""
+
+    def __init__(self, game: Game, options: Any):
+        self.game = game
+        self.options = options
+        self.sites = {site for site in SITES if overrides(self, site)}
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        allowed = {*SITES, *OTHER_HOOKS, *dir(Regularizer)}
+        for name, value in vars(cls).items():
+            if inspect.isfunction(value) and not name.startswith('_') and name not in allowed:
+                raise TypeError(f'{cls.__name__}.{name} is no hook; hooks are {", ".join([*SITES, *OTHER_HOOKS])}, '
+                                f'and helpers start with an underscore')
+
+    @property
+    def gain(self) -> float:
+        """... and count this much then."""
+        return self.interval
+
+    @classmethod
+    def is_off(cls, options: Any) -> bool:
+        """Does this configuration make the method do nothing? Then it is not built into the step at all."""
+        return getattr(options, 'weight', None) == 0
+
+    @classmethod
+    def configure(cls, config: dict, options: Any) -> Any:
+        """Checks and completes the options before anything is built; may change the configuration.
+
+        Returns the final options. Raises ValueError with one sentence for people, naming the options that clash.
+        """
+        return options
+
+    def reals(self, ctx: StepContext, img: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """What the critics see as reals [N,C,H,W], and their labels [N,c_dim]."""
+        return img, c
+
+    def phases(self) -> Iterator[Phase]:
+        """Further phases."""
+        return iter(())
+
+    def stages(self, config: dict) -> list[Any]:
+        """The schedule of data: a list of `Stage`s (training/stages.py). At most one method brings one."""
+
+    def begin_stage(self, stage: Any, seed: int, resumed: bool) -> None:
+        """A stretch of the schedule begins, or a run resumes inside it (then what was saved is in place already)."""
+
+    def end_iteration(self, nimg: int, batch_idx: int) -> None:
+        """All phases of an iteration are through; nimg images have been shown."""
+
+    def describe(self) -> dict:
+        """Plain data that network snapshots carry, by name, for the tools that draw with them."""
+        return {}
+
+    def state_dict(self) -> dict:
+        """What the method must remember over a restart (players, grafts and optimizers are saved anyway)."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restores what `state_dict` returned."""
+
+    def g_main(self, ctx: StepContext) -> Term:
+        """A term of the generator's step; `ctx.gen` has a graph."""
+
+    def g_reg(self, ctx: StepContext) -> Term:
+        """A term of the generator's lazy step; `ctx.gen` has a graph."""
+
+    def d_fake(self, ctx: StepContext) -> Term:
+        """A term of a critic's step on `ctx.gen`, `ctx.fake`."""
+
+    def d_real(self, ctx: StepContext) -> Term:
+        """A term of a critic's step on `ctx.real`."""
+
+    def d_pair(self, ctx: StepContext) -> Term:
+        """A term of a critic's step on both, `ctx.fake` and `ctx.real`."""
+
+    def d_reg(self, ctx: StepContext) -> Term:
+        """A term of a critic's lazy step on `ctx.real`, whose images are a leaf."""
+
+    def d_reg_pair(self, ctx: StepContext) -> Term:
+        """A term of a critic's lazy step that also needs fakes: `ctx.gen`, without graph."""
+
+
+def overrides(regularizer: Regularizer, hook: str) -> bool:
+    """Does the regularizer's class bring its own version of a hook?"""
+    return getattr(type(regularizer), hook) is not getattr(Regularizer, hook)
