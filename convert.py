@@ -29,9 +29,27 @@ def main(network: str, out: str, target: str | None, only: str | None) -> None:
         raise click.UsageError(f'--out={out}: the name ends in none of {", ".join(FORMATS)}; give the format with --to')
     if Path(out).exists():
         raise click.BadParameter(f'{out} exists already', param_hint='--out')
-    names = chosen_names(only)
-    data = load(network)
-    networks = choose(network, data, target, names)
+    convert(network, out, target, chosen_names(only))
+
+
+@click.command(epilog='Example: python legacy.py --source=stylegan2-cat-config-f.pkl --dest=cats.pkl')
+@click.option('--source', required=True, metavar='FILE|URL|DIR', help='As --network of convert.py.')
+@click.option('--dest', required=True, metavar='FILE',
+              help='File to write: a .safetensors, a .pt, or else a pickle of the official PyTorch implementation.')
+@click.option('--force-fp16', type=bool, metavar='BOOL', default=False, show_default=True,
+              help='With the four highest resolutions in float16, on GPUs.')
+def legacy(source: str, dest: str, force_fp16: bool) -> None:
+    """Convert network files with the options of the reference's legacy.py; convert.py has more."""
+    if Path(dest).exists():
+        raise click.BadParameter(f'{dest} exists already', param_hint='--dest')
+    convert(source, dest, FORMATS.get(Path(dest).suffix, 'reference'), None, force_fp16, '--source')
+
+
+def convert(network: str, out: str, target: str, names: list[str] | None, force_fp16: bool = False,
+            option: str = '--network') -> None:
+    """Reads, chooses, writes, and says so; a usage error for what the option that names the file has brought."""
+    data = load(network, names, force_fp16, option)
+    networks = choose(network, data, target, names, option)
     try:
         write(out, target, networks, data)
     except (OSError, ValueError) as error:
@@ -49,23 +67,23 @@ def chosen_names(only: str | None) -> list[str] | None:
     return [name for name in NETWORKS if name in names]
 
 
-def load(network: str) -> dict[str, Any]:
-    """The contents of the file; a usage error if it cannot be read."""
+def load(network: str, names: list[str] | None, force_fp16: bool, option: str) -> dict[str, Any]:
+    """The contents of the file, of its networks only those of the names; a usage error if it cannot be read."""
     from torch_utils.network_file import load_network
     try:
-        return load_network(network)
+        return load_network(network, force_fp16, only=names)
     except (OSError, ValueError) as error:
-        raise click.BadParameter(str(error), param_hint='--network') from None
+        raise click.BadParameter(str(error), param_hint=option) from None
 
 
-def choose(network: str, data: dict[str, Any], target: str, names: list[str] | None) -> dict[str, Any]:
+def choose(network: str, data: dict[str, Any], target: str, names: list[str] | None, option: str) -> dict[str, Any]:
     """The networks to write, by name; a usage error if they are not there or not what the format needs."""
     if target == 'reference' and names not in (None, list(NETWORKS)):
         raise click.BadParameter('a reference snapshot always has all of G, D and G_ema', param_hint='--only')
     wanted = names or NETWORKS
     missing = [name for name in wanted if data[name] is None]
     if missing and (names or target == 'reference'):
-        raise click.BadParameter(f'{network} has no {" and no ".join(missing)}', param_hint='--network')
+        raise click.BadParameter(f'{network} has no {" and no ".join(missing)}', param_hint=option)
     if target == 'native' and names is None:
         wanted = [name for name, value in data.items() if hasattr(value, 'state_dict')]
     return {name: data[name] for name in wanted if data[name] is not None}
@@ -81,13 +99,14 @@ def write(out: str, target: str, networks: dict[str, Any], data: dict[str, Any])
                 if name not in (*NETWORKS, 'augment_pipe', 'grafts') and not hasattr(value, 'state_dict')}
         checkpoint.save_networks(out, networks, grafts, **meta)
         return
-    lost = [name for name, value in data.items() if hasattr(value, 'state_dict') and name not in NETWORKS]
+    pipe = data['augment_pipe'] if target == 'reference' and type(data['augment_pipe']).__name__ == 'AugmentPipe' else None
+    lost = [name for name, value in data.items() if hasattr(value, 'state_dict') and name not in NETWORKS and value is not pipe]
     lost += [f'what a method added to {name}' for name in grafts]
     if lost:
         click.echo(f'Note: this format has no place for {" and ".join(lost)}.', err=True)
     with checkpoint.atomic_file(out) as file:
         if target == 'reference':
-            reference.write(file, networks, data['training_set_kwargs'])
+            reference.write(file, networks, data['training_set_kwargs'], pipe)
         else:
             rosinality.write(file, networks)
 

@@ -1,8 +1,10 @@
 """Helpers without torch: attribute dictionaries, durations, names, the log file, downloads and their cache."""
+import errno
 import hashlib
 import http.server
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -168,7 +170,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         status, headers, body = answers.pop(0) if len(answers) > 1 else answers[0]
         self.send_response(status)
         for name, value in {'Content-Length': str(len(body)), **headers}.items():
-            self.send_header(name, value)
+            if value is not None:
+                self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -298,7 +301,7 @@ def test_checksum_is_held_wherever_the_file_comes_from(server, tmp_path):
     assert cached_files(tmp_path) == []
     assert content(url, sha256=SHA256.upper()) == content(url, sha256=SHA256) == content(local.as_uri(), sha256=SHA256)
     for source in (url, str(local)):
-        with pytest.raises(OSError, match='delete the file if it is a cached one'):
+        with pytest.raises(OSError, match='expected 00; get another copy'):
             util.open_url(source, verbose=False, return_filename=True, sha256='00')
     with pytest.raises(OSError, match='the SHA-256'):
         util.open_url(url, verbose=False, cache=False, sha256='00')
@@ -322,6 +325,57 @@ def test_two_cached_files_of_one_url_are_as_good_as_none(server, tmp_path):
     content(url)
     (tmp_path / 'cache' / 'downloads' / f'{hashlib.md5(url.encode()).hexdigest()}_second').write_bytes(b'?')
     assert content(url) == BODY and len(server.asked) == 2
+
+
+def test_a_wrong_file_in_the_cache_is_replaced(server, tmp_path):
+    url = server.url('/a', (200, {}, b'<html>Please log in</html>'), (200, {'Content-Disposition': 'filename=b'}, BODY))
+    content(url)
+    assert content(url, sha256=SHA256) == BODY and len(server.asked) == 2
+    assert content(url, sha256=SHA256) == BODY and len(server.asked) == 2 and len(cached_files(tmp_path)) == 1
+
+
+def test_a_download_that_is_not_wanted_can_be_dropped(server, tmp_path):
+    path = util.open_url(server.url('/a', GOOD), verbose=False, return_filename=True)
+    other = tmp_path / Path(path).name
+    other.write_bytes(b'')
+    assert download.discard_download(path) and not Path(path).exists()
+    assert not download.discard_download(other) and other.exists()
+
+
+@pytest.mark.parametrize('headers', [{}, {'Content-Length': None}], ids=['declared', 'not declared'])
+def test_a_download_ends_at_a_size(server, tmp_path, headers):
+    url = server.url('/a', (200, headers, BODY))
+    with pytest.raises(OSError, match=r'/a has (7000|more than 6999) bytes, (at most 6999 are|which are the most)'):
+        util.open_url(url, verbose=False, max_bytes=6999)
+    assert cached_files(tmp_path) == [] and len(server.asked) == 1
+    assert content(url, max_bytes=7000) == BODY
+
+
+@pytest.mark.parametrize('limits', [dict(MAX_SEC=-1), dict(GRACE_SEC=-1, MIN_BYTES_PER_SEC=1e15)], ids=['time', 'rate'])
+def test_a_download_that_crawls_ends(server, tmp_path, monkeypatch, limits):
+    for name, value in limits.items():
+        monkeypatch.setattr(download, name, value)
+    with pytest.raises(OSError, match='/a comes too slowly: 7000 bytes in 0 seconds'):
+        util.open_url(server.url('/a', GOOD), verbose=False)
+    assert cached_files(tmp_path) == []
+
+
+@pytest.mark.parametrize('reason', [socket.gaierror(-3, 'Temporary failure'), OSError(errno.ENETUNREACH, 'unreachable')])
+def test_without_a_network_nobody_waits_for_it(server, monkeypatch, reason):
+    def get(*_args, **_kwargs):
+        raise requests.ConnectionError('Max retries exceeded') from reason
+    monkeypatch.setattr(requests, 'get', get)
+    with pytest.raises(OSError, match='https://host/a could not be downloaded: .*is the machine without a network'):
+        util.open_url('https://host/a', verbose=False)
+    assert server.pauses == []
+
+
+@pytest.mark.parametrize('url', ['http://[::1', 'http://[::1/a', 'https://host:99999999/a', 'http://' + 'a' * 300, 'http://.'])
+def test_addresses_that_are_none_are_a_sentence(server, url):
+    assert util.is_url(url) is (not url.startswith('http://['))
+    with pytest.raises(OSError, match='(not a valid address|could not be downloaded)') as caught:
+        util.open_url(url, verbose=False)
+    assert '\n' not in str(caught.value) and server.pauses == []
 
 
 def test_local_files_are_opened_as_they_are(tmp_path):

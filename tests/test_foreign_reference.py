@@ -1,5 +1,7 @@
 """Snapshots of the official PyTorch implementation: read without executing them, written so that it reads them."""
 import io
+import math
+import pickle
 import re
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from torch_utils.checkpoint import CheckpointError
 from torch_utils.foreign import portable, reference
 from training import networks
 from training.augment import AugmentPipe
+from training.layers import FullyConnectedLayer
 from training.networks import Discriminator, Generator
 
 
@@ -89,8 +92,8 @@ def test_missing_optional_entries_are_none():
 
 def change(what):
     content = make_content()
-    if what == 'no D':
-        content['D'] = None
+    if what == 'no networks':
+        content = {'G': None, 'D': None, 'training_set_kwargs': None}
     if what == 'unknown option':
         content['G'].kwargs_of_the_file = {**content['G'].init_kwargs, 'magic': 1}
     if what == 'unknown class':
@@ -110,14 +113,14 @@ def change(what):
 
 
 @pytest.mark.parametrize('what, message', [
-    ('no D', 'the pickle has no network D'),
+    ('no networks', 'the pickle has no network G, D or G_ema'),
     ('unknown option', "training.networks.Generator does not accept its arguments: .*'magic'"),
-    ('unknown class', 'Linear is not a class of network that this program has'),
+    ('unknown class', 'G_ema is a Linear; this program has the networks of StyleGAN2 only'),
     ('other shapes', r'D cannot be rebuilt: tensor b16.fromrgb.weight is \[8, 3, 1, 1\], its arguments say \[4,'),
     ('extra tensor', 'G cannot be rebuilt: tensor spy has no place'),
     ('missing tensor', 'G cannot be rebuilt: tensor mapping.w_avg is missing'),
     ('endless', r'G cannot be rebuilt: 1000000000 layers, but the file has \d+ tensors'),
-    ('gigantic', 'G cannot be rebuilt: tensor .* its arguments say'),
+    ('gigantic', 'G cannot be rebuilt: z_dim=1000000000: must be a whole number between 0 and 65536'),
     ('other version', 'a module in a form other than version 6'),
 ])
 def test_what_does_not_fit_is_said_in_a_sentence(what, message):
@@ -206,5 +209,153 @@ def test_options_that_only_we_have_are_left_out():
     file = io.BytesIO()
     reference.write(file, {'G': G, 'D': D, 'G_ema': G}, None)
     data = load_like_the_reference(file.getvalue())
-    assert data['G']._init_kwargs['synthesis_kwargs'] == {**SMALL, 'num_fp16_res': 1}
+    assert data['G']._init_kwargs['synthesis_kwargs'] == {**SMALL, 'num_fp16_res': 1, 'conv_clamp': None}
     assert 'reduced_dtype' not in data['D']._init_kwargs
+
+
+def test_what_other_programs_look_at_is_in_written_files():
+    G, D = make_pair(c_dim=3)
+    file = io.BytesIO()
+    reference.write(file, {'G': G, 'D': D, 'G_ema': G}, {'path': 'x', 'labels_from': 'json', 'xflip': True}, AugmentPipe(xflip=1))
+    data = load_like_the_reference(file.getvalue())
+    assert data['training_set_kwargs'] == {'path': 'x', 'xflip': True}      # The reference knows no other option.
+    calls = []
+    for network in (data['G'], data['D']):
+        for module in network.modules():        # The reference hooks into every module to print a summary.
+            module.register_forward_hook(lambda *_: calls.append(1)).remove()
+        network.register_forward_hook(lambda *_: calls.append(1))
+    data['G'](torch.randn(1, 8), torch.zeros(1, 3))
+    assert calls == [1]
+    options = data['G']._init_kwargs            # The StyleGAN3 code sets entries of its copies as attributes.
+    for group in (options, options.synthesis_kwargs, data['D']._init_kwargs, data['D']._init_kwargs.block_kwargs):
+        assert type(group).__name__ == 'EasyDict'
+    assert options.synthesis_kwargs.num_fp16_res == 0 and options.mapping_kwargs.w_avg_beta == 0.995
+    block, d_block = data['G'].synthesis.b16, data['D'].b16
+    assert (block.is_last, data['G'].synthesis.b8.is_last, block.resolution, block.w_dim) == (True, False, 16, 8)
+    assert (block.img_channels, block.channels_last, block.conv0.act_gain) == (3, False, math.sqrt(2))
+    assert (d_block.first_layer_idx, d_block.img_channels, d_block.fromrgb.act_gain) == (0, 3, math.sqrt(2))
+    assert data['G'].synthesis.img_resolution_log2 == data['D'].img_resolution_log2 == 4
+    assert data['D'].b4.in_channels == 8
+
+
+def test_the_augmentation_pipe_is_kept():
+    G, D = make_pair()
+    pipe = AugmentPipe(xflip=1, brightness=0.5)
+    pipe.p.fill_(0.25)
+    file = io.BytesIO()
+    reference.write(file, {'G': G, 'D': D, 'G_ema': G}, None, pipe)
+    theirs = load_like_the_reference(file.getvalue())['augment_pipe']
+    assert theirs.p == 0.25 and theirs.brightness == 0.5 and theirs._init_kwargs.xflip == 1
+    assert torch.equal(theirs.Hz_fbank, pipe.Hz_fbank)
+    with pytest.raises(NotImplementedError, match='build an AugmentPipe of your own'):
+        theirs(torch.zeros(1, 3, 8, 8))
+    ours = legacy.load_network_pkl(io.BytesIO(file.getvalue()))['augment_pipe']
+    assert ours.p == 0.25 and ours.init_kwargs == pipe.init_kwargs
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files of the StyleGAN3 code.
+
+def as_of_stylegan3(network, **changes):
+    """The network with the options and attributes that it has there: the generator's options are not in groups."""
+    kwargs = {**network.init_kwargs, **changes}
+    kwargs.update(kwargs.pop('synthesis_kwargs', {}))
+    for module in network.modules():
+        if isinstance(module, FullyConnectedLayer):
+            module.out_features, module.in_features = module.weight.shape
+    network.kwargs_of_the_file = {name: value for name, value in kwargs.items() if value is not ...}
+    return network
+
+
+def stylegan3_snapshot():
+    """Options as its train.py gives them; those that it leaves out have defaults of its own."""
+    G = Generator(8, 2, 8, 16, 3, {'num_layers': 2}, {**SMALL, 'conv_clamp': 256, 'num_fp16_res': 4})
+    D = Discriminator(2, 16, 3, **SMALL, conv_clamp=256, num_fp16_res=4)
+    freeze = {'num_layers': 2, 'freeze_layers': 0, 'freeze_embed': False}
+    G = as_of_stylegan3(G, fused_modconv_default='inference_only', mapping_kwargs=freeze, synthesis_kwargs=SMALL)
+    D = as_of_stylegan3(D, num_fp16_res=..., conv_clamp=...)
+    return G.eval(), D.eval()
+
+
+def test_stylegan2_networks_of_the_stylegan3_code_have_the_defaults_of_that_code():
+    G, D = stylegan3_snapshot()
+    data = legacy.load_network_pkl(io.BytesIO(reference_pickle({'G': G, 'D': D, 'G_ema': G})))
+    assert data['G_ema'].init_kwargs == {
+        'z_dim': 8, 'c_dim': 2, 'w_dim': 8, 'img_resolution': 16, 'img_channels': 3,
+        'mapping_kwargs': {'w_avg_beta': 0.998, 'num_layers': 2},
+        'synthesis_kwargs': {'num_fp16_res': 4, 'conv_clamp': 256, **SMALL}}
+    assert data['D'].init_kwargs['num_fp16_res'] == 4 and data['D'].init_kwargs['conv_clamp'] == 256
+    z, c, img = torch.randn(4, 8), torch.eye(2)[[0, 1, 0, 1]], torch.randn(4, 3, 16, 16) * 1000
+    options = dict(noise_mode='const', force_fp32=True)
+    torch.testing.assert_close(data['G_ema'](z, c, **options), G(z, c, **options))
+    torch.testing.assert_close(data['D'](img, c, force_fp32=True), D(img, c, force_fp32=True))
+
+
+def test_given_options_of_the_stylegan3_code_win_and_a_discriminator_alone_is_known():
+    G, D = stylegan3_snapshot()
+    G = as_of_stylegan3(Generator(8, 0, 8, 16, 3, {}, SMALL), num_fp16_res=0, conv_clamp=None)
+    data = legacy.load_network_pkl(io.BytesIO(reference_pickle({'G_ema': G, 'D': D})))
+    assert data['G_ema'].init_kwargs['synthesis_kwargs'] == {**SMALL, 'num_fp16_res': 0, 'conv_clamp': None}
+    assert data['G'] is None
+    assert legacy.load_network_pkl(io.BytesIO(reference_pickle({'D': D})))['D'].init_kwargs['conv_clamp'] == 256
+
+
+def test_networks_of_stylegan2_ada_keep_its_defaults():
+    G, D = make_pair()
+    D.kwargs_of_the_file = {key: D.init_kwargs[key] for key in ('c_dim', 'img_resolution', 'img_channels', *SMALL)}
+    data = legacy.load_network_pkl(io.BytesIO(reference_pickle({'G': G, 'D': D, 'G_ema': G})))
+    assert data['D'].init_kwargs['num_fp16_res'] == 0 and data['D'].init_kwargs['conv_clamp'] is None
+
+
+class Part(torch.nn.Module):
+    """A module with any parts."""
+
+    def __init__(self, *parts, **kwargs):
+        super().__init__()
+        self.kwargs_of_the_file = kwargs
+        for name in parts:
+            self.add_module(name, Part())
+
+
+def named(name, *parts, **kwargs):
+    return type(name, (Part,), {})(*parts, **kwargs)
+
+
+def alias_free():
+    network = named('Generator', 'synthesis', 'mapping', channel_base=32768, magnitude_ema_beta=0.99)
+    network.synthesis = Part('input', 'L0_36_512', 'L1_36_512')
+    return network
+
+
+@pytest.mark.parametrize('make_network, message', [
+    (alias_free, 'G_ema is an alias-free generator of StyleGAN3 .*not stylegan2'),
+    (lambda: named('Generator', 'Model', NoiseDimension=64, WidthPerStage=[8]), 'G_ema is a generator of R3GAN'),
+    (lambda: named('TriPlaneGenerator', 'backbone'), 'G_ema is a TriPlaneGenerator of EG3D'),
+    (lambda: named('SomethingElse'), 'G_ema is a SomethingElse'),
+    (lambda: named('Generator', 'trunk', 'head'), r'G_ema is a Generator of another architecture \(its parts: trunk, head\)'),
+    (lambda: named('Discriminator', 'b4'), 'G_ema is of class .*Discriminator.*, not Generator'),
+])
+def test_other_networks_are_called_by_their_name(make_network, message):
+    with pytest.raises(CheckpointError, match=message) as caught:
+        legacy.load_network_pkl(io.BytesIO(reference_pickle({'G_ema': make_network()})))
+    assert '\n' not in str(caught.value)
+
+
+def test_a_foreign_discriminator_keeps_nobody_from_drawing():
+    G, _ = make_pair()
+    data = reference_pickle({'G_ema': G, 'D': named('ProjectedDiscriminator', 'feature_network')})
+    assert legacy.load_network_pkl(io.BytesIO(data), only=['G_ema'])['G_ema'].z_dim == 8
+    with pytest.raises(CheckpointError, match='D is a ProjectedDiscriminator of Projected GAN or StyleGAN-XL'):
+        legacy.load_network_pkl(io.BytesIO(data))
+
+
+def test_layers_of_torch_are_told_to_be_of_other_programs():
+    data = pickle.dumps({'G_ema': torch.nn.Linear(1, 1)}, 4)
+    with pytest.raises(CheckpointError, match=r'asks for torch.nn.modules.linear.Linear.*networks of other programs \(as R3GAN'):
+        legacy.load_network_pkl(io.BytesIO(data))
+
+
+def test_a_generator_alone_counts_as_the_averaged_one():
+    G, _ = make_pair()
+    data = legacy.load_network_pkl(io.BytesIO(reference_pickle(G)))
+    assert data['G'] is None and torch.equal(data['G_ema'].mapping.w_avg, G.mapping.w_avg)

@@ -4,6 +4,7 @@ import io
 import math
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -324,3 +325,80 @@ def test_flipped_bits_in_an_archive_never_do_anything_but_raise_or_change_a_numb
         except CheckpointError as error:
             assert '\n' not in str(error)
         data[position] ^= bit
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files as that program writes them.
+
+GENUINE = Path(__file__).parent / 'fixtures' / 'foreign'        # With what that program itself makes of them.
+
+
+@pytest.mark.parametrize('name', ['rosinality_train_16.pt', 'rosinality_train_16_stream.pt'])
+def test_genuine_training_checkpoints_compute_what_they_did(name):
+    expected = {key: torch.from_numpy(value) for key, value in np.load(GENUINE / 'rosinality_train_16_expected.npz').items()}
+    data = legacy.load_network_pkl(GENUINE / name)
+    close(data['G_ema'](expected['z'], None, noise_mode='const'), expected['images_const_noise'])
+    close(data['D'](expected['img'], None), expected['d_logits'])
+
+
+def test_a_genuine_converted_generator_computes_what_it_did():
+    expected = np.load(GENUINE / 'rosinality_converted_16_expected.npz')
+    data = legacy.load_network_pkl(GENUINE / 'rosinality_converted_16.pt')
+    close(data['G_ema'](torch.from_numpy(expected['z']), None, truncation_psi=0.7, noise_mode='const'),
+          torch.from_numpy(expected['images_trunc_07']))
+    assert data['G'] is None and data['D'] is None
+
+
+def as_modules(state):
+    """A tree of modules with this state dict, which then has the attribute that those of real modules have."""
+    root = torch.nn.Module()
+    for name, tensor in state.items():
+        *path, leaf = name.split('.')
+        module = root
+        for part in path:
+            if part not in dict(module.named_children()):
+                module.add_module(part, torch.nn.Module())
+            module = getattr(module, part)
+        module.register_parameter(leaf, torch.nn.Parameter(tensor, requires_grad=False))
+    return root
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
+@pytest.mark.parametrize('archive', [True, False], ids=['zip', 'older layout'])
+def test_state_dicts_of_real_modules_are_read_however_torch_writes_them(archive, protocol, dtype):
+    networks = make()
+    content = torch.load(io.BytesIO(written(networks)), weights_only=True)
+    module = as_modules(content['g_ema']).to(dtype)
+    state = module.state_dict(keep_vars=True)       # Parameters, with hooks and attributes.
+    next(iter(state.values())).note = 'an attribute'
+    assert state._metadata
+    file = io.BytesIO()
+    torch.save({'g_ema': state, 'latent_avg': content['latent_avg']}, file, pickle_protocol=protocol,
+               _use_new_zipfile_serialization=archive)
+    loaded = read(file.getvalue())['G_ema'].state_dict()
+    for name, tensor in networks['G_ema'].state_dict().items():
+        assert torch.equal(loaded[name], tensor if name == 'mapping.w_avg' else tensor.to(dtype).float()), name
+
+
+def test_a_state_dict_alone_is_that_of_the_averaged_generator():
+    networks = make()
+    content = torch.load(io.BytesIO(written(networks)), weights_only=True)
+    file = io.BytesIO()
+    torch.save(as_modules(content['g_ema']).state_dict(), file)
+    data = read(file.getvalue())
+    z = torch.randn(2, 8)
+    assert data['D'] is None
+    assert torch.equal(data['G_ema'](z, None, noise_mode='const'), networks['G_ema'](z, None, noise_mode='const'))
+
+
+def test_a_layer_named_many_times_costs_no_more_than_the_file():
+    content = torch.load(io.BytesIO(written(make())), weights_only=True)
+    del content['latent_avg']
+    weight, bias = torch.zeros(512, 512), torch.zeros(512)
+    content['g_ema'].update({f'style.{i}.{leaf}': tensor for i in range(1, 5000)
+                             for leaf, tensor in (('weight', weight), ('bias', bias))})
+    file = io.BytesIO()
+    torch.save({'g_ema': content['g_ema']}, file)
+    with pytest.raises(CheckpointError, match='the network is larger than the file it comes from'):
+        read(file.getvalue())

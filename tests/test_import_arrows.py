@@ -16,11 +16,11 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = {path.stem for path in ROOT.glob('*.py')} - {'legacy'}
 
 # What of this project the files of a package may import besides their own package. `legacy` is the reference's name for
-# torch_utils.network_file; scripts and benchmarks may import everything.
+# torch_utils.network_file and, as a command, for convert; scripts and benchmarks may import everything.
 MAY_IMPORT = {
     'dnnlib': set(),
     'torch_utils': {'dnnlib'},
-    'legacy': {'dnnlib', 'torch_utils'},
+    'legacy': {'dnnlib', 'torch_utils', 'convert'},
     'drawing': {'dnnlib', 'torch_utils'},
     'training': {'dnnlib', 'torch_utils'},
     'losses_ext': {'dnnlib', 'torch_utils', 'training'},

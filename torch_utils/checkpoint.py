@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import stat
 import struct
 import zlib
 from collections.abc import Collection, Iterator
@@ -23,6 +24,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import dnnlib.util
+from torch_utils import network_schema
 
 SNAPSHOT_FORMAT = 'stylegan2-loss-zoo/networks'
 SNAPSHOT_VERSION = 1
@@ -43,10 +45,43 @@ DTYPES = {
 
 RESERVED = ('format', 'version', 'networks', 'grafts')      # Keys of a snapshot's document that `meta` cannot use.
 MAX_HEADER_BYTES = 100_000_000      # The safetensors limit.
+MAX_HEADER_ITEMS = 1_000_000        # Commas and brackets: as objects they take many times the memory of the text.
+MAX_PIPE_BYTES = 1 << 33            # Of a file that comes through a pipe, of which nobody knows the end.
+MAX_MESSAGE = 1000                  # Characters; files may quote themselves at any length.
+PIECE_BYTES = 1 << 24
 
 
 class CheckpointError(ValueError):
-    """A file that is damaged, foreign, from a newer version, or does not hold what it claims. The text is for users."""
+    """A file that is damaged, foreign, from a newer version, or does not hold what it claims. The text is for users.
+
+    What files say of themselves is part of it; nothing that would command a terminal, or that it cannot show, is left.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(''.join(c if c.isprintable() else '?' for c in message[:MAX_MESSAGE]))
+
+
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """Opens a file for reading in binary. CheckpointError for a device, a pipe, or whatever else has no end."""
+    def opener(name, flags):
+        return os.open(name, flags | getattr(os, 'O_NONBLOCK', 0))      # Opening a pipe would wait for a writer.
+
+    file = open(path, 'rb', opener=opener)  # noqa: SIM115 (closed by the caller)
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise CheckpointError(f'{path}: not a regular file (a device, a pipe or a socket)')
+
+
+def read_pipe(file: BinaryIO) -> io.BytesIO:
+    """Everything that comes out of a file that cannot be searched. CheckpointError if it does not end."""
+    pieces, left = [], MAX_PIPE_BYTES
+    while piece := file.read(PIECE_BYTES):
+        pieces.append(piece)
+        left -= len(piece)
+        if left < 0:
+            raise CheckpointError(f'{_name_of(file)}: more than {MAX_PIPE_BYTES >> 30} GB without an end')
+    return io.BytesIO(b''.join(pieces))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -104,11 +139,12 @@ def load(path_or_file: str | os.PathLike | BinaryIO) -> tuple[dict[str, torch.Te
         OSError: the file cannot be opened or read.
     """
     if not hasattr(path_or_file, 'read'):
-        with open(path_or_file, 'rb') as file:
+        with open_file(path_or_file) as file:
             return load(file)
     name = _name_of(path_or_file)
-    contents = path_or_file.read()
-    document, header, crc = _read_header(io.BytesIO(contents), name)
+    file = path_or_file if path_or_file.seekable() else read_pipe(path_or_file)
+    document, header, crc = _read_header(file, name)
+    contents = header + file.read()             # As long as the header says, which was compared.
     data = memoryview(contents)[len(header):]
     if zlib.crc32(data, zlib.crc32(header.replace(_crc_field(crc), _crc_field(0), 1))) != crc:
         raise CheckpointError(f'{name}: damaged: the contents do not match the checksum; use another copy')
@@ -122,7 +158,7 @@ def load_document(path_or_file: str | os.PathLike | BinaryIO) -> dict[str, Any]:
     """The document alone, read from the header (milliseconds, whatever the size). Raises like `load`."""
     if hasattr(path_or_file, 'read'):
         return _read_header(path_or_file, _name_of(path_or_file))[0]
-    with open(path_or_file, 'rb') as file:
+    with open_file(path_or_file) as file:
         return _read_header(file, path_or_file)[0]
 
 
@@ -152,14 +188,21 @@ def _header(tensors: dict[str, torch.Tensor], document: str, crc: int = 0) -> by
 
 
 def _read_header(file: BinaryIO, name: Any) -> tuple[dict[str, Any], bytes, int]:
-    """(document, all bytes of the header, checksum) from the start of `file`; leaves it at the data."""
+    """(document, all bytes of the header, checksum) from the start of `file`; leaves it at the data.
+
+    Everything that a length in it promises is compared with the size of the file before it is read.
+    """
     prefix = file.read(8)
     length = int.from_bytes(prefix, 'little')
     if len(prefix) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
         raise CheckpointError(f'{name}: not a safetensors file')
+    if file.seekable() and _bytes_left(file) < length:
+        raise CheckpointError(f'{name}: truncated, or not a safetensors file')
     text = file.read(length)
     if len(text) < length:
         raise CheckpointError(f'{name}: truncated, or not a safetensors file')
+    if sum(map(text.count, (b',', b'[', b'{'))) > MAX_HEADER_ITEMS:
+        raise CheckpointError(f'{name}: refused: its header has more than {MAX_HEADER_ITEMS} items')
     try:
         entries = json.loads(text)
         metadata = entries['__metadata__']
@@ -169,12 +212,15 @@ def _read_header(file: BinaryIO, name: Any) -> tuple[dict[str, Any], bytes, int]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         raise CheckpointError(f'{name}: not a file of this program: its header lacks the description of the '
                               'contents') from None
-    if file.seekable():
-        here, end = file.tell(), file.seek(0, os.SEEK_END)
-        file.seek(here)
-        if end - here != expected:
-            raise CheckpointError(f'{name}: truncated or damaged: {end - here} bytes of tensors, expected {expected}')
+    if file.seekable() and (found := _bytes_left(file)) != expected:
+        raise CheckpointError(f'{name}: truncated or damaged: {found} bytes of tensors, expected {expected}')
     return document, prefix + text, crc
+
+
+def _bytes_left(file: BinaryIO) -> int:
+    here, end = file.tell(), file.seek(0, os.SEEK_END)
+    file.seek(here)
+    return end - here
 
 
 def first_line(error: Exception) -> str:
@@ -276,14 +322,17 @@ def load_networks(path_or_file: str | os.PathLike | BinaryIO,
     entries = _check_snapshot(document, name)
     result: dict[str, Any] = {'training_set_kwargs': None, 'grafts': {}}
     result.update({key: value for key, value in document.items() if key not in RESERVED})
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        network, _, key = key.partition('/')
+        states.setdefault(network, {})[key] = tensor
     for network, entry in entries.items():
-        if only is not None and network not in only:
-            result[network] = None
+        result[network] = None
+        if entry is None or (only is not None and network not in only):
             continue
-        prefix = f'{network}/'
-        state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         try:
-            result[network], grafts = (None, {}) if entry is None else build_network(**entry, state=state)
+            network_schema.check_class(network, entry['class_name'])
+            result[network], grafts = build_network(**entry, state=states.get(network, {}))
         except ValueError as error:
             raise CheckpointError(f'{name}: {network} cannot be rebuilt: {error}') from error
         if grafts:
@@ -308,12 +357,14 @@ def build_network(class_name: str, kwargs: dict[str, Any], state: dict[str, torc
 def skeleton(class_name: str, kwargs: dict[str, Any], max_layers: int) -> dict[str, torch.Tensor]:
     """The state dict of the network that these arguments build. Only filters hold values; the rest takes no memory.
 
-    Raises ValueError for a class that is not in `CLASSES`, arguments that it does not accept, or more layers than
-    `max_layers`: a network has no more layers than tensors, which stops arguments that would build without end.
+    Raises ValueError for a class that is not in `CLASSES`, arguments that it does not accept (their ranges are in
+    network_schema.py), or more layers than `max_layers`: a network has no more layers than tensors, which stops
+    arguments that would build without end.
     """
     if class_name not in CLASSES:
         raise ValueError(f'class {class_name!r} is not one of {", ".join(CLASSES)}')
     _limit_layers(kwargs, max_layers)
+    network_schema.check_options(kwargs)
     try:
         with _ShapesOnly():
             return dnnlib.util.get_obj_by_name(class_name)(**kwargs).state_dict()
@@ -370,25 +421,25 @@ def _check_snapshot(document: dict[str, Any], name: Any) -> dict[str, Any]:
     if isinstance(version, int) and version > SNAPSHOT_VERSION:
         raise CheckpointError(f'{name}: format version {version} is newer than {SNAPSHOT_VERSION}, which this program '
                               'reads; update the program')
-    if version != SNAPSHOT_VERSION or not isinstance(entries, dict) or not all(map(_is_entry, entries.values())):
+    if version != SNAPSHOT_VERSION:
         raise CheckpointError(f'{name}: the description of its networks is malformed')
+    others = {key: value for key, value in document.items() if key not in RESERVED}
+    try:
+        network_schema.check_document(entries, others, RESERVED)
+    except ValueError as error:
+        raise CheckpointError(f'{name}: {error}') from None
     return entries
 
 
-def _is_entry(entry: Any) -> bool:
-    return entry is None or (isinstance(entry, dict) and set(entry) == {'class_name', 'kwargs'}
-                             and isinstance(entry['kwargs'], dict))
-
-
-def _extra_tensors(class_name: str, kwargs: dict[str, Any], state: dict[str, torch.Tensor]) -> list[str]:
-    """Names of the tensors in `state` that the described network lacks. ValueError unless all others fit exactly."""
+def _extra_tensors(class_name: str, kwargs: dict[str, Any], state: dict[str, torch.Tensor]) -> dict[str, None]:
+    """Names, as keys, of the tensors in `state` that the described network lacks. ValueError unless all others fit."""
     expected = skeleton(class_name, kwargs, len(state))
     for key, tensor in expected.items():
         if key not in state:
             raise ValueError(f'tensor {key} is missing')
         if state[key].shape != tensor.shape:
             raise ValueError(f'tensor {key} is {list(state[key].shape)}, its arguments say {list(tensor.shape)}')
-    return [key for key in state if key not in expected]
+    return {key: None for key in state if key not in expected}
 
 
 def _limit_layers(kwargs: dict[str, Any], max_layers: int) -> None:

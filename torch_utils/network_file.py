@@ -3,7 +3,6 @@
 Whatever the format, nothing that a file contains is executed. The formats are described in docs/formats.md.
 """
 import copy
-import io
 import os
 from collections.abc import Collection
 from typing import Any, BinaryIO
@@ -11,7 +10,8 @@ from typing import Any, BinaryIO
 import torch
 
 import dnnlib.util
-from torch_utils import checkpoint
+from dnnlib.download import discard_download
+from torch_utils import checkpoint, network_schema
 from torch_utils.foreign import inert_pickle, reference, rosinality, tensorflow, tensors
 from torch_utils.foreign.record import NetworkRecord
 
@@ -21,7 +21,8 @@ NETWORKS = ('G', 'D', 'G_ema')
 SAFETENSORS = b'\0\0\0\0{'      # From the fifth byte on; the four before are the length of a header, any number.
 PICKLE = b'\x80'
 TORCH_ARCHIVE = b'PK\x03\x04'
-TORCH_STREAM = inert_pickle.dumps(tensors.MAGIC, 2)[:-1]        # Of torch.save before the archives.
+TORCH_STREAM = inert_pickle.dumps(tensors.MAGIC, 2)[2:-1]       # Of torch.save before the archives, soon after PICKLE.
+START_BYTES = 32
 
 
 def load_network_pkl(f: str | os.PathLike | BinaryIO, force_fp16: bool = False,
@@ -33,8 +34,8 @@ def load_network_pkl(f: str | os.PathLike | BinaryIO, force_fp16: bool = False,
         force_fp16: rebuild G, D and G_ema with the four highest resolutions in float16 and activations clamped at 256.
         only: build no other networks than these, which is faster. None = all.
 
-    Reads native snapshots, snapshots of the official PyTorch implementation and its GGDR fork, the TensorFlow pickles
-    before that, and rosinality's checkpoints.
+    Reads native snapshots, snapshots of the official PyTorch implementation, its GGDR fork and the StyleGAN3 code (with
+    StyleGAN2 networks), the TensorFlow pickles before that, and rosinality's checkpoints; whole or a generator alone.
 
     Returns:
         At least 'G', 'D', 'G_ema', 'augment_pipe' (modules on the CPU, in eval mode, without gradients; None where the
@@ -45,7 +46,7 @@ def load_network_pkl(f: str | os.PathLike | BinaryIO, force_fp16: bool = False,
         OSError: the file cannot be read.
     """
     if not hasattr(f, 'read'):
-        with open(f, 'rb') as file:
+        with checkpoint.open_file(f) as file:
             return load_network_pkl(file, force_fp16, only)
     data = dict.fromkeys((*NETWORKS, 'augment_pipe', 'training_set_kwargs'))
     data.update(_read(f, only))
@@ -58,20 +59,24 @@ def load_network(source: str | os.PathLike, force_fp16: bool = False,
                  only: Collection[str] | None = None) -> dict[str, Any]:
     """`load_network_pkl` for whatever a user may name: a file, a URL, or a run directory (its newest snapshot)."""
     if dnnlib.util.is_url(str(source), allow_file_urls=True):
-        with dnnlib.util.open_url(str(source)) as file:
-            return load_network_pkl(file, force_fp16, only)
+        source = dnnlib.util.open_url(str(source), return_filename=True)
     if not os.path.exists(source):
         raise FileNotFoundError(f'No such file or directory: {source}')
     if os.path.isdir(source):
         source = checkpoint.newest_snapshot(source)
-    return load_network_pkl(source, force_fp16, only)
+    try:
+        return load_network_pkl(source, force_fp16, only)
+    except checkpoint.CheckpointError as error:
+        if discard_download(source):
+            raise checkpoint.CheckpointError(f'{error}; the download was not kept') from None
+        raise
 
 
 def _read(file: BinaryIO, only: Collection[str] | None) -> dict[str, Any]:
     """What `load_network_pkl` returns, as far as the file has it. The first bytes tell the format."""
     if not file.seekable():
-        file = io.BytesIO(file.read())
-    start = file.read(len(TORCH_STREAM))
+        file = checkpoint.read_pipe(file)
+    start = file.read(START_BYTES)
     file.seek(-len(start), os.SEEK_CUR)
     name = getattr(file, 'name', 'file')
     if start[4:9] == SAFETENSORS:
@@ -80,25 +85,28 @@ def _read(file: BinaryIO, only: Collection[str] | None) -> dict[str, Any]:
         raise checkpoint.CheckpointError(f'{name}: not a network file: neither a native snapshot nor a pickle or '
                                          'checkpoint of a program that this one knows')
     try:
-        records, num_bytes = _read_foreign(file, start)
+        records, num_bytes = _read_foreign(file, start, only)
         return _build(records, num_bytes, only)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
         # Whatever a strange file brings about while it is translated. CheckpointError is a ValueError.
         kind = '' if isinstance(error, ValueError) else 'damaged: '
         raise checkpoint.CheckpointError(f'{name}: {kind}{checkpoint.first_line(error)}') from error
 
 
-def _read_foreign(file: BinaryIO, start: bytes) -> tuple[dict[str, Any], int]:
+def _read_foreign(file: BinaryIO, start: bytes, only: Collection[str] | None) -> tuple[dict[str, Any], int]:
     """(records and plain data by name, size of the file) of a file that other programs wrote."""
     num_bytes = tensors.size_of(file)
-    if start == TORCH_STREAM or start.startswith(TORCH_ARCHIVE):
-        return rosinality.load(file, is_archive=start.startswith(TORCH_ARCHIVE)), num_bytes
-    content = inert_pickle.load(
-        file, {**tensors.substitutes(num_bytes), **reference.SUBSTITUTES, **tensorflow.SUBSTITUTES})
-    if isinstance(content, dict):
-        return reference.records(content), num_bytes
-    if isinstance(content, tuple):
-        return tensorflow.records(content), num_bytes
+    if TORCH_STREAM in start or start.startswith(TORCH_ARCHIVE):
+        return rosinality.load(file, start.startswith(TORCH_ARCHIVE), only), num_bytes
+    try:
+        content = inert_pickle.load(
+            file, {**tensors.substitutes(num_bytes), **reference.SUBSTITUTES, **tensorflow.SUBSTITUTES})
+    except inert_pickle.UnknownName as error:
+        raise checkpoint.CheckpointError(f'{error}{reference.whose(error.module)}') from None
+    if isinstance(content, (dict, reference.Module)):
+        return reference.records(content, only), num_bytes
+    if isinstance(content, (tuple, tensorflow.Network)):
+        return tensorflow.records(content, only), num_bytes
     raise checkpoint.CheckpointError('the pickle holds no networks')
 
 
@@ -112,6 +120,7 @@ def _build(records: dict[str, Any], num_bytes: int, only: Collection[str] | None
         if only is not None and name not in only:
             continue
         try:
+            network_schema.check_class(name, record.class_name)
             data[name] = record.build(num_bytes)
         except ValueError as error:
             raise checkpoint.CheckpointError(f'{name} cannot be rebuilt: {error}') from error

@@ -14,6 +14,9 @@ from typing import Any, BinaryIO
 from torch_utils.checkpoint import CheckpointError
 
 MAX_TEXT = 100          # Characters of a file's own words that an error message repeats.
+MAX_INSTRUCTIONS = 2_000_000    # Real files have some 100 000.
+MAX_LINE = 1000         # Bytes of the name of a function or class.
+MAX_INT = 1 << 127      # Of absolute values; the largest in real files is the magic number of torch, 80 bits.
 
 
 class Buildable:
@@ -22,6 +25,25 @@ class Buildable:
     def build(self, state: Any) -> None:
         """Takes the state that the pickle gives the object."""
         raise CheckpointError(f'refused: the file sets the state of a {type(self).__name__}')
+
+
+class Table(dict, Buildable):
+    """A dict of a class of its own: an OrderedDict, an EasyDict. Attributes that the file gives it are forgotten.
+
+    (The `state_dict()` of a module has one, `_metadata`.)
+    """
+
+    def build(self, state: Any) -> None:
+        """Forgets them."""
+
+
+class UnknownName(CheckpointError):
+    """The file asks for a function or class that has no substitute."""
+
+    def __init__(self, module: Any, name: Any):
+        super().__init__(f'refused: the file asks for {shorten(module)}.{shorten(name)}, which no network file needs; '
+                         'nothing was executed')
+        self.module = shorten(module)
 
 
 @dataclass(frozen=True)
@@ -37,11 +59,38 @@ Substitutes = dict[tuple[str, str], Substitute]     # (module, name) as the file
 _MARK = object()
 
 
+class _Bounded:
+    """A file of which nobody can read, or make room for, more than there is."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.left = size_of(file)
+
+    def read(self, num_bytes: int) -> bytes:
+        if num_bytes > self.left:
+            raise CheckpointError('truncated: the pickle declares more than the file holds')
+        self.left -= num_bytes
+        return self.file.read(num_bytes)
+
+    def readline(self) -> bytes:
+        line = self.file.readline(min(self.left, MAX_LINE))
+        self.left -= len(line)
+        return line
+
+
+def size_of(file: BinaryIO) -> int:
+    """Bytes from the position of `file` to its end."""
+    here = file.tell()
+    end = file.seek(0, io.SEEK_END)
+    file.seek(here)
+    return end - here
+
+
 class _Machine:
     """Runs one pickle."""
 
     def __init__(self, file: BinaryIO, substitutes: Substitutes, persistent_load: Callable[[Any], Any] | None):
-        self.file = file
+        self.file = _Bounded(file)
         self.substitutes = substitutes
         self.persistent_load = persistent_load
         self.stack: list[Any] = []
@@ -49,17 +98,21 @@ class _Machine:
 
     def run(self) -> Any:
         try:
-            while (code := self.file.read(1)) != b'.':
-                if code == b'':
+            for _ in range(MAX_INSTRUCTIONS):
+                if self.file.left == 0:
                     raise CheckpointError('truncated: the pickle has no end')
+                code = self.file.read(1)
+                if code == b'.':
+                    return self.stack.pop()
                 if code not in _INSTRUCTIONS:
                     raise CheckpointError(f'refused: the pickle uses instruction {code!r}, which no network file needs')
                 read_argument, execute = _INSTRUCTIONS[code]
                 execute(self, read_argument(self.file))
-            return self.stack.pop()
+            raise CheckpointError(f'refused: the pickle has more than {MAX_INSTRUCTIONS} instructions')
         except CheckpointError:
             raise
-        except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError,
+                MemoryError) as error:
             raise CheckpointError(f'damaged, or no pickle: {shorten(error)}') from error
 
     def above_mark(self) -> list[Any]:
@@ -151,8 +204,7 @@ class _Machine:
 
     def push_global(self, module, name):
         if not isinstance(module, str) or not isinstance(name, str) or (module, name) not in self.substitutes:
-            raise CheckpointError(f'refused: the file asks for {shorten(module)}.{shorten(name)}, '
-                                  'which no network file needs; nothing was executed')
+            raise UnknownName(module, name)
         self.stack.append(Global(module, name))
 
     def op_REDUCE(self, _):
@@ -173,6 +225,13 @@ class _Machine:
         self.stack.append(self.persistent_load(self.stack.pop()))
 
 
+def _small(number: int) -> int:
+    """The number, if it is one that a network file may need."""
+    if abs(number) >= MAX_INT:
+        raise CheckpointError('refused: the pickle has a whole number of more than 127 bits')
+    return number
+
+
 def _literal(value_of: Callable[[Any], Any]) -> Callable[[_Machine, Any], None]:
     return lambda machine, argument: machine.stack.append(value_of(argument))
 
@@ -185,7 +244,9 @@ def _instructions() -> dict[bytes, tuple[Callable, Callable]]:
                  'EMPTY_DICT': dict, 'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple, 'EMPTY_SET': tuple}
     for name, make in constants.items():
         execute[name] = _literal(lambda _, make=make: make())
-    for name in ('BININT', 'BININT1', 'BININT2', 'LONG1', 'LONG4', 'BINFLOAT', 'BINUNICODE', 'SHORT_BINUNICODE',
+    for name in ('LONG1', 'LONG4'):
+        execute[name] = _literal(_small)
+    for name in ('BININT', 'BININT1', 'BININT2', 'BINFLOAT', 'BINUNICODE', 'SHORT_BINUNICODE',
                  'BINUNICODE8', 'BINBYTES', 'SHORT_BINBYTES', 'BINBYTES8'):
         execute[name] = _literal(lambda argument: argument)
     return {op.code.encode('latin1'): (op.arg.reader if op.arg else lambda _: None, execute[op.name])
@@ -223,6 +284,14 @@ class Call:
         self.arguments = arguments
 
 
+class TypedDict(dict):
+    """A dict to be written as one of the class `kind`."""
+
+    def __init__(self, kind: Global, content: dict):
+        super().__init__(content)
+        self.kind = kind
+
+
 class Reference:
     """A reference out of the pickle to be written, by id."""
 
@@ -231,7 +300,7 @@ class Reference:
 
 
 def dumps(value: Any, protocol: int = 3) -> bytes:
-    """A pickle of plain data (None, bool, int, float, str, bytes, tuple, list, dict), `Call`s and `Reference`s.
+    """A pickle of plain data (None, bool, int, float, str, bytes, tuple, list, dict), `TypedDict`s, `Call`s and `Reference`s.
 
     Equal strings are written once. Only instructions of protocol 2, and of protocol 3 where there are `bytes`.
     """
@@ -265,6 +334,9 @@ def _write(out: BinaryIO, value: Any, memo: dict[str, int]) -> None:
         _write_all(out, b'(', value, b't', memo)
     elif kind is list:
         _write_all(out, b'](', value, b'e', memo)
+    elif isinstance(value, TypedDict):
+        _write_all(out, b'', (value.kind, ()), b'\x81(', memo)
+        _write_all(out, b'', [part for item in value.items() for part in item], b'u', memo)
     elif isinstance(value, dict):
         _write_all(out, b'}(', [part for item in value.items() for part in item], b'u', memo)
     elif kind is Global:

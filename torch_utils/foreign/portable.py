@@ -1,7 +1,8 @@
 """The StyleGAN2 networks in one file that needs nothing but torch 1.7 or later: the source in files for the reference.
 
 Programs that read reference snapshots execute the source text that the file brings along. This is that text; it has the
-tensors, names and results of `training/networks.py`, in the plainest form and without its speed or its checks.
+tensors, names and results of `training/networks.py`, in the plainest form and without its speed or its checks. Attributes
+that other programs look at have the names that they have in the reference, whether this file needs them or not.
 
 Licensed under the Apache License, Version 2.0.
 """
@@ -116,6 +117,7 @@ class Conv2dLayer(torch.nn.Module):
         self.conv_clamp = conv_clamp
         self.padding = kernel_size // 2
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size ** 2)
+        self.act_gain = ACTIVATIONS[activation][1]
         self.register_buffer('resample_filter', setup_filter(resample_filter))
         tensors = {'weight': torch.randn([out_channels, in_channels, kernel_size, kernel_size]),
                    'bias': torch.zeros([out_channels]) if bias else None}
@@ -141,6 +143,7 @@ class SynthesisLayer(torch.nn.Module):
         self.activation = activation
         self.conv_clamp = conv_clamp
         self.padding = kernel_size // 2
+        self.act_gain = ACTIVATIONS[activation][1]
         self.register_buffer('resample_filter', setup_filter(resample_filter))
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
         self.weight = torch.nn.Parameter(torch.randn([out_channels, in_channels, kernel_size, kernel_size]))
@@ -239,8 +242,13 @@ class SynthesisBlock(torch.nn.Module):
                  resample_filter=LOW_PASS, conv_clamp=None, use_fp16=False, fp16_channels_last=False, **layer_kwargs):
         super().__init__()
         self.in_channels = in_channels
+        self.w_dim = w_dim
+        self.resolution = resolution
+        self.img_channels = img_channels
+        self.is_last = is_last
         self.architecture = architecture
         self.use_fp16 = use_fp16
+        self.channels_last = use_fp16 and fp16_channels_last
         self.num_conv = 1 if in_channels == 0 else 2
         self.num_torgb = 1 if is_last or architecture == 'skip' else 0
         self.register_buffer('resample_filter', setup_filter(resample_filter))
@@ -286,7 +294,7 @@ class SynthesisNetwork(torch.nn.Module):
         self.w_dim = w_dim
         self.img_resolution = img_resolution
         self.img_channels = img_channels
-        log2_res = img_resolution.bit_length() - 1
+        self.img_resolution_log2 = log2_res = img_resolution.bit_length() - 1
         self.block_resolutions = [2 ** i for i in range(2, log2_res + 1)]
         self.num_ws = 2 * log2_res - 2
         for res in self.block_resolutions:
@@ -330,8 +338,12 @@ class DiscriminatorBlock(torch.nn.Module):
                  fp16_channels_last=False, freeze_layers=0):
         super().__init__()
         self.in_channels = in_channels
+        self.resolution = resolution
+        self.img_channels = img_channels
+        self.first_layer_idx = first_layer_idx
         self.architecture = architecture
         self.use_fp16 = use_fp16
+        self.channels_last = use_fp16 and fp16_channels_last
         self.num_layers = 0
         self.register_buffer('resample_filter', setup_filter(resample_filter))
 
@@ -366,7 +378,10 @@ class DiscriminatorEpilogue(torch.nn.Module):
     def __init__(self, in_channels, cmap_dim, resolution, img_channels, architecture='resnet', mbstd_group_size=4,
                  mbstd_num_channels=1, activation='lrelu', conv_clamp=None):
         super().__init__()
+        self.in_channels = in_channels
         self.cmap_dim = cmap_dim
+        self.resolution = resolution
+        self.img_channels = img_channels
         self.architecture = architecture
         if architecture == 'skip':
             self.fromrgb = Conv2dLayer(img_channels, in_channels, kernel_size=1, activation=activation)
@@ -394,7 +409,7 @@ class Discriminator(torch.nn.Module):
         self.c_dim = c_dim
         self.img_resolution = img_resolution
         self.img_channels = img_channels
-        log2_res = img_resolution.bit_length() - 1
+        self.img_resolution_log2 = log2_res = img_resolution.bit_length() - 1
         self.block_resolutions = [2 ** i for i in range(log2_res, 2, -1)]
         channels = {res: min(channel_base // res, channel_max) for res in self.block_resolutions + [4]}
         cmap_dim = 0 if c_dim == 0 else channels[4] if cmap_dim is None else cmap_dim
@@ -418,3 +433,20 @@ class Discriminator(torch.nn.Module):
             x, img = getattr(self, f'b{res}')(x, img, **block_kwargs)
         cmap = self.mapping(None, c) if self.c_dim > 0 else None
         return self.b4(x, img, cmap)
+
+
+# Augmentation.
+
+class AugmentPipe(torch.nn.Module):
+    """The settings and the strength of an augmentation pipe, for programs that build their own from `_init_kwargs`."""
+
+    def __init__(self, **options):
+        super().__init__()
+        vars(self).update(options)
+        self.register_buffer('p', torch.ones([]))
+        self.register_buffer('Hz_geom', torch.zeros([12]))
+        self.register_buffer('Hz_fbank', torch.zeros([4, 43]))
+
+    def forward(self, images, debug_percentile=None):
+        raise NotImplementedError('this file has the settings of the augmentation and its strength p, not its code: '
+                                  'build an AugmentPipe of your own from its init_kwargs')

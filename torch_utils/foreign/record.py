@@ -53,7 +53,7 @@ def plain_data(value: Any) -> Any:
             return value
         if type(value) in (list, tuple):
             return [copy(item, depth + 1) for item in value]
-        if type(value) is dict:
+        if isinstance(value, dict):
             return {str(key): copy(item, depth + 1) for key, item in value.items()}
         if isinstance(value, np.ndarray) and value.size <= left:
             return value.tolist()

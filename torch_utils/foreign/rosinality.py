@@ -8,6 +8,7 @@ of w; where `latent_avg` is missing, it is the mean over 4096 latents.
 """
 import math
 import re
+from collections.abc import Collection
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch_utils.foreign.record import NetworkRecord, with_filters
 LR_MULTIPLIER = 0.01
 W_AVG_SAMPLES = 4096
 FILTER = (1, 3, 3, 1)
+MAX_LAYERS = 64         # Of one kind: of the mapping, to RGB, ...
 
 
 class Namespace(Buildable):
@@ -31,29 +33,36 @@ class Namespace(Buildable):
         """Forgets them."""
 
 
-def load(file: BinaryIO, is_archive: bool) -> dict[str, Any]:
+def load(file: BinaryIO, is_archive: bool, only: Collection[str] | None = None) -> dict[str, Any]:
     """{'G', 'D', 'G_ema': NetworkRecord or None, 'augment_pipe': None, 'training_set_kwargs': None}."""
     num_bytes = tensors.size_of(file)
     known: Substitutes = {**tensors.substitutes(num_bytes), **tensors.STORAGE_TYPES,
                           ('argparse', 'Namespace'): Namespace}
     content = tensors.load_archive(file, known) if is_archive else \
         tensors.load_stream(file, known, tensors.Budget(num_bytes))
-    if not isinstance(content, dict) or not {'g', 'd', 'g_ema'} & set(content):
+    if not isinstance(content, dict):
+        raise CheckpointError('a torch file without networks g, d or g_ema')
+    if {'input.input', 'module.input.input'} & set(content):        # The state dict of a generator alone.
+        content = {'g_ema': content}
+    if not {'g', 'd', 'g_ema'} & set(content):
         raise CheckpointError('a torch file without networks g, d or g_ema')
     w_avg = content.get('latent_avg')
     result = dict.fromkeys(('G', 'D', 'G_ema', 'augment_pipe', 'training_set_kwargs'))
-    for name, key in (('G', 'g'), ('G_ema', 'g_ema')):
-        if key in content:
-            result[name] = generator(_state(content, key), w_avg)
-    if 'd' in content:
-        result['D'] = discriminator(_state(content, 'd'))
+    for name, key in (('G', 'g'), ('D', 'd'), ('G_ema', 'g_ema')):
+        if key in content and (only is None or name in only):
+            state = _state(content, key, num_bytes)
+            result[name] = discriminator(state) if key == 'd' else generator(state, w_avg)
     return result
 
 
-def _state(content: dict[str, Any], key: str) -> dict[str, torch.Tensor]:
+def _state(content: dict[str, Any], key: str, num_bytes: int) -> dict[str, torch.Tensor]:
+    """The table of tensors of a network, which cannot be larger than the file."""
     state = content[key]
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor)
+                                              for name, tensor in state.items()):
         raise CheckpointError(f'damaged: {key} is not a table of tensors')
+    if sum(tensor.numel() for tensor in state.values()) > num_bytes:
+        raise CheckpointError('refused: the network is larger than the file it comes from')
     return {name.removeprefix('module.'): tensor for name, tensor in state.items()}
 
 
@@ -159,7 +168,11 @@ def mean_w(state: dict[str, torch.Tensor], w_dim: int, num_layers: int) -> torch
 
 
 def _count(state: dict[str, torch.Tensor], pattern: str) -> int:
-    return sum(1 for name in state if re.fullmatch(pattern, name))
+    """How many layers have such a name. CheckpointError for more than any network has."""
+    count = sum(1 for name in state if re.fullmatch(pattern, name))
+    if count > MAX_LAYERS:
+        raise CheckpointError(f'refused: {count} layers of one kind, at most {MAX_LAYERS} can be read')
+    return count
 
 
 def _to_ours(state: dict[str, torch.Tensor], rows: list[Row]) -> dict[str, torch.Tensor]:
@@ -172,9 +185,14 @@ def _to_ours(state: dict[str, torch.Tensor], rows: list[Row]) -> dict[str, torch
         result[ours] = state[theirs].reshape(shape[before:len(shape) - after]).float()
     taps = torch.tensor(FILTER).float()
     for name, kernel in state.items():
-        if name.endswith('.kernel') and not torch.allclose(kernel / kernel.sum(), taps.outer(taps) / taps.sum() ** 2):
+        if name.endswith('.kernel') and not _is_filter(kernel.float(), taps.outer(taps) / taps.sum() ** 2):
             raise CheckpointError(f'{shorten(name)} is not the filter {list(FILTER)}; only that can be converted')
     return result
+
+
+def _is_filter(kernel: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Are the kernels equal but for their gain?"""
+    return kernel.shape == expected.shape and torch.allclose(kernel / kernel.sum(), expected)
 
 
 def _channel_options(channels: dict[int, int]) -> dict[str, int]:

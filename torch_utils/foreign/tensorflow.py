@@ -5,7 +5,7 @@ Conventions that differ: dense weights are transposed, convolution weights are [
 that upsample are stored reversed, and style biases are stored without the 1 that is their neutral value.
 """
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch_utils.checkpoint import CheckpointError
 from torch_utils.foreign.inert_pickle import Buildable, Substitutes, shorten
 from torch_utils.foreign.record import NetworkRecord, plain_data, with_filters
 from torch_utils.foreign.tensors import Array
+from torch_utils.network_schema import in_words
 
 MIN_VERSION = 4
 
@@ -47,13 +48,20 @@ class Network(Buildable):
 SUBSTITUTES: Substitutes = {('dnnlib.tflib.network', 'Network'): Network}
 
 
-def records(content: tuple) -> dict[str, Any]:
-    """{'G', 'D', 'G_ema': NetworkRecord, 'augment_pipe': None, 'training_set_kwargs': None}."""
-    if len(content) != 3 or not all(isinstance(network, Network) for network in content):
+def records(content: Any, only: Collection[str] | None = None) -> dict[str, Any]:
+    """{'G', 'D', 'G_ema': NetworkRecord or None, 'augment_pipe': None, 'training_set_kwargs': None}.
+
+    content: the tuple of three networks, of which some may be None, or one generator alone, which counts as G_ema.
+    """
+    content = (None, None, content) if isinstance(content, Network) else content
+    if len(content) != 3 or not all(network is None or isinstance(network, Network) for network in content) \
+            or not any(content):
         raise CheckpointError('the pickle is not the three networks of a TensorFlow file')
-    G, D, Gs = content
-    return {'G': generator(G), 'D': discriminator(D), 'G_ema': generator(Gs), 'augment_pipe': None,
-            'training_set_kwargs': None}
+    result: dict[str, Any] = dict.fromkeys(('G', 'D', 'G_ema', 'augment_pipe', 'training_set_kwargs'))
+    for (name, translate), network in zip((('G', generator), ('D', discriminator), ('G_ema', generator)), content):
+        if network is not None and (only is None or name in only):
+            result[name] = translate(network)
+    return result
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -89,18 +97,25 @@ OPTIONS_D = {
     'mbstd_group_size': ('epilogue_kwargs', 'mbstd_group_size', None),
     'mbstd_num_features': ('epilogue_kwargs', 'mbstd_num_channels', 1),
 }
-IGNORED_G = {'truncation_psi', 'truncation_cutoff', 'style_mixing_prob', 'structure'}
-IGNORED_D = {'structure'}
+# Options that change no tensor and no result.
+IGNORED_G = {'truncation_psi', 'truncation_cutoff', 'style_mixing_prob', 'structure', 'conditioning', 'fused_modconv'}
+IGNORED_D = {'structure', 'conditioning', 'fused_modconv'}
+SIDES = ('resolution_h', 'resolution_w')        # Of images that need not be square; here they must.
 
 
 def _arguments(options: dict[str, Any], table: dict[str, tuple], ignored: set[str]) -> dict[str, Any]:
-    if unknown := set(options) - set(table) - ignored:
+    resolution = options.get('resolution', table['resolution'][2])
+    for side in SIDES:
+        if options.get(side, resolution) not in (None, resolution):
+            raise CheckpointError(f'the TensorFlow network has {side}={in_words(options[side])} and '
+                                  f'resolution={in_words(resolution)}; only square images can be converted')
+    if unknown := set(options) - set(table) - {*ignored, *SIDES}:
         raise CheckpointError(f'the TensorFlow option {shorten(min(unknown))} has no counterpart in this program')
     kwargs: dict[str, Any] = {}
     for name, (group, argument, default) in table.items():
         target = kwargs.setdefault(group, {}) if group else kwargs
         target[argument] = options.get(name, default)
-        if argument == 'channel_base':
+        if argument == 'channel_base' and type(target[argument]) is int:
             target[argument] *= 2       # Theirs counts from the resolution below.
     return kwargs
 

@@ -19,7 +19,7 @@ import torch
 
 from torch_utils.checkpoint import CheckpointError
 from torch_utils.foreign import inert_pickle
-from torch_utils.foreign.inert_pickle import Buildable, Call, Global, Reference, Substitutes
+from torch_utils.foreign.inert_pickle import Buildable, Call, Global, Reference, Substitutes, Table, size_of
 
 MAGIC = 0x1950a86a20f9469cfc6c
 VERSION = 1001
@@ -55,14 +55,6 @@ class Budget:
             raise CheckpointError('refused: the file declares more data than it holds')
 
 
-def size_of(file: BinaryIO) -> int:
-    """Bytes from the position of `file` to its end."""
-    here = file.tell()
-    end = file.seek(0, io.SEEK_END)
-    file.seek(here)
-    return end - here
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # torch.
 
@@ -72,8 +64,9 @@ def substitutes(num_bytes: int) -> Substitutes:
     return {
         ('torch._utils', '_rebuild_tensor_v2'): rebuild_tensor,
         ('torch._utils', '_rebuild_parameter'): lambda tensor, *_: tensor,
+        ('torch._utils', '_rebuild_parameter_with_state'): lambda tensor, *_: tensor,
         ('torch.storage', '_load_from_bytes'): lambda data: load_storage(data, storages),
-        ('collections', 'OrderedDict'): lambda: {},
+        ('collections', 'OrderedDict'): Table,
         ('builtins', 'set'): lambda _: (),
         ('__builtin__', 'set'): lambda _: (),
         ('__builtin__', 'bytes'): lambda: b'',
