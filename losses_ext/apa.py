@@ -36,16 +36,13 @@ class Options:
 class APA(Regularizer):
     """Changes the reals that all critics see, in all phases of an iteration alike."""
     Options = Options
+    strength = 'p'
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)
         self._p = torch.full([], options.p or 0.0, device=next(game.D.module.parameters()).device)
         self._fakes: dict[int, list[Tensor]] = {}       # Of the iteration before: source -> images, labels.
         self._made: dict[int, dict[int, tuple]] = {}    # Of this one: source -> micro-batch -> images, labels.
-
-    @classmethod
-    def is_off(cls, options: Options) -> bool:
-        return options.p == 0
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:

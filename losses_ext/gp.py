@@ -30,9 +30,7 @@ class GradientPenalty(Regularizer):
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)
-        is_lazy = options.interval in (None, game.D.reg_interval)
-        self.sites = {'d_reg_pair'} if is_lazy else {'d_fake'}
-        self.interval = 1 if is_lazy else options.interval
+        self.act_lazily_unless(options.interval, 'd_reg_pair', 'd_fake')
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:

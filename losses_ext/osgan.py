@@ -22,17 +22,14 @@ import losses_ext
 from dnnlib.option import option
 from torch_utils import training_stats
 from torch_utils.ops.conv2d_gradfix import no_weight_gradients
+from training.adversarial import ADVERSARIAL, opposite
 from training.loss import Game, Generated, Phase, StepContext, d_reg_phase, g_reg_phase, offers
-
-SYMMETRIC = ('saturating', 'wgan')                      # L_g = -L_f: gamma is -1 everywhere.
-HAS_RATIO = (*SYMMETRIC, 'logistic', 'relativistic')    # Elsewhere gamma has poles, or L_f is flat where L_g is not.
 
 
 @dataclass(frozen=True)
 class Options:
     """Options of one-stage training."""
-    game: str = option('logistic', 'Adversarial game.',
-                       choices=('logistic', 'saturating', 'hinge', 'lsgan', 'wgan', 'relativistic'))
+    game: str = option('logistic', 'Adversarial game; any of --loss that has two stages.')
     form: str = option('exact', 'How G gets its gradient.', choices=('exact', 'simple', 'full'))
     gamma_max: float = option(1e4, 'Largest ratio of the simple and full forms.', within='(0, inf)')
     force: bool = option(False, 'Use a ratio form where it is not exact.')
@@ -40,18 +37,20 @@ class Options:
 
 def configure(config: dict, options: Options) -> Options:
     """Refuses forms that would give the generator a wrong gradient. Raises ValueError."""
+    if options.game not in ADVERSARIAL:
+        raise ValueError(f'--osgan_game={options.game}: there is no such game; there are {", ".join(ADVERSARIAL)}')
     config['loss_kwargs']['game'] = options.game
     if options.form == 'exact':
         return options
     form, remedy = f'--osgan_form={options.form}', 'give --osgan_form=exact'
-    if options.game not in HAS_RATIO:
+    if ADVERSARIAL[options.game].ratio is None:
         raise ValueError(f'{form} cannot be used with --osgan_game={options.game}: the ratio of the two losses has '
                          f'poles or is undefined; {remedy}')
     leaking = [name for name in config['regularizers'] if losses_ext.load(losses_ext.REG_TYPES[name]).through_fakes]
     if leaking:
         raise ValueError(f'{form} cannot be combined with --reg_type={leaking[0]}: its term would leak into G through '
                          f'the scaled image gradient; {remedy}')
-    if options.game in SYMMETRIC or options.force:
+    if ADVERSARIAL[options.game].ratio is opposite or options.force:
         return options
     if config['D_kwargs']['epilogue_kwargs'].get('mbstd_num_channels', 1) > 0:
         raise ValueError(f'{form} is wrong for a critic with minibatch statistics, which couples the images of a '
@@ -130,8 +129,9 @@ def ratio_gradients(game: Game, ctx: StepContext, options: Options) -> tuple[Ten
     gamma = ratio_of(adversarial.name, ctx.fake.logits, ctx.real.logits if adversarial.paired else None, options.gamma_max,
                      critic.suffix)
     loss = loss_fake if options.form == 'simple' else (loss_fake - loss_G) / (1 - gamma)
-    sites = ('d_fake', 'd_real') if adversarial.paired else ('d_fake',)
-    ctx.accumulate(game.extra(loss, ctx, *sites), inputs=[*parameters, ctx.fake.img])
+    terms = game.extra(0, ctx, *(('d_fake', 'd_real') if adversarial.paired else ('d_fake',)))
+    ctx.accumulate(loss, inputs=[*parameters, ctx.fake.img], retain_graph=isinstance(terms, Tensor))
+    ctx.accumulate(terms, inputs=parameters)            # Whatever methods ask of the critic must not reach G.
     image_grad = ctx.fake.img.grad * (critic.weight * gamma)[:, None, None, None]
 
     if due:
@@ -158,12 +158,12 @@ def ratio_of(game: str, fake: Tensor, real: Tensor | None, gamma_max: float, suf
 
     `suffix` tells the critic's statistics from those of others.
     """
-    fake = fake.detach()
-    if game in SYMMETRIC:
-        return -torch.ones_like(fake)
-    a = fake if real is None else fake - real.detach()
+    ratio = ADVERSARIAL[game].ratio
+    a = fake.detach() if real is None else fake.detach() - real.detach()
+    if ratio is opposite:
+        return ratio(a)
     training_stats.report(f'Loss/osgan/min_logit{suffix}', a.min())
     training_stats.report(f'Loss/osgan/median_logit{suffix}', a.median())
-    gamma = torch.exp(-a)
-    training_stats.report(f'Loss/osgan/clamped{suffix}', (gamma > gamma_max).float())
-    return -gamma.clamp(max=gamma_max)
+    gamma = ratio(a)
+    training_stats.report(f'Loss/osgan/clamped{suffix}', (gamma < -gamma_max).float())
+    return gamma.clamp(min=-gamma_max)

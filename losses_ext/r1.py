@@ -23,10 +23,7 @@ class Options:
 class R1(Regularizer):
     """Acts in a critic's lazy step, whose interval it sets for all methods that act there."""
     Options = Options
-
-    @classmethod
-    def is_off(cls, options: Options) -> bool:
-        return options.gamma == 0
+    strength = 'gamma'
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:

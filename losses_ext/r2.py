@@ -26,17 +26,12 @@ class Options:
 class R2(Regularizer):
     """Acts in a critic's lazy step, or, with an interval of its own, in its main step."""
     Options = Options
+    strength = 'gamma'
     leaf = 'img'
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)
-        is_lazy = options.interval in (None, game.D.reg_interval)
-        self.sites = {'d_reg_pair'} if is_lazy else {'d_pair'}
-        self.interval = 1 if is_lazy else options.interval
-
-    @classmethod
-    def is_off(cls, options: Options) -> bool:
-        return options.gamma == 0
+        self.act_lazily_unless(options.interval, 'd_reg_pair', 'd_pair')
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:

@@ -8,6 +8,7 @@ from zoo_game import STREAMS, assert_sum, fakes, loss_gradients, make_batch, mak
 from losses_ext.gp import GradientPenalty, Options
 from training.augment import AugmentPipe
 from training.loss import d_both, d_main, d_reg
+from training.regularizer import Regularizer
 
 BATCH = make_batch()
 
@@ -46,6 +47,22 @@ def test_gradient_is_that_of_the_main_step_plus_the_formula(step, interval, opti
     base = step_gradients(game, step, BATCH)
     assert_sum(obtained, base, penalty_gradients(game, 3 * interval), atol=1e-5)
     assert_same_bits(skipped, base if interval == 4 else obtained)
+
+
+class FlippedReals(Regularizer):
+    """Other reals and labels for everybody."""
+
+    def reals(self, ctx, img, c):
+        return -img, c.roll(1, 0)
+
+
+@pytest.mark.parametrize(('step', 'options'), [(d_reg, {}), (d_main, dict(interval=1))])
+def test_the_penalty_sees_the_reals_that_the_critic_sees(step, options):
+    changed = {**BATCH, 'real_img': -BATCH['real_img'], 'real_c': BATCH['real_c'].roll(1, 0)}
+    game = gp_game(**options)
+    expected = step_gradients(game, step, changed)
+    game.regularizers.append(FlippedReals(game, None))
+    assert_same_bits(step_gradients(game, step, BATCH), expected)
 
 
 def test_statistics_are_norm_and_penalty():

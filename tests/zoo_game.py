@@ -40,6 +40,7 @@ def run_step(game, step, batch, interval=1, **context):
     D.zero_grad()
     game.G.module.requires_grad_(False)
     ctx = StepContext(game, Phase('D', step, [game.D], interval, critic=game.D), STREAMS, **batch, **context)
+    game.take_reals(ctx, ctx.real_img, ctx.real_c)
     step(game, ctx)
     return ctx
 

@@ -397,10 +397,9 @@ class _ShapesOnly(TorchFunctionMode):
 
 def class_name_of(module: torch.nn.Module) -> str:
     """The name of the module's class in `CLASSES`. Raises TypeError if it has none."""
-    name = next((name for name in CLASSES if name.endswith(f'.{type(module).__name__}')), None)
-    if name is None or dnnlib.util.get_obj_by_name(name) is not type(module):
-        raise TypeError(f'{type(module).__module__}.{type(module).__name__} cannot be saved; known are '
-                        + ', '.join(CLASSES))
+    name = f'{type(module).__module__}.{type(module).__qualname__}'
+    if name not in CLASSES:
+        raise TypeError(f'{name} cannot be saved; known are {", ".join(CLASSES)}')
     return name
 
 

@@ -15,6 +15,7 @@ Sources: logistic [Goodfellow et al. 2014, arXiv:1406.2661], hinge [Lim and Ye 2
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
@@ -27,6 +28,7 @@ class Adversarial:
     D_fake: Callable[[Tensor], Tensor] | None = None
     D_real: Callable[[Tensor], Tensor] | None = None
     D: Callable[[Tensor, Tensor], Tensor] | None = None
+    ratio: Callable[[Tensor], Tensor] | None = None     # G'(a) / D_fake'(a), a: a_f, or a_f - a_r; None: it has poles.
     zero_decides: bool = True       # Is logit 0 the border between real and fake? Adaptive augmentation needs that.
 
     @property
@@ -35,17 +37,24 @@ class Adversarial:
         return self.D is not None
 
 
+def opposite(a: Tensor) -> Tensor:
+    """The ratio -1 of a game in which G wants the contrary of what the critic wants of fakes."""
+    return -torch.ones_like(a)
+
+
 ADVERSARIAL = {game.name: game for game in (
     Adversarial(
         'logistic',                                 # Non-saturating.
         G=lambda fake, _: softplus(-fake),
         D_fake=lambda fake: softplus(fake),
-        D_real=lambda real: softplus(-real)),
+        D_real=lambda real: softplus(-real),
+        ratio=lambda a: -torch.exp(-a)),
     Adversarial(
         'saturating',
         G=lambda fake, _: -softplus(fake),
         D_fake=lambda fake: softplus(fake),
-        D_real=lambda real: softplus(-real)),
+        D_real=lambda real: softplus(-real),
+        ratio=opposite),
     Adversarial(
         'hinge',
         G=lambda fake, _: -fake,
@@ -61,10 +70,12 @@ ADVERSARIAL = {game.name: game for game in (
         G=lambda fake, _: -fake,
         D_fake=lambda fake: fake,
         D_real=lambda real: -real,
+        ratio=opposite,
         zero_decides=False),
     Adversarial(
         'relativistic',
         G=lambda fake, real: softplus(real - fake),
         D=lambda fake, real: softplus(fake - real),
+        ratio=lambda a: -torch.exp(-a),
         zero_decides=False),
 )}

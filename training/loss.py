@@ -214,22 +214,30 @@ class Game:
             ctx.iteration[key] = fakes
         return fakes
 
-    def judge(self, ctx: StepContext, critic: Player, img: Tensor, c: Tensor, use: str, leaf: str | None = None) -> Verdict:
+    def take_reals(self, ctx: StepContext, img: Tensor, c: Tensor) -> None:
+        """Gives a micro-batch its reals and their labels, as regularizers make them: the same for all critics and terms."""
+        for regularizer in self.having('reals'):
+            img, c = regularizer.reals(ctx, img, c)
+        ctx.real_img, ctx.real_c = img, c
+
+    def judge(self, ctx: StepContext, critic: Player, img: Tensor, c: Tensor, use: str, leaf: str | None = None, *,
+              augment: Any = None, draw: Any = None) -> Verdict:
         """Shows img [N,C,H,W] with labels c, augmented by a draw of `use`, to a critic.
 
-        `leaf` cuts the graph and starts a new one at the images ('img') or at what the critic sees of them ('seen').
+        `leaf` cuts the graph and starts a new one at the images ('img') or at what the critic sees of them ('seen'). With
+        `augment` another augmentation takes the place of the game's; `draw` is one that a verdict had, to be used again.
         """
         img = img.detach().requires_grad_() if leaf == 'img' else img
-        draw, seen = None, img
-        if self.augment is not None:
-            draw = self.augment.draw(img, generator=ctx.rng(use))
-            seen = self.augment.transform(img, draw)
+        augment, seen = augment or self.augment, img
+        if augment is not None:
+            draw = augment.draw(img, generator=ctx.rng(use)) if draw is None else draw
+            seen = augment.transform(img, draw)
         if critic.view is not None:
             seen = critic.view(seen, ctx)
         seen = seen.detach().requires_grad_() if leaf == 'seen' else seen
         out = critic.module(seen, c, return_feats=self.tap_D)
         logits, feats = out if self.tap_D else (out, {})
-        return Verdict(img, seen, logits.squeeze(1), feats, draw)
+        return Verdict(img, seen, logits.squeeze(1), feats, draw, c)
 
     def judge_fakes(self, ctx: StepContext, critic: Player, leaf: str | None = None, report: bool = True) -> Verdict:
         """The critic's verdict on the fakes of this micro-batch."""
@@ -241,10 +249,7 @@ class Game:
 
     def judge_reals(self, ctx: StepContext, critic: Player, leaf: str | None = None, report: bool = True) -> Verdict:
         """The critic's verdict on the reals of this micro-batch; a reported one counts for adaptive augmentation."""
-        img, c = ctx.real_img, ctx.real_c
-        for regularizer in self.having('reals'):
-            img, c = regularizer.reals(ctx, img, c)
-        real = self.judge(ctx, critic, img, c, f'aug_real/{critic.name}', leaf)
+        real = self.judge(ctx, critic, ctx.real_img, ctx.real_c, f'aug_real/{critic.name}', leaf)
         if report:
             signs = real.logits.detach().sign()
             training_stats.report(f'Loss/scores/real{critic.suffix}', real.logits)
@@ -313,6 +318,7 @@ class Verdict:
     logits: Tensor                  # [N]
     feats: dict[int, Tensor]        # {res: [N,Ch,res,res]} of the critic's trunk, if `game.tap_D`.
     draw: Any                       # The augmentation draw, or None.
+    c: Tensor | None = None         # [N,c_dim], the labels that the critic got.
     _grads: dict[str, Tensor] = field(default_factory=dict)
 
     def input_grad(self, wrt: str = 'img') -> Tensor:
@@ -345,7 +351,7 @@ class StepContext:
     progress: float = 0.0           # Share of the run that is done, 0..1.
     round: int = 0                  # Which micro-batch of the phase.
     source: int = 0                 # Which of the stage's sources.
-    real_img: Tensor | None = None  # [N,C,H,W] in -1..1
+    real_img: Tensor | None = None  # [N,C,H,W] in -1..1, as critics see them (`Game.take_reals`).
     real_c: Tensor | None = None    # [N,c_dim] of the reals.
     gen_z: Tensor | None = None     # [N,z_dim]
     gen_c: Tensor | None = None     # [N,G.c_dim] of the fakes, for G.
@@ -380,10 +386,11 @@ class StepContext:
         """Standard normal numbers of a tensor's shape for one use."""
         return torch.randn(tensor.shape, device=tensor.device, generator=self.rng(use))
 
-    def accumulate(self, loss: Tensor | float, inputs: list[Tensor] | None = None) -> None:
+    def accumulate(self, loss: Tensor | float, inputs: list[Tensor] | None = None, retain_graph: bool = False) -> None:
         """Back-propagates `loss` ([N] or a scalar; a plain 0: there was no term) times the phase's interval.
 
-        With `inputs`, to these tensors only.
+        With `inputs`, to these tensors only; with `retain_graph`, so that another loss can go the same way.
         """
         if isinstance(loss, Tensor):
-            loss.mean().mul(self.phase.interval * self.share).backward(inputs=inputs)
+            loss = loss.mean().mul(self.phase.interval * self.share)
+            loss.backward(inputs=inputs, retain_graph=retain_graph)

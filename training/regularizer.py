@@ -30,7 +30,8 @@ class Regularizer:
     interval = 1                    # In main steps: act on every interval-th iteration ...
     leaf: str | None = None         # 'img' or 'seen': `d_pair` differentiates the critic with respect to this.
     brings_data = False             # Does the method open data sets of its own (`Options.data`), in place of --data?
-    through_fakes = False           # Does the gradient of `d_fake` reach the fakes themselves (not weights alone)?
+    through_fakes = False           # Is `d_fake` a function of the fakes themselves? Ratio forms of OSGAN refuse it by name.
+    strength = 'weight'             # The option that switches the method off when it is 0.
 
     @dataclass(frozen=True)
     class Options:
@@ -40,6 +41,12 @@ class Regularizer:
         self.game = game
         self.options = options
         self.sites = {site for site in SITES if overrides(self, site)}
+
+    def act_lazily_unless(self, interval: int | None, lazy_site: str, main_site: str) -> None:
+        """Acts at `lazy_site`, or, with an interval of its own, on every interval-th iteration at `main_site`."""
+        is_lazy = interval in (None, self.game.D.reg_interval)
+        self.sites = {lazy_site if is_lazy else main_site}
+        self.interval = 1 if is_lazy else interval
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -57,7 +64,7 @@ class Regularizer:
     @classmethod
     def is_off(cls, options: Any) -> bool:
         """Does this configuration make the method do nothing? Then it is not built into the step at all."""
-        return getattr(options, 'weight', None) == 0
+        return getattr(options, cls.strength, None) == 0
 
     @classmethod
     def configure(cls, config: dict, options: Any) -> Any:
@@ -68,7 +75,7 @@ class Regularizer:
         return options
 
     def reals(self, ctx: StepContext, img: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """What the critics see as reals [N,C,H,W], and their labels [N,c_dim]."""
+        """What takes the place of reals [N,C,H,W] and their labels [N,c_dim], in every phase and for every term."""
         return img, c
 
     def phases(self) -> Iterator[Phase]:

@@ -102,8 +102,9 @@ def micro_batches(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], sh
         for round_idx, (img, c) in enumerate(zip(real_img.split(run.micro_batch), real_c.split(run.micro_batch))):
             ctx = StepContext(
                 run.game, phase, run.randomness, run.nimg, run.batch_idx, progress=run.nimg / run.total_nimg,
-                round=round_idx, source=index, real_img=img, real_c=c, iteration=shared,
+                round=round_idx, source=index, iteration=shared,
                 share=run.micro_batch / run.batch_gpu)
+            run.game.take_reals(ctx, img, c)
             ctx.gen_z = torch.randn([len(img), run.game.G.module.z_dim], device=img.device, generator=ctx.rng('z'))
             ctx.gen_c, ctx.fake_c = fake_labels(run, source, ctx)
             yield ctx
