@@ -137,6 +137,17 @@ def test_the_file_is_synced_before_it_takes_its_name_and_the_directory_after(tmp
     assert calls == ['fsync', 'replace', 'fsync']
 
 
+def test_classes_of_one_name_are_told_apart(monkeypatch):
+    class Generator(torch.nn.Module):
+        pass
+
+    name = f'{Generator.__module__}.{Generator.__qualname__}'
+    with pytest.raises(TypeError, match=f'^{name} cannot be saved'):
+        checkpoint.class_name_of(Generator())
+    monkeypatch.setattr(checkpoint, 'CLASSES', (*checkpoint.CLASSES, name))
+    assert checkpoint.class_name_of(Generator()) == name
+
+
 def test_a_module_that_could_not_be_rebuilt_is_refused_when_saving(tmp_path):
     with pytest.raises(TypeError, match='Other cannot be saved; known are'):
         checkpoint.save_networks(tmp_path / 'a', {'G': Other()})
