@@ -120,6 +120,11 @@ def test_term_equals_the_fixture(case):
         case.check(f'grad_target_{r}', targets[r].grad)
 
 
+# Two neighbouring numbers at 9.9 lie 1e-6 apart in float32, and the two networks in front round in their own way on every
+# processor and with every build of torch (seen: 2.1e-6). Six digits of six printed are held.
+WORKED = 1e-5
+
+
 def test_worked_example_of_the_specification():
     """Networks and latents of 5.15, decoder and joint augmentation of 6.2 to 6.4 of the networks' specification."""
     torch.manual_seed(0)
@@ -137,13 +142,13 @@ def test_worked_example_of_the_specification():
     printed = [maps[8].mean(), maps[8].std(), maps[16].mean(), maps[16].std(),
                10 * _cosine_distance(maps[16], feats[16]).mean()]
     expected = torch.tensor([-0.048512, 1.028144, 0.016412, 1.211518, 9.934076])
-    torch.testing.assert_close(torch.stack(printed), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(torch.stack(printed), expected, atol=WORKED, rtol=0)
     pipe = AugmentPipe(**PIPES['bg'])
     torch.manual_seed(5)
     draw = pipe.draw(img)
     maps = _decode(D, D(pipe.transform(img, draw), None, return_feats=True)[1], 16)
     distance = _cosine_distance(maps[16], pipe.warp(feats[16], draw, form='official'))
-    torch.testing.assert_close(10 * distance.mean(), torch.tensor(9.795272), atol=2e-6, rtol=0)
+    torch.testing.assert_close(10 * distance.mean(), torch.tensor(9.795272), atol=WORKED, rtol=0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
