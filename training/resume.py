@@ -4,6 +4,7 @@ Imports no torch, so that a refusal comes at once.
 """
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,9 @@ LOCK_FILE = '.lock'
 # What may differ without making it another run: when to look and save, how to load, where to compute, how long.
 HARMLESS = ('image_snapshot_ticks', 'network_snapshot_ticks', 'metrics', 'keep', 'logs', 'kimg_per_tick',
             'data_loader_kwargs', 'device', 'ops', 'num_gpus', 'cudnn_benchmark', 'total_kimg', 'held_out')
-NOT_COMPARED = ('run_dir', 'command', 'data_paths')
+NOT_COMPARED = ('run_dir', 'command', 'data_paths', 'data_num_images')
+OF_THE_DATA = ('max_size', 'random_seed')   # Of a data set's arguments: they follow from --subset and what there is.
+DATA = 'data_fingerprints'
 PLACES = ('path', 'data')           # Entries of these names, wherever they are: data sets are compared by fingerprint.
 
 # The classes that a configuration names. It is a file, perhaps a stranger's: no other class is looked up.
@@ -50,13 +53,13 @@ def saved_options(run_dir: str | os.PathLike) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise ValueError(f'{run_dir} is not the directory of a run: {OPTIONS_FILE} cannot be read ({error})') from error
-    problem = _problem_of(config)
+    problem = problem_of(config)
     if problem:
         raise ValueError(f'{path} was not written by this program: {problem}')
     return config
 
 
-def _problem_of(config: Any) -> str | None:
+def problem_of(config: Any) -> str | None:
     """What a configuration of this program would not say, None if there is nothing."""
     if not isinstance(config, dict):
         return 'it holds no configuration'
@@ -76,14 +79,24 @@ def write_options(config: dict[str, Any]) -> None:
 
 
 def differences(saved: dict[str, Any], asked: dict[str, Any]) -> dict[str, str]:
-    """{entry: 'saved -> asked'} of all that makes it another run, nested entries with dots."""
-    saved, asked = dict(_leaves(saved)), dict(_leaves(json.loads(json.dumps(asked))))
-    return {name: f'{saved.get(name, "(none)")} -> {asked.get(name, "(none)")}'
-            for name in sorted({**saved, **asked}) if saved.get(name) != asked.get(name) and _matters(name)}
+    """{entry: 'saved -> asked'} of all that makes it another run, nested entries with dots; for data, in words."""
+    asked = json.loads(json.dumps(asked))
+    before, after = dict(_leaves(saved)), dict(_leaves(asked))
+    changes = {name: f'{before.get(name, "(none)")} -> {after.get(name, "(none)")}'
+               for name in sorted({**before, **after}) if before.get(name) != after.get(name) and _matters(name)}
+    if before.get('num_gpus') != after.get('num_gpus'):
+        changes.pop('batch_gpu', None)      # Another number of processes divides the same batch otherwise.
+    if all(was != now for was, now in zip(_choice(saved), _choice(asked))):
+        changes['subset'] = ' -> '.join(str(_choice(config)[0] or '(none)') for config in (saved, asked))
+    if DATA in changes:
+        changes[DATA] = _change_of_data(saved, asked)
+    return changes
 
 
 def _matters(name: str) -> bool:
     first, last = name.split('.')[0], name.split('.')[-1]
+    if first in ('training_set_kwargs', 'centre_kwargs') and last in OF_THE_DATA:
+        return False
     return first not in (*HARMLESS, *NOT_COMPARED) and last not in PLACES
 
 
@@ -95,9 +108,87 @@ def _leaves(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
         yield from _leaves(item, f'{name}.{key}' if name else key)
 
 
+def set_kwargs(config: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the run's data set, or what those of its centres have in common."""
+    kwargs = config.get('training_set_kwargs') or config.get('centre_kwargs')
+    return kwargs if isinstance(kwargs, dict) else {}
+
+
+def _choice(config):
+    """(What --subset says, how many images are chosen from all). None: all are used."""
+    kwargs = set_kwargs(config)
+    return config.get('command', {}).get('subset'), kwargs.get('max_size') if 'random_seed' in kwargs else None
+
+
+def _change_of_data(saved, asked):
+    """What is different about the data sets, as far as the configurations tell."""
+    before, after = saved.get(DATA) or [], asked[DATA]
+    if len(before) != len(after):
+        return f'{len(after)} data sets instead of {len(before)}'
+    nums_before, nums_after = _num_images(saved), _num_images(asked)
+    parts = []
+    for i, (was, now) in enumerate(zip(before, after)):
+        if was != now:
+            which = f'{asked["data_paths"][i]}: ' if len(after) > 1 else ''
+            nums = [nums[i] if i < len(nums) else None for nums in (nums_before, nums_after)]
+            parts.append(which + _in_images(*nums))
+    return ', '.join(parts)
+
+
+def _num_images(config):
+    """Images of each data set. Runs of before have written it only where all images of one set were used."""
+    nums = config.get('data_num_images')
+    if not isinstance(nums, list):
+        nums = [None if 'random_seed' in set_kwargs(config) else set_kwargs(config).get('max_size')]
+    return [num if isinstance(num, int) else None for num in nums]
+
+
+def _in_images(before, after):
+    if before is None or after is None:
+        return 'its images or labels are others'
+    if before == after:
+        return f'as many images ({after}), but not the same ones, or other labels'
+    num = abs(after - before)
+    return f'{num} image{"s" * (num > 1)} {"more" if after > before else "fewer"} ({after} instead of {before})'
+
+
+def is_of_the_data(changes: dict[str, str]) -> bool:
+    """Is it the data that changed, and nothing but what follows from them? Shapes of images and labels do."""
+    return DATA in changes and (len(changes) == 1 or any(name.startswith('data_shape.') for name in changes))
+
+
 def in_words(changes: dict[str, str]) -> str:
     """The differences as part of a sentence."""
-    return '; '.join(f'{name}: {change}' for name, change in changes.items())
+    return '; '.join(f'{"data" if name == DATA else name}: {change}' for name, change in changes.items())
+
+
+def lost_progress(run_dir: str | os.PathLike, batch_size: int) -> str | None:
+    """What is there of a run that has no saved state any more, in words; None if there is one, or nothing to lose.
+
+    The first state is saved at the end of the first tick, which is one batch long: what was written before it does not
+    count, since a run that is killed that early simply begins again.
+    """
+    names = os.listdir(run_dir)
+    if any(re.fullmatch(r'training-state-\d+\.safetensors', name) for name in names):
+        return None
+    found = []
+    for what, pattern in (('network snapshots', r'network-snapshot-(\d+)\..+'), ('pictures of fakes', r'fakes(\d+)\.png')):
+        numbers = [int(match[1]) for name in names if (match := re.fullmatch(pattern, name))]
+        if len(numbers) > 1 or any(number > batch_size // 1000 for number in numbers):
+            found.append(f'{what} ({len(numbers)})')
+    for what, pattern in (('rows of statistics', r'stats\.jsonl'), ('rows of metrics', r'metric-.+\.jsonl')):
+        num = max([_num_lines(Path(run_dir, name)) for name in names if re.fullmatch(pattern, name)], default=0)
+        if num > 1:
+            found.append(f'{what} ({num})')
+    return ', '.join(found) or None
+
+
+def _num_lines(path):
+    try:
+        with open(path, 'rb') as file:
+            return sum(1 for _ in file)
+    except OSError:
+        return 0
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch_utils import distributed
 from torch_utils.checkpoint import CheckpointError
 from torch_utils.state_file import load_meta, load_state, save_state
 from training.keep import Keep, Saved
+from training.resume import problem_of
 
 STATE_NAME = re.compile(r'training-state-(\d+)\.safetensors')
 SPARE_BYTES = 2 ** 24       # Left free beside a file that is about to be written.
@@ -39,6 +40,19 @@ def readable_states(run_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield path, load_meta(path)
         except (CheckpointError, OSError):
             continue
+
+
+def options_in_states(run_dir: Path) -> dict[str, Any] | None:
+    """The configuration that the newest readable state was saved with, None if no state has one of this program."""
+    for _, meta in readable_states(run_dir):
+        if problem_of(meta.get('config')) is None:
+            return meta['config']
+    return None
+
+
+def images_shown(run_dir: Path) -> int | None:
+    """How far the newest readable state is, None if there is none."""
+    return next((meta['nimg'] for _, meta in readable_states(run_dir) if isinstance(meta.get('nimg'), int)), None)
 
 
 def write_state(run_dir: Path, state: Any, meta: dict[str, Any], keep: Keep) -> Path:
