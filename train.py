@@ -196,7 +196,7 @@ def main(**options):
     measurable = measurable_metrics(config)
     if not options['dry_run']:
         config['metrics'] = measurable
-    tables = checked_plan(config)
+    tables = checked_plan(config) if options['dry_run'] or has_methods(config) else ''
     if is_main_process():
         print_config(config)
     if is_finished(config):
@@ -495,8 +495,13 @@ def resolve_augment(o: dict, config: dict, names: list[str]) -> None:
     if aug == 'fixed':
         config['augment_p'] = o['p']
     if aug in ('ada', 'fixed'):
-        from training.augment import PIPES
-        config['augment_kwargs'] = dict(class_name='training.augment.AugmentPipe', **PIPES[o.get('augpipe', 'bgc')])
+        from training.augment import PIPES, AugmentPipe
+        pipe, res = o.get('augpipe', 'bgc'), config['data_shape']['img_resolution']
+        config['augment_kwargs'] = dict(class_name='training.augment.AugmentPipe', **PIPES[pipe])
+        try:
+            AugmentPipe(**PIPES[pipe]).require_size(res, res)
+        except ValueError as error:
+            raise UserError(f'--augpipe={pipe}: {error}') from error
     if aug == 'diffaug':
         from training.diffaugment import DiffAugment
         policy = policy or 'color,translation,cutout'
@@ -711,6 +716,11 @@ def unused_labels(config: dict) -> str:
         if num:
             return f' (the data set has labels, of {num} {what}, which are not used; --cond=1 learns them)'
     return ''
+
+
+def has_methods(config: dict) -> bool:
+    """Is there anything beside the base, of which only building it (for a second) tells whether it fits together?"""
+    return bool(config['regularizers']) or config['loss'] != 'logistic'
 
 
 def checked_plan(config: dict) -> str:

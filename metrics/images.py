@@ -1,8 +1,10 @@
 """Streams of numbered uint8 images [N, 3, H, W]: those of a data set, and those that a generator makes."""
 from __future__ import annotations
 
+import atexit
 import copy
 import os
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 import dnnlib.util
 from metrics.draws import Draws, with_noise
 from metrics.names import MetricError
+from training.stages import end_workers, ignore_stop_signals
 
 
 def open_dataset(dataset_kwargs: Mapping[str, Any], **changes: Any):
@@ -68,10 +71,12 @@ class DatasetImages:
         """The images of each range of numbers in turn. Raises MetricError if one cannot be read."""
         loader = torch.utils.data.DataLoader(
             self.dataset, batch_sampler=[list(batch) for batch in batches], collate_fn=_stack,
-            num_workers=min(self.num_workers, os.cpu_count() or 1, len(batches)),
+            num_workers=min(self.num_workers, os.cpu_count() or 1, len(batches)), worker_init_fn=ignore_stop_signals,
             generator=torch.Generator())    # Of the workers' seeds, which else would come from the training run's.
         try:
-            yield from map(as_rgb, loader)
+            items = iter(loader)
+            atexit.register(end_workers, weakref.ref(items))
+            yield from map(as_rgb, items)
         except OSError as error:    # From a worker it brings a traceback in its text; the sentence comes last.
             raise MetricError(str(error).strip().splitlines()[-1]) from error
 

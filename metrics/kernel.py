@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from metrics.checks import check_features
+from metrics.sharding import check_stop
 
 _BLOCK = 2048    # Rows and columns of the kernel matrix held at a time.
 
@@ -68,6 +69,7 @@ def _row_means(x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
     others = x if y is None else y
     sums = torch.zeros(len(x), dtype=torch.float64)
     for i in range(0, len(x), _BLOCK):
+        check_stop()
         rows = x[i:i + _BLOCK].double()
         for columns in others.split(_BLOCK):
             sums[i:i + _BLOCK] += _kernel(rows @ columns.double().T, x.shape[1]).sum(dim=1)

@@ -41,7 +41,7 @@ from metrics.names import (
 )
 from metrics.perceptual_path_length import path_distances, trimmed_mean
 from metrics.precision_recall import density_coverage, precision_recall
-from metrics.sharding import in_order, on_main, together
+from metrics.sharding import StopAsked, in_order, on_main, stoppable, together
 from metrics.weights import WeightOptions
 from torch_utils import distributed
 from torch_utils.ops import backend
@@ -164,7 +164,8 @@ def report_metric(result_dict: Mapping[str, Any], run_dir: str | None = None, sn
 
 
 def evaluate(
-    metrics: Sequence[str], run_dir: str | None = None, snapshot_pkl: str | None = None, **kwargs: Any,
+    metrics: Sequence[str], run_dir: str | None = None, snapshot_pkl: str | None = None,
+    wants_stop: Callable[[], bool] = lambda: False, **kwargs: Any,
 ) -> Scores:
     """Calculates and reports metrics of a run; one that fails costs a printed sentence, never the run.
 
@@ -174,6 +175,7 @@ def evaluate(
     Args:
         metrics: Their names.
         run_dir, snapshot_pkl: See `report_metric`.
+        wants_stop: Asked all the time; once it is true on any process, what is not calculated yet fails on all.
         **kwargs: See `MetricOptions`.
 
     Returns:
@@ -183,8 +185,11 @@ def evaluate(
     kwargs.setdefault('shared', {})     # Images are generated once for all metrics of the same count and detector.
     for metric in of_all_centres(metrics, kwargs.get('centres')):
         try:
-            result = calc_metric(metric, **kwargs)
+            with stoppable(wants_stop):
+                result = calc_metric(metric, **kwargs)
             on_main(lambda result=result: report_metric(result, run_dir, snapshot_pkl))
+        except StopAsked:
+            scores.failures[metric] = 'broken off, as asked'
         except Exception as error:      # Whatever it is: a metric never ends a run.
             scores.failures[metric] = str(error) or type(error).__name__
             _print_failure(metric, error)

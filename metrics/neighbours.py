@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import torch
 
+from metrics.sharding import check_stop
+
 _SAME = 1e-12    # Squared distances below this share of the squared lengths are rounding: the vectors are one point.
 
 
@@ -14,6 +16,7 @@ def distance_blocks(a: torch.Tensor, b: torch.Tensor, block: int = 4096) -> Iter
         x = a[i:i + block].double()
         x_sq = x.square().sum(dim=1, keepdim=True)
         for j in range(0, len(b), block):
+            check_stop()
             y = b[j:j + block].double()
             lengths = x_sq + y.square().sum(dim=1)
             squares = lengths - 2 * (x @ y.T)

@@ -7,7 +7,8 @@ like generated ones to it, and r_v goes to 1: with little data, the number to wa
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ import torch
 from metrics.draws import DatasetLabels, Draws, Labels, with_noise
 from metrics.images import frozen_copy, open_dataset
 from metrics.names import MetricError
+from metrics.sharding import StopAsked, check_stop, stoppable
 
 
 def overfitting_gap(
     D: torch.nn.Module, dataset_kwargs: Mapping[str, Any], held_out_kwargs: Mapping[str, Any] | None = None,
     G: torch.nn.Module | None = None, max_num: int = 2000, batch_size: int = 32, seed: int = 0,
-    device: torch.device | str = 'cpu',
+    device: torch.device | str = 'cpu', wants_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Compares a discriminator's mean scores on training, held-out and generated images.
 
@@ -38,13 +40,20 @@ def overfitting_gap(
         batch_size: Images per batch.
         seed: Of the choice of images, and of the generated ones.
         device: Where to compute.
+        wants_stop: Asked all the time; once it is true, the work is broken off.
 
     Returns:
-        train, held_out, gap, gap_std_err; with G also generated and r_v.
+        train, held_out, gap, gap_std_err; with G also generated and r_v; nothing if it was broken off.
 
     Raises:
         MetricError: If nothing was held out, or the sets do not fill a batch.
     """
+    with stoppable(wants_stop), suppress(StopAsked):
+        return _gap(D, dataset_kwargs, held_out_kwargs, G, max_num, batch_size, seed, device)
+    return {}
+
+
+def _gap(D, dataset_kwargs, held_out_kwargs, G, max_num, batch_size, seed, device):
     train, rest, chosen = _both_sides(dataset_kwargs, held_out_kwargs)
     num = min(len(train), len(chosen), max_num) // batch_size * batch_size
     if not num:
@@ -95,6 +104,7 @@ def _scores_of_items(D, dataset, indices, batch_size, device):
     """Logits, float64 [N], of these items."""
     scores = []
     for batch in np.split(indices, len(indices) // batch_size):
+        check_stop()
         items = [dataset[int(i)] for i in batch]
         images = torch.from_numpy(np.stack([item[0] for item in items])).to(device)
         c = torch.from_numpy(np.stack([item[1] for item in items])).to(device)
@@ -109,6 +119,7 @@ def _scores_of_fakes(D, G, dataset, num, batch_size, seed, device):
     draws = Draws(seed, G.z_dim, Labels(G.c_dim, [DatasetLabels(dataset)]), device)
     scores = []
     for i in range(0, num, batch_size):
+        check_stop()
         indices = range(i, i + batch_size)
         z, c, _ = draws.latents(indices)
         images = with_noise(G, draws.noise(G, indices), z[:, 0], c)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,6 +18,28 @@ from tqdm import tqdm
 
 from metrics.names import MetricError
 from torch_utils import distributed
+
+_wants_stop: ContextVar[Callable[[], bool]] = ContextVar('wants_stop', default=lambda: False)
+
+
+class StopAsked(Exception):
+    """The work is not wanted any more: what `stoppable` was given says so on at least one process."""
+
+
+@contextmanager
+def stoppable(wants_stop: Callable[[], bool]) -> Iterator[None]:
+    """Work in this block ends by StopAsked, on all processes at the same place, soon after `wants_stop` is true on any."""
+    token = _wants_stop.set(wants_stop)
+    try:
+        yield
+    finally:
+        _wants_stop.reset(token)
+
+
+def check_stop() -> None:
+    """Raises StopAsked if this process is asked to stop. For what takes long in one process, inside of `together`."""
+    if _wants_stop.get()():
+        raise StopAsked
 
 
 def in_order(
@@ -46,18 +70,26 @@ def in_order(
 
 
 def together(function: Callable[[], Any]) -> list[Any]:
-    """What `function` returns on each process, by rank, on all of them. If it raises on one, it raises on all."""
+    """What `function` returns on each process, by rank, on all of them. If it raises on one, it raises on all.
+
+    If any is asked to stop, before it or meanwhile, all raise StopAsked. (What then breaks, breaks of the same signal.)
+    """
+    outcome, error = None, None
     try:
-        outcome, error = (function(), None), None
+        check_stop()
+        outcome = function()
     except Exception as caught:     # Whatever it is: the others must hear of it, or they wait for ever.
-        outcome, error = (None, _sentence(caught)), caught
-    outcomes = distributed.gather_objects(outcome)
+        error = caught
+    is_stopped = error is not None and _wants_stop.get()()
+    outcomes = distributed.gather_objects((outcome, None if error is None else _sentence(error), is_stopped))
+    if any(is_stopped for _, _, is_stopped in outcomes):
+        raise StopAsked
     if error is not None:
         raise error
-    for rank, (_, problem) in enumerate(outcomes):
+    for rank, (_, problem, _) in enumerate(outcomes):
         if problem is not None:
             raise MetricError(f'process {rank}: {problem}')
-    return [result for result, _ in outcomes]
+    return [result for result, _, _ in outcomes]
 
 
 def on_main(function: Callable[[], Any]) -> Any:

@@ -241,7 +241,7 @@ def test_a_filter_that_is_wider_than_the_images_is_refused_before_anything_is_wr
     data = make_dataset(tmp_path / 'set.zip', num=8, res=16)
     args = [f'--outdir={tmp_path}/runs', f'--data={data}', '--cfg=tiny', '--device=cpu', f'--augpipe={pipe}']
     for dry in ([], ['-n']):
-        assert '--augpipe: images are 16x16; pipes with a filter' in refusal(*args, *dry)
+        assert f'--augpipe={pipe}: images are 16x16; pipes with a filter' in refusal(*args, *dry)
     assert not (tmp_path / 'runs').exists()
 
 

@@ -172,12 +172,12 @@ class AugmentPipe(torch.nn.Module):
             **self._draw_hole(dice),
         )
 
-    def require_side(self, side: int) -> None:
-        """Raises ValueError, in the user's words, unless images of so many pixels a side are large enough."""
+    def require_size(self, width: int, height: int) -> None:
+        """Raises ValueError, in the user's words, unless images of so many pixels are large enough."""
         reach = self.Hz_fbank.shape[1] // 2
-        if self.options.imgfilter and side <= reach:
-            raise ValueError(f'--augpipe: images are {side}x{side}; pipes with a filter (imgfilter: filter, bgcf, bgcfn, '
-                             f'bgcfnc) need more than {reach} pixels a side; bgc has none')
+        if self.options.imgfilter and min(width, height) <= reach:
+            raise ValueError(f'images are {width}x{height}; pipes with a filter (imgfilter: filter, bgcf, bgcfn, '
+                             f'bgcfnc) need more than {reach} pixels a side; bgc has no filter')
 
     def _draw_geometry(self, dice):
         o, p = self.options, self.p
@@ -237,7 +237,7 @@ class AugmentPipe(torch.nn.Module):
         o, p = self.options, self.p
         if not o.imgfilter:
             return None
-        self.require_side(min(height, width))
+        self.require_size(width, height)
         gains, norm = [], 1
         for power, weight in zip(BAND_POWER.tolist(), o.imgfilter_bands):
             t = dice.gate((dice.normal() * o.imgfilter_std).exp2(), 1, o.imgfilter * p * weight)

@@ -1,6 +1,15 @@
-"""Which saved states of a run are kept: the newest ones, the best one, milestones."""
-from collections.abc import Iterable
+"""Which saved states of a run are kept: the newest ones, the best one, milestones.
+
+What counts for the best is not each score: distances to the data often rank the untrained network first, rise from there
+while it learns its first colours and shapes, and fall for the rest of the run. A state of this ramp would be the best for
+long. So the scores of a run that has one from its first thousand images count from the first that is better than the one
+before it; whatever comes later, those before it do not.
+"""
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+
+UNTRAINED_NIMG = 1000
 
 
 @dataclass(frozen=True)
@@ -30,13 +39,14 @@ class Keep:
             raise ValueError(f'{text}: the numbers must be at least 1 and more than 0')
         return keep
 
-    def choose(self, states: Iterable[Saved]) -> set[int]:
-        """The `nimg` of those to keep; never without the last."""
+    def choose(self, states: Iterable[Saved], earlier: Mapping[int, float] = MappingProxyType({})) -> set[int]:
+        """The `nimg` of those to keep; never without the last. `earlier`: scores {nimg: score} of states that are gone."""
         states = sorted(states, key=lambda state: state.nimg)
         kept = {state.nimg for state in states[-self.newest:]}
-        scored = [state for state in states if state.score is not None]
-        if self.best and scored:
-            kept.add(min(scored, key=lambda state: (state.score, state.nimg)).nimg)
+        scores = {state.nimg: state.score for state in states if state.score is not None}
+        best = best_of(scores, {**earlier, **scores})
+        if self.best and best is not None:
+            kept.add(best)
         return kept | self._milestones(states)
 
     def _milestones(self, states: list[Saved]) -> set[int]:
@@ -46,3 +56,18 @@ class Keep:
         for state in states:
             firsts.setdefault(int(state.nimg / 1000 // self.every_kimg), state.nimg)
         return {nimg for multiple, nimg in firsts.items() if multiple > 0}
+
+
+def best_of(scores: Mapping[int, float], all_scores: Mapping[int, float]) -> int | None:
+    """The `nimg` of the best of some scores {nimg: score}, the earlier of equal ones; of all, the ramp does not count."""
+    first = end_of_ramp(all_scores)
+    counting = [nimg for nimg in scores if first is not None and nimg >= first]
+    return min(counting, key=lambda nimg: (scores[nimg], nimg), default=None)
+
+
+def end_of_ramp(scores: Mapping[int, float]) -> int | None:
+    """The `nimg` from which on scores count; None: no one does as yet."""
+    order = sorted(scores)
+    if not order or order[0] >= UNTRAINED_NIMG:
+        return order[0] if order else None
+    return next((now for before, now in zip(order, order[1:]) if scores[now] < scores[before]), None)

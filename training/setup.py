@@ -215,8 +215,6 @@ def build_augment(config: dict, device: torch.device) -> torch.nn.Module | None:
     if config.get('augment_kwargs') is None:
         return None
     augment = dnnlib.util.construct_class_by_name(**config['augment_kwargs']).train().requires_grad_(False).to(device)
-    if hasattr(augment, 'require_side'):
-        augment.require_side(config['data_shape']['img_resolution'])
     if hasattr(augment, 'p'):
         augment.p.copy_(torch.as_tensor(float(config.get('augment_p', 0))))
     return augment

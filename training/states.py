@@ -2,8 +2,9 @@
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -55,22 +56,28 @@ def images_shown(run_dir: Path) -> int | None:
     return next((meta['nimg'] for _, meta in readable_states(run_dir) if isinstance(meta.get('nimg'), int)), None)
 
 
-def write_state(run_dir: Path, state: Any, meta: dict[str, Any], keep: Keep) -> Path:
-    """Saves a state, and only then removes those that are not to be kept. `meta` has 'nimg' and 'score', and is free.
+def write_state(
+    run_dir: Path, state: Any, meta: dict[str, Any], keep: Keep, scores: Mapping[int, float] = MappingProxyType({}),
+) -> Path:
+    """Saves a state, and only then removes those that are not to be kept. `meta` has 'nimg', and is free.
 
     Raises OSError (NoSpaceError before anything is written); then all that was there before is still there.
     """
     path = state_path(run_dir, meta['nimg'])
     require_space(run_dir, num_bytes(state), path.name)
     save_state(path, state, **meta)
-    prune(run_dir, keep)
+    prune(run_dir, keep, scores)
     return path
 
 
-def prune(run_dir: Path, keep: Keep) -> None:
-    """Removes what is not to be kept, and what a killed process left half written. Damaged files stay."""
-    found = [(path, Saved(meta['nimg'], meta.get('score'))) for path, meta in readable_states(run_dir)]
-    kept = keep.choose(state for _, state in found)
+def prune(run_dir: Path, keep: Keep, scores: Mapping[int, float] = MappingProxyType({})) -> None:
+    """Removes what is not to be kept, and what a killed process left half written. Damaged files stay.
+
+    `scores`: {images shown: score} of all states there have been. Runs of before have them in the states themselves.
+    """
+    found = [(path, Saved(meta['nimg'], scores.get(meta['nimg'], meta.get('score'))))
+             for path, meta in readable_states(run_dir)]
+    kept = keep.choose((state for _, state in found), scores)
     for path, state in found:
         if state.nimg not in kept:
             path.unlink()

@@ -18,8 +18,9 @@ from torch_utils import checkpoint, distributed, training_stats
 from training import states
 from training.health import Health, diversity, require_finite
 from training.image_grid import append_row, grid_indices, grid_size, save_picture, to_grid
-from training.keep import Keep
+from training.keep import Keep, best_of
 from training.logs import Logs
+from training.scores import Scores
 from training.services import Services
 from training.setup import Run
 from training.stages import WithoutBad
@@ -82,6 +83,8 @@ class Ticks:
         self._maintenance_sec = 0.0
         if self.is_main:
             self._stats = StatsWriter(self.run_dir, num_rows)
+            self._scores = Scores(self.run_dir, run.nimg)
+            self._metrics.update(self._scores.metrics(run.nimg))
             self._logs = Logs(self.config.get('logs', ()), self.run_dir, self.config, run.nimg, self.services)
             self._bar = progress_bar(run.total_nimg, run.nimg)
 
@@ -100,7 +103,7 @@ class Ticks:
     def after_iteration(self, run: Run) -> None:
         """Ends a tick if it is time."""
         if self.is_main:
-            self._bar.update(run.nimg / 1000 - self._bar.n)
+            self._bar.update(min(run.nimg / 1000, self._bar.total) - self._bar.n)     # The last batch goes beyond.
         done = run.nimg >= run.stage.end_nimg
         if distributed.any(self.wants_stop()):
             self.stopped = True
@@ -129,17 +132,19 @@ class Ticks:
         networks = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
         if state_due:
             require_finite(networks)
-        score = None
         if snapshot_due:
             path = self._save_networks(run, networks)
-            score = self._score(run, path)
+        score_due = snapshot_due and not self.stopped and self._evaluate is not None and bool(self.config['metrics'])
+        if snapshot_due and not self.stopped:
             self._report_gap(run)
-        self._end_statistics(run)
-        if self.is_main and self._report is not None and (snapshot_due or self._image_due()):
-            self.services.run('report.html', partial(self._report, self.run_dir))
+        self._end_statistics(run, {} if score_due else self._metrics)
         self.tick += 1
         if state_due:
-            self._save_state(run, score)
+            self._save_state(run)
+        if score_due:           # Last: it may take long, and be broken off.
+            self._score(run, path)
+        if self.is_main and self._report is not None and (snapshot_due or self._image_due()):
+            self.services.run('report.html', partial(self._report, self.run_dir))
         if last:                # Before another stage starts its processes, or everything ends.
             self.services.wait()
         self._tick_nimg, self._tick_time = run.nimg, time.time()
@@ -195,25 +200,50 @@ class Ticks:
             self.services.run('the network snapshot', save)
         return path
 
-    def _score(self, run: Run, path: Path) -> float | None:
-        """Calculates the metrics. Returns the value of the first one, lower is better; None if there is none.
+    def _score(self, run: Run, path: Path) -> None:
+        """Calculates the metrics of a snapshot whose state is on the disk; a signal breaks them off, and ends the run.
 
         Of several data centres those that are on line count: the others stay closed.
         """
+        self.services.wait()
         metrics = self.config['metrics']
-        if self._evaluate is None or not metrics:
-            return None
         values, failures = self._evaluate(
             metrics, run_dir=str(self.run_dir), snapshot_pkl=str(path), G=run.G_ema, device=self.device,
             batch_gen=run.batch_gpu, dataset_kwargs=self.config['training_set_kwargs'],
-            centres=dict(source.centre for source in run.stage.sources if source.centre) or None)
+            centres=dict(source.centre for source in run.stage.sources if source.centre) or None,
+            wants_stop=self.wants_stop)
+        self.stopped = distributed.any(self.wants_stop())
         self._metrics.update(values)
-        if self.is_main:
+        if not self.is_main:
+            return
+        if self.stopped and failures:
+            print(f'Stopped while metrics were calculated. calc_metrics.py --network={path} --metrics={",".join(metrics)} '
+                  'calculates them.', flush=True)
+        else:
             for metric in metrics:
                 reasons = [reason for name, reason in failures.items() if name.partition('@')[0] == metric]
                 self.services.note(metric, reasons[0] if reasons else None)
         score = math.nan if metrics[0] in failures else next(iter(values.values()), math.nan)
-        return None if math.isnan(score) else -score if metrics[0].startswith(('is', 'pr')) else score
+        self._note_score(run.nimg, metrics[0], score, values)
+
+    def _note_score(self, nimg: int, metric: str, score: float, values: dict[str, float]) -> None:
+        """Writes down the value of the first metric, which decides on the best state, and all others."""
+        def save():
+            self._scores.set(nimg, None if math.isnan(score) else self._sign(metric) * score, values)
+            states.prune(self.run_dir, Keep(**self.config['keep']), self._scores.scores)
+
+        self._logs.scalars({}, self._metrics, nimg)
+        self.services.run('scores.json', save)
+        best = best_of(self._scores.scores, self._scores.scores)
+        if best is not None:
+            value = self._sign(metric) * self._scores.scores[best]
+            print(f'Best so far by {metric}: {value:.5g} at {best / 1000:.1f} kimg', flush=True)
+        elif not math.isnan(score):
+            print(f'Best so far by {metric}: none, while it is still on the way up from the untrained network.', flush=True)
+
+    def _sign(self, metric: str) -> int:
+        """Of a score, lower being better."""
+        return -1 if metric.startswith(('is', 'pr')) else 1
 
     def _report_gap(self, run: Run) -> None:
         """Statistics of what the first critic makes of images that it does not learn from, if the run has any."""
@@ -226,15 +256,15 @@ class Ticks:
             train = self.config['training_set_kwargs']
             rest = None if held_out == 'rest' else {**train, 'path': held_out, 'max_size': None}
             found.update(self._overfitting_gap(run.game.D.module, train, rest, run.G_ema, max_num=HELD_OUT_IMAGES,
-                                               batch_size=run.batch_gpu, device=self.device))
+                                               batch_size=run.batch_gpu, device=self.device, wants_stop=self.wants_stop))
 
         if self.is_main:
             self.services.run('the overfitting gap', compare)
         for name in ('train', 'held_out', 'generated', 'gap', 'gap_std_err', 'r_v'):
             training_stats.report0(f'Overfitting/{name}', found.get(name, []))
 
-    def _end_statistics(self, run: Run) -> None:
-        """Statistics of the tick, for all logs, and what they say about the run's health."""
+    def _end_statistics(self, run: Run, metrics: dict[str, float]) -> None:
+        """Statistics of the tick and the latest metrics, for all logs, and what they say about the run's health."""
         self.timer.report()
         self._collector.update()
         stats = self._collector.as_dict()
@@ -247,17 +277,20 @@ class Ticks:
                 print(f'Warning: {warning}.', flush=True)
             self._stats.add(stats)
             self.services.run('stats.jsonl', self._stats.write)
-            self._logs.scalars(stats, self._metrics, run.nimg)
+            self._logs.scalars(stats, metrics, run.nimg)
 
-    def _save_state(self, run: Run, score: float | None) -> None:
+    def _save_state(self, run: Run) -> None:
         """The whole state to go on from: a copy is made at once, and written while training goes on."""
         local_states = distributed.gather_objects(run.local_state_dict())
         state = dict(run=run.state_dict(), ranks=local_states, ticks=self.state_dict())
-        meta = dict(nimg=run.nimg, finished=run.nimg >= run.total_nimg, score=score, config=self.config)
+        meta = dict(nimg=run.nimg, finished=run.nimg >= run.total_nimg, config=self.config)
         if self.is_main:
             self._save_time = time.time()
             self.services.run_beside('saving the state', partial(
-                states.write_state, self.run_dir, states.copy_of(state), meta, Keep(**self.config['keep'])))
+                states.write_state, self.run_dir, states.copy_of(state), meta, Keep(**self.config['keep']),
+                self._scores.scores))
+            if self.tick == 1:      # With it on the disk, whatever comes after the first tick can be gone on from.
+                self.services.wait()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to write the same statistics. To be called by all ranks alike."""

@@ -166,7 +166,7 @@ def test_what_is_kept(tmp_path, keep, expected):
     assert save_many(tmp_path, scores, keep) == expected
 
 
-@given(states=st.lists(st.tuples(st.integers(0, 10 ** 6), st.none() | st.floats(-1e3, 1e3)), min_size=1,
+@given(states=st.lists(st.tuples(st.integers(1000, 10 ** 6), st.none() | st.floats(-1e3, 1e3)), min_size=1,
                        unique_by=lambda state: state[0]),
        newest=st.integers(1, 4), every=st.none() | st.floats(0.1, 1000))
 def test_pruning_never_removes_the_best_or_the_last(states, newest, every):
