@@ -209,11 +209,11 @@ def find_snapshots(network: str, which: str) -> list[str]:
         raise click.BadParameter(f'{network}: no such file, run directory or URL', param_hint='--network')
     if not os.path.isdir(network):
         return [network]
-    from torch_utils.checkpoint import SNAPSHOT_NAME
-    found = sorted(name for name in os.listdir(network) if SNAPSHOT_NAME.fullmatch(name))
+    from torch_utils.checkpoint import snapshots
+    found = [str(path) for path in snapshots(network)]
     if not found:
         raise click.BadParameter(f'{network} holds no network snapshots', param_hint='--network')
-    return [os.path.join(network, name) for name in (found if which == 'all' else found[-1:])]
+    return found if which == 'all' else found[-1:]
 
 
 def run_dir_of(path: str) -> str | None:
@@ -252,7 +252,7 @@ def work(rank: int, job: Job) -> None:
 
 def score_network(job: Job, path: str, device: Any, rank: int) -> None:
     """Everything that is asked about one network file."""
-    networks = load_networks(path)
+    networks = load_networks(path, ['G_ema', 'D'] if job.held_out else ['G_ema'])
     G = networks['G_ema']
     if job.verbose and rank == 0:
         click.echo(f'{os.path.basename(path)}: {G.img_resolution}x{G.img_resolution}, {G.img_channels} channels, '
@@ -268,11 +268,11 @@ def score_network(job: Job, path: str, device: Any, rank: int) -> None:
         show_gap(job, networks['D'], target)
 
 
-def load_networks(path: str) -> dict[str, Any]:
-    """What a network file holds; one sentence if it cannot be read or has no G_ema."""
+def load_networks(path: str, only: Sequence[str]) -> dict[str, Any]:
+    """What a network file holds, with no other networks than these; one sentence if it cannot be read or has no G_ema."""
     from torch_utils.network_file import load_network
     try:
-        networks = load_network(path)
+        networks = load_network(path, only=only)
     except (OSError, ValueError) as error:
         raise click.ClickException(f'--network: {error}') from error
     if networks['G_ema'] is None:

@@ -38,8 +38,9 @@ TRANSFER_NETS = {
 }
 LOG_NAMES = ('tensorboard', 'wandb')
 
-NOT_OF_THE_RUN = ('outdir', 'dry_run', 'new', 'override', 'preset')      # Options that say nothing about the run itself.
-FLAGS = ('dry_run', 'new', 'override', 'allow_partial')
+# Options that say nothing about the run itself.
+NOT_OF_THE_RUN = ('outdir', 'dry_run', 'new', 'override', 'preset', 'download_detectors')
+FLAGS = ('dry_run', 'new', 'override', 'allow_partial', 'download_detectors')
 EXAMPLE = 'For example: train.py --outdir=runs --data=photos/ --mirror=1 (train.py --help lists all options)'
 OFFLINE_METRIC = 'fd5k_efflite0'        # Needs no download.
 STOPPED = 75                # Exit status of a run that was asked to stop and can be continued (EX_TEMPFAIL).
@@ -121,6 +122,10 @@ Examples:
 @option('--metrics', metavar='LIST', group=GENERAL,
         help='Metrics at each snapshot, or none [default: fid50k_full; tiny: none]')
 @option('--seed', type=Whole(SEED), metavar='INT', group=GENERAL, help='Random seed [default: 0]')
+@option('--download-detectors', is_flag=True, group=GENERAL,
+        help='Fetch missing weights of the detectors of --metrics from their official addresses.')
+@option('--snapshot-format', metavar='LIST', group=GENERAL, help='Files of each network snapshot: native (.safetensors), pkl '
+        '(for programs that know the official snapshots) [default: native]')
 @option('-n', '--dry-run', is_flag=True, group=GENERAL, help='Print the configuration and stop.')
 @option('--new', is_flag=True, group=GENERAL,
         help='Start anew; without it, the same command continues an unfinished run.')
@@ -193,7 +198,7 @@ def main(**options):
         config = continued_run(o) if os.path.isdir(o.get('resume', '')) else started_run(o)
     except OSError as error:
         raise UserError(f'--data: {error}') from error
-    measurable = measurable_metrics(config)
+    measurable = measurable_metrics(config, options['download_detectors'], options['dry_run'])
     if not options['dry_run']:
         config['metrics'] = measurable
     tables = checked_plan(config) if options['dry_run'] or has_methods(config) else ''
@@ -250,6 +255,8 @@ def resolve(o: dict) -> tuple[str, dict]:
     names.append(f'{o.get("cfg", "auto")}{gpus if o.get("cfg", "auto") == "auto" else ""}')
     config['image_snapshot_ticks'] = config['network_snapshot_ticks'] = o.get('snap', base.snap)
     config['metrics'] = list(base.metrics) if metrics is None else metrics
+    if 'snapshot_format' in o:
+        config['snapshot_formats'] = parse_formats(o['snapshot_format'])
     config['keep'] = parse_keep(o.get('keep', '2,best'))
     config['logs'] = parse_log(o['log']) if 'log' in o else [name for name in ('tensorboard',) if is_installed(name)]
     config['data_loader_kwargs'] = dict(pin_memory=True, num_workers=base.workers, prefetch_factor=2)
@@ -309,6 +316,14 @@ def parse_metrics(text: str) -> list[str]:
         raise UserError(f'--metrics={text}: {error}') from error
 
 
+def parse_formats(text: str) -> list[str]:
+    """--snapshot-format: 'native', by which a run goes on, and what else is wanted."""
+    names = text.split(',')
+    require(set(names) in ({'native'}, {'native', 'pkl'}),
+            f'--snapshot-format={text}: must be native or native,pkl (this program itself uses the native files)')
+    return sorted(set(names))
+
+
 def parse_log(text: str) -> list[str]:
     """Names of logs from a comma list; each is also the name of the package and of the extra that it needs."""
     names = [name for name in text.split(',') if name] if text.lower() != 'none' else []
@@ -324,20 +339,24 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def measurable_metrics(config: dict) -> list[str]:
+def measurable_metrics(config: dict, download: bool = False, dry_run: bool = False) -> list[str]:
     """The metrics of a run, if the weights of their detectors are there: the default gives way to one that needs none.
 
+    download: fetch missing weights; a dry run only says that it would.
     Raises UserError if the user has asked for something that cannot be measured here.
     """
     from metrics.names import MetricError
-    from metrics.weights import require_weights
+    from metrics.weights import WeightOptions, require_weights
     try:
-        require_weights(config['metrics'])
+        require_weights(config['metrics'], WeightOptions(download=download and not dry_run))
     except MetricError as error:
-        require('metrics' not in config['command'], f'--metrics: {error}')
+        if download and dry_run:
+            click.echo(f'Note: the weights of detectors for {", ".join(config["metrics"])} would be downloaded.', err=True)
+            return config['metrics']
+        require('metrics' not in config['command'] and not download, f'--metrics: {error}')
         if is_main_process():
             click.echo(f'Note: {config["metrics"][0]} needs a detector whose weights are not here; {OFFLINE_METRIC} takes '
-                       'its place (--metrics; docs/metrics.md).', err=True)
+                       'its place (--download-detectors fetches them; --metrics; docs/metrics.md).', err=True)
         return [OFFLINE_METRIC]
     return config['metrics']
 

@@ -100,6 +100,8 @@ class GeneratedImages:
                  G_kwargs: Mapping[str, Any] | None = None):
         self.G, self.draws, self.num = G, draws, num
         self.batch_gen, self.G_kwargs = batch_gen, dict(G_kwargs or {})
+        if torch.device(draws.device).type != 'cuda' and any(getattr(module, 'use_fp16', False) for module in G.modules()):
+            self.G_kwargs.setdefault('force_fp32', True)        # As generate.py: half precision is for CUDA only.
 
     @torch.no_grad()
     def batches(self, batches: Sequence[range]) -> Iterator[torch.Tensor]:

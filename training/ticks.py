@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from torch_utils import checkpoint, distributed, training_stats
+from torch_utils.foreign import reference
 from training import states
 from training.health import Health, diversity, require_finite
 from training.image_grid import append_row, grid_indices, grid_size, save_picture, to_grid
@@ -195,6 +196,9 @@ class Ticks:
                 path, {**networks, 'augment_pipe': run.game.augment}, nimg=run.nimg,
                 training_set_kwargs=self.config['training_set_kwargs'], label_dim=self.config['data_shape']['c_dim'],
                 **{name: value for r in run.game.having('describe') for name, value in r.describe().items()})
+            if 'pkl' in self.config.get('snapshot_formats', ()):
+                with checkpoint.atomic_file(path.with_suffix('.pkl')) as file:
+                    reference.write(file, networks, self.config['training_set_kwargs'], run.game.augment)
 
         if self.is_main:
             self.services.run('the network snapshot', save)

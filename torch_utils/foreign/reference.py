@@ -218,7 +218,7 @@ def write(file: BinaryIO, networks: dict[str, torch.nn.Module], training_set_kwa
     """Writes G, D and G_ema (of `training.networks`) as a snapshot that the reference reads.
 
     The file brings its own source, `portable.py`, which a reader of that kind executes. Of the data set it says what
-    the reference knows of (`DATA_OPTIONS`). augment_pipe: one of `training.augment`.
+    the reference knows of (`DATA_OPTIONS`). augment_pipe: of `training.augment`; another one is left out.
     """
     source = Path(portable.__file__).read_text(encoding='utf-8')
     data = None if training_set_kwargs is None else \
@@ -226,7 +226,8 @@ def write(file: BinaryIO, networks: dict[str, torch.nn.Module], training_set_kwa
     content: dict[str, Any] = {'training_set_kwargs': data}
     for name in NETWORKS:
         content[name] = _network_call(networks[name], _explicit(networks[name].init_kwargs), source)
-    pipe = augment_pipe if augment_pipe is None else _network_call(augment_pipe, augment_pipe.init_kwargs, source)
+    is_known = type(augment_pipe).__name__ == 'AugmentPipe'
+    pipe = _network_call(augment_pipe, augment_pipe.init_kwargs, source) if is_known else None
     file.write(inert_pickle.dumps({**content, 'augment_pipe': pipe}))
 
 
@@ -247,7 +248,8 @@ def _without_own_options(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def _network_call(network: torch.nn.Module, kwargs: dict[str, Any], source: str) -> Call:
     twin = getattr(portable, type(network).__name__)(**kwargs)
-    twin.load_state_dict(network.state_dict())
+    state = network.state_dict()
+    twin.load_state_dict({key: state[key] for key in twin.state_dict()})        # Without what methods added.
     return _module_call(twin.eval().requires_grad_(False), source, kwargs)
 
 
