@@ -59,3 +59,17 @@ def worker(rank, options, folder):
     if rank == 0:
         torch.save(rows['pool'], Path(folder) / 'features.pt')
     (Path(folder) / f'rank{rank}.json').write_text(json.dumps(found))
+
+
+def stopped_worker(rank, options, folder):
+    """Two metrics, of which the second process soon wants no more."""
+    torch.set_num_threads(1)
+    names._registry.update({metric.name: metric for metric in SCORED})
+    done = []
+
+    def wants_stop():
+        done.append(1)
+        return rank == 1 and len(done) > 4
+
+    values, failures = metric_main.evaluate(['fd20_tiny', 'pr20_tiny'], wants_stop=wants_stop, **{**options, 'batch_size': 4})
+    (Path(folder) / f'rank{rank}.json').write_text(json.dumps([list(values), failures]))

@@ -179,6 +179,12 @@ class TestIndependence:
         for place, value in zip(places, before):
             place.allow_tf32 = value
 
+    def test_one_process_that_is_asked_to_stop_stops_all_at_the_same_place(self, tmp_path, options):
+        from metric_workers import stopped_worker
+        distributed.launch(stopped_worker, 2, (options, str(tmp_path)))
+        outcomes = [json.loads((tmp_path / f'rank{rank}.json').read_text()) for rank in range(2)]
+        assert outcomes[0] == outcomes[1] and outcomes[0][1]['pr20_tiny'] == 'broken off, as asked'
+
     @pytest.mark.parametrize('num_ranks', [2, pytest.param(3, marks=pytest.mark.slow)])
     def test_the_number_of_processes_does_not_matter(self, tmp_path, options, num_ranks):
         from metric_workers import worker
