@@ -8,7 +8,6 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -304,11 +303,12 @@ def pictures_of_ws(G: 'torch.nn.Module', ws: 'torch.Tensor', batch: int = 8) -> 
 
 def load_target(path: str, G: 'torch.nn.Module') -> 'np.ndarray':
     """The middle square of a picture as the network could show it: uint8 [H, W, C]. A usage error if there is none."""
-    from training.images import ImageError, decode
+    from dnnlib.pictures import read_picture_file
+    from training.images import decode
     from training.transforms import make_transform
     try:
-        pixels = decode(Path(path).read_bytes())
-    except (OSError, ImageError) as error:
+        pixels = decode(read_picture_file(path))
+    except OSError as error:
         raise click.BadParameter(f'{path} cannot be read: {error.strerror or error}', param_hint='--target') from None
     res = G.img_resolution
     return make_transform('center-crop', res, res, color='gray' if G.img_channels == 1 else 'rgb')(pixels)

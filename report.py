@@ -213,8 +213,10 @@ def data_uri(path: Path, tile: int) -> str | None:
 @lru_cache(maxsize=2 * MAX_PICTURES)
 def _encode(path, _mtime, tile):
     from PIL import Image
+
+    from dnnlib.pictures import open_picture
     columns, rows = PICTURE_TILES
-    with Image.open(path) as grid:
+    with open_picture(path, formats=['PNG']) as grid:
         part = grid.crop((0, 0, min(columns * tile, grid.width), min(rows * tile, grid.height))).convert('RGB')
     for size, quality in PICTURE_SIZES:
         scale = size / tile

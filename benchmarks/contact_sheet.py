@@ -6,6 +6,7 @@
 A run is named by the folder that it lies in, and by its images shown in thousands.
 """
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,10 @@ import click
 from PIL import Image, ImageDraw, ImageFont
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from dnnlib.pictures import open_picture  # noqa: E402
+
 LABEL = 16                  # Height of the line of text above the fakes of a run, in pixels.
 MARGIN = 8
 MAX_BYTES = 300_000
@@ -56,7 +61,7 @@ def write_contact_sheet(run_dirs: dict[str, Path], dest: Path, res: int = 32, ti
     panels = []
     for name, run_dir in run_dirs.items():
         if found := newest_fakes(run_dir):
-            with Image.open(found[1]) as grid:
+            with open_picture(found[1], formats=['PNG']) as grid:
                 panels.append((f'{name}, {found[0]} kimg', cut_tiles(grid, res, *tiles)))
     if not panels:
         raise click.ClickException('none of these directories has fakes*.png')

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from dnnlib.pictures import open_picture  # noqa: E402
 from metrics.detectors import load_detector  # noqa: E402
 from metrics.features import FeatureOptions, feature_rows  # noqa: E402
 from metrics.frechet import frechet_distance  # noqa: E402
@@ -130,7 +131,8 @@ def jpeg(images, quality):
     def one(image):
         file = io.BytesIO()
         PIL.Image.fromarray(image).save(file, 'jpeg', quality=quality)
-        return np.asarray(PIL.Image.open(file))
+        with open_picture(file, formats=['JPEG']) as picture:
+            return np.asarray(picture)
     return torch.from_numpy(np.stack([one(image) for image in images.permute(0, 2, 3, 1).numpy()])).permute(0, 3, 1, 2)
 
 

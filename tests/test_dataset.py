@@ -171,7 +171,7 @@ def test_the_name_is_that_of_the_file(tmp_path, monkeypatch, path, name):
 def test_opening_decodes_one_image_and_reads_no_labels(small_set, monkeypatch):
     decoded = []
     decode = dataset_module.images.decode
-    monkeypatch.setattr(dataset_module.images, 'decode', lambda data: decoded.append(data) or decode(data))
+    monkeypatch.setattr(dataset_module.images, 'decode', lambda data, **_: decoded.append(data) or decode(data))
     files = {f'{i}.png': picture(seed=i) for i in range(5)} | {'dataset.json': b'not read'}
     small_set(files, use_labels=True)
     assert decoded == [files['0.png']]
@@ -519,5 +519,5 @@ def test_odd_label_files_only_raise_dataset_errors(tmp_path_factory, content):
 
 
 def test_a_huge_image_in_a_set_is_refused(small_set):
-    with pytest.raises(DatasetError, match='a.png cannot be read .*decompression bomb'):
+    with pytest.raises(DatasetError, match='a.png cannot be read .3600000000 pixels are more than the'):
         small_set({'a.png': png((60000, 60000, 8, 2), [])})

@@ -241,8 +241,12 @@ class ImageFolderDataset(Dataset):
 
     def _load_raw_image(self, raw_idx: int) -> np.ndarray:
         name = self._image_names[raw_idx]
-        pixels = self._decode(name)                                             # [H, W, C]
-        problem = shape_problem(pixels.shape, self._first_shape)
+        pixels, problem = None, None
+        try:
+            pixels = self._decode(name, self._first_shape[:2])                  # [H, W, C]
+            problem = shape_problem(pixels.shape, self._first_shape)
+        except images.WrongSizeError as error:
+            problem = shape_problem(error.shape, self._first_shape)
         if problem:
             raise self._error(name, problem, self._how_to_convert())
         return pixels.transpose(2, 0, 1)
@@ -251,17 +255,22 @@ class ImageFolderDataset(Dataset):
         labels = find_labels(self._files, self._image_names, self._labels_from).by_name
         return None if labels is None else label_array(labels, self._image_names, self._path)
 
-    def _decode(self, name: str) -> np.ndarray:
-        """One image, uint8 [H, W, C]."""
+    def _decode(self, name: str, size: Sequence[int] | None = None) -> np.ndarray:
+        """One image, uint8 [H, W, C]; a WrongSizeError before it is decoded if it has another size than asked for."""
         try:
-            return images.decode(self._files.read(name))
+            return images.decode(self._files.read(name), size=size)
+        except images.WrongSizeError:
+            raise
         except OSError as error:
             raise self._error(name, f'cannot be read ({error})', self._how_to_list()) from error
 
     def _shape_of(self, name: str, decode: bool) -> tuple[int, ...]:
         """(H, W, C) of one image."""
         if decode:
-            return images.decode(self._files.read(name)).shape
+            try:
+                return images.decode(self._files.read(name), size=self._first_shape[:2]).shape
+            except images.WrongSizeError as error:
+                return error.shape
         with self._files.open(name) as file:
             return images.read_shape(file)
 

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from dnnlib.pictures import open_picture
+
 
 def grid_size(height: int, width: int, most: tuple[int, int] = (32, 32)) -> tuple[int, int]:
     """(columns, rows) of a grid of images of that size: about 8K, at least 7x4 and at most `most` images."""
@@ -67,7 +69,7 @@ def append_row(row: PIL.Image.Image, path: str | os.PathLike, max_rows: int = 64
     """Adds a row to a film strip, and thins the strip out by half when it has `max_rows`. All rows are of one size."""
     rows = [row]
     if Path(path).exists():
-        with PIL.Image.open(path) as strip:
+        with open_picture(path, formats=['PNG']) as strip:
             rows = [strip.crop((0, top, row.width, top + row.height)) for top in range(0, strip.height, row.height)]
         rows = (rows[::2] if len(rows) >= max_rows else rows) + [row]
     strip = PIL.Image.new(row.mode, (row.width, row.height * len(rows)))

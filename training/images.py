@@ -12,25 +12,22 @@ Anything else (floating point, L*a*b*, integers beyond 16 bits) has no agreed 8-
 orientation is applied, colour profiles are ignored, and of an animation the first frame counts.
 """
 import io
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
+
+from dnnlib.pictures import MAX_PIXELS, PictureError, extensions, open_picture
 
 WHITE = (255, 255, 255)
-MAX_PIXELS = 2 ** 27            # Of one image; larger ones are refused before they are decoded.
 
 COLOR_CHOICES = ('auto', 'rgb', 'gray')
 
 _GREY_MODES = {'1', 'L', 'LA', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N'}
 _COLOR_MODES = {'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr', 'HSV'}
 
-# Formats that Pillow hands to outside programs (EPS), or knows by name only.
-_UNDECODED_FORMATS = {'EPS', 'WMF', 'BUFR', 'GRIB', 'HDF5', 'MPEG'}
+_BLOCK_PIXELS = 2 ** 20         # Converted at once: what a conversion needs beside its result stays small.
 
 # EXIF orientation -> what turns the stored picture upright; 5 to 8 exchange width and height.
 _UPRIGHT = {
@@ -44,8 +41,15 @@ _UPRIGHT = {
 }
 
 
-class ImageError(OSError):
-    """A file that is no usable image; the text is the reason alone, without the file's name."""
+ImageError = PictureError
+
+
+class WrongSizeError(ImageError):
+    """An image that was not decoded, for it has not the size asked for; `shape` is what `read_shape` would give."""
+
+    def __init__(self, shape: tuple[int, int, int]):
+        super().__init__(f'is {shape[1]}x{shape[0]}')
+        self.shape = shape
 
 
 def is_image_name(name: str) -> bool:
@@ -57,16 +61,23 @@ def is_image_name(name: str) -> bool:
     if file_name.startswith('._') or '__MACOSX' in folder.split('/'):
         return False
     dot = file_name.rfind('.')
-    return dot > 0 and file_name[dot:].lower() in _formats_by_extension()
+    return dot > 0 and file_name[dot:].lower() in extensions()
 
 
-def decode(data: bytes, background: tuple[int, int, int] = WHITE) -> np.ndarray:
+def decode(data: bytes, background: tuple[int, int, int] = WHITE, max_pixels: int = MAX_PIXELS,
+           size: Sequence[int] | None = None) -> np.ndarray:
     """The image in `data` as uint8 [H, W, C], C = 1 or 3, by the rules at the head of this file; not to be written to.
 
+    Of another size than `size`, (W, H) or (H, W), where that is given, nothing is decoded.
+
     Raises:
+        WrongSizeError: it has another size.
         ImageError: `data` is damaged, no image, too large, or of a kind without an 8-bit form.
     """
-    with _opened(io.BytesIO(data)) as image:
+    with open_picture(io.BytesIO(data), max_pixels) as image:
+        _check_mode(image)
+        if size is not None and sorted(image.size) != sorted(size):
+            raise WrongSizeError(_header_shape(image))
         return _to_pixels(_upright(image), background)
 
 
@@ -76,10 +87,9 @@ def read_shape(file: BinaryIO) -> tuple[int, int, int]:
     Raises:
         ImageError: as `decode`, as far as the header tells.
     """
-    with _opened(file) as image:
-        if image.width != image.height:
-            image = _upright(image)
-        return image.height, image.width, 1 if image.mode in _GREY_MODES else 3
+    with open_picture(file) as image:
+        _check_mode(image)
+        return _header_shape(_upright(image) if image.width != image.height else image)
 
 
 def recolor(pixels: np.ndarray, color: str) -> np.ndarray:
@@ -110,40 +120,11 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-@cache
-def _formats_by_extension() -> dict[str, str]:
-    """'.png' -> 'PNG' and so on, for every format that Pillow itself can decode."""
-    known = Image.registered_extensions()
-    return {ext: name for ext, name in known.items() if name in Image.OPEN and name not in _UNDECODED_FORMATS}
+def _header_shape(image: Image.Image) -> tuple[int, int, int]:
+    return image.height, image.width, 1 if image.mode in _GREY_MODES else 3
 
 
-@cache
-def _formats() -> tuple[str, ...]:
-    """The formats to try, the two usual ones first."""
-    return tuple(dict.fromkeys(['PNG', 'JPEG', *_formats_by_extension().values()]))
-
-
-@contextmanager
-def _opened(file: BinaryIO) -> Iterator[Image.Image]:
-    """The image with its header read and its size checked. Whatever Pillow raises meanwhile becomes an ImageError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)     # MAX_PIXELS decides.
-            warnings.simplefilter('ignore', UserWarning)                        # Oddities beside the pixels.
-            with Image.open(file, formats=_formats()) as image:
-                _check_header(image)
-                yield image
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError('not an image in a known format') from None
-    except Exception as error:      # On damaged files Pillow's readers let almost any exception escape.
-        raise ImageError(str(error) or type(error).__name__) from error
-
-
-def _check_header(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f'{image.width}x{image.height} pixels are more than the {MAX_PIXELS} that are allowed')
+def _check_mode(image: Image.Image) -> None:
     if image.mode not in _GREY_MODES | _COLOR_MODES:
         raise ImageError(f'pixels of mode {image.mode} have no 8-bit form')
 
@@ -159,12 +140,28 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_pixels(image: Image.Image, background: tuple[int, int, int]) -> np.ndarray:
+    """The pixels of a decoded image, converted in blocks of rows."""
+    num_rows = max(_BLOCK_PIXELS // max(image.width, 1), 1)
+    if image.height <= num_rows:
+        return _block_to_pixels(image, background, image.has_transparency_data)
+    pixels = np.empty([image.height, image.width, 1 if image.mode in _GREY_MODES else 3], dtype=np.uint8)
+    for top in range(0, image.height, num_rows):
+        block = image.crop((0, top, image.width, min(top + num_rows, image.height)))
+        pixels[top:top + num_rows] = _block_to_pixels(block, background, image.has_transparency_data)
+    return pixels
+
+
+def _block_to_pixels(image: Image.Image, background: tuple[int, int, int], is_transparent: bool) -> np.ndarray:
     if image.mode.startswith('I'):
-        return _upper_bits(np.array(image))[:, :, None]
+        return _upper_bits(np.asarray(image))[:, :, None]
     mode = 'L' if image.mode in _GREY_MODES else 'RGB'
-    if image.has_transparency_data:
-        return _flatten(np.array(image.convert(mode + 'A')), background)
-    return from_pillow(image if image.mode == mode else image.convert(mode))
+    if is_transparent:
+        return _flatten(np.asarray(_converted(image, mode + 'A')), background)
+    return from_pillow(_converted(image, mode))
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _upper_bits(values: np.ndarray) -> np.ndarray:
@@ -176,6 +173,6 @@ def _upper_bits(values: np.ndarray) -> np.ndarray:
 
 def _flatten(pixels: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
     """Pixels over a background, rounded to nearest; uint8 [H, W, C + 1] with alpha last -> [H, W, C], C = 1 or 3."""
-    color, alpha = pixels[:, :, :-1].astype(np.uint32), pixels[:, :, -1:].astype(np.uint32)
+    color, alpha = pixels[:, :, :-1].astype(np.uint16), pixels[:, :, -1:].astype(np.uint16)
     behind = recolor(np.array([[background]], dtype=np.uint8), 'rgb' if color.shape[2] == 3 else 'gray')     # [1, 1, C]
-    return ((color * alpha + behind * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return ((color * alpha + behind * (255 - alpha) + 127) // 255).astype(np.uint8)     # At most 65152 before division.

@@ -1,0 +1,119 @@
+"""The one place through which image files are opened, since anybody may have made them.
+
+Pillow chooses the reader by a file's content, whatever its name. Some of its readers hand what they find to outside
+programs (PostScript to Ghostscript), or open what is nested in a file with every reader there is (IPTC). Used here are
+those of `FORMATS` alone, none of which does either, and only if the picture is not larger than it may be.
+"""
+import os
+import re
+import stat
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+# The readers, in the order in which they try; TGA has no signature and takes much that is none. Not among them, though
+# Pillow decodes them itself: what it decodes pixel by pixel in Python (QOI, DDS), and what pictures are not kept in.
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'AVIF', 'GIF', 'BMP', 'DIB', 'TIFF', 'JPEG2000', 'PPM', 'ICO', 'ICNS', 'PSD', 'PCX',
+           'SGI', 'TGA')
+
+MAX_PIXELS = 2 ** 26            # 8192x8192: decoding takes up to about 1 GiB then.
+MAX_FILE_BYTES = 2 ** 29
+
+_TILE_WIDTH, _TILE_LENGTH = 322, 323            # Tags of TIFF.
+
+
+class PictureError(OSError):
+    """A file that is no usable picture; the text is the reason alone, without the file's name."""
+
+
+@contextmanager
+def open_picture(file: BinaryIO | str | os.PathLike, max_pixels: int = MAX_PIXELS,
+                 formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+    """The picture in an open file or at a path, its header read and its size checked; it is decoded when first needed.
+
+    Whatever Pillow raises in the `with` block becomes a PictureError.
+    """
+    assert set(formats) <= set(FORMATS), f'{formats} are not all among {FORMATS}'
+    if isinstance(file, str | os.PathLike):
+        with _opened_file(file) as opened, open_picture(opened, max_pixels, formats) as picture:
+            yield picture
+        return
+    with (_as_picture_errors(max_pixels), _pixel_limit(max_pixels),
+          Image.open(file, formats=_installed(tuple(formats))) as picture):
+        _check_size(picture, max_pixels)
+        warnings.simplefilter('error', Image.DecompressionBombWarning)      # Of what is nested in it.
+        yield picture
+
+
+def read_picture_file(path: str | os.PathLike) -> bytes:
+    """The bytes of a regular file that is not larger than a picture may be; OSError otherwise."""
+    with _opened_file(path) as file:
+        return file.read()
+
+
+@cache
+def extensions() -> frozenset[str]:
+    """The extensions, '.png' and so on, of the formats that are read here."""
+    installed = _installed(FORMATS)
+    return frozenset(ext for ext, name in Image.registered_extensions().items() if name in installed)
+
+
+@cache
+def _installed(formats: Sequence[str]) -> tuple[str, ...]:
+    """Those of the formats that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in formats if name in Image.OPEN)
+
+
+@contextmanager
+def _opened_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A regular file: others may have no end, or wait for somebody to write."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise PictureError('not a regular file')
+    if status.st_size > MAX_FILE_BYTES:
+        raise PictureError(f'{status.st_size} bytes are more than the {MAX_FILE_BYTES} that are allowed')
+    with open(path, 'rb') as file:
+        yield file
+
+
+@contextmanager
+def _as_picture_errors(max_pixels: int) -> Iterator[None]:
+    """What Pillow raises, as PictureErrors; its warnings are of oddities beside the pixels."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', UserWarning)
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)     # `_check_size` has a better sentence.
+            yield
+    except PictureError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        count = re.search(r'\d+', str(error))
+        raise PictureError(f'{count[0] if count else "its"} pixels are more than the {max_pixels} that are allowed') from None
+    except UnidentifiedImageError:
+        raise PictureError('not an image in a known format') from None
+    except Exception as error:      # On damaged files Pillow's readers let almost any exception escape.
+        raise PictureError(str(error) or type(error).__name__) from error
+
+
+@contextmanager
+def _pixel_limit(max_pixels: int) -> Iterator[None]:
+    """Pillow's own limit, which it also applies to pictures within pictures."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _check_size(picture: Image.Image, max_pixels: int) -> None:
+    """Refuses what would take too much memory. A TIFF is decoded by whole tiles, which may exceed the picture."""
+    tags = getattr(picture, 'tag_v2', {})
+    tile = [tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)] if picture.format == 'TIFF' else [1, 1]
+    for width, height in (picture.size, tile):
+        if width * height > max_pixels:
+            raise PictureError(f'{width}x{height} pixels are more than the {max_pixels} that are allowed')
