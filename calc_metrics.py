@@ -11,11 +11,12 @@ from typing import Any
 import click
 
 import dnnlib.util
-from dnnlib import output
+from dnnlib import output, writing
 from dnnlib.numbers import BATCH, PROCESSES, PSI, SEED, WORKERS, Real, Whole
 from metrics.names import MetricError, is_valid_metric, list_valid_metrics, parse_names
 from metrics.weights import WEIGHTS, WeightOptions, require_weights
 
+NEAREST_FORMATS = ('.png', '.jpg')
 DATASET = 'training.dataset.ImageFolderDataset'
 RECORDED_OPTIONS = {'path': str, 'labels_from': str, 'use_labels': bool, 'xflip': bool, 'max_size': int, 'resolution': int,
                     'random_seed': int}
@@ -80,10 +81,10 @@ class Job:
 @click.command(epilog='''\
 \b
 Examples:
-  calc_metrics.py --network=runs/00000-cats --metrics=fid50k_full,pr50k3_full
-  calc_metrics.py --network=runs/00000-cats --snapshots=all --metrics=fd5k_efflite0
-  calc_metrics.py --images=generated/ --data=cats.zip --metrics=fd_efflite0,kid_efflite0
-  calc_metrics.py --network=net.safetensors --data=cats.zip --metrics=none --nearest=nearest.png
+  python calc_metrics.py --network=runs/00000-cats --metrics=fid50k_full,pr50k3_full
+  python calc_metrics.py --network=runs/00000-cats --snapshots=all --metrics=fd5k_efflite0
+  python calc_metrics.py --images=generated/ --data=cats.zip --metrics=fd_efflite0,kid_efflite0
+  python calc_metrics.py --network=net.safetensors --data=cats.zip --metrics=none --nearest=nearest.png
 ''')
 @click.option('--network', metavar='FILE|URL|DIR', help='Network file, its URL, or a run directory.')
 @click.option('--snapshots', type=click.Choice(['last', 'all']), default='last', show_default=True,
@@ -155,6 +156,8 @@ def resolve(o: Mapping[str, Any]) -> Job:
     """What is to be done; a usage error if the options do not fit together or something is missing."""
     if (o['network'] is None) == (o['images'] is None):
         raise click.UsageError('give either --network or --images: what shall be scored?')
+    if o['nearest']:
+        check_nearest(o['nearest'])
     snapshots = find_snapshots(o['network'], o['snapshots']) if o['network'] is not None else []
     options = dict(
         weights=find_detectors(o), seed=o['seed'], batch_size=o['batch'], batch_gen=o['batch_gen'],
@@ -170,6 +173,21 @@ def resolve(o: Mapping[str, Any]) -> Job:
         mirror=o['mirror'],
         centres={name: image_set(path, '--centre')['path'] for name, path in o['centres']},
         nearest=o['nearest'], held_out=o['held_out'], verbose=o['verbose'])
+
+
+def check_nearest(path: str) -> None:
+    """A usage error unless a picture can be written there."""
+    if os.path.splitext(path)[1].lower() not in NEAREST_FORMATS:
+        raise click.BadParameter(f'{path} needs an ending that says what to write: {" or ".join(NEAREST_FORMATS)}',
+                                 param_hint='--nearest')
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise click.BadParameter(f'{path} cannot be written: {folder} is no folder that can be written to',
+                                 param_hint='--nearest')
+    try:
+        writing.require_free(path)
+    except OSError as error:
+        raise click.BadParameter(f'{path} {error.strerror}', param_hint='--nearest') from error
 
 
 def find_detectors(o: Mapping[str, Any]) -> WeightOptions:
@@ -203,7 +221,7 @@ def find_snapshots(network: str, which: str) -> list[str]:
     if dnnlib.util.is_url(network, allow_file_urls=True):
         try:
             return [dnnlib.util.open_url(network, return_filename=True)]
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise click.BadParameter(str(error), param_hint='--network') from error
     if not os.path.exists(network):
         raise click.BadParameter(f'{network}: no such file, run directory or URL', param_hint='--network')
@@ -285,8 +303,9 @@ def score(job: Job, metrics: Sequence[str], target: dict[str, Any], path: str | 
     from metrics import metric_main
     from metrics.sharding import on_main
     run_dir = run_dir_of(path) if path is not None else None
-    shared: dict = {}
-    for metric in metric_main.of_all_centres(metrics, target.get('centres')):
+    metrics = metric_main.of_all_centres(metrics, target.get('centres'))
+    shared = metric_main.shared_by(metrics)
+    for metric in metrics:
         result = metric_main.calc_metric(metric, shared=shared, **target, **job.options)
         on_main(lambda result=result: metric_main.report_metric(result, run_dir, path))
 
@@ -298,6 +317,8 @@ def show_nearest(job: Job, target: dict[str, Any], rank: int) -> None:
     found = nearest_sheet(job.nearest, MetricOptions(**target, **job.options))
     if rank == 0:
         click.echo(json.dumps(dict(nearest=job.nearest, ratios=found.ratios, indices=found.indices)))
+    if found.failure:
+        raise click.ClickException(f'--nearest: {job.nearest} cannot be written: {found.failure}')
 
 
 def show_gap(job: Job, D: Any, target: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Trains a StyleGAN2-ADA generator on a folder or archive of images.
 
-    train.py --outdir=runs --data=cats.zip                     # On whatever this machine has.
-    train.py --outdir=runs --data=photos/ --cfg=tiny           # Something to look at within minutes, on a CPU.
+    python train.py --outdir=runs --data=cats.zip                     # On whatever this machine has.
+    python train.py --outdir=runs --data=photos/ --cfg=tiny           # Something to look at within minutes, on a CPU.
 
 Here: the options, the rules between them, and the configuration that follows (plain data). What a run does with it is
 `training/`. Nothing heavy is imported before the options are known to be sound.
@@ -108,11 +108,11 @@ def all_zoo_specs():
 @click.command(cls=GroupedHelp, context_settings=dict(max_content_width=110), epilog='''
 \b
 Examples:
-  train.py --outdir=runs --data=photos/ --mirror=1          Learn from a folder of square images.
-  train.py --outdir=runs --data=cats.zip --preset=limited   Options for 500 to 50 000 images.
-  train.py --outdir=runs --data=cats.zip --gpus=2 --cfg=auto --kimg=5000
-  train.py --outdir=runs --data=cats.zip --resume=ffhq256 --snap=10
-  train.py --outdir=runs --data=cats.zip --dry-run          Print the configuration and stop.
+  python train.py --outdir=runs --data=photos/ --mirror=1          Learn from a folder of square images.
+  python train.py --outdir=runs --data=cats.zip --preset=limited   Options for 500 to 50 000 images.
+  python train.py --outdir=runs --data=cats.zip --gpus=2 --cfg=auto --kimg=5000
+  python train.py --outdir=runs --data=cats.zip --resume=ffhq256 --snap=10
+  python train.py --outdir=runs --data=cats.zip --dry-run          Print the configuration and stop.
 ''')
 @option('--outdir', metavar='DIR', group=GENERAL, help='Where the run gets a directory of its own.')
 @option('--gpus', type=Whole(PROCESSES), metavar='INT', group=GENERAL,

@@ -58,6 +58,12 @@ class DatasetImages:
         options = {key: value for key, value in dataset_kwargs.items() if key not in ('path', 'use_labels')}
         self.identity = {**options, **changes, 'max_num': max_num}
 
+    @property
+    def key(self) -> tuple:
+        """Equal for the same images of the same files."""
+        options = {name: value for name, value in self.identity.items() if name != 'max_num'}
+        return self.path, self.num, tuple(sorted((name, str(value)) for name, value in options.items()))
+
     def fingerprint(self) -> str | None:
         """SHA-256 of the content of the data set; None if its class offers none. Read again only if files changed."""
         if not hasattr(self.dataset, 'fingerprint'):

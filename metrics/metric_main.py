@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ import torch
 
 import dnnlib
 import dnnlib.util
+from dnnlib import writing
 from metrics import plots
 from metrics.detector import Detector
 from metrics.detectors import load_detector
@@ -88,7 +90,8 @@ class MetricOptions:
         num_workers: Processes that decode real images.
         cache, cache_dir: See `FeatureOptions`.
         progress: Show a progress bar?
-        shared: Features of generated images are kept here, and found here by later metrics of the same generator.
+        shared: Features are kept here, and found here by later metrics of the same generator: `shared_by` of all metrics
+            that follow, so that each image is looked at once.
     """
     G: torch.nn.Module | None = None
     dataset_kwargs: Mapping[str, Any] | None = None
@@ -158,9 +161,13 @@ def report_metric(result_dict: Mapping[str, Any], run_dir: str | None = None, sn
     line = json.dumps({**result_dict, 'snapshot_pkl': snapshot_pkl, 'timestamp': time.time()})
     print(line, flush=True)
     if run_dir is not None and os.path.isdir(run_dir):
-        with open(os.path.join(run_dir, f'metric-{result_dict["metric"]}.jsonl'), 'a', encoding='utf-8') as file:
-            file.write(line + '\n')
-        plots.plot_run(run_dir)
+        try:
+            with writing.append(os.path.join(run_dir, f'metric-{result_dict["metric"]}.jsonl')) as file:
+                file.write(f'{line}\n'.encode())
+            plots.plot_run(run_dir)
+        except OSError as error:        # The result stands above: what comes next is worth more than this file.
+            print(f'Note: {result_dict["metric"]} is not recorded in {run_dir}: {error.strerror or error}', file=sys.stderr,
+                  flush=True)
 
 
 def evaluate(
@@ -182,8 +189,9 @@ def evaluate(
         What came out, and what failed.
     """
     scores = Scores({}, {})
-    kwargs.setdefault('shared', {})     # Images are generated once for all metrics of the same count and detector.
-    for metric in of_all_centres(metrics, kwargs.get('centres')):
+    metrics = of_all_centres(metrics, kwargs.get('centres'))
+    kwargs.setdefault('shared', shared_by(metrics))
+    for metric in metrics:
         try:
             with stoppable(wants_stop):
                 result = calc_metric(metric, **kwargs)
@@ -202,6 +210,11 @@ def of_all_centres(metrics: Sequence[str], centres: Mapping[str, Any] | None) ->
     """Each metric, followed by the same on every data centre, if there are several."""
     names = centres if centres and len(centres) > 1 else ()
     return [name for metric in metrics for name in (metric, *(f'{metric}@{centre}' for centre in names))]
+
+
+def shared_by(metrics: Sequence[str]) -> dict:
+    """What these metrics, taken one after another on one generator, share: at first, their names."""
+    return {'metrics': [name for name in metrics if is_valid_metric(name) or is_valid_metric(name, needs_images=True)]}
 
 
 def _print_failure(metric: str, error: Exception):
@@ -307,10 +320,37 @@ class Evaluation:
             self.options.shared[key] = feature_rows(self.fake, self.detector, self.detector.fd_taps, self.features)
         return self.options.shared[key]
 
+    def real_moments(self, images: DatasetImages, taps: Sequence[str]) -> dict[str, Moments] | None:
+        """{tap: moments} of real images on process 0; from their features where some metric needs these anyway."""
+        if all(tap in self._known_rows(images) for tap in taps) or self._is_shared_with('kid', 'pr', 'prdc'):
+            rows = self.real_rows(images, taps)
+            return rows and {tap: Moments.of(rows[tap]) for tap in taps}
+        return feature_moments(images, self.detector, taps, self.features)
+
+    def real_rows(self, images: DatasetImages, taps: Sequence[str]) -> dict[str, torch.Tensor] | None:
+        """{tap: features} of real images on process 0; made once for all metrics that share them."""
+        known = self._known_rows(images)
+        missing = [tap for tap in taps if tap not in known]
+        if missing and self._is_shared_with('fd'):
+            missing = [tap for tap in dict.fromkeys([*taps, *self.detector.fd_taps]) if tap not in known]
+        if missing:
+            known.update(feature_rows(images, self.detector, missing, self.features) or dict.fromkeys(missing))
+        return {tap: known[tap] for tap in taps} if distributed.rank() == 0 else None
+
+    def _known_rows(self, images):
+        return self.options.shared.setdefault((self.detector.name, *images.key), {})
+
+    def _is_shared_with(self, *kinds):
+        """Does a metric of these kinds, among those that share, look at the same real images through the same detector?"""
+        others = [find_metric(name) for name in self.options.shared.get('metrics', ())]
+        return any(isinstance(other, Metric) and other.kind in kinds and other.detector == self.detector.name
+                   and (other.max_real or self.num_real) >= self.num_real and other.keep_xflip == self.metric.keep_xflip
+                   for other in others)
+
     def on_rows(self, function: Callable[[torch.Tensor, torch.Tensor], Any]) -> Any:
         """What `function` makes of the features [N, d] of real and generated images; process 0 calls it, all get it."""
         tap = self.detector.main_tap
-        real = [feature_rows(images, self.detector, [tap], self.features) for images in self.real]
+        real = [self.real_rows(images, [tap]) for images in self.real]
         fake = self.fake_rows()
         return on_main(lambda: function(torch.cat([part[tap] for part in real])[:self.metric.max_real], fake[tap]))
 
@@ -342,7 +382,7 @@ class Evaluation:
 
 def _fd(work):
     name, ddof, taps = work.metric.name, work.metric.params['ddof'], work.detector.fd_taps
-    real = [feature_moments(images, work.detector, taps, work.features) for images in work.real]
+    real = [work.real_moments(images, taps) for images in work.real]
     fake = work.fake_rows()
 
     def distance(tap):

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import PIL.Image
 import torch
+from PIL.PngImagePlugin import PngInfo
 
+from dnnlib import writing
 from metrics.features import feature_rows
 from metrics.images import DatasetImages
 from metrics.metric_main import Evaluation, MetricOptions
@@ -30,10 +32,12 @@ class Neighbours:
         indices: Numbers of the nearest training images, one list per fake, nearest first.
         ratios: Distance of each fake to the nearest one, as a multiple of the typical distance.
         typical_distance: Median distance of a training image to its nearest other.
+        failure: Why there is no picture; empty if there is one.
     """
     indices: list[list[int]]
     ratios: list[float]
     typical_distance: float
+    failure: str = ''
 
 
 def nearest_sheet(
@@ -42,7 +46,7 @@ def nearest_sheet(
     """Writes a picture with a row per fake: the fake, then its nearest training images. Processes call this together.
 
     Args:
-        path: Of the picture.
+        path: Of the picture, a .png or .jpg.
         options: Generator, data set (as in training: a subset stays one), and the rest.
         num: How many fakes; those that metrics with the same seed see first.
         k: How many neighbours of each.
@@ -64,18 +68,30 @@ def nearest_sheet(
     def finish():
         distances, indices = nearest(fake[tap], real[tap], k)
         typical = float(neighbour_distances(real[tap], 1).median())
-        _write_sheet(path, next(work.fake.batches([range(num)])), [train.pick(row) for row in indices.tolist()])
+        sheet = _sheet(next(work.fake.batches([range(num)])), [train.pick(row) for row in indices.tolist()])
         ratios = [float(d) / typical if typical else float('inf') for d in distances[:, 0]]
-        return Neighbours(indices.tolist(), ratios, typical)
+        return Neighbours(indices.tolist(), ratios, typical, _failure_to_write(path, sheet))
 
     return on_main(finish)
 
 
-def _write_sheet(path, fakes, neighbours):
-    """fakes: uint8 [num, 3, H, W]; neighbours: num tensors uint8 [k, 3, H, W]."""
+def _failure_to_write(path, sheet):
+    """Why the picture could not be written, or nothing: what was found is worth more than it."""
+    info = PngInfo()
+    info.add_text('Software', writing.MARK)
+    try:
+        with writing.atomic_path(path) as temporary:
+            PIL.Image.fromarray(sheet).save(temporary, pnginfo=info, comment=writing.MARK)      # PNG, JPEG.
+    except OSError as error:
+        return error.strerror or str(error)
+    return ''
+
+
+def _sheet(fakes, neighbours):
+    """A picture [H, W, 3] of fakes: uint8 [num, 3, H, W]; neighbours: num tensors uint8 [k, 3, H, W]."""
     gap = torch.full((fakes.shape[2], _MARGIN, 3), 255, dtype=torch.uint8)
     rows = [torch.cat([_row(fake[None]), gap, _row(near)], dim=1) for fake, near in zip(fakes.cpu(), neighbours)]
-    PIL.Image.fromarray(np.ascontiguousarray(torch.cat(rows).numpy())).save(path)
+    return np.ascontiguousarray(torch.cat(rows).numpy())
 
 
 def _row(images):

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from dnnlib import writing
+
 _WIDTH, _HEIGHT = 360, 220                                  # Of one panel, in pixels.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 32, 34               # Margins inside it.
 _COLUMNS = 3
@@ -21,10 +23,7 @@ def plot_run(run_dir: str):
     """Draws every value in the `metric-*.jsonl` files of a run, a panel each; draws nothing if there are none."""
     curves = read_curves(run_dir)
     if curves:
-        path = os.path.join(run_dir, 'metrics.svg')
-        with open(f'{path}.tmp', 'w', encoding='utf-8') as file:
-            file.write(svg(curves))
-        os.replace(f'{path}.tmp', path)
+        writing.write_text(os.path.join(run_dir, 'metrics.svg'), svg(curves), 'any')
 
 
 def read_curves(run_dir: str) -> dict[str, Curve]:

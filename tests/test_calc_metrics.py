@@ -236,3 +236,25 @@ def test_what_does_not_fit_is_one_sentence(run, tmp_path):
     code, _, output = call(f'--network={run}', f'--data={grey}')
     assert code == 1 and output.strip() == \
         'Error: the generator makes 16x16 images with 3 channels, grey has 16x16 with 1'
+
+
+@pytest.mark.parametrize(('name', 'message'), [
+    ('nearest', 'nearest needs an ending that says what to write: .png or .jpg'),
+    ('nowhere/nearest.png', 'is no folder that can be written to'),
+    ('taken.png', 'exists already and was not written by this program'),
+])
+def test_a_nearest_sheet_that_cannot_be_written_is_refused_before_any_work(run, tmp_path, monkeypatch, name, message):
+    (tmp_path / 'taken.png').write_bytes(b'a stranger')
+    monkeypatch.setattr('calc_metrics.load_networks', lambda path: pytest.fail('work was done'))
+    code, _, output = call(f'--network={run}', f'--nearest={tmp_path / name}', metrics='none')
+    assert code == 2 and message in ' '.join(output.split()).replace('│ ', '')
+    assert (tmp_path / 'taken.png').read_bytes() == b'a stranger'
+
+
+@pytest.mark.parametrize('arguments', [['--network=http://[::1'], ['--network=https://[x/net.pkl'], ['--seed=-1'],
+                                       ['--trunc=nan'],
+
+                                       ['--gpus=2147483648'], ['--gpus=100'], ['--workers=99999'], ['--batch=1e308']])
+def test_numbers_and_addresses_that_mean_nothing_are_one_sentence(run, arguments):
+    code, _, output = call(f'--network={run}', *arguments)
+    assert code == 2 and 'Traceback' not in output and 'Error: ' in output

@@ -202,6 +202,21 @@ class TestIndependence:
         assert torch.equal(rows, expected['pool'])
 
 
+class TestSharing:
+    @pytest.mark.parametrize('names', [['fd20_tiny', 'kid20_tiny', 'prdc20_tiny'], ['kid20_tiny', 'fd20_tiny']])
+    def test_metrics_that_follow_each_other_look_at_each_image_once(self, options, names):
+        alone = {}
+        for name in names:
+            alone.update(calc_metric(name, **{**options, 'cache': False}).results)
+        options['detector'].num_seen = 0
+        assert evaluate(names, **{**options, 'cache': False}).values == alone
+        assert options['detector'].num_seen == 24 + 20
+
+    def test_a_metric_that_does_not_exist_is_no_reason_for_another_to_fail(self, options):
+        scores = evaluate(['fd20_tiny', 'fd20_nonsense'], **options)
+        assert list(scores.failures) == ['fd20_nonsense'] and 'fd20_tiny' in scores.values
+
+
 class TestRecord:
     def test_it_has_everything_a_number_depends_on(self, options):
         result = calc_metric('fd20_tiny', seed=3, G_kwargs={'truncation_psi': 0.5}, **options)
@@ -227,6 +242,14 @@ class TestRecord:
         assert record['snapshot_pkl'] == 'network-snapshot-000020.safetensors'
         assert record['results'] == result.results and isinstance(record['timestamp'], float)
         assert 'kid20_tiny' in (tmp_path / 'metrics.svg').read_text()
+
+    def test_a_run_directory_that_cannot_be_written_to_loses_no_result(self, options, tmp_path, capsys):
+        result = calc_metric('kid20_tiny', **options)
+        (tmp_path / 'metric-kid20_tiny.jsonl').symlink_to('/dev/full')
+        report_metric(result, str(tmp_path), str(tmp_path / 'network-snapshot-000010.safetensors'))
+        out, err = capsys.readouterr()
+        assert json.loads(out)['results'] == result.results
+        assert err == f'Note: kid20_tiny is not recorded in {tmp_path}: is a link, which is never written over; name a new file\n'
 
     def test_report_without_a_run_only_prints(self, options, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)
