@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from . import controls, effects
-from .effects import Comparison, Effect, Ranks
-from .plan import Plan
-from .responses import costs, equal_seconds, responses, seconds_to, window_mean
-from .results import Result
+from benchmarks.evidence import controls, effects
+from benchmarks.evidence.effects import Comparison, Effect, Ranks
+from benchmarks.evidence.plan import Plan
+from benchmarks.evidence.responses import costs, equal_seconds, responses, seconds_to, window_mean
+from benchmarks.evidence.results import Result
 
 
 @dataclass(frozen=True)

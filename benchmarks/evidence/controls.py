@@ -2,8 +2,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .effects import Comparison, Effect, compare, per_cent
-from .results import Result
+from benchmarks.evidence.effects import Comparison, Effect, compare, per_cent
+from benchmarks.evidence.results import Result
 
 
 @dataclass(frozen=True)

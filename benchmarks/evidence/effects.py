@@ -8,8 +8,8 @@ from scipy import stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 
-from .design import Levels, aliased_pairs, contrast
-from .plan import Block
+from benchmarks.evidence.design import Levels, aliased_pairs, contrast
+from benchmarks.evidence.plan import Block
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95

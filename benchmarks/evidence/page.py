@@ -2,9 +2,9 @@
 from collections import Counter
 from pathlib import Path
 
-from .analyse import Answer, Screen
-from .controls import interval
-from .effects import Effect, per_cent
+from benchmarks.evidence.analyse import Answer, Screen
+from benchmarks.evidence.controls import interval
+from benchmarks.evidence.effects import Effect, per_cent
 
 PUBLISHED = Path(__file__).with_name('published.md')
 

@@ -6,8 +6,8 @@ import matplotlib
 matplotlib.use('svg')
 from matplotlib import pyplot as plt  # noqa: E402 (the back end must be chosen first)
 
-from .analyse import Answer  # noqa: E402
-from .effects import per_cent  # noqa: E402
+from benchmarks.evidence.analyse import Answer  # noqa: E402
+from benchmarks.evidence.effects import per_cent  # noqa: E402
 
 BASE_COLOUR, OTHER_COLOUR, CLEAR_COLOUR = '#222222', '#9db4c0', '#b23a48'
 

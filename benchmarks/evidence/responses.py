@@ -10,8 +10,8 @@ from statistics import fmean, median
 
 import numpy as np
 
-from .plan import Block
-from .results import Result
+from benchmarks.evidence.plan import Block
+from benchmarks.evidence.results import Result
 
 Response = dict[tuple[str, str, Block], float]      # {(stage, cell, block): response}.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .plan import Block, Plan
+from benchmarks.evidence.plan import Block, Plan
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import click
 
-from .plan import Cell, Plan
-from .results import Result, append_result, read_results
+from benchmarks.evidence.plan import Cell, Plan
+from benchmarks.evidence.results import Result, append_result, read_results
 
 ROOT = Path(__file__).parents[2]
 STOPPED = 75                # Exit status of a training that was asked to stop.

@@ -5,8 +5,8 @@
 import json
 import sys
 
-from .design import cells
-from .plan import PLANS
+from benchmarks.evidence.design import cells
+from benchmarks.evidence.plan import PLANS
 
 FACTORS = {                 # Method: (further options with it); in the order of the design's letters A to H.
     'ada': ['--aug=ada'],
