@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from dnnlib import output
+from dnnlib import output, writing
 
 FORMATS = {'.safetensors': 'native', '.pkl': 'reference', '.pt': 'rosinality'}
 NETWORKS = ('G', 'D', 'G_ema')
@@ -27,8 +27,7 @@ def main(network: str, out: str, target: str | None, only: str | None) -> None:
     target = target or FORMATS.get(Path(out).suffix)
     if target is None:
         raise click.UsageError(f'--out={out}: the name ends in none of {", ".join(FORMATS)}; give the format with --to')
-    if Path(out).exists():
-        raise click.BadParameter(f'{out} exists already', param_hint='--out')
+    require_free(out, '--out')
     convert(network, out, target, chosen_names(only))
 
 
@@ -40,9 +39,16 @@ def main(network: str, out: str, target: str | None, only: str | None) -> None:
               help='With the four highest resolutions in float16, on GPUs.')
 def legacy(source: str, dest: str, force_fp16: bool) -> None:
     """Convert network files with the options of the reference's legacy.py; convert.py has more."""
-    if Path(dest).exists():
-        raise click.BadParameter(f'{dest} exists already', param_hint='--dest')
+    require_free(dest, '--dest')
     convert(source, dest, FORMATS.get(Path(dest).suffix, 'reference'), None, force_fp16, '--source')
+
+
+def require_free(path: str, option: str) -> None:
+    """A usage error if anything is there: a network is never replaced."""
+    try:
+        writing.require_free(path, 'none')
+    except OSError as error:
+        raise click.BadParameter(f'{path}: {error.strerror}', param_hint=option) from None
 
 
 def convert(network: str, out: str, target: str, names: list[str] | None, force_fp16: bool = False,
@@ -104,7 +110,7 @@ def write(out: str, target: str, networks: dict[str, Any], data: dict[str, Any])
     lost += [f'what a method added to {name}' for name in grafts]
     if lost:
         click.echo(f'Note: this format has no place for {" and ".join(lost)}.', err=True)
-    with checkpoint.atomic_file(out) as file:
+    with writing.atomic(out, 'none', sync=True) as file:
         if target == 'reference':
             reference.write(file, networks, data['training_set_kwargs'], pipe)
         else:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dnnlib import output
+from dnnlib import output, writing
 from dnnlib.numbers import PSI, Real
+from drawing.files import require_free
 from drawing.named import load_generator, output_folder
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
@@ -40,20 +41,19 @@ def main(network: str, export_format: str, input_space: str, truncation_psi: flo
         raise click.UsageError('--trunc has no effect with --input=w: truncate w before')
     if export_format == 'onnx':
         require_onnx()
-    folder = output_folder(outdir)
+    path = output_folder(outdir) / f'generator.{export_format}'
+    require_free(path.parent, [path.name])
     program = program_of(load_generator(network, 'cpu'), input_space, truncation_psi)
-    path = folder / f'generator.{export_format}'
     save, load = {'pt2': (save_pt2, load_pt2), 'onnx': (save_onnx, load_onnx)}[export_format]
-    partial = folder / f'partial-{path.name}'
     try:
-        save(program, partial)
-        error = largest_difference(program, load(partial))
-        if not error <= TOLERANCE:
-            raise click.ClickException(f'the exported program differs from the network by {error:.2g}, more than '
-                                       f'{TOLERANCE:g}; it was not kept')
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        with writing.atomic_path(path) as partial:
+            save(program, partial)
+            error = largest_difference(program, load(partial))
+            if not error <= TOLERANCE:
+                raise click.ClickException(f'the exported program differs from the network by {error:.2g}, more than '
+                                           f'{TOLERANCE:g}; it was not kept')
+    except OSError as error:
+        raise click.ClickException(f'{path} cannot be written: {error.strerror or error}') from None
     click.echo(f'{path} (differs from the network by {error:.2g} at most)')
 
 
@@ -119,7 +119,7 @@ def exported_program(program: 'torch.nn.Module') -> 'torch.export.ExportedProgra
 def save_pt2(program: 'torch.nn.Module', path: Path) -> None:
     """Writes the program for `torch.export.load`."""
     import torch
-    torch.export.save(exported_program(program), path)
+    torch.export.save(exported_program(program), path, extra_files={writing.MARK: ''})
 
 
 def load_pt2(path: Path) -> Callable:
@@ -132,11 +132,13 @@ def save_onnx(program: 'torch.nn.Module', path: Path) -> None:
     """Writes the program as ONNX with the inputs `latents` (and `c`) and the output `img`, in one file."""
     import torch
     try:
-        torch.onnx.export(exported_program(program), (), path, kwargs=program.inputs(TRACED_BATCH), dynamo=True,
-                          output_names=['img'], opset_version=OPSET, external_data=False, verbose=False)
+        exported = torch.onnx.export(exported_program(program), (), kwargs=program.inputs(TRACED_BATCH), dynamo=True,
+                                     output_names=['img'], opset_version=OPSET, verbose=False)
     except torch.onnx.OnnxExporterError as error:
         raise click.ClickException(f'--format=onnx: torch {torch.__version__} cannot write this network; 2.8 and newer '
                                    'are known to, and --format=pt2 may do') from error
+    exported.model.metadata_props['Software'] = writing.MARK
+    exported.save(path, external_data=False)
 
 
 def load_onnx(path: Path) -> Callable:

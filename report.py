@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from dnnlib import output
+from dnnlib import output, writing
 
 PAGE = 'report.html'        # In the run directory.
 MAX_PICTURES = 100          # On a page, over all runs; spread over time.
@@ -93,10 +93,10 @@ def main(run_dirs: Sequence[str], out: str | None) -> None:
 def write_report(run_dirs: Sequence[str | os.PathLike], path: str | os.PathLike) -> None:
     """Writes the page about these runs to `path`, complete or not at all. Raises NotARun, OSError."""
     path = Path(path)
+    in_run = any(path.absolute() == Path(folder, PAGE).absolute() for folder in run_dirs)
+    writing.require_free(path, 'any' if in_run else 'ours')
     page = page_of([read_run(folder) for folder in run_dirs])
-    partial = path.with_name(f'.{path.name}.partial')
-    partial.write_text(page, encoding='utf-8')
-    partial.replace(path)
+    writing.write_text(path, page, 'any' if in_run else 'ours')
 
 
 def refresh(run_dir: str | os.PathLike) -> None:
@@ -313,6 +313,7 @@ def page_of(runs: Sequence[Run]) -> str:
     data = json.dumps(slides(runs)).replace('<', '\\u003c')
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f'<meta name="generator" content="{writing.MARK}">\n'
             f'<style>{STYLE}</style></head>\n<body>{body}\n'
             f'<script>const slides = {data};{SCRIPT}</script></body></html>\n')
 

@@ -8,6 +8,7 @@ Every writer of this project goes through this file:
         save(temporary)
     with writing.append(path) as file:              # For logs.
         file.write(line)
+    writing.write_picture(path, picture)            # Also write_npz, write_text, write_bytes.
     writing.require_free(path)                      # Before work is done: would `atomic(path)` be refused?
 
 What stands at `path` already is replaced only if it is a regular file and `replace` allows it:
@@ -25,7 +26,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+if TYPE_CHECKING:       # Loaded inside the functions that use it.
+    from PIL.Image import Image
 
 Replace = Literal['ours', 'any', 'none']
 
@@ -129,6 +133,45 @@ def write_bytes(path: str | os.PathLike, data: bytes, replace: Replace = 'ours',
 def write_text(path: str | os.PathLike, text: str, replace: Replace = 'ours', sync: bool = False) -> None:
     """Writes a whole file in UTF-8 as `atomic` does; names of files that are no UTF-8 keep their bytes."""
     write_bytes(path, text.encode(errors='surrogateescape'), replace, sync)
+
+
+def write_picture(path: str | os.PathLike, picture: 'Image', replace: Replace = 'ours', **options: Any) -> None:
+    """Writes a picture as `atomic` does, in the format of the name's ending (without one: PNG), with MARK in it.
+
+    Raises ValueError if Pillow writes no format of that ending.
+    """
+    from PIL import Image
+    suffix = Path(path).suffix.lower() or '.png'
+    form = Image.registered_extensions().get(suffix)
+    if form not in Image.SAVE:
+        raise ValueError(f'{path}: no format of pictures ends in {suffix}; use .png')
+    with atomic(path, replace) as file:
+        picture.save(file, form, **picture_mark(form), **options)
+
+
+def picture_mark(form: str) -> dict[str, Any]:
+    """What `Image.save` is to be given so that a file of this format ('PNG', 'WEBP', 'GIF', ...) holds MARK."""
+    from PIL import Image, PngImagePlugin
+    if form == 'PNG':
+        text = PngImagePlugin.PngInfo()
+        text.add_text('Software', MARK)
+        return {'pnginfo': text}
+    if form == 'GIF':
+        return {'comment': MARK}
+    exif = Image.Exif()
+    exif[0x0131] = MARK                         # Software. Formats that have no place for it pass over it.
+    return {'exif': exif}
+
+
+def write_npz(path: str | os.PathLike, replace: Replace = 'ours', **arrays: Any) -> None:
+    """Writes arrays for `numpy.load` as `atomic` does, with MARK in the file."""
+    import zipfile
+
+    import numpy as np
+    with atomic(path, replace) as file:
+        np.savez(file, **arrays)
+        with zipfile.ZipFile(file, 'a') as archive:
+            archive.comment = MARK.encode()
 
 
 @contextmanager

@@ -1,9 +1,14 @@
 """dnnlib/writing.py: files complete or not at all, and never over what this program did not write."""
+import ast
 import os
+import re
 import socket
 import stat
 
+import numpy as np
 import pytest
+from PIL import Image
+from test_import_arrows import project_files
 
 from dnnlib import writing
 
@@ -147,3 +152,63 @@ def test_new_files_have_the_rights_that_the_user_chose(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / 'file').stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a', 'a.PNG', 'a.webp', 'a.gif', 'a.jpg', 'a.tiff'])
+def test_pictures_replace_their_like_but_not_a_photo(tmp_path, name):
+    picture, path = Image.new('RGB', (8, 8)), tmp_path / name
+    for _ in range(2):
+        writing.write_picture(path, picture)
+        with Image.open(path) as written:
+            assert written.size == (8, 8)
+    picture.save(path, 'png')
+    with pytest.raises(writing.TakenError):
+        writing.write_picture(path, picture)
+
+
+def test_a_picture_of_no_format_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='no format of pictures ends in .docx; use .png'):
+        writing.write_picture(tmp_path / 'a.docx', Image.new('L', (1, 1)))
+
+
+def test_arrays_replace_their_like_but_not_others(tmp_path):
+    path = tmp_path / 'a.npz'
+    for value in (1, 2):
+        writing.write_npz(path, w=np.array([value]))
+        with np.load(path) as arrays:
+            assert arrays['w'] == value
+    np.savez(path, w=np.array([3]))
+    with pytest.raises(writing.TakenError):
+        writing.write_npz(path, w=np.array([4]))
+
+
+def test_nothing_is_written_by_other_means():
+    """Whatever opens a file to write it is in writing.py, or says here why it need not be."""
+    allowed = {
+        'dnnlib/writing.py',            # Itself.
+        'dnnlib/download.py',           # A name of the system's in the cache, then renamed.
+        'dnnlib/logger.py', 'training/resume.py',       # The log and the lock of a run.
+        'dnnlib/output.py',             # os.devnull, for a process without streams.
+        'drawing/files.py',             # A trial of the room there is, under a name of writing.py.
+        'training/status.py',           # stats.jsonl, which is cut and added to.
+        'training/storage.py',          # Archives and folders of images.
+        'torch_utils/ops/build.py',     # The cache of compiled operators.
+        'torch_utils/launcher.py',      # A temporary folder of its own.
+        'video.py',
+    }
+    found = set()
+    for file, source in project_files().items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call) and writes(node) and not file.startswith('benchmarks/'):
+                found.add(file)
+    assert found <= allowed
+
+
+def writes(call):
+    """Does this call write a file under a name?"""
+    name = ast.unparse(call.func)
+    if name in ('open', 'os.fdopen', 'io.open') or name.endswith('.open'):
+        words = [ast.unparse(argument) for argument in [*call.args[:2], *(key.value for key in call.keywords)]]
+        return any(re.fullmatch(r"'[rb]*[wax+][wax+b]*'", word) for word in words)
+    last = name.rpartition('.')[2]
+    return last in ('write_text', 'write_bytes') and not name.startswith('writing.') or name in ('np.save', 'shutil.copy')

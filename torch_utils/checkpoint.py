@@ -13,8 +13,7 @@ import re
 import stat
 import struct
 import zlib
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +23,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import dnnlib.util
+from dnnlib import writing
 from torch_utils import network_schema
 
 SNAPSHOT_FORMAT = 'stylegan2-loss-zoo/networks'
@@ -98,7 +98,7 @@ def save(path: str | os.PathLike, tensors: dict[str, torch.Tensor], document: di
         TypeError: `document` holds something that JSON cannot say, or a tensor has a type without a name in the format.
     """
     text = document_to_json(document)
-    with atomic_file(path) as file:
+    with writing.atomic(path, 'any', sync=True) as file:
         crc = zlib.crc32(_header(tensors, text))
         file.write(_header(tensors, text))
         for tensor in tensors.values():
@@ -110,25 +110,6 @@ def save(path: str | os.PathLike, tensors: dict[str, torch.Tensor], document: di
         file.seek(0)
         if document_to_json(_read_header(file, path)[0]) != text:
             raise OSError(f'{path}: what was written does not read back; is the disk failing?')
-
-
-@contextmanager
-def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file to write (and read back) that takes the name `path` at the end of the `with` block, complete and synced.
-
-    Until then, and if the block fails, whatever was at `path` before stays.
-    """
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with open(temporary, 'w+b') as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path_or_file: str | os.PathLike | BinaryIO) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -230,16 +211,6 @@ def first_line(error: Exception) -> str:
 
 def _name_of(file: BinaryIO) -> str:
     return str(getattr(file, 'name', 'file'))
-
-
-def _sync_directory(path: Path) -> None:
-    """Makes a rename in the directory durable, where the system lets directories be synced."""
-    if hasattr(os, 'O_DIRECTORY'):
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from dnnlib import writing
 from dnnlib.pictures import open_picture
 
 
@@ -58,11 +59,8 @@ def corner(images: np.ndarray, columns: int, size: tuple[int, int]) -> np.ndarra
 
 
 def save_picture(picture: PIL.Image.Image, path: str | os.PathLike) -> None:
-    """Writes a PNG, complete or not at all."""
-    path = Path(path)
-    partial = path.with_name(f'.{path.name}.partial')
-    picture.save(partial, 'png')
-    partial.replace(path)
+    """Writes a picture into a run directory, complete or not at all."""
+    writing.write_picture(path, picture, 'any')
 
 
 def append_row(row: PIL.Image.Image, path: str | os.PathLike, max_rows: int = 64) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from dnnlib import writing
 from training.image_grid import corner, to_grid
 from training.services import Services
 
@@ -56,7 +57,7 @@ class WeightsAndBiases:
         import wandb
         id_file = run_dir / WANDB_ID_FILE
         if not id_file.exists():
-            id_file.write_text(uuid.uuid4().hex, encoding='utf-8')
+            writing.write_text(id_file, uuid.uuid4().hex, 'any')
         self._make_image = wandb.Image
         self._run = wandb.init(
             project=os.environ.get('WANDB_PROJECT', WANDB_PROJECT), name=run_dir.name, dir=os.fspath(run_dir),

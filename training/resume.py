@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dnnlib import writing
+
 try:
     import fcntl
 except ImportError:         # Windows: there is no lock.
@@ -72,10 +74,7 @@ def problem_of(config: Any) -> str | None:
 
 def write_options(config: dict[str, Any]) -> None:
     """Writes the configuration into the run's directory, complete or not at all."""
-    path = Path(config['run_dir'], OPTIONS_FILE)
-    partial = path.with_name(f'.{path.name}.partial')
-    partial.write_text(json.dumps(config, indent=2), encoding='utf-8')
-    partial.replace(path)
+    writing.write_text(Path(config['run_dir'], OPTIONS_FILE), json.dumps(config, indent=2), 'any', sync=True)
 
 
 def differences(saved: dict[str, Any], asked: dict[str, Any]) -> dict[str, str]:
