@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.option import option
-from torch_utils import distributed, training_stats
+from torch_utils import distributed, misc, training_stats
 from training.ada import AdaptiveStrength
 from training.adversarial import ADVERSARIAL
 from training.loss import Game, StepContext
@@ -41,8 +41,8 @@ class APA(Regularizer):
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)
         self._p = torch.full([], options.p or 0.0, device=next(game.D.module.parameters()).device)
-        self._fakes: dict[int, list[Tensor]] = {}       # Of the iteration before: source -> images, labels.
-        self._made: dict[int, dict[int, tuple]] = {}    # Of this one: source -> micro-batch -> images, labels.
+        self._fakes: dict[int, list[Tensor]] = {}       # Of the iteration before: source -> images, are they finite?, labels.
+        self._made: dict[int, dict[int, tuple]] = {}    # Of this one: source -> micro-batch -> the same.
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:
@@ -65,14 +65,15 @@ class APA(Regularizer):
         return replace(options, target=target, kimg=kimg)
 
     def g_main(self, ctx: StepContext) -> Term:
-        self._made.setdefault(ctx.source, {})[ctx.round] = (ctx.gen.img.detach(), ctx.fake_c)
+        self._made.setdefault(ctx.source, {})[ctx.round] = *only_finite(ctx.gen.img.detach()), ctx.fake_c
 
     def reals(self, ctx: StepContext, img: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         part = slice(ctx.round * len(img), (ctx.round + 1) * len(img))
-        fake_img, fake_c = (fakes[part] for fakes in self._fakes.get(ctx.source, (img[:0], c[:0])))
+        fake_img, is_sound, fake_c = (fakes[part] for fakes in self._fakes.get(ctx.source, (img[:0], img[:0], c[:0])))
         if len(fake_img) < len(img):                    # In the first iteration, or the first with fewer processes.
             return img, c
         replaced = torch.rand([len(img)], device=img.device, generator=ctx.shared_rng('apa')) < self._p
+        replaced &= is_sound
         return torch.where(replaced[:, None, None, None], fake_img, img), torch.where(replaced[:, None], fake_c, c)
 
     def end_iteration(self, nimg: int, batch_idx: int) -> None:
@@ -97,9 +98,20 @@ class APA(Regularizer):
             self._fakes = {}
 
     def state_dict(self) -> dict:
-        return dict(p=self._p, fakes=self._fakes)
+        return dict(p=self._p, fakes={source: [img, c] for source, (img, _, c) in self._fakes.items()},
+                    sound={source: is_sound for source, (_, is_sound, _) in self._fakes.items()})
 
     def load_state_dict(self, state: dict) -> None:
-        self._p.copy_(state['p'])
-        self._fakes = {source: [part.to(self._p.device) for part in fakes] for source, fakes in state['fakes'].items()}
+        self._p.copy_(misc.finite_or(state['p'].to(self._p.device), self._p))
+        self._fakes = {}
+        for source, (img, c) in state['fakes'].items():
+            img, is_sound = only_finite(img.to(self._p.device))
+            is_sound &= state.get('sound', {}).get(source, is_sound).to(self._p.device)
+            self._fakes[source] = [img, is_sound, c.to(self._p.device)]
         self._made = {}
+
+
+def only_finite(img: Tensor) -> tuple[Tensor, Tensor]:
+    """Images [N,C,H,W] with those set to 0 that hold anything not finite, and which of them do not, [N]."""
+    is_sound = img.isfinite().flatten(1).all(1)                                     # [N]
+    return img.where(is_sound[:, None, None, None], 0), is_sound

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from dnnlib.option import option
-from torch_utils import training_stats
+from torch_utils import misc, training_stats
 from torch_utils.ops.conv2d_gradfix import no_weight_gradients
 from training.loss import Game, StepContext
 from training.regularizer import Regularizer, Term
@@ -49,7 +49,7 @@ class PathLength(Regularizer):
             jacobian, = torch.autograd.grad((img * y).sum(), [ws], create_graph=True)   # [N,num_ws,w_dim]
         lengths = jacobian.square().sum(2).mean(1).sqrt()                           # [N]
         mean = self._mean.lerp(lengths.mean(), self.options.decay)                  # Part of the graph.
-        self._mean.copy_(mean.detach().where(mean.isfinite(), self._mean))          # A bad step must not spoil all.
+        self._mean.copy_(misc.finite_or(mean.detach(), self._mean))
         penalty = (lengths - mean).square()
         training_stats.report('Loss/pl_penalty', penalty)
         training_stats.report('Loss/G/reg', penalty * self.options.weight)

@@ -1,4 +1,7 @@
 """Running means: unbiased from the start, over micro-batches, restored exactly."""
+import math
+
+import pytest
 import torch
 
 from training.running_mean import RunningMeans
@@ -52,3 +55,31 @@ def test_state_goes_on_as_if_nothing_had_happened():
     assert torch.equal(one.get('a'), other.get('a'))
     one.reset()
     assert one.get('a') is None
+
+
+@pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_is_no_update(bad):
+    """Wherever it comes: the mean is that of the others."""
+    for position in range(4):
+        means, others = RunningMeans(0.8, CPU), RunningMeans(0.8, CPU)
+        values = [1.0, 5.0, 2.0]
+        values.insert(position, bad)
+        for value in values:
+            means.add('a', torch.tensor([value, 0.0]))
+            means.update()
+            assert means.get('a').isfinite()
+            if math.isfinite(value):
+                others.add('a', torch.tensor([value, 0.0]))
+                others.update()
+        torch.testing.assert_close(means.get('a'), others.get('a'))
+        restored = RunningMeans(0.8, CPU)
+        restored.load_state_dict(means.state_dict())
+        assert torch.equal(restored.get('a'), means.get('a'))
+
+
+def test_means_that_an_earlier_version_left_not_finite_begin_anew(capsys):
+    means = RunningMeans(0.5, CPU)
+    means.load_state_dict(dict(sums={'D/real': torch.tensor(math.nan), 'D/fake': torch.tensor(0.5)},
+                               num_updates={'D/real': 7, 'D/fake': 1}))
+    assert means.get('D/real') is None and means.get('D/fake') == 1
+    assert 'running means of D/real are not finite' in capsys.readouterr().out

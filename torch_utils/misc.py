@@ -15,7 +15,7 @@ from torch_utils.summary import print_module_summary
 
 __all__ = [
     'InfiniteSampler', 'assert_shape', 'check_ddp_consistency', 'constant', 'copy_params_and_buffers',
-    'named_params_and_buffers', 'params_and_buffers', 'print_module_summary', 'to_device',
+    'finite_or', 'named_params_and_buffers', 'params_and_buffers', 'print_module_summary', 'to_device',
 ]
 
 
@@ -51,6 +51,11 @@ def _constant(content, content_dtype, content_shape, shape, dtype, device, memor
     with torch.inference_mode(False):       # An inference tensor could not be used in training later.
         tensor = torch.tensor(array, dtype=dtype, device=device)
         return tensor.broadcast_to(shape).contiguous(memory_format=memory_format)
+
+
+def finite_or(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """`new`, and `old` where `new` is not finite: what is kept from step to step must outlive a bad one. Never waits."""
+    return torch.where(new.isfinite(), new, old)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

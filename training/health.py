@@ -2,10 +2,11 @@
 
 A phase whose gradient holds anything that is not finite leaves the weights where they are (`finish_phase`). The counts
 stay on the device until the end of a tick, so that nothing waits for them. A phase that fails again and again, or
-weights that are not finite, raise `Diverged`: the run goes back to its last saved state, once.
+anything in a state to be saved that is not finite, raise `Diverged`: the run goes back to its last saved state, once.
 """
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ class Health:
         self._steps: dict[str, int] = {}                # Phase -> steps in this tick.
         self._skipped: dict[str, torch.Tensor] = {}     # Phase -> how many of them were skipped; on the device.
         self._streak: dict[str, torch.Tensor] = {}      # Phase -> how many in a row, up to now.
+        self._longest: dict[str, torch.Tensor] = {}     # Phase -> how many in a row, at most in this tick.
         self._signs: dict[str, int] = {}                # Warning -> for how many ticks there was reason for it.
 
     def note_step(self, phase: str, is_broken: torch.Tensor | None) -> None:
@@ -40,7 +42,8 @@ class Health:
         bad = is_broken.to(torch.int64)
         self._steps[phase] = self._steps.get(phase, 0) + 1
         self._skipped[phase] = self._skipped.get(phase, 0) + bad
-        self._streak[phase] = (self._streak.get(phase, 0) + 1) * bad
+        self._streak[phase] = streak = (self._streak.get(phase, 0) + 1) * bad
+        self._longest[phase] = torch.maximum(self._longest.get(phase, streak), streak)
 
     def end_tick(self, stats: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
         """Sentences about the steps skipped since the last call; `stats` as from `Collector.as_dict`.
@@ -48,7 +51,7 @@ class Health:
         Raises Diverged if a phase has not come through for long.
         """
         skipped = {phase: int(count) for phase, count in self._skipped.items()}
-        streaks = {phase: int(count) for phase, count in self._streak.items()}
+        streaks = {phase: int(count) for phase, count in self._longest.items()}
         for phase, count in skipped.items():
             if count:
                 yield (f'{phase}: {count} of {self._steps[phase]} steps were skipped, their gradients were not finite'
@@ -56,9 +59,10 @@ class Health:
         stuck = {phase: count for phase, count in streaks.items() if count >= MAX_STREAK}
         self._steps.clear()
         self._skipped.clear()
+        self._longest.clear()
         if stuck:
             phase, count = max(stuck.items(), key=lambda item: item[1])
-            raise Diverged(f'the last {count} steps of {phase} had no finite gradient' + _suspects(stats))
+            raise Diverged(f'{count} steps of {phase} in a row had no finite gradient' + _suspects(stats))
 
     def warnings(self, stats: Mapping[str, Mapping[str, float]], p: float, diversity: float | None,
                  zero_decides: bool = True) -> Iterator[str]:
@@ -113,15 +117,35 @@ def _suspects(stats):
     return f' (not finite either: {", ".join(names)})' if names else ''
 
 
-def require_finite(modules: Mapping[str, torch.nn.Module]) -> None:
-    """Raises Diverged on all ranks, naming the first tensor, unless all parameters and buffers are finite on all."""
-    named = [(f'{name}.{key}', tensor) for name, module in modules.items()
-             for key, tensor in module.state_dict().items() if tensor.is_floating_point()]
-    finite = torch.stack([tensor.isfinite().all() for _, tensor in named]).tolist()     # One transfer for all.
-    bad = [name for (name, _), is_finite in zip(named, finite) if not is_finite]
-    found = [names for names in distributed.gather_objects(bad) if names]
+def require_finite(state: Any) -> None:
+    """Raises Diverged on all ranks, naming the first value, unless all of a nested state is finite on all."""
+    found = [names for names in distributed.gather_objects(not_finite(state)) if names]
     if found:
-        raise Diverged(f'{len(found[0])} tensors are not finite any more, {found[0][0]} among them')
+        raise Diverged(f'{len(found[0])} {"values are" if len(found[0]) > 1 else "value is"} not finite any more, '
+                       f'{found[0][0]}' + ' among them' * (len(found[0]) > 1))
+
+
+def not_finite(state: Any) -> list[str]:
+    """The names, like 'players/D/module/b4.out.bias', of what is not finite in a nested state."""
+    leaves = dict(_numbers(state))
+    tensors = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, torch.Tensor)}
+    by_device: dict[torch.device, list[str]] = {}
+    for name, tensor in tensors.items():
+        by_device.setdefault(tensor.device, []).append(name)
+    finite = {name: math.isfinite(leaf) for name, leaf in leaves.items() if name not in tensors}
+    for names in by_device.values():            # One transfer for all.
+        finite.update(zip(names, torch.stack([tensors[name].isfinite().all() for name in names]).tolist()))
+    return [name for name in leaves if not finite[name]]
+
+
+def _numbers(state: Any, name: str = '') -> Iterator[tuple[str, float | torch.Tensor]]:
+    if isinstance(state, np.ndarray):
+        state = torch.from_numpy(state)
+    if isinstance(state, float) or (isinstance(state, torch.Tensor) and state.is_floating_point()):
+        yield name, state
+    items = state.items() if isinstance(state, Mapping) else enumerate(state) if isinstance(state, list | tuple) else ()
+    for key, value in items:
+        yield from _numbers(value, f'{name}/{key}' if name else str(key))
 
 
 def diversity(fakes: np.ndarray, reals: np.ndarray) -> float:

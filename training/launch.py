@@ -12,7 +12,7 @@ from torch_utils import distributed, misc, training_stats
 from torch_utils.allocator import keep_freed_memory
 from torch_utils.checkpoint import CheckpointError
 from training import setup, states
-from training.health import Diverged
+from training.health import Diverged, not_finite
 from training.stages import STOP_SIGNALS
 from training.storage import DatasetError
 from training.ticks import Ticks
@@ -67,15 +67,25 @@ def train(config: dict, run_dir: Path, device: torch.device, wants_stop: Callabl
         except Diverged as error:
             if run.rollbacks >= MAX_ROLLBACKS:
                 raise click.ClickException(
-                    f'the run diverges at {run.nimg / 1000:.1f} kimg, again: {error}. The saved states are sound. '
+                    f'the run diverges at {run.nimg / 1000:.1f} kimg, again: {error}. {whether_sound(run_dir)} '
                     'Likely cures: --precision=fp32 (or bf16), a larger --gamma, another --seed.') from error
             rollbacks = run.rollbacks + 1
             if distributed.rank() == 0:
-                print(f'The run diverges at {run.nimg / 1000:.1f} kimg: {error}. Going back to the last saved '
-                      'state, with the training images in another order.', flush=True)
+                print(f'The run diverges at {run.nimg / 1000:.1f} kimg: {error}. {where_to_go_on(run_dir)}, with the '
+                      'training images in another order.', flush=True)
             ticks.end(run)
             continue
         return distributed.broadcast_object(ticks.services.failing)
+
+
+def where_to_go_on(run_dir: Path) -> str:
+    """What a run does that has diverged."""
+    return 'Going back to the last saved state' if states.saved_states(run_dir) else 'No state is saved: starting anew'
+
+
+def whether_sound(run_dir: Path) -> str:
+    """What is left of a run that has diverged for good. What is saved was looked at before."""
+    return 'The saved states are sound.' if states.saved_states(run_dir) else 'No state is saved.'
 
 
 def start_or_continue(
@@ -93,6 +103,8 @@ def start_or_continue(
         here, there = distributed.world_size(), len(state['ranks'])
         run.load_state_dict(state['run'], state['ranks'][distributed.rank() if here == there else 0])
         loaded.update(ticks=state['ticks'], num_ranks=there)
+        if bad := not_finite({**run.state_dict(), **run.local_state_dict()}):
+            raise ValueError(f'{bad[0]} is not finite')
 
     meta = states.restore_newest(run_dir, apply)
     if meta is not None:

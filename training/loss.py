@@ -254,7 +254,8 @@ class Game:
             signs = real.logits.detach().sign()
             training_stats.report(f'Loss/scores/real{critic.suffix}', real.logits)
             training_stats.report(f'Loss/signs/real{critic.suffix}', signs)
-            critic.real_signs += torch.stack([signs.sum(), signs.new_full([], len(signs))])
+            known = signs.isfinite()
+            critic.real_signs += torch.stack([signs.where(known, 0).sum(), known.sum().to(signs)])
         return real
 
     def warp(self, maps: Tensor, draw: Any, form: str = 'aligned') -> Tensor:

@@ -109,7 +109,7 @@ class MappingNetwork(nn.Module):
             x = getattr(self, f'fc{i}')(x)
 
         if self.training and self.tracks_w_avg and not skip_w_avg_update:
-            self.w_avg.lerp_(x.detach().mean(dim=0), 1 - self.w_avg_beta)
+            self.w_avg.copy_(misc.finite_or(self.w_avg.lerp(x.detach().mean(dim=0), 1 - self.w_avg_beta), self.w_avg))
         if self.num_ws is not None:
             x = x[:, None].repeat(1, self.num_ws, 1)
         return x if truncation_psi == 1 else self._truncate(x, truncation_psi, truncation_cutoff)

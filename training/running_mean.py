@@ -2,14 +2,14 @@
 
     s <- decay * s + (1 - decay) * x,       mean = s / (1 - decay^k) after k updates
 
-The division is that of Adam [Kingma and Ba 2015, arXiv:1412.6980, section 3].
+The division is that of Adam [Kingma and Ba 2015, arXiv:1412.6980, section 3]. An x that is not finite is no update.
 """
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torch_utils import distributed
+from torch_utils import distributed, misc
 from training.loss import Game
 from training.regularizer import Regularizer
 
@@ -27,6 +27,7 @@ class RunningMeans:
         self._added: dict[str, list[Tensor]] = {}
         self._sums: dict[str, Tensor] = {}              # name -> []
         self._num_updates: dict[str, int] = {}
+        self._num_bad: dict[str, Tensor] = {}           # name -> [], how many of them were none; on the device.
 
     def add(self, name: str, values: Tensor) -> None:
         """Takes values, any shape, of one micro-batch; all micro-batches of an iteration have equally many."""
@@ -38,27 +39,42 @@ class RunningMeans:
         means = [torch.stack(added[name]).mean() for name in names]
         distributed.all_reduce_mean_(means)
         for name, mean in zip(names, means):
-            self._sums[name] = self.decay * self._sums.get(name, 0) + (1 - self.decay) * mean
-            self._num_updates[name] = self.num_updates(name) + 1
+            self._move(name, mean)
+
+    def _move(self, name, mean):
+        before = self._sums.get(name, torch.zeros_like(mean))
+        self._sums[name] = misc.finite_or(self.decay * before + (1 - self.decay) * mean, before)
+        self._num_updates[name] = self.num_updates(name) + 1
+        self._num_bad[name] = self._num_bad.get(name, 0) + (~mean.isfinite()).to(torch.int64)
 
     def num_updates(self, name: str) -> int:
-        """How often this mean was moved."""
+        """How often this mean was moved, or would have been by a finite value."""
         return self._num_updates.get(name, 0)
 
     def get(self, name: str) -> Tensor | None:
-        """The mean [], without graph; None before its first update."""
+        """The mean [], without graph; None before its first update, 0 as long as no value was finite."""
         num_updates = self.num_updates(name)
-        return self._sums[name] / (1 - self.decay ** num_updates) if num_updates else None
+        if num_updates == 0:
+            return None
+        num_bad = self._num_bad[name]
+        share = torch.where(num_bad == 0, 1 - self.decay ** num_updates, 1 - self.decay ** (num_updates - num_bad).float())
+        return self._sums[name] / share.clamp(min=1e-30)
 
     def state_dict(self) -> dict:
         """The means, as they are between two iterations."""
-        return dict(sums=dict(self._sums), num_updates=dict(self._num_updates))
+        return dict(sums=dict(self._sums), num_updates=dict(self._num_updates), num_bad=dict(self._num_bad))
 
     def load_state_dict(self, state: dict) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores what `state_dict` returned. Means that are not finite, as of earlier versions, begin anew."""
         self.reset()
-        self._sums = {name: value.to(self.device) for name, value in state['sums'].items()}
-        self._num_updates = dict(state['num_updates'])
+        sound = {name: value for name, value in state['sums'].items() if value.isfinite()}
+        if lost := sorted(state['sums'].keys() - sound.keys()):
+            print(f'The saved running means of {", ".join(lost)} are not finite, as an earlier version could leave them: '
+                  'they begin anew.', flush=True)
+        for name, value in sound.items():
+            self._sums[name] = value.to(self.device)
+            self._num_updates[name] = state['num_updates'][name]
+            self._num_bad[name] = torch.as_tensor(state.get('num_bad', {}).get(name, 0), device=self.device)
 
 
 class WithRunningMeans(Regularizer):

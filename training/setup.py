@@ -116,7 +116,8 @@ class Run:
         self.rollbacks = state['rollbacks']
         self.game.G.module.mapping.w_avg.copy_(local['w_avg'])
         for name, critic in self.game.critics.items():
-            critic.real_signs.copy_(local['real_signs'][name])
+            signs = local['real_signs'][name]
+            critic.real_signs.copy_(signs if signs.isfinite().all() else torch.zeros_like(signs))   # Of an earlier version.
         for regularizer in self.game.regularizers:
             regularizer.load_state_dict(local['regularizers'][type(regularizer).__name__])
         training_stats.load_state_dict(local['statistics'])

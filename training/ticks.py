@@ -132,7 +132,7 @@ class Ticks:
         state_due = snapshot_due or distributed.any(self.is_main and overdue)
         networks = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
         if state_due:
-            require_finite(networks)
+            require_finite({**run.state_dict(), **run.local_state_dict()})
         if snapshot_due:
             path = self._save_networks(run, networks)
         score_due = snapshot_due and not self.stopped and self._evaluate is not None and bool(self.config['metrics'])

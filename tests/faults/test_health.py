@@ -13,7 +13,7 @@ import training.training_loop
 from losses_ext.path_length import PathLength
 from torch_utils.state_file import load_state
 from training import setup
-from training.health import MAX_STREAK, PATIENCE, Diverged, Health, diversity, require_finite
+from training.health import MAX_STREAK, PATIENCE, Diverged, Health, diversity, not_finite, require_finite
 from training.stages import MAX_BAD_IMAGES, WithoutBad
 from training.states import saved_states
 from training.storage import DatasetError
@@ -46,7 +46,7 @@ def test_a_phase_that_never_comes_through_is_a_divergence():
     for _ in range(MAX_STREAK):
         list(health.end_tick({}))
         health.note_step('Dmain', torch.tensor(True))
-    with pytest.raises(Diverged, match=f'the last {MAX_STREAK} steps of Dmain had no finite gradient'):
+    with pytest.raises(Diverged, match=f'{MAX_STREAK} steps of Dmain in a row had no finite gradient'):
         list(health.end_tick({}))
 
 
@@ -74,32 +74,34 @@ def test_repeated_ones_roll_back_once_with_the_images_in_another_order(data, tmp
     config = run_config(data, tmp_path / 'run')
     status = finish(config, lambda: spoil(lambda run: run.batch_idx >= 4 and run.rollbacks == 0))
     assert status == 0, printed(config)[-3000:]
-    assert 'The run diverges at 0.1 kimg: the last 9 steps of Dmain' in printed(config)
+    assert 'The run diverges at 0.1 kimg: 9 steps of Dmain' in printed(config)
     assert final_state(config)['run']['rollbacks'] == 1
 
 
 def test_after_a_second_divergence_it_stops_with_a_diagnosis_and_sound_states(data, tmp_path):
     config = run_config(data, tmp_path / 'run')
     assert finish(config, lambda: spoil(lambda run: run.batch_idx >= 4)) == 1
-    assert 'diverges at 0.1 kimg, again: the last' in printed(config) and '--precision=fp32' in printed(config)
+    assert 'diverges at 0.1 kimg, again: ' in printed(config) and '--precision=fp32' in printed(config)
     for path in saved_states(config['run_dir']):
         players = load_state(path)[0]['run']['players']
         assert all(tensor.isfinite().all() for player in players.values() for tensor in player['module'].values())
 
 
+def spoil_weights(batch_idx):
+    """Makes a weight of G infinite after so many iterations, in the first attempt."""
+    real = training.training_loop.run_iteration
+
+    def spoilt(run, ticks):
+        real(run, ticks)
+        if run.batch_idx == max(batch_idx, 1) and run.rollbacks == 0:
+            run.game.G.module.mapping.fc0.bias.data[0] = math.inf
+
+    training.training_loop.run_iteration = spoilt
+
+
 def test_weights_that_are_not_finite_are_never_saved(data, tmp_path):
-    def prepare():
-        real = training.training_loop.run_iteration
-
-        def spoilt(run, ticks):
-            real(run, ticks)
-            if run.batch_idx == 8 and run.rollbacks == 0:
-                run.game.G.module.mapping.fc0.bias.data[0] = math.inf
-
-        training.training_loop.run_iteration = spoilt
-
     config = run_config(data, tmp_path / 'run', keep=dict(newest=100))
-    assert finish(config, prepare) == 0, printed(config)[-3000:]
+    assert finish(config, lambda: spoil_weights(8)) == 0, printed(config)[-3000:]
     assert 'The run diverges at 0.0 kimg: ' in printed(config) and 'not finite any more' in printed(config)
     for path in saved_states(config['run_dir']):
         assert load_state(path)[0]['run']['players']['G']['module']['mapping.fc0.bias'].isfinite().all()
@@ -107,10 +109,32 @@ def test_weights_that_are_not_finite_are_never_saved(data, tmp_path):
 
 def test_require_finite_names_the_tensor():
     module = torch.nn.Linear(2, 2)
-    require_finite({'D': module})
+    state = dict(D=dict(module=module.state_dict(), rates=[0.1]), step=3, ranks=(dict(p=torch.zeros([])),))
+    require_finite(state)
     module.bias.data[1] = math.nan
-    with pytest.raises(Diverged, match='D.bias'):
-        require_finite({'D': module})
+    with pytest.raises(Diverged, match='1 value is not finite any more, D/module/bias$'):
+        require_finite(state)
+    state['ranks'][0]['p'].fill_(-math.inf)
+    with pytest.raises(Diverged, match='2 values are not finite any more, D/module/bias among them'):
+        require_finite(state)
+    module.bias.data[1], state['D']['rates'][0] = 0, math.nan
+    assert not_finite(state) == ['D/rates/0', 'ranks/0/p']
+
+
+def test_a_streak_that_ends_inside_a_tick_counts():
+    health = Health()
+    for bad in [True] * MAX_STREAK + [False]:
+        health.note_step('Dmain', torch.tensor(bad))
+    with pytest.raises(Diverged, match=f'{MAX_STREAK} steps of Dmain in a row'):
+        list(health.end_tick({}))
+    assert list(health.end_tick({})) == []
+
+
+def test_going_back_is_said_only_where_there_is_a_state(data, tmp_path):
+    config = run_config(data, tmp_path / 'run', total_kimg=0.08, kimg_per_tick=1)
+    status = finish(config, lambda: spoil_weights(0))
+    assert status == 0, printed(config)[-3000:]
+    assert 'No state is saved: starting anew' in printed(config) and 'Going back' not in printed(config)
 
 
 def test_the_path_length_mean_outlives_a_bad_step(data):
