@@ -43,7 +43,8 @@ def main(source, dest, check, max_images, background, labels_from, skip_bad, **t
         raise click.UsageError('give either --dest, the folder or .zip archive to write, or --check')
     _require_sizes(**transform_options)
     # Imported only now, so that --help need not wait for them.
-    from training import conversion, sources, transforms
+    from training.data import conversion, transforms
+    from training.data import importers as sources
     try:
         transform = transforms.make_transform(**transform_options)
         images = sources.open_source(source, labels_from, _parse_color(background))

@@ -20,9 +20,9 @@ import click
 import losses_ext
 from dnnlib import output
 from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, Real, Whole
-from training import resume
-from training.base_configs import CONFIG_NAMES, BaseConfig, base_config
-from training.presets import PRESETS, added_options, fitting_preset
+from training.config import run_dirs as resume
+from training.config.base_configs import CONFIG_NAMES, BaseConfig, base_config
+from training.config.presets import PRESETS, added_options, fitting_preset
 
 # Threads that wait should sleep: where cores are shared, spinning ones make a step on the CPU several times slower.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -533,7 +533,7 @@ def resolve_augment(o: dict, config: dict, names: list[str]) -> None:
 
 def parse_keep(text: str) -> dict:
     """--keep as plain data."""
-    from training.keep import Keep
+    from training.run.keep import Keep
     try:
         return asdict(Keep.parse(text))
     except ValueError as error:
@@ -744,7 +744,7 @@ def has_methods(config: dict) -> bool:
 
 def checked_plan(config: dict) -> str:
     """The tables of what each iteration of the run will be. Raises UserError for what does not fit together."""
-    from training.plan import plan
+    from training.run.plan import plan
     try:
         return plan(config)
     except ValueError as error:
@@ -793,7 +793,7 @@ def options_of(run_dir: str) -> dict:
     try:
         return resume.saved_options(run_dir)
     except ValueError as error:
-        from training.states import options_in_states
+        from training.run.states import options_in_states
         saved = options_in_states(Path(run_dir))
         if saved is None:
             raise
@@ -926,7 +926,7 @@ def kimg_of(config: dict) -> float:
     """How far the run in the directory is, in thousands of images."""
     if not os.path.isdir(config['run_dir']):
         return 0
-    from training.states import images_shown
+    from training.run.states import images_shown
     return (images_shown(Path(config['run_dir'])) or 0) / 1000
 
 
@@ -936,7 +936,7 @@ def start(config: dict) -> int:
     from metrics.overfitting import overfitting_gap
     from report import refresh
     from torch_utils import distributed
-    from training.launch import train_process
+    from training.run.launch import train_process
 
     def run() -> None:
         train = partial(train_process, evaluate=evaluate, overfitting_gap=overfitting_gap, report=refresh)

@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from torch_utils.state_file import load_state, save_state  # noqa: E402
-from training.states import copy_of  # noqa: E402
+from training.run.states import copy_of  # noqa: E402
 
 
 def make_state(res: int) -> dict:

@@ -27,8 +27,8 @@ def main(data, batch, all_workers, json_path):
     """Time the loading of images."""
     import torch
 
+    from training.data.stages import RealStream
     from training.dataset import ImageFolderDataset
-    from training.stages import RealStream
     torch.set_num_threads(1)
     dataset = ImageFolderDataset(data, xflip=True)
     rates = {}

@@ -22,9 +22,9 @@ from torch import Tensor
 from dnnlib.option import option
 from torch_utils import misc, training_stats
 from training.centres import Centre, Mixed
+from training.data.stages import Stage
 from training.loss import Game, StepContext
 from training.regularizer import Regularizer, Term
-from training.stages import Stage
 
 TEACHER = 'Gbar'
 

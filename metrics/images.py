@@ -14,7 +14,7 @@ import torch
 import dnnlib.util
 from metrics.draws import Draws, with_noise
 from metrics.names import MetricError
-from training.stages import end_workers, ignore_stop_signals
+from training.data.stages import end_workers, ignore_stop_signals
 
 
 def open_dataset(dataset_kwargs: Mapping[str, Any], **changes: Any):

@@ -200,7 +200,7 @@ class FakeCuda(TorchFunctionMode):
             self._stack.enter_context(mock.patch(f'torch.cuda.{name}', value))
         self._stack.enter_context(mock.patch('torch.accelerator.current_stream', lambda device=None: Stream()))
         self._stack.enter_context(mock.patch('torch.Generator', Generator))
-        self._stack.enter_context(mock.patch('training.stages.DataLoader', PinningLoader))
+        self._stack.enter_context(mock.patch('training.data.stages.DataLoader', PinningLoader))
         return super().__enter__()
 
     def __exit__(self, *error):

@@ -355,7 +355,7 @@ def test_vanished_image(small_set, tmp_path):
 
 def test_oversized_member(small_set, monkeypatch):
     dataset = small_set(['a.png', 'b.png'])
-    monkeypatch.setattr('training.storage.MAX_FILE_BYTES', 10)
+    monkeypatch.setattr('training.data.storage.MAX_FILE_BYTES', 10)
     with pytest.raises(DatasetError, match=r'image a.png cannot be read \(\d+ bytes are more than the 10 that'):
         dataset[0]
 

@@ -19,7 +19,7 @@ from dataset_files import encoded, noise, picture, write_set
 from PIL import Image
 
 import dataset_tool
-from training import cifar10, storage
+from training.data import cifar10, storage
 from training.dataset import ImageFolderDataset
 
 ROOT = Path(dataset_tool.__file__).parent
@@ -481,7 +481,7 @@ def test_an_existing_result_survives_a_failure(tmp_path, monkeypatch, dest, erro
             return data
         raise error
 
-    monkeypatch.setattr('training.conversion.encode_png', encode_png)
+    monkeypatch.setattr('training.data.conversion.encode_png', encode_png)
     output = run(f'--source={source}', f'--dest={tmp_path / dest}', code=1)
     assert output.strip() in ('Error: out: No space left on device', 'Aborted!')
     assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before

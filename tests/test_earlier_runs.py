@@ -10,7 +10,7 @@ from click.testing import CliRunner
 import train
 from torch_utils.ops import backend
 from torch_utils.state_file import load_meta
-from training.states import saved_states
+from training.run.states import saved_states
 
 RUNS = Path(__file__).parent / 'fixtures' / 'runs'
 NAMES = sorted(path.name for path in RUNS.iterdir() if path.is_dir() and path.name != '__pycache__')

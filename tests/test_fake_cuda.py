@@ -31,8 +31,9 @@ from torch_utils import distributed, misc
 from torch_utils.checkpoint import load_networks
 from torch_utils.ops import backend, build, upfirdn2d
 from torch_utils.state_file import load_state
-from training import launch, setup, ticks, training_loop
-from training.states import saved_states
+from training import setup, training_loop
+from training.run import launch, ticks
+from training.run.states import saved_states
 
 FIRST_STEPS = ['--aug=noaug', '--batch=4']
 CASES = {

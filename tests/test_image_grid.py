@@ -2,7 +2,7 @@
 import numpy as np
 import PIL.Image
 
-from training.image_grid import append_row, grid_indices, grid_size, save_picture, to_grid
+from training.run.image_grid import append_row, grid_indices, grid_size, save_picture, to_grid
 
 
 def test_grid_sizes():

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from training.images import ImageError, decode, encode_png, is_image_name, read_shape, recolor
+from training.data.images import ImageError, decode, encode_png, is_image_name, read_shape, recolor
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

@@ -27,9 +27,9 @@ MAY_IMPORT = {
     'metrics': {'dnnlib', 'torch_utils', 'training'},
 }
 OURS = {*MAY_IMPORT, *SCRIPTS, 'benchmarks', 'tests'}
-LOOP = {'training.training_loop', 'training.loss', 'training.setup', 'training.launch', 'training.ticks'}
+LOOP = {'training.training_loop', 'training.loss', 'training.setup', 'training.run.launch', 'training.run.ticks'}
 UNSAFE = {'pickle', 'cPickle', '_pickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal', 'torchvision'}
-UNSAFE_BUT_CHECKED = {('training/cifar10.py', 'pickle')}    # An Unpickler that finds nothing but arrays.
+UNSAFE_BUT_CHECKED = {('training/data/cifar10.py', 'pickle')}    # An Unpickler that finds nothing but arrays.
 
 
 def project_files():
@@ -75,7 +75,7 @@ def violations(file, source):
 def arrow_violations(file, names):
     package = file.split('/')[0].removesuffix('.py')
     may_import = MAY_IMPORT.get(package, OURS) | {package}
-    if file in ('training/setup.py', 'training/plan.py'):
+    if file in ('training/setup.py', 'training/run/plan.py'):
         may_import = may_import | {'losses_ext'}
     for name in names:
         top = name.split('.')[0]
@@ -187,7 +187,7 @@ def test_rules_find_what_they_forbid(file, line, expected):
     ('metrics/a.py', 'from training import dataset'),
     ('metrics/a.py', 'torch.load(f, weights_only=True)'),
     ('style_mixing.py', 'import generate, losses_ext, training.setup'),
-    ('training/cifar10.py', 'import pickle'),
+    ('training/data/cifar10.py', 'import pickle'),
     ('generate.py', 'np.load(f, allow_pickle=False)'),
     ('torch_utils/ops/a.py', 'key = [torch.__version__, torch.__file__]'),
 ])

@@ -8,9 +8,9 @@ from click.testing import CliRunner
 from tiny import make_dataset
 
 import train
-from training.image_grid import to_grid
-from training.logs import LOGS, Logs
-from training.services import Services
+from training.run.image_grid import to_grid
+from training.run.logs import LOGS, Logs
+from training.run.services import Services
 
 STATS = {'Loss/G/loss': {'num': 4, 'mean': 1.5, 'std': 0.5}}
 

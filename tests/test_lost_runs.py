@@ -11,8 +11,8 @@ from tiny import make_dataset
 
 import train
 from torch_utils.state_file import save_state
-from training import resume
-from training.states import saved_states, state_path
+from training.config import run_dirs as resume
+from training.run.states import saved_states, state_path
 
 TINY = ['--cfg=tiny', '--batch=8', '--kimg=4', '--device=cpu', '--workers=0', '--aug=noaug', '-n']
 

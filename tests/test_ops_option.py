@@ -9,7 +9,8 @@ import generate
 import projector
 import train
 from torch_utils.ops import backend
-from training import resume, setup
+from training import setup
+from training.config import run_dirs as resume
 
 
 @pytest.fixture

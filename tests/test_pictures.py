@@ -21,8 +21,8 @@ import train
 from dnnlib import pictures
 from dnnlib.pictures import PictureError, open_picture
 from metrics.images import DatasetImages, MetricError
-from training.image_grid import append_row
-from training.images import decode, read_shape
+from training.data.images import decode, read_shape
+from training.run.image_grid import append_row
 
 ROOT = Path(__file__).parent.parent
 POSTSCRIPT = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n'
@@ -180,7 +180,7 @@ def test_what_says_to_be_huge_is_refused_before_it_is_decoded(data, monkeypatch)
 
 PEAK = """
 import resource, sys
-from training.images import decode
+from training.data.images import decode
 data = open(sys.argv[1], 'rb').read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 decode(data)
@@ -208,7 +208,7 @@ def test_blocks_of_rows_are_converted_as_the_whole(monkeypatch):
                  noise(37, 5, 1)[:, :, 0].astype(np.uint16) * 257)),
              encoded(rgba[:, :, :3], transparency=tuple(rgba[3, 3, :3].tolist()))]
     whole = [decode(data) for data in files]
-    monkeypatch.setattr('training.images._BLOCK_PIXELS', 12)
+    monkeypatch.setattr('training.data.images._BLOCK_PIXELS', 12)
     for data, pixels in zip(files, whole):
         np.testing.assert_array_equal(decode(data), pixels)
 

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from tiny import make_dataset
 
 import train
-from training.presets import added_options, fitting_preset, num_frozen_layers
-from training.states import saved_states
+from training.config.presets import added_options, fitting_preset, num_frozen_layers
+from training.run.states import saved_states
 
 ROOT = Path(__file__).parent.parent
 

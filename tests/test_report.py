@@ -20,7 +20,7 @@ from tiny import make_config, make_dataset
 import report
 import train
 from training import setup
-from training.ticks import Ticks
+from training.run.ticks import Ticks
 from training.training_loop import training_loop
 
 ROOT = Path(__file__).parent.parent
@@ -192,7 +192,7 @@ def test_the_command_line_repeats_the_run(tmp_path):
 
 def test_a_page_is_written_while_the_run_goes_on(tmp_path, monkeypatch):
     """With the pictures: after ticks 0, 1, 2, 4, 8, the last. A page that fails is named and ends nothing."""
-    monkeypatch.setattr('training.ticks.grid_size', lambda *args: (4, 2))
+    monkeypatch.setattr('training.run.ticks.grid_size', lambda *args: (4, 2))
     config = make_config(make_dataset(tmp_path / 'data.zip'), total_kimg=0.1, kimg_per_tick=0.012, logs=[],
                          network_snapshot_ticks=10, image_snapshot_ticks=10 ** 6)
     written = []

@@ -16,8 +16,8 @@ import legacy
 import train
 from torch_utils import checkpoint
 from torch_utils.state_file import load_meta, load_state
-from training import resume
-from training.states import saved_states
+from training.config import run_dirs as resume
+from training.run.states import saved_states
 from training.transfer import match_tensors
 
 ROOT = Path(__file__).parent.parent
@@ -276,7 +276,7 @@ def test_fine_tuning_starts_from_the_weights_and_what_is_there(network, data, tm
 
 
 def test_two_runs_in_one_directory_are_refused_and_the_dead_hold_nothing(tmp_path):
-    code = 'import sys, time; from training.resume import locked\n' \
+    code = 'import sys, time; from training.config.run_dirs import locked\n' \
            'with locked(sys.argv[1]): print("held", flush=True); time.sleep(60)'
     holder = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == 'held\n'
@@ -292,8 +292,8 @@ def test_another_number_of_processes_goes_on_and_says_that_it_is_not_exact(tmp_p
     from tiny import make_config, run_iterations
 
     from torch_utils.state_file import save_state
-    from training.launch import start_or_continue
-    from training.states import state_path
+    from training.run.launch import start_or_continue
+    from training.run.states import state_path
     config = make_config(data)
     run, (state, local) = run_iterations(config, 2)
     ticks = dict(tick=1)

@@ -14,7 +14,7 @@ from torch_utils.checkpoint import load_networks
 from torch_utils.state_file import load_state, save_state
 from training import setup
 from training.loss import StepContext
-from training.ticks import Ticks
+from training.run.ticks import Ticks
 from training.training_loop import fake_labels, micro_batches, run_iteration, run_phase, training_loop
 
 

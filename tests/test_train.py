@@ -13,7 +13,7 @@ from tiny import make_dataset
 import train
 from legacy import load_network_pkl
 from metrics.weights import Found
-from training.base_configs import auto_config, base_config
+from training.config.base_configs import auto_config, base_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -214,7 +214,7 @@ def test_first_iteration_is_reached_without_modules_that_take_long_to_import(dat
     """Of torch.compile (a second), of metrics, of logs that nobody asked for."""
     code = """
 import os, sys, train
-from training.ticks import Ticks
+from training.run.ticks import Ticks
 def stop(*_):
     print('loaded:', *sorted({'torch._dynamo', 'sympy', 'scipy', 'matplotlib', 'wandb', 'onnx'} & set(sys.modules)))
     sys.stdout.flush()

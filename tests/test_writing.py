@@ -187,11 +187,11 @@ def test_nothing_is_written_by_other_means():
     allowed = {
         'dnnlib/writing.py',            # Itself.
         'dnnlib/download.py',           # A name of the system's in the cache, then renamed.
-        'dnnlib/logger.py', 'training/resume.py',       # The log and the lock of a run.
+        'dnnlib/logger.py', 'training/config/run_dirs.py',       # The log and the lock of a run.
         'dnnlib/output.py',             # os.devnull, for a process without streams.
         'drawing/files.py',             # A trial of the room there is, under a name of writing.py.
-        'training/status.py',           # stats.jsonl, which is cut and added to.
-        'training/storage.py',          # Archives and folders of images.
+        'training/run/status.py',           # stats.jsonl, which is cut and added to.
+        'training/data/storage.py',          # Archives and folders of images.
         'torch_utils/ops/build.py',     # The cache of compiled operators.
         'torch_utils/launcher.py',      # A temporary folder of its own.
         'video.py',

@@ -10,7 +10,7 @@ import losses_ext
 import training.training_loop
 from dnnlib.option import option
 from training import networks
-from training.health import not_finite
+from training.run.health import not_finite
 from training.running_mean import WithRunningMeans
 
 KEEPS_MEANS = dict(diggan=dict(ema=0.9, weight=5.0, interval=1), lecam=dict(weight=0.1, start=1),

@@ -9,7 +9,7 @@ import PIL.Image
 import torch
 
 from training import setup
-from training.ticks import Ticks
+from training.run.ticks import Ticks
 from training.training_loop import training_loop
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from torch_utils import distributed
 from training import setup
 from training.loss import StepContext
-from training.ticks import Ticks
+from training.run.ticks import Ticks
 from training.training_loop import finish_phase, training_loop
 
 

@@ -4,7 +4,7 @@ from functools import cached_property
 import numpy as np
 
 import dnnlib
-from training.stages import Source
+from training.data.stages import Source
 
 
 def centre_name(index: int) -> str:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from training import images
-from training.labels import LABEL_FILE, find_labels, label_array
-from training.storage import DatasetError, fingerprint, open_files
+from training.data import images
+from training.data.labels import LABEL_FILE, find_labels, label_array
+from training.data.storage import DatasetError, fingerprint, open_files
 
 __all__ = ['BadFile', 'Dataset', 'DatasetError', 'Details', 'ImageFolderDataset']
 

@@ -83,7 +83,7 @@ class Regularizer:
         return iter(())
 
     def stages(self, config: dict) -> list[Any]:
-        """The schedule of data: a list of `Stage`s (training/stages.py). At most one method brings one."""
+        """The schedule of data: a list of `Stage`s (training/data/stages.py). At most one method brings one."""
 
     def begin_stage(self, stage: Any, seed: int, resumed: bool) -> None:
         """A stretch of the schedule begins, or a run resumes inside it (then what was saved is in place already)."""

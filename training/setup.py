@@ -17,10 +17,10 @@ from torch_utils.randomness import Streams
 from training import transfer
 from training.ada import AdaptiveStrength
 from training.adversarial import ADVERSARIAL
+from training.data.stages import RealStream, Source, Stage
 from training.loss import Game, Phase
 from training.player import Player
 from training.regularizer import SITES
-from training.stages import RealStream, Source, Stage
 
 
 @dataclass

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from torch_utils import distributed, misc, training_stats
+from training.data.stages import Source
 from training.ema import ema_decay, update_ema
 from training.loss import Phase, StepContext
 from training.player import Player, in_layout_of
+from training.run.ticks import Ticks
 from training.setup import Run
-from training.stages import Source
-from training.ticks import Ticks
 
 
 def training_loop(run: Run, ticks: Ticks) -> None:

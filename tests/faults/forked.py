@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from tiny import make_config
 
-import training.ticks
+import training.run.ticks
 from torch_utils import training_stats
 from torch_utils.state_file import load_state
-from training.launch import train_process
-from training.states import saved_states
+from training.run.launch import train_process
+from training.run.states import saved_states
 
 with contextlib.suppress(ImportError):
     import torch.utils.tensorboard  # noqa: F401 (Here, so that no forked process has to.)
@@ -41,7 +41,7 @@ def start(config, prepare=lambda: None, **services):
         torch.set_num_threads(1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.stdout = sys.stderr = open(Path(config['run_dir']).parent / 'out.txt', 'a', buffering=1)   # noqa: SIM115
-        training.ticks.grid_size = lambda *args: (4, 2)
+        training.run.ticks.grid_size = lambda *args: (4, 2)
         prepare()
         train_process(0, config, **services)
         status = 0

@@ -13,8 +13,8 @@ from tiny import assert_same_bits
 from torch_utils import checkpoint
 from torch_utils.checkpoint import CheckpointError
 from torch_utils.state_file import load_meta, load_state, save_state
-from training.keep import Keep, Saved
-from training.states import prune, restore_newest, saved_states, state_path, write_state
+from training.run.keep import Keep, Saved
+from training.run.states import prune, restore_newest, saved_states, state_path, write_state
 
 PIECES = 64
 
@@ -105,7 +105,7 @@ def test_a_wrong_schema(run_dir, capsys, change):
                                     'run/nimg', 'ranks/0/w_avg', 'ranks/0/regularizers/PathLength'])
 def test_a_missing_member(undisturbed, tmp_path, member, capsys):
     """The file is sound, what it holds is not: nothing but the whole run can tell, and it takes the previous one."""
-    from training.launch import start_or_continue
+    from training.run.launch import start_or_continue
     config = {**undisturbed, 'run_dir': str(tmp_path)}
     newest, previous = [shutil.copy(path, tmp_path) for path in saved_states(undisturbed['run_dir'])[:2]]
     state, meta = load_state(newest)

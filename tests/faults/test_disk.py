@@ -13,13 +13,13 @@ import torch
 from forked import final_state, finish, printed, run_config
 from tiny import assert_same_bits
 
-import training.states
+import training.run.states
 from torch_utils import checkpoint
 from torch_utils.state_file import load_meta, load_state, save_state
-from training.launch import start_or_continue
-from training.services import Services
-from training.states import NoSpaceError, require_space, saved_states, write_state
-from training.status import StatsWriter, cut_lines
+from training.run.launch import start_or_continue
+from training.run.services import Services
+from training.run.states import NoSpaceError, require_space, saved_states, write_state
+from training.run.status import StatsWriter, cut_lines
 
 
 class FullDisk:
@@ -95,7 +95,7 @@ def test_a_log_on_a_full_disk_ends_nothing(data, tmp_path):
 
 def test_free_space_is_looked_at_before_the_run_and_before_each_save(undisturbed, tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path)._replace(free=2 ** 24 + 1000)
-    monkeypatch.setattr(training.states.shutil, 'disk_usage', lambda folder: free)
+    monkeypatch.setattr(training.run.states.shutil, 'disk_usage', lambda folder: free)
     require_space(tmp_path, 1000, 'a file')
     with pytest.raises(NoSpaceError, match='16 MiB are free, a file needs 17 MiB'):
         require_space(tmp_path, 1001, 'a file')
@@ -163,14 +163,14 @@ def test_interrupts_pass_through_services():
 
 def test_pictures_and_events_that_always_fail_do_not_change_training(undisturbed, data, tmp_path):
     def prepare():
-        import training.logs
-        import training.ticks
+        import training.run.logs
+        import training.run.ticks
 
         def broken(*args, **kwargs):
             raise RuntimeError('broken on purpose')
 
-        training.ticks.save_picture = broken
-        training.logs.TensorBoard.scalars = broken
+        training.run.ticks.save_picture = broken
+        training.run.logs.TensorBoard.scalars = broken
 
     config = run_config(data, tmp_path / 'run')
     assert finish(config, prepare) == 1
@@ -205,7 +205,7 @@ def test_rows_that_could_not_be_written_are_written_later(tmp_path, monkeypatch)
     writer.add(dict(a=1))
     writer.write()
     real = open
-    monkeypatch.setattr('training.status.open', lambda *args: FullDisk(real(*args), 3), raising=False)
+    monkeypatch.setattr('training.run.status.open', lambda *args: FullDisk(real(*args), 3), raising=False)
     writer.add(dict(a=2))
     with pytest.raises(OSError, match='No space'):
         writer.write()
@@ -225,7 +225,7 @@ def test_rows_behind_the_state_are_cut(tmp_path):
 
 def test_the_best_state_survives(tmp_path):
     """By the score that the state itself remembers, whatever was saved after it."""
-    from training.keep import Keep
+    from training.run.keep import Keep
     for nimg, score in ((4, 3.0), (8, 1.0), (12, 2.0), (16, None)):
         write_state(tmp_path, dict(a=torch.zeros(1)), dict(nimg=nimg, score=score), Keep(1))
     assert [load_meta(path)['nimg'] for path in saved_states(tmp_path)] == [16, 8]

@@ -13,10 +13,10 @@ import training.training_loop
 from losses_ext.path_length import PathLength
 from torch_utils.state_file import load_state
 from training import setup
-from training.health import MAX_STREAK, PATIENCE, Diverged, Health, diversity, not_finite, require_finite
-from training.stages import MAX_BAD_IMAGES, WithoutBad
-from training.states import saved_states
-from training.storage import DatasetError
+from training.data.stages import MAX_BAD_IMAGES, WithoutBad
+from training.data.storage import DatasetError
+from training.run.health import MAX_STREAK, PATIENCE, Diverged, Health, diversity, not_finite, require_finite
+from training.run.states import saved_states
 
 
 def stat(mean, std=1.0, num=8):

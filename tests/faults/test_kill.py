@@ -13,7 +13,7 @@ from tiny import assert_same_bits
 
 import torch_utils.checkpoint
 from torch_utils.state_file import load_meta
-from training.states import saved_states
+from training.run.states import saved_states
 
 
 def rows(config):
@@ -125,7 +125,7 @@ CRASH = """
 import sys
 import torch
 from training.dataset import ImageFolderDataset
-from training.stages import RealStream
+from training.data.stages import RealStream
 stream = RealStream(ImageFolderDataset(path=sys.argv[1]), 4, 0, 1, 0, dict(num_workers=1), torch.device('cpu'))
 stream.next_batch()
 raise RuntimeError('something unforeseen')

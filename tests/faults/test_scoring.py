@@ -9,9 +9,9 @@ from forked import final_state, finish, printed, run_config
 from tiny import assert_same_bits
 
 from torch_utils.state_file import load_meta
-from training.keep import Keep, best_of
-from training.scores import SCORES_FILE, Scores
-from training.states import images_shown, saved_states
+from training.run.keep import Keep, best_of
+from training.run.scores import SCORES_FILE, Scores
+from training.run.states import images_shown, saved_states
 
 
 def at(nimg, act):
@@ -141,7 +141,7 @@ def test_the_ramp_does_not_count(scores, best):
 
 
 def test_scores_of_states_that_are_gone_tell_where_the_ramp_ends():
-    from training.keep import Saved
+    from training.run.keep import Saved
     states = [Saved(400, 1.0), Saved(5000, 7.0), Saved(6000, 8.0), Saved(7000, 9.0)]
     assert Keep(1).choose(states) == {7000}
     assert Keep(1).choose(states, {400: 1.0, 1000: 9.0, 2000: 8.0}) == {5000, 7000}

@@ -11,11 +11,12 @@ import dnnlib
 from torch_utils import distributed, misc, training_stats
 from torch_utils.allocator import keep_freed_memory
 from torch_utils.checkpoint import CheckpointError
-from training import setup, states
-from training.health import Diverged, not_finite
-from training.stages import STOP_SIGNALS
-from training.storage import DatasetError
-from training.ticks import Ticks
+from training import setup
+from training.data.stages import STOP_SIGNALS
+from training.data.storage import DatasetError
+from training.run import states
+from training.run.health import Diverged, not_finite
+from training.run.ticks import Ticks
 from training.training_loop import training_loop
 
 MAX_ROLLBACKS = 1

@@ -15,8 +15,8 @@ import numpy as np
 import PIL.Image
 
 from dnnlib import writing
-from training.image_grid import corner, to_grid
-from training.services import Services
+from training.run.image_grid import corner, to_grid
+from training.run.services import Services
 
 LOGGED_TILES = (8, 5)       # Columns and rows of a grid that are shown.
 LOGGED_RES = 64             # Of a tile there, in pixels, at most.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from training.storage import DatasetError, FolderFiles, ZipFiles
+from training.data.storage import DatasetError, FolderFiles, ZipFiles
 
 LABEL_FILE = 'dataset.json'
 MAX_CLASSES = 10 ** 6           # A one-hot label has one entry per class.

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from training.cifar10 import read_cifar10
-from training.images import WHITE, decode, is_image_name, recolor
-from training.labels import find_labels, label_array
-from training.storage import MAX_FILE_BYTES, DatasetError, FolderFiles, open_files
+from training.data.cifar10 import read_cifar10
+from training.data.images import WHITE, decode, is_image_name, recolor
+from training.data.labels import find_labels, label_array
+from training.data.storage import MAX_FILE_BYTES, DatasetError, FolderFiles, open_files
 
 CIFAR10_FILE = 'cifar-10-python.tar.gz'
 MNIST_FILE = 'train-images-idx3-ubyte.gz'

@@ -16,16 +16,16 @@ import torch
 
 from torch_utils import checkpoint, distributed, training_stats
 from torch_utils.foreign import reference
-from training import states
-from training.health import Health, diversity, require_finite
-from training.image_grid import append_row, grid_indices, grid_size, save_picture, to_grid
-from training.keep import Keep, best_of
-from training.logs import Logs
-from training.scores import Scores
-from training.services import Services
+from training.data.stages import WithoutBad
+from training.run import states
+from training.run.health import Health, diversity, require_finite
+from training.run.image_grid import append_row, grid_indices, grid_size, save_picture, to_grid
+from training.run.keep import Keep, best_of
+from training.run.logs import Logs
+from training.run.scores import Scores
+from training.run.services import Services
+from training.run.status import PhaseTimer, StatsWriter, progress_bar, resources, status_line
 from training.setup import Run
-from training.stages import WithoutBad
-from training.status import PhaseTimer, StatsWriter, progress_bar, resources, status_line
 
 MOST_IMAGES = 32, 32    # Columns and rows of the grids of reals and fakes.
 MOST_IMAGES_ON_CPU = 16, 8      # There a thousand images take as long as a tick.

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from torch_utils import misc
-from training.storage import DatasetError
+from training.data.storage import DatasetError
 
 MAX_BAD_IMAGES = 10     # Per process that loads images.
 STOP_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name)]

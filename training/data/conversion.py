@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from training.data.images import encode_png
+from training.data.importers import Item, Source
+from training.data.labels import LABEL_FILE, dump_labels
+from training.data.storage import DatasetError, open_writer
+from training.data.transforms import Transform
 from training.dataset import shape_problem, side_problem
-from training.images import encode_png
-from training.labels import LABEL_FILE, dump_labels
-from training.sources import Item, Source
-from training.storage import DatasetError, open_writer
-from training.transforms import Transform
 
 _SKIP = 'use --skip-bad=N to leave up to N such images out'
 _CROP = 'use --transform=center-crop with --width and --height'

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from training.images import from_pillow, recolor, to_pillow
+from training.data.images import from_pillow, recolor, to_pillow
 
 Transform = Callable[[np.ndarray], np.ndarray | None]
 

@@ -12,8 +12,8 @@ import torch
 from torch_utils import distributed
 from torch_utils.checkpoint import CheckpointError
 from torch_utils.state_file import load_meta, load_state, save_state
-from training.keep import Keep, Saved
-from training.resume import problem_of
+from training.config.run_dirs import problem_of
+from training.run.keep import Keep, Saved
 
 STATE_NAME = re.compile(r'training-state-(\d+)\.safetensors')
 SPARE_BYTES = 2 ** 24       # Left free beside a file that is about to be written.

@@ -1,0 +1,1 @@
+"""What a run is: its options, base configurations and presets, and what its directory says of it."""
