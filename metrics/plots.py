@@ -2,14 +2,14 @@
 from __future__ import annotations
 
 import glob
-import json
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from dnnlib import writing
+from training.run_files import read_metric
 
 _WIDTH, _HEIGHT = 360, 220                                  # Of one panel, in pixels.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 32, 34               # Margins inside it.
@@ -23,7 +23,7 @@ def plot_run(run_dir: str):
     """Draws every value in the `metric-*.jsonl` files of a run, a panel each; draws nothing if there are none."""
     curves = read_curves(run_dir)
     if curves:
-        writing.write_text(os.path.join(run_dir, 'metrics.svg'), svg(curves), 'any')
+        writing.write_bytes(os.path.join(run_dir, 'metrics.svg'), svg(curves).encode(errors='backslashreplace'), 'any')
 
 
 def read_curves(run_dir: str) -> dict[str, Curve]:
@@ -33,11 +33,9 @@ def read_curves(run_dir: str) -> dict[str, Curve]:
     """
     curves: dict[str, dict[float, float]] = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(run_dir), 'metric-*.jsonl'))):
-        with open(path, encoding='utf-8') as file:
-            for line in file:
-                kimg, results = _parse(line)
-                for name, value in results.items():
-                    curves.setdefault(name, {})[kimg] = value
+        for kimg, results in read_metric(Path(path)):
+            for name, value in results.items():
+                curves.setdefault(name, {})[kimg] = value
     return {name: sorted(points.items()) for name, points in curves.items()}
 
 
@@ -54,7 +52,7 @@ def svg(curves: Mapping[str, Curve]) -> str:
 
 def ticks(low: float, high: float) -> list[float]:
     """A few round numbers, at least two, that span [low, high]."""
-    if low == high:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):       # No different numbers lie between.
         high = low + (abs(low) or 1)
     power = 10 ** math.floor(math.log10((high - low) / 3))
     step = next(power * m for m in (1, 2, 5, 10) if (high - low) / (power * m) <= 5)
@@ -83,14 +81,3 @@ def _panel(name: str, curve: Curve) -> str:
     parts.append(f'<polyline points="{points}" fill="none" stroke="{_LINE}" stroke-width="1.5"/>')
     parts += [f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="2" fill="{_LINE}"/>' for x, y in curve]
     return ''.join(parts)
-
-
-def _parse(line):
-    """(kimg, results) of one line of a file."""
-    try:
-        record = json.loads(line)
-        match = re.search(r'network-snapshot-(\d+)', record['snapshot_pkl'] or '')
-        results = {name: float(value) for name, value in record['results'].items() if math.isfinite(value)}
-        return (int(match[1]), results) if match else (0, {})
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return 0, {}

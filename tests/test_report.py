@@ -96,7 +96,7 @@ def test_it_says_how_far_the_run_is(tmp_path):
 
 def test_curves_go_through_their_points(tmp_path):
     text = page(write_run(tmp_path / 'a'))
-    figure = next(part for part in text.split('<figure>') if part.startswith("<figcaption>D&#x27;s loss"))
+    figure = next(part for part in text.split('<figure>') if part.startswith("<figcaption>D&#39;s loss"))
     points = np.array([point.split(',') for point in re.search('points="(.*?)"', figure)[1].split()], float)
     assert np.allclose(np.diff(points[:, 0]), points[1, 0] - points[0, 0]) and points[0, 0] > report.LEFT
     assert np.all(np.diff(points[:, 1]) < 0)                    # D's loss rises; down is positive.
@@ -134,6 +134,7 @@ def test_pictures_follow_the_slider(tmp_path):
     slides = slides_of(page(slow, write_run(tmp_path / 'fast', num_ticks=3)))
     assert slides['labels'] == ['before training', '4 kimg', '6 kimg', '8 kimg', '12 kimg']
     assert slides['shown'] == [[0, 1, 2, 2, 2], [0, 1, 1, 2, 3]]
+    assert slides['times'] == [['before training', '4 kimg', '6 kimg'], ['before training', '4 kimg', '8 kimg', '12 kimg']]
     data = base64.b64decode(slides['pictures'][0][0].partition(',')[2])
     with Image.open(io.BytesIO(data)) as image, Image.open(slow / 'fakes_init.png') as original:
         assert image.size == (128, 80)                          # 8 x 5 of the 8 x 6 images.

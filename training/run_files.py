@@ -1,0 +1,184 @@
+"""What a run directory may say: its files read, bounded, and their types checked. Imports no torch.
+
+A run directory may be a stranger's, cut, or edited. Whoever shows one reads it here: `read_options` raises one sentence;
+the readers of rows and pictures pass over what is none.
+"""
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+OPTIONS_FILE = 'training_options.json'
+
+MAX_OPTIONS_BYTES = 2 ** 24
+MAX_ROWS_BYTES = 2 ** 28            # Of a file of rows or a log; what is longer is read up to there.
+MAX_DEPTH = 32                      # Of nested options.
+MAX_NUMBER, MIN_NUMBER = 1e100, 1e-100      # Curves can be drawn through these; what is smaller is 0.
+MAX_RES = 2 ** 16
+
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def finite(value: Any) -> float | None:
+    """A number that a curve can go through; None for all else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:   # NaN neither.
+        return None
+    return float(value) if abs(value) >= MIN_NUMBER else 0.0
+
+
+def _of(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+
+
+NUMBER: Rule = (lambda value: finite(value) is not None, 'a finite number')
+COUNT: Rule = (lambda value: _of(int)(value) and 0 <= value <= 2 ** 63, 'a whole number of at least 0')
+SIDE: Rule = (lambda value: _of(int)(value) and 1 <= value <= MAX_RES, f'a whole number from 1 to {MAX_RES}')
+TEXT: Rule = (_of(str), 'a text')
+TABLE: Rule = (_of(dict), 'an object')
+TABLE_OR_NONE: Rule = (_of(dict, type(None)), 'an object or null')
+LIST: Rule = (_of(list), 'a list')
+
+# What an entry is where it is there; runs of before have fewer.
+OPTIONS: dict[str, Rule] = {
+    'run_dir': TEXT,
+    'command': TABLE,
+    'total_kimg': NUMBER,
+    'kimg_per_tick': NUMBER,
+    'num_gpus': COUNT,
+    'batch_size': COUNT,
+    'batch_gpu': COUNT,
+    'random_seed': COUNT,
+    'loss': TEXT,
+    'device': TEXT,
+    'metrics': LIST,
+    'data_paths': LIST,
+    'data_fingerprints': LIST,
+    'data_shape': TABLE,
+    'data_shape.img_resolution': SIDE,
+    'training_set_kwargs': TABLE_OR_NONE,
+    'training_set_kwargs.resolution': (lambda value: value is None or SIDE[0](value), SIDE[1]),
+    'G_kwargs': TABLE,
+    'D_kwargs': TABLE,
+    'G_opt_kwargs': TABLE,
+    'D_opt_kwargs': TABLE,
+    'loss_kwargs': TABLE,
+    'regularizers': TABLE,
+    'data_loader_kwargs': TABLE,
+    'keep': TABLE,
+}
+
+
+class RunFileError(ValueError):
+    """A file of a run directory that is not what it should be; the text is one sentence for users."""
+
+
+def read_options(folder: str | os.PathLike) -> dict[str, Any]:
+    """The configuration of a run, of which every entry in OPTIONS that is there is of its type. Raises RunFileError."""
+    path = Path(folder, OPTIONS_FILE)
+    try:
+        if path.exists() and not path.is_file():
+            raise RunFileError(f'{folder} is not a run directory: {OPTIONS_FILE} is no regular file')
+        with open(path, 'rb') as file:
+            data = file.read(MAX_OPTIONS_BYTES + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, RunFileError):
+            raise
+        reason = getattr(error, 'strerror', None) or error
+        raise RunFileError(f'{folder} is not a run directory: {OPTIONS_FILE}: {reason}') from None
+    if len(data) > MAX_OPTIONS_BYTES:
+        raise RunFileError(f'{path} has more than {MAX_OPTIONS_BYTES} bytes, which no configuration has')
+    try:
+        config = json.loads(data.decode('utf-8'))
+    except (ValueError, RecursionError) as error:
+        raise RunFileError(f'{folder}: {OPTIONS_FILE} is damaged: {error}') from None
+    problem = problem_of_options(config)
+    if problem:
+        raise RunFileError(f'{path} was not written by this program: {problem}')
+    return config
+
+
+def problem_of_options(config: Any) -> str | None:
+    """The first thing in a configuration that is not as OPTIONS says; None if there is nothing."""
+    if not isinstance(config, dict):
+        return f'it holds {short(config)}, not an object'
+    if too_deep(config):
+        return f'it is nested more than {MAX_DEPTH} times'
+    for name, (fits, kind) in OPTIONS.items():
+        *outer, last = name.split('.')
+        table = config.get(outer[0]) if outer else config
+        if isinstance(table, dict) and last in table and not fits(table[last]):
+            return f'{name} is {short(table[last])}, not {kind}'
+    return None
+
+
+def too_deep(value: Any) -> bool:
+    """Are lists and objects nested more than MAX_DEPTH times?"""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for outer in level if isinstance(outer, dict | list)
+                 for item in (outer.values() if isinstance(outer, dict) else outer)]
+    return bool(level)
+
+
+def short(value: Any, most: int = 60) -> str:
+    """A value as part of a sentence."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10 ** most:
+        return 'a number of many digits'
+    text = type(value).__name__ if isinstance(value, dict | list) else repr(value)
+    return text if len(text) <= most else f'{text[:most]}...'
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file; none if there is no such regular file."""
+    if not path.is_file():
+        return []
+    with open(path, 'rb') as file:
+        return file.read(MAX_ROWS_BYTES).decode('utf-8', errors='replace').splitlines()
+
+
+def objects_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects in a file of one a line; passes over lines that are none."""
+    for line in lines_of(path):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def read_stats(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """{statistic: [(kimg, mean)], by kimg} of stats.jsonl. Passes over what is not finite or not complete yet."""
+    curves: dict[str, list] = {}
+    for row in objects_of(path):
+        kimg = _mean(row.get('Progress/kimg'))
+        if kimg is None:
+            continue
+        for name, value in row.items():
+            if (mean := _mean(value)) is not None:
+                curves.setdefault(name, []).append((kimg, mean))
+    return {name: sorted(points) for name, points in curves.items()}
+
+
+def _mean(value: Any) -> float | None:
+    return finite(value.get('mean')) if isinstance(value, dict) else None
+
+
+def read_metric(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """(kimg, {result: value}) of the rows of a metric-*.jsonl that are about a snapshot."""
+    for row in objects_of(path):
+        snapshot, results = row.get('snapshot_pkl'), row.get('results')
+        match = re.search(r'network-snapshot-([0-9]{1,12})\b', snapshot) if isinstance(snapshot, str) else None
+        if match and isinstance(results, dict):
+            yield int(match[1]), {name: number for name, value in results.items() if (number := finite(value)) is not None}
+
+
+def find_pictures(folder: Path) -> Iterator[tuple[float, Path]]:
+    """(kimg, path) of the grids of fakes, by kimg; -1: before the run."""
+    if (folder / 'fakes_init.png').is_file():
+        yield -1, folder / 'fakes_init.png'
+    found = [(int(match[1]), path) for path in folder.glob('fakes*.png')
+             if (match := re.fullmatch(r'fakes([0-9]{1,12})\.png', path.name)) and path.is_file()]
+    yield from sorted(found)
