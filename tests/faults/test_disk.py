@@ -14,7 +14,7 @@ from forked import final_state, finish, printed, run_config
 from tiny import assert_same_bits
 
 import training.run.states
-from torch_utils import checkpoint
+from dnnlib import writing
 from torch_utils.state_file import load_meta, load_state, save_state
 from training.run.launch import start_or_continue
 from training.run.services import Services
@@ -59,7 +59,8 @@ def test_a_disk_that_fills_up_while_saving_keeps_the_previous_file(tmp_path, mon
     path = tmp_path / 'file'
     save_state(path, dict(a=torch.ones(20000)), nimg=1)
     before = path.read_bytes()
-    monkeypatch.setattr(checkpoint, 'open', lambda *args: FullDisk(open(*args), room), raising=False)  # noqa: SIM115
+    real = os.fdopen
+    monkeypatch.setattr(writing.os, 'fdopen', lambda *args: FullDisk(real(*args), room))
     with pytest.raises(OSError, match='No space left'):
         save_state(path, dict(a=torch.zeros(20000)), nimg=2)
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ['file']
@@ -224,9 +225,11 @@ def test_rows_behind_the_state_are_cut(tmp_path):
 
 
 def test_the_best_state_survives(tmp_path):
-    """By the score that the state itself remembers, whatever was saved after it."""
+    """By its score, whatever was saved after it."""
     from training.run.keep import Keep
+    scores = {}
     for nimg, score in ((4, 3.0), (8, 1.0), (12, 2.0), (16, None)):
-        write_state(tmp_path, dict(a=torch.zeros(1)), dict(nimg=nimg, score=score), Keep(1))
+        write_state(tmp_path, dict(a=torch.zeros(1)), dict(nimg=nimg), Keep(1), scores)
+        scores.update({nimg: score} if score is not None else {})
     assert [load_meta(path)['nimg'] for path in saved_states(tmp_path)] == [16, 8]
     assert torch.equal(load_state(saved_states(tmp_path)[1])[0]['a'], torch.zeros(1))
