@@ -181,8 +181,9 @@ def test_exported_programs_hold_the_operators_and_serve_any_batch(ops, strict):
             return self.G.synthesis(ws, noise_mode='const')
 
     with torch.no_grad():
+        batch = torch.export.Dim('batch', min=1, max=2**31 - 1)
         program = torch.export.export(
-            Program(), (torch.randn([2, G.num_ws, 8]),), dynamic_shapes=[{0: torch.export.Dim('batch', min=1)}], strict=strict)
+            Program(), (torch.randn([2, G.num_ws, 8]),), dynamic_shapes=[{0: batch}], strict=strict)
         ws = torch.randn([3, G.num_ws, 8])
         torch.testing.assert_close(program.module()(ws), G.synthesis(ws, noise_mode='const'))
     assert (num_native(program.graph) > 0) == (ops == 'native')

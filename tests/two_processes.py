@@ -50,7 +50,7 @@ class OneIsAsked(Silent):
     def __init__(self):
         super().__init__(None)
         self.wants_stop = lambda: distributed.rank() == 1
-        self._bar, self._tick_nimg = tqdm(disable=True), 0
+        self._bar, self._tick_nimg = tqdm(total=0, disable=True), 0
 
     def _end_tick(self, run, last):
         pass

@@ -272,7 +272,7 @@ def _spread(x, h, ax, ay):
     """
     (left, right), (top, bottom) = _surplus(ax, h.shape[1]), _surplus(ay, h.shape[0])
     crop = max(min(top, bottom), 0), max(min(left, right), 0)
-    with _without_search() if x.is_cuda else nullcontext():
+    with _without_search() if x.device.type == 'cuda' else nullcontext():
         y = F.conv_transpose2d(x, _depthwise(h.flip([0, 1]), x), stride=(ay.up, ax.up), padding=crop, groups=x.shape[1])
     rest = [crop[1] - left, crop[1] - right, crop[0] - top, crop[0] - bottom]
     if any(rest):
