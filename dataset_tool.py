@@ -10,7 +10,7 @@ from dnnlib import output
 @click.option('--source', metavar='PATH', required=True,
               help='Folder, .zip archive, LSUN folder ..._lmdb, cifar-10-python.tar.gz, train-images-idx3-ubyte.gz.')
 @click.option('--dest', metavar='PATH',
-              help='New folder or .zip archive; an existing archive is replaced.')
+              help='New folder or .zip archive; an archive that this program made is replaced.')
 @click.option('--check', is_flag=True,
               help='Write nothing: decode every image, list those that would not do, and say why.')
 @click.option('--max-images', metavar='N', type=click.IntRange(min=1),

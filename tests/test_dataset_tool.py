@@ -19,6 +19,7 @@ from dataset_files import encoded, noise, picture, write_set
 from PIL import Image
 
 import dataset_tool
+from dnnlib import writing
 from training.data import cifar10, storage
 from training.dataset import ImageFolderDataset
 
@@ -467,12 +468,19 @@ def test_an_empty_folder_is_filled(convert, tmp_path):
     assert list(images) == [name_of(0)] and sorted(p.name for p in tmp_path.iterdir()) == ['cats', 'empty']
 
 
+def made_here(path):
+    """The archive, as if this program had written it; others are never replaced."""
+    with zipfile.ZipFile(path, 'a') as archive:
+        archive.comment = writing.MARK.encode()
+    return path
+
+
 @pytest.mark.parametrize('error', [OSError(28, 'No space left on device', 'out'), KeyboardInterrupt()])
 @pytest.mark.parametrize('dest', ['out.zip', 'out'])
 def test_an_existing_result_survives_a_failure(tmp_path, monkeypatch, dest, error):
     source = write_set(tmp_path / 'cats', {'a.png': picture(), 'b.png': picture()})
     if dest == 'out.zip':
-        write_set(tmp_path / dest, {'old.png': picture()})
+        made_here(write_set(tmp_path / dest, {'old.png': picture()}))
     before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
     pngs = iter([picture()])
 
@@ -489,7 +497,7 @@ def test_an_existing_result_survives_a_failure(tmp_path, monkeypatch, dest, erro
 
 
 def test_an_archive_can_replace_itself(convert, tmp_path):
-    archive = write_set(tmp_path / 'cats.zip', {'a.png': picture(16, 16)})
+    archive = made_here(write_set(tmp_path / 'cats.zip', {'a.png': picture(16, 16)}))
     images, _ = convert(archive, '--width=8', '--height=8', dest='cats.zip')
     assert images[name_of(0)].shape == (8, 8, 3)
 

@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import stat
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from test_import_arrows import project_files
 
 from dnnlib import writing
+from training.data.storage import DatasetError, open_files, open_writer
 
 MARKED = b'<html>' + writing.MARK.encode()
 
@@ -212,3 +214,19 @@ def writes(call):
         return any(re.fullmatch(r"'[rb]*[wax+][wax+b]*'", word) for word in words)
     last = name.rpartition('.')[2]
     return last in ('write_text', 'write_bytes') and not name.startswith('writing.') or name in ('np.save', 'shutil.copy')
+
+
+def test_a_data_set_replaces_one_of_ours_but_no_other_file(tmp_path):
+    path = tmp_path / 'set.zip'
+    for name in ('1.png', '2.png'):
+        with open_writer(path) as add:
+            add(name, b'x')
+        assert open_files(path).names == [name]
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('only copy.png', b'x')
+    with pytest.raises(DatasetError, match='exists already and was not written by this program'):
+        open_writer(path)
+    assert open_files(path).names == ['only copy.png']
+    os.mkfifo(tmp_path / 'pipe.zip')
+    with pytest.raises(DatasetError, match='is a pipe'):
+        open_writer(tmp_path / 'pipe.zip')

@@ -32,9 +32,14 @@ def _of(*kinds: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
+def _is_moments(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(map(_of(int, float), value))
+
+
 NUMBER: Rule = (lambda value: finite(value) is not None, 'a finite number')
 COUNT: Rule = (lambda value: _of(int)(value) and 0 <= value <= 2 ** 63, 'a whole number of at least 0')
 SIDE: Rule = (lambda value: _of(int)(value) and 1 <= value <= MAX_RES, f'a whole number from 1 to {MAX_RES}')
+FLAG: Rule = (lambda value: isinstance(value, bool), 'true or false')
 TEXT: Rule = (_of(str), 'a text')
 TABLE: Rule = (_of(dict), 'an object')
 TABLE_OR_NONE: Rule = (_of(dict, type(None)), 'an object or null')
@@ -68,6 +73,14 @@ OPTIONS: dict[str, Rule] = {
     'data_loader_kwargs': TABLE,
     'keep': TABLE,
 }
+
+
+# Of a saved state: what it says of itself, how far the run is, and what its periodic part goes on with.
+MOMENTS: Rule = (lambda value: _of(dict)(value) and all(map(_is_moments, value.values())), 'an object of three numbers each')
+NUMBERS: Rule = (lambda value: _of(dict)(value) and all(map(_of(int, float), value.values())), 'an object of numbers')
+META: dict[str, Rule] = {'nimg': COUNT, 'finished': FLAG}
+PROGRESS: dict[str, Rule] = {'nimg': COUNT, 'batch_idx': COUNT, 'stage_idx': COUNT, 'stage_begun': FLAG, 'rollbacks': COUNT}
+TICKS: dict[str, Rule] = {'tick': COUNT, 'metrics': NUMBERS, 'total_sec': NUMBER, 'num_rows': COUNT, 'collector': TABLE}
 
 
 class RunFileError(ValueError):
@@ -111,6 +124,31 @@ def problem_of_options(config: Any) -> str | None:
         if isinstance(table, dict) and last in table and not fits(table[last]):
             return f'{name} is {short(table[last])}, not {kind}'
     return None
+
+
+def problem_of_entries(table: Any, rules: dict[str, Rule]) -> str | None:
+    """The first entry that is missing or not as its rule says; None if there is none."""
+    if not isinstance(table, dict):
+        return f'{short(table)} stands where an object must'
+    for name, (fits, kind) in rules.items():
+        if name not in table:
+            return f'{name} is missing'
+        if not fits(table[name]):
+            return f'{name} is {short(table[name])}, not {kind}'
+    return None
+
+
+def problem_of_state(state: Any, meta: dict[str, Any], num_stages: int) -> str | None:
+    """What the numbers of a saved state say that cannot be; None if there is nothing."""
+    if not isinstance(state, dict) or not isinstance(state.get('ranks'), list) or not state['ranks']:
+        return 'it does not hold the state of every process'
+    run, ticks = state.get('run'), state.get('ticks')
+    problem = (problem_of_entries(meta, META) or problem_of_entries(run, PROGRESS) or problem_of_entries(ticks, TICKS))
+    if problem is None and run['stage_idx'] >= num_stages:
+        return f'stage_idx is {run["stage_idx"]}, this run has {num_stages} stages, counted from 0'
+    if problem is None and ticks['num_rows'] > max(run['nimg'], 1):
+        return f'num_rows is {ticks["num_rows"]}, more than the images that were shown'
+    return problem or problem_of_entries(ticks['collector'], {'unread': MOMENTS, 'visible': MOMENTS})
 
 
 def too_deep(value: Any) -> bool:

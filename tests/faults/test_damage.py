@@ -14,7 +14,7 @@ from torch_utils import checkpoint
 from torch_utils.checkpoint import CheckpointError
 from torch_utils.state_file import load_meta, load_state, save_state
 from training.run.keep import Keep, Saved
-from training.run.states import prune, restore_newest, saved_states, state_path, write_state
+from training.run.states import prune, readable_states, restore_newest, saved_states, state_path, write_state
 
 PIECES = 64
 
@@ -119,6 +119,38 @@ def test_a_missing_member(undisturbed, tmp_path, member, capsys):
     assert f'Skipped a state: {newest}' in capsys.readouterr().out
     expected, _ = load_state(previous)
     assert_same_bits(run.state_dict(), expected['run'])
+
+
+@pytest.mark.parametrize(('entry', 'value', 'complaint'), [
+    ('run/stage_idx', 7, 'stage_idx is 7, this run has 1 stages'), ('run/stage_idx', -1, 'stage_idx is -1, not a whole'),
+    ('run/nimg', 'x', "nimg is 'x', not a whole"), ('run/batch_idx', 0.5, 'batch_idx is 0.5, not a whole'),
+    ('run/rollbacks', None, 'rollbacks is None, not a whole'), ('run/stage_begun', 1, 'stage_begun is 1, not true or false'),
+    ('ticks/num_rows', 10 ** 9, 'num_rows is 1000000000, more than'), ('ticks/tick', True, 'tick is True, not a whole'),
+    ('ticks/total_sec', float('nan'), 'total_sec is nan, not a finite number'), ('ticks/metrics', {'a': 'b'}, 'metrics is dict'),
+    ('ticks/collector', {'unread': {}, 'visible': {'a': [1]}}, 'visible is dict, not an object of three numbers'),
+    ('ticks', [], 'list stands where an object must'), ('ranks', [], 'not hold the state of every process')])
+def test_numbers_that_cannot_be(undisturbed, tmp_path, capsys, entry, value, complaint):
+    """The file is sound, but what it says of the run would make it loop, end at once, or fail much later."""
+    from training.run.launch import start_or_continue
+    config = {**undisturbed, 'run_dir': str(tmp_path)}
+    newest, previous = [shutil.copy(path, tmp_path) for path in saved_states(undisturbed['run_dir'])[:2]]
+    state, meta = load_state(newest)
+    *way, name = entry.split('/')
+    (state[way[0]] if way else state)[name] = value
+    save_state(newest, state, **meta)
+    run, _ = start_or_continue(config, tmp_path, torch.device('cpu'), 0)
+    told = capsys.readouterr().out
+    assert f'Skipped a state: {newest}' in told and complaint in told
+    assert run.nimg == load_state(previous)[0]['run']['nimg']
+
+
+@pytest.mark.parametrize('nimg', [None, 'x', -1, True, [], 10 ** 400])
+def test_a_state_that_does_not_say_how_far_it_is_is_passed_over(run_dir, nimg):
+    """And never removed for it."""
+    newest, previous = saved_states(run_dir)[:2]
+    state, meta = load_state(newest)
+    save_state(newest, state, **{**meta, 'nimg': nimg})
+    assert [path for path, _ in readable_states(run_dir)][:1] == [previous] and newest.exists()
 
 
 def test_without_any_sound_state_it_refuses(run_dir):

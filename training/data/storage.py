@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from dnnlib import writing
+
 MAX_FILE_BYTES = 2 ** 29        # Of one file in a set; an archive's directory may claim anything.
 
 _COPY_BYTES = 2 ** 20
@@ -133,7 +135,7 @@ def open_writer(path: str):
     """Context manager that writes a folder, or a zip archive where `path` ends in .zip, and gives `add(name, data)`.
 
     Everything goes under a temporary name beside `path`, which takes its place when the block ends; if it ends with an
-    exception nothing is left behind. An existing archive is replaced; an existing folder must be empty.
+    exception nothing is left behind. An archive of this program is replaced; an existing folder must be empty.
 
     Raises:
         DatasetError: `path` is taken.
@@ -142,6 +144,10 @@ def open_writer(path: str):
     if path.lower().endswith('.zip'):
         if os.path.isdir(path):
             raise DatasetError(f'{path}: is a folder, not a zip archive')
+        try:
+            writing.require_free(path)
+        except writing.TakenError as error:
+            raise DatasetError(str(error)) from None
         return _zip_writer(path)
     if os.path.exists(path) and not os.path.isdir(path):
         raise DatasetError(f'{path}: exists and is not a folder; name a new folder or a .zip archive')
@@ -154,6 +160,7 @@ def open_writer(path: str):
 def _zip_writer(path: str) -> Iterator[Callable[[str, bytes], None]]:
     with _in_place_of(path) as temporary:
         with zipfile.ZipFile(temporary, 'w') as archive:
+            archive.comment = writing.MARK.encode()
             yield lambda name, data: archive.writestr(_member(name), data)
         os.replace(temporary, path)
 

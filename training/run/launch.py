@@ -17,6 +17,7 @@ from training.data.storage import DatasetError
 from training.run import states
 from training.run.health import Diverged, not_finite
 from training.run.ticks import Ticks
+from training.run_files import problem_of_state
 from training.training_loop import training_loop
 
 MAX_ROLLBACKS = 1
@@ -101,6 +102,8 @@ def start_or_continue(
     loaded = {}
 
     def apply(state, meta):
+        if problem := problem_of_state(state, meta, len(run.stages)):
+            raise ValueError(problem)
         here, there = distributed.world_size(), len(state['ranks'])
         run.load_state_dict(state['run'], state['ranks'][distributed.rank() if here == there else 0])
         loaded.update(ticks=state['ticks'], num_ranks=there)

@@ -14,6 +14,7 @@ from torch_utils.checkpoint import CheckpointError
 from torch_utils.state_file import load_meta, load_state, save_state
 from training.config.run_dirs import problem_of
 from training.run.keep import Keep, Saved
+from training.run_files import COUNT, problem_of_entries
 
 STATE_NAME = re.compile(r'training-state-(\d+)\.safetensors')
 SPARE_BYTES = 2 ** 24       # Left free beside a file that is about to be written.
@@ -38,9 +39,11 @@ def readable_states(run_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """(path, meta) of all states whose header can be read, the newest first."""
     for path in saved_states(run_dir):
         try:
-            yield path, load_meta(path)
+            meta = load_meta(path)
         except (CheckpointError, OSError):
             continue
+        if problem_of_entries(meta, {'nimg': COUNT}) is None:
+            yield path, meta
 
 
 def options_in_states(run_dir: Path) -> dict[str, Any] | None:

@@ -113,7 +113,8 @@ def cut_lines(path: Path, num_lines: int) -> int:
     with open(path, 'a+b') as file:
         file.seek(0)
         for _ in range(num_lines):
-            file.readline()
+            if not file.readline():
+                break
         return file.truncate(file.tell())
 
 
