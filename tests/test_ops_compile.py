@@ -92,6 +92,8 @@ def plain_layer():
 
 @pytest.mark.parametrize('make', [operator_bias_act, operator_upfirdn2d, layer_with_style, plain_layer])
 def test_values_and_gradients_pass_through_one_graph(ops, make):
+    if make is operator_upfirdn2d and torch.torch_version.TorchVersion(torch.__version__) < '2.8':
+        pytest.skip('older ones do not trace a backward pass that asks for a memory format')
     torch.manual_seed(0)
     function = make()
     compiled = torch.compile(function, fullgraph=True, backend='aot_eager')
