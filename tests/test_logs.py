@@ -1,4 +1,5 @@
 """The optional logs: what they are told, that they go on with a continued run, and that they never end one."""
+import os
 import sys
 from types import SimpleNamespace
 
@@ -141,3 +142,14 @@ def test_what_cannot_be_logged_is_refused_at_the_start(tmp_path, monkeypatch, lo
     data = make_dataset(tmp_path / 'data.zip', num=4)
     result = CliRunner().invoke(train.main, ['--outdir', str(tmp_path), '--data', data, f'--log={log}', '-n'])
     assert result.exit_code == 2 and sentence in result.output
+
+
+def test_a_folder_whose_name_is_not_utf8_fails_no_log(tmp_path, capsys):
+    """TensorBoard cannot write there; that must not make the whole run end with a failure."""
+    pytest.importorskip('tensorboard')
+    run_dir, services = tmp_path / os.fsdecode(b'caf\xe9'), Services()
+    run_dir.mkdir()
+    log = Logs(['tensorboard'], run_dir, {}, 0, services)
+    log.scalars({'a': {'mean': 1.0}}, {}, 1000)
+    log.close()
+    assert services.failing == {} and 'Note: TensorBoard gets nothing' in capsys.readouterr().out

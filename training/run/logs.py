@@ -97,6 +97,10 @@ class Logs:
         self._logs: list[Any] = []
         for name in names:
             log = LOGS[name]
+            if not _is_utf8(run_dir):
+                print(f'Note: {log.title} gets nothing: it takes no folder whose name is not UTF-8. stats.jsonl has it all.',
+                      flush=True)
+                continue
             services.run(f'opening {log.title}', partial(self._open, log, run_dir, config, nimg), tries=1)
 
     def _open(self, log, run_dir, config, nimg):
@@ -126,3 +130,11 @@ class Logs:
     def _each(self, what: str, action: Callable[[Any], None]) -> None:
         for log in self._logs:
             self._services.run(f'{what} {log.title}', partial(action, log), tries=1)
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -121,11 +121,12 @@ class Ticks:
 
     def _end_tick(self, run: Run, last: bool) -> None:
         now = time.time()
+        image_due = self._image_due()
         status = status_line(self._values(run, now))
         if self.is_main:
             self._bar.clear()
             print(status, flush=True)
-            if last or self._image_due():
+            if last or image_due:
                 self._save_fakes(run)
         snapshot_due = last or self.tick % self.config['network_snapshot_ticks'] == 0
         overdue = now - self._save_time > STATE_SEC or self.services.is_failing('saving the state')
@@ -144,7 +145,7 @@ class Ticks:
             self._save_state(run)
         if score_due:           # Last: it may take long, and be broken off.
             self._score(run, path)
-        if self.is_main and self._report is not None and (snapshot_due or self._image_due()):
+        if self.is_main and self._report is not None and (snapshot_due or image_due):
             self.services.run('report.html', partial(self._report, self.run_dir))
         if last:                # Before another stage starts its processes, or everything ends.
             self.services.wait()
