@@ -49,10 +49,14 @@ def main(source, dest, check, max_images, background, labels_from, skip_bad, **t
         transform = transforms.make_transform(**transform_options)
         images = sources.open_source(source, labels_from, _parse_color(background))
         if check:
+            if images.passed_over:
+                click.echo(f'{images.path}: {images.passed_over}')
             _report_problems(images, conversion.outcomes(images, transform, max_images))
         else:
             max_bad = skip_bad if skip_bad is not None else math.inf if images.skips_bad else 0
             _report_summary(dest, conversion.convert(images, dest, transform, max_images, max_bad))
+            if images.passed_over:
+                click.echo(f'{images.path}: {images.passed_over}')
     except OSError as error:
         raise click.ClickException(f'{error.filename}: {error.strerror}' if error.filename else str(error)) from error
 

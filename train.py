@@ -719,6 +719,16 @@ def print_config(config: dict) -> None:
     print(f'Image resolution:   {shape["img_resolution"]}')
     print(f'Conditional model:  {shape["c_dim"] > 0}{unused_labels(config)}')
     print(f'Dataset x-flips:    {data.get("xflip", False)}\n')
+    print_passed_over(config)
+
+
+def print_passed_over(config: dict) -> None:
+    """A line per data set about the files in it that are none of its images."""
+    from training.dataset import ImageFolderDataset
+    for path in config['data_paths']:
+        with closing(ImageFolderDataset(path)) as dataset:
+            if dataset.passed_over():
+                print(f'{path}: {dataset.passed_over()}\n')
 
 
 def unused_labels(config: dict) -> str:
@@ -761,7 +771,7 @@ def started_run(o: dict) -> dict:
     changes = {run_dir: resume.differences(saved, config) for run_dir, saved in earlier}
     same = [run_dir for run_dir in changes if not changes[run_dir]]
     for run_dir in same or [run_dir for run_dir in changes if resume.is_of_the_data(changes[run_dir])]:
-        refuse_changes(run_dir, changes[run_dir], 'override' in o)
+        refuse_changes(run_dir, config, changes[run_dir], 'override' in o)
         refuse_lost_states(run_dir, config)
         config['run_dir'] = run_dir
         return config
@@ -839,7 +849,7 @@ def continued_run(o: dict) -> dict:
     except OSError as error:
         raise UserError(f'{run_dir}: {error}; {where_it_lies_now(error, {**command, **given}, saved)}') from error
     config = with_processes(config, given.get('gpus') or int(os.environ.get('WORLD_SIZE', saved['num_gpus'])))
-    refuse_changes(run_dir, resume.differences(saved, config), 'override' in o)
+    refuse_changes(run_dir, config, resume.differences(saved, config), 'override' in o)
     config['run_dir'] = run_dir
     return config
 
@@ -902,12 +912,13 @@ def data_now(config: dict) -> dict:
     return now
 
 
-def refuse_changes(run_dir: str, changes: dict, override: bool) -> None:
+def refuse_changes(run_dir: str, config: dict, changes: dict, override: bool) -> None:
     """Says in what a run would go on differently; raises UserError unless that is wanted and possible."""
     if not changes:
         return
     if resume.is_of_the_data(changes):
         sentence = f'the data of this run has changed: {resume.in_words(changes).removeprefix("data: ")} ({run_dir})'
+        sentence += no_longer_taken(config)
     else:
         sentence = f'{run_dir} was started with other settings or data ({resume.in_words(changes)})'
     fits = not any(name.startswith('data_shape.') for name in changes)
@@ -915,6 +926,17 @@ def refuse_changes(run_dir: str, changes: dict, override: bool) -> None:
             'starts another run')
     require(override, f'{sentence}; --override continues all the same, --new starts another run')
     click.echo(f'{sentence}; continuing all the same.', err=True)
+
+
+def no_longer_taken(config: dict) -> str:
+    """Words about folders in the data that programs left behind: images of them were in runs of earlier versions."""
+    from training.dataset import ImageFolderDataset
+    names = []
+    for path in config['data_paths']:
+        with closing(ImageFolderDataset(path)) as dataset:
+            names += dataset.left_behind()
+    return (f', where pictures that programs left behind ({", ".join(dict.fromkeys(names))}) no longer count as images'
+            if names else '')
 
 
 def is_finished(config: dict) -> bool:

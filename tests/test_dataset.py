@@ -309,7 +309,7 @@ def test_no_images(small_set, tmp_path, name):
     with pytest.raises(DatasetError) as error:
         small_set({'notes/a.txt': b''}, name=name)
     assert str(error.value) == \
-        f'{tmp_path}/{name}: no images in it (.png, .jpg, .webp and so on), nor in its subfolders'
+        f'{tmp_path}/{name}: no images in it (.png, .jpg, .webp and so on), nor in its subfolders; 1 file passed over: 1 .txt'
 
 
 @pytest.mark.parametrize('data, reason', [

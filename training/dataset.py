@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from training.data import images
+from training.data import images, listing
 from training.data.labels import LABEL_FILE, find_labels, label_array
 from training.data.storage import DatasetError, fingerprint, open_files
 
@@ -185,9 +185,7 @@ class ImageFolderDataset(Dataset):
         self._path = os.fspath(path)
         self._labels_from = labels_from
         self._files = open_files(self._path)
-        self._image_names = [name for name in self._files.names if images.is_image_name(name)]
-        if not self._image_names:
-            raise DatasetError(f'{path}: no images in it (.png, .jpg, .webp and so on), nor in its subfolders')
+        self._image_names = listing.image_names(self._files)
         height, width, channels = self._first_shape = self._decode(self._image_names[0]).shape
         if resolution is not None and (height, width) != (resolution, resolution):
             raise DatasetError(f'{path}: images are {width}x{height}, not {resolution}x{resolution} as asked for')
@@ -212,6 +210,14 @@ class ImageFolderDataset(Dataset):
         """
         label_file = [LABEL_FILE] if LABEL_FILE in self._files.names else []
         return fingerprint(self._files, self._image_names + label_file)
+
+    def passed_over(self) -> str:
+        """The files of this set that are none of its images, counted, in words; '' if there are none."""
+        return listing.what_is_passed_over(self._files)
+
+    def left_behind(self) -> list[str]:
+        """Names of the folders in this set that programs left behind; earlier versions also took pictures from them."""
+        return sorted(kind.removeprefix('folder ') for kind in self._files.left_out if kind.startswith('folder '))
 
     def check(self, decode: bool = True) -> Iterator[BadFile]:
         """Goes through the images of this set and yields those that cannot be used; without `decode`, by headers."""

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from dnnlib.pictures import MAX_PIXELS, PictureError, extensions, open_picture
+from training.data.passed_over import left_behind
 
 WHITE = (255, 255, 255)
 
@@ -53,13 +54,10 @@ class WrongSizeError(ImageError):
 
 
 def is_image_name(name: str) -> bool:
-    """Whether the extension is one of an image format, in upper or lower case.
-
-    `._NAME` and everything below `__MACOSX` are notes that macOS leaves beside the files that it packs.
-    """
-    folder, _, file_name = name.rpartition('/')
-    if file_name.startswith('._') or '__MACOSX' in folder.split('/'):
+    """Whether the extension is one of an image format, in upper or lower case, and no program left the file behind."""
+    if left_behind(name) is not None:
         return False
+    file_name = name.rpartition('/')[2]
     dot = file_name.rfind('.')
     return dot > 0 and file_name[dot:].lower() in extensions()
 

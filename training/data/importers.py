@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from training.data import listing
 from training.data.cifar10 import read_cifar10
-from training.data.images import WHITE, decode, is_image_name, recolor
+from training.data.images import WHITE, decode, recolor
 from training.data.labels import find_labels, label_array
 from training.data.storage import MAX_FILE_BYTES, DatasetError, FolderFiles, open_files
 
@@ -33,6 +34,7 @@ class Source(NamedTuple):
     count: int
     class_names: list[str] | None = None
     skips_bad: bool = False         # Whether unreadable images are a matter of course in a source of this kind.
+    passed_over: str = ''           # The files that are no images, counted, in words.
 
 
 def open_source(path: str, labels_from: str = 'json', background: tuple[int, int, int] = WHITE) -> Source:
@@ -61,9 +63,7 @@ def open_source(path: str, labels_from: str = 'json', background: tuple[int, int
 def _files(path: str, labels_from: str, background: tuple[int, int, int]) -> Source:
     """A folder, in the order of path components, or an archive, in string order, which puts 'a-z' before 'a/x'."""
     files = open_files(path)
-    names = [name for name in files.names if is_image_name(name)]
-    if not names:
-        raise DatasetError(f'{path}: no images in it (.png, .jpg, .webp and so on), nor in its subfolders')
+    names = listing.image_names(files)
     if isinstance(files, FolderFiles):
         names.sort(key=lambda name: name.split('/'))
     found = find_labels(files, names, labels_from)
@@ -76,7 +76,7 @@ def _files(path: str, labels_from: str, background: tuple[int, int, int]) -> Sou
         return decode(files.read(name), background)
 
     items = [Item(name, partial(load, name), labels.get(name)) for name in names]
-    return Source(path, items, len(items), found.class_names)
+    return Source(path, items, len(items), found.class_names, passed_over=listing.what_is_passed_over(files))
 
 
 def _lsun(path: str, background: tuple[int, int, int]) -> Source:

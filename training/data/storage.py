@@ -5,14 +5,17 @@ Names are relative to the folder or archive and have forward slashes.
 import hashlib
 import os
 import shutil
+import stat
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from dnnlib import writing
+from training.data import passed_over
 
 MAX_FILE_BYTES = 2 ** 29        # Of one file in a set; an archive's directory may claim anything.
 
@@ -28,12 +31,14 @@ class FolderFiles:
 
     Attributes:
         path: the folder, as given.
-        names: all files, in plain string order.
+        names: all files, in plain string order, but for what programs left behind.
+        left_out: what is not among the names, counted by kind.
     """
 
     def __init__(self, path: str):
         self.path = path
-        self.names = sorted(_walk(path))
+        self.left_out: Counter[str] = Counter()
+        self.names = sorted(_walk(path, self.left_out))
 
     def open(self, name: str) -> BinaryIO:
         """Opens one file for reading; OSError with the reason alone."""
@@ -67,14 +72,16 @@ class ZipFiles:
 
     Attributes:
         path: the archive, as given.
-        names: all members, in plain string order.
+        names: all members, in plain string order, but for what programs left behind.
+        left_out: what is not among the names, counted by kind.
     """
 
     def __init__(self, path: str):
         self.path = path
         self._zip = None
         self._owner = None          # Id of the process that opened self._zip.
-        self.names = sorted(set(self._archive().namelist()))
+        names, self.left_out = _members(self._archive())
+        self.names = sorted(names)
 
     def open(self, name: str) -> BinaryIO:
         """Opens one member for reading; OSError with the reason alone."""
@@ -206,17 +213,48 @@ def _in_place_of(path: str) -> Iterator[str]:
         raise
 
 
-def _walk(root: str) -> Iterator[str]:
-    """Names of the regular files below a folder; links to files count, links to folders are not followed."""
+def _walk(root: str, left_out: Counter[str]) -> Iterator[str]:
+    """Names of the regular files below a folder; links to files count, links to folders are not followed.
+
+    What is left out is counted; a folder that a program left behind is not even looked into.
+    """
     try:
         entries = list(os.scandir(root))
     except OSError as error:
         raise DatasetError(f'{root}: {error.strerror}') from error
     for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from (f'{entry.name}/{name}' for name in _walk(entry.path))
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if passed_over.is_left_behind(entry.name):
+            left_out[passed_over.kind_left_behind(entry.name, is_folder)] += 1
+        elif is_folder:
+            yield from (f'{entry.name}/{name}' for name in _walk(entry.path, left_out))
         elif entry.is_file():
             yield entry.name
+        else:
+            left_out[_kind_of_special(entry)] += 1
+
+
+def _kind_of_special(entry: os.DirEntry) -> str:
+    if entry.is_dir():
+        return passed_over.LINKED_FOLDER
+    return passed_over.DANGLING_LINK if entry.is_symlink() else passed_over.SPECIAL_FILE
+
+
+def _members(archive: zipfile.ZipFile) -> tuple[set[str], Counter[str]]:
+    """(Names of the files in an archive, what is left out of them), as `_walk` has them of a folder."""
+    names, linked, outermost = set(), set(), set()
+    for info in archive.infolist():
+        found = passed_over.left_behind(info.filename.removesuffix('/'))
+        if found is not None:
+            outermost.add((found, found != info.filename))
+        elif stat.S_ISLNK(info.external_attr >> 16):        # The member is the text of the link.
+            linked.add(info.filename)
+        elif not info.is_dir():
+            names.add(info.filename)
+    left_out = Counter(passed_over.kind_left_behind(*found) for found in outermost)
+    if linked:
+        left_out[passed_over.ARCHIVED_LINK] = len(linked)
+    return names, left_out
 
 
 def _open_zip(path: str) -> zipfile.ZipFile:
