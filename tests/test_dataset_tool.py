@@ -421,7 +421,7 @@ LIST = ' (--check lists all images that will not do)'
      'image b.png cannot be read (not an image in a known format); ' + SKIP + LIST),
     ({'a.png': picture(4, 4)}, ['--transform=center-crop-wide', '--width=16', '--height=8'],
      'no image left to write (1 dropped, 0 unreadable)'),
-    ({'a.txt': b''}, [], 'no images in it (.png, .jpg, .webp and so on), nor in its subfolders'),
+    ({'a.txt': b''}, [], 'no images in it (.png, .jpg, .webp and so on), nor in its subfolders; 1 file passed over: 1 .txt'),
     ({'a.png': picture(), 'dataset.json': b'{}'}, [],
      'dataset.json must hold {"labels": [[FILE NAME, LABEL], ...]} or {"labels": null}'),
     ({'a.png': picture(), 'dataset.json': b'{"labels": [["a.png", -1]]}'}, [],
