@@ -27,8 +27,8 @@ from dnnlib import output
               help='Convert to colour or to grey; auto leaves each image as it is.')
 @click.option('--background', metavar='COLOR', default='white', show_default=True,
               help='What transparent images are laid on: a name, or #rrggbb.')
-@click.option('--labels-from', type=click.Choice(['json', 'folders']), default='json', show_default=True,
-              help='Take labels from dataset.json, or make every subfolder a class.')
+@click.option('--labels-from', type=click.Choice(['json', 'folders', 'none']), default='json', show_default=True,
+              help='Take labels from dataset.json, make every subfolder a class, or write none.')
 @click.option('--skip-bad', metavar='N', type=click.IntRange(min=0),
               help='Leave out up to N images that cannot be read.  [default: 0; for LSUN, any number]')
 def main(source, dest, check, max_images, background, labels_from, skip_bad, **transform_options):
@@ -54,9 +54,11 @@ def main(source, dest, check, max_images, background, labels_from, skip_bad, **t
             _report_problems(images, conversion.outcomes(images, transform, max_images))
         else:
             max_bad = skip_bad if skip_bad is not None else math.inf if images.skips_bad else 0
-            _report_summary(dest, conversion.convert(images, dest, transform, max_images, max_bad))
+            summary = conversion.convert(images, dest, transform, max_images, max_bad)
+            _report_summary(dest, summary)
             if images.passed_over:
                 click.echo(f'{images.path}: {images.passed_over}')
+            _report_labels(summary.labels, images)
     except OSError as error:
         raise click.ClickException(f'{error.filename}: {error.strerror}' if error.filename else str(error)) from error
 
@@ -79,19 +81,19 @@ def _parse_color(name: str) -> tuple[int, int, int]:
 def _report_problems(source, outcomes) -> None:
     """Prints a line per image that will not do; exit status 1 if there is any."""
     from tqdm import tqdm
-    num_images, num_labelled, remedies = 0, 0, []
+    num_images, labels, remedies = 0, [], []
     for outcome in outcomes:
         num_images += 1
-        num_labelled += outcome.item.label is not None
+        labels.append(outcome.item.label)
         if outcome.problem:
             remedies.append(outcome.remedy)
             with tqdm.external_write_mode():        # Beside the progress bar.
                 click.echo(f'{outcome.item.name}: {outcome.problem}')
-    _warn_about_labels(num_labelled, num_images)
     if remedies:
         raise click.ClickException('; '.join([
             f'{source.path}: {len(remedies)} of {num_images} images will not do', *dict.fromkeys(remedies)]))
     click.echo(f'{source.path}: {num_images} images, nothing wrong')
+    _report_labels(labels, source)
 
 
 def _report_summary(dest: str, summary) -> None:
@@ -99,13 +101,20 @@ def _report_summary(dest: str, summary) -> None:
     kind = 'RGB' if channels == 3 else 'grey'
     click.echo(f'{dest}: {summary.num_written} images, {width}x{height} {kind}; '
                f'{summary.num_dropped} dropped as too small, {summary.num_bad} skipped as unreadable')
-    _warn_about_labels(summary.num_labelled, summary.num_written)
 
 
-def _warn_about_labels(num_labelled: int, num_images: int) -> None:
-    if 0 < num_labelled < num_images:
-        click.echo(f'Warning: {num_labelled} of {num_images} images have a label; labels are of use, and written, only '
-                   'if all have one', err=True)
+def _report_labels(labels: list, source) -> None:
+    """Prints what labels there are: the number of images of each class."""
+    from training.data.labels import class_table, describe
+    num_missing = sum(label is None for label in labels)
+    if source.label_note:
+        click.echo(f'Note: {source.label_note}', err=True)
+    if 0 < num_missing < len(labels):
+        click.echo(f'Warning: {num_missing} of {len(labels)} images have no label; labels are of use, and written, only if '
+                   'all have one', err=True)
+    click.echo(f'Labels: {"none" if num_missing else describe(labels)}')
+    if not num_missing and not isinstance(labels[0], list):
+        click.echo('\n'.join(f'  {line}' for line in class_table(labels, source.class_names)))
 
 
 if __name__ == '__main__':

@@ -364,8 +364,8 @@ def measurable_metrics(config: dict, download: bool = False, dry_run: bool = Fal
 def resolve_data(o: dict, names: list[str]) -> dict:
     """{arguments of the data set, shape of its items}."""
     from training.dataset import ImageFolderDataset
-    labels_from = dict(labels_from=o['labels_from']) if 'labels_from' in o else {}
     paths = data_paths(o)
+    labels_from = label_source(o, paths)
     shapes, fingerprints, nums = {}, [], []
     for path in paths:
         dataset = ImageFolderDataset(path=path, use_labels=bool(o.get('cond')), **labels_from)
@@ -397,13 +397,27 @@ def resolve_data(o: dict, names: list[str]) -> dict:
                 data_shape=shapes[paths[0]])
 
 
+def label_source(o: dict, paths: list[str]) -> dict:
+    """--labels-from as an argument of the data sets. Folders are numbered in plain string order where that makes no
+    difference, which is how all runs of before have recorded them, and else by the numbers in their names."""
+    from training.dataset import ImageFolderDataset
+    if 'labels_from' not in o:
+        return {}
+    if o['labels_from'] == 'folders' and o.get('cond'):
+        for path in [*paths, *([o['held_out']] if 'held_out' in o else [])]:
+            with closing(ImageFolderDataset(path, labels_from='folders')) as dataset:
+                if dataset.has_ambiguous_order():
+                    return dict(labels_from='natural-folders')
+    return dict(labels_from=o['labels_from'])
+
+
 def resolve_held_out(o: dict, config: dict) -> None:
     """--held-out, or what --subset leaves out: images that D never learns from, enough to fill a micro-batch."""
     from training.dataset import ImageFolderDataset
     require('held_out' not in o or 'data' in o, '--held-out has no effect without --data')
     if 'data' not in o or not {'held_out', 'subset'} & o.keys():
         return
-    path, options = o.get('held_out', o['data']), dict(labels_from=o['labels_from']) if 'labels_from' in o else {}
+    path, options = o.get('held_out', o['data']), label_source(o, [o['data']])
     dataset = ImageFolderDataset(path=path, use_labels=bool(o.get('cond')), **options)
     shape = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
     num = len(dataset) - (0 if 'held_out' in o else o['subset'])
@@ -718,6 +732,7 @@ def print_config(config: dict) -> None:
     print(f'Number of images:   {data.get("max_size", "all")}')
     print(f'Image resolution:   {shape["img_resolution"]}')
     print(f'Conditional model:  {shape["c_dim"] > 0}{unused_labels(config)}')
+    print_labels(config)
     print(f'Dataset x-flips:    {data.get("xflip", False)}\n')
     print_passed_over(config)
 
@@ -731,6 +746,20 @@ def print_passed_over(config: dict) -> None:
                 print(f'{path}: {dataset.passed_over()}\n')
 
 
+def print_labels(config: dict) -> None:
+    """What the labels are that the run learns: of classes, numbers, names, and how many images each has."""
+    from training.dataset import ImageFolderDataset
+    options = resume.set_kwargs(config)
+    if not options.get('use_labels'):
+        return
+    for path in config['data_paths']:
+        with closing(ImageFolderDataset(path, use_labels=True, labels_from=options.get('labels_from', 'json'))) as dataset:
+            kind, *lines = dataset.about_labels()
+        print(f'Labels:             {kind}{f" ({path})" if len(config["data_paths"]) > 1 else ""}')
+        for line in lines:
+            print(f'    {line}')
+
+
 def unused_labels(config: dict) -> str:
     """Words about the labels of the data sets, if they have some and the run does not learn them."""
     from training.dataset import ImageFolderDataset
@@ -739,11 +768,11 @@ def unused_labels(config: dict) -> str:
     for path in config['data_paths']:
         try:
             with closing(ImageFolderDataset(path, use_labels=True)) as dataset:
-                num, what = dataset.label_dim, 'classes' if dataset.has_onehot_labels else 'numbers each'
+                kind = dataset.about_labels()[0]
         except OSError as error:
             return f' (the labels of the data set are not used, nor could they be: {error})'
-        if num:
-            return f' (the data set has labels, of {num} {what}, which are not used; --cond=1 learns them)'
+        if kind != 'none':
+            return f' (the data set has labels, {kind}, which are not used; --cond=1 learns them)'
     return ''
 
 
@@ -768,13 +797,13 @@ def started_run(o: dict) -> dict:
     run_name, config = resolve(o)
     config['run_dir'] = os.path.join(o['outdir'], f'{next_run_id(o["outdir"]):05d}-{run_name}')
     earlier = earlier_runs(o['outdir'], run_name) if 'new' not in o else []
-    changes = {run_dir: resume.differences(saved, config) for run_dir, saved in earlier}
+    as_before = {run_dir: resume.with_classes_of(saved, config) for run_dir, saved in earlier}
+    changes = {run_dir: resume.differences(saved, as_before[run_dir]) for run_dir, saved in earlier}
     same = [run_dir for run_dir in changes if not changes[run_dir]]
     for run_dir in same or [run_dir for run_dir in changes if resume.is_of_the_data(changes[run_dir])]:
         refuse_changes(run_dir, config, changes[run_dir], 'override' in o)
         refuse_lost_states(run_dir, config)
-        config['run_dir'] = run_dir
-        return config
+        return {**as_before[run_dir], 'run_dir': run_dir}
     if earlier:
         run_dir = earlier[0][0]
         click.echo(f'A new run: {run_dir} has other settings ({resume.in_words(changes[run_dir])}).', err=True)
@@ -858,7 +887,7 @@ def resolve_again(saved: dict, command: dict, given: dict) -> dict:
     """The configuration of a saved run with other options. It is that for the processes that the run began with: much
     follows from their number, and is to stay."""
     gpus = command.get('gpus', saved['num_gpus'])
-    return resolve(with_whole_paths({**command, **given, 'gpus': gpus}))[1]
+    return resume.with_classes_of(saved, resolve(with_whole_paths({**command, **given, 'gpus': gpus}))[1])
 
 
 def with_processes(config: dict, gpus: int) -> dict:

@@ -129,17 +129,24 @@ def test_one_class_counts_as_labelled():
     assert dataset.has_labels and dataset.label_dim == 1 and dataset.get_label(2).tolist() == [1]
 
 
-def test_fractions_of_class_labels_are_cut_off(small_set):
-    dataset = small_set(['a.png', 'b.png'], labels=[['a.png', 1.9], ['b.png', -0.5]], use_labels=True)
-    assert [dataset.get_details(i).raw_label for i in range(2)] == [1, 0] and dataset.label_dim == 2
-
-
 def test_vector_labels_are_handed_out_as_copies(small_set):
     dataset = small_set(['a.png'], labels=[['a.png', [0.5, -2]]], use_labels=True)
     dataset.get_label(0)[:] = 9
     dataset[0][1][:] = 9
     dataset.get_details(0).raw_label[:] = 9
     assert dataset.get_label(0).tolist() == [0.5, -2] and not dataset.has_onehot_labels
+
+
+def test_whole_numbers_are_classes_however_they_are_written(small_set):
+    dataset = small_set(['a.png', 'b.png'], labels=[['a.png', 1.0], ['b.png', 0]], use_labels=True)
+    assert [dataset.get_details(i).raw_label for i in range(2)] == [1, 0] and dataset.has_onehot_labels
+
+
+def test_a_part_of_a_set_of_a_thousand_classes_keeps_their_numbers(small_set):
+    dataset = small_set(['a.png', 'b.png'], labels=[['a.png', 999], ['b.png', 207]], use_labels=True)
+    assert dataset.label_dim == 1000
+    assert dataset.about_labels() == [
+        '1000 classes, of which 2 occur', 'class  images', '  207       1', '  999       1']
 
 
 def test_surplus_labels_are_ignored(small_set):
@@ -153,6 +160,22 @@ def test_subfolders_become_classes_when_asked_for(small_set, name):
     dataset = small_set(files, name=name, use_labels=True, labels_from='folders')
     assert [dataset.get_details(i).raw_label for i in range(4)] == [0, 1, 1, 2] and dataset.label_dim == 3
     assert not ImageFolderDataset(dataset._path, use_labels=True).has_labels
+
+
+@pytest.mark.parametrize('source, order, first', [('natural-folders', [0, 1, 3, 2], 2), ('folders', [0, 1, 2, 3], 10)])
+def test_numbered_folders_are_classes_in_the_order_asked_for(small_set, source, order, first):
+    """'folders' is what runs of before have recorded, and must go on meaning what it meant to them."""
+    dataset = small_set(['c0/0.png', 'c1/1.png', 'c10/2.png', 'c2/3.png'], use_labels=True, labels_from=source)
+    assert [dataset.get_details(i).raw_label for i in range(4)] == order
+    assert dataset.about_labels()[-1].startswith(f'Class 2 is the folder c{first}: ')
+
+
+@pytest.mark.parametrize('folders', [['a', 'b'], ['n01', 'n02', 'x10'], ['a-1', 'a1'], ['B', 'a']])
+def test_other_folders_are_classes_in_string_order_either_way(small_set, folders):
+    files = [f'{folder}/{i}.png' for i, folder in enumerate(folders)]
+    dataset = small_set(files, use_labels=True, labels_from='natural-folders')
+    assert [dataset.get_details(i).raw_label for i in range(len(files))] == list(range(len(files)))
+    assert not dataset.has_ambiguous_order()
 
 
 @pytest.mark.parametrize('path, name', [
@@ -241,6 +264,18 @@ def test_the_fingerprint_tells_contents_apart_and_nothing_else(tmp_path):
         fingerprint('9.zip', {'a.png': files['a.png'], 'b/d.png': files['b/c.png']}),
     ]
     assert len({reference, *others}) == 6
+
+
+def test_a_label_file_in_the_top_folder_is_part_of_the_content_where_it_is_used(tmp_path):
+    """Runs without labels have a fingerprint that never counted it."""
+    def fingerprint(name, labels, **options):
+        files = {'cats/a.png': picture()}
+        if labels is not None:
+            files['cats/dataset.json'] = json.dumps({'labels': [['a.png', label] for label in labels]}).encode()
+        return ImageFolderDataset(str(write_set(tmp_path / name, files)), **options).fingerprint()
+
+    assert fingerprint('1', [0]) == fingerprint('2', None) == fingerprint('3', [0], use_labels=True, labels_from='folders')
+    assert len({fingerprint('4', None), *(fingerprint(f'{5 + i}.zip', [i], use_labels=True) for i in range(2))}) == 3
 
 
 BAD = {
@@ -405,6 +440,13 @@ def test_another_resolution_than_asked_for(small_set, tmp_path):
     ([], 'dataset.json has no label for image a.png and 1 more; all images need one'),
     ([['a.png', 0], ['b.png', None]], 'dataset.json has no label for image b.png; all images need one'),
     ([['a.png', 0], ['b.png', -1]], 'image b.png has class label -1; classes are numbered from 0, up to 999999'),
+    ([['a.png', 0], ['b.png', 0.25]], 'image b.png has the label 0.25, which is no class: classes are whole numbers '
+                                      'from 0; for a quantity give every image a list of one number, here [0.25]'),
+    ([['a.png', 0], ['b.png', -0.5]], 'image b.png has the label -0.5, which is no class: classes are whole numbers '
+                                      'from 0; for a quantity give every image a list of one number, here [-0.5]'),
+    ([['a.png', 0], ['b.png', 70000]], 'the labels go up to 70000, but only 2 different ones occur; every number up to '
+                                       'the largest is a class, so number the classes from 0 to 1'),
+    ([['a.png', 0], ['b.png', 1], ['a.png', 2]], 'dataset.json has two labels for a.png, 0 and 2'),
     ([['a.png', 0], ['b.png', 10**9]], 'image b.png has class label 1000000000; '
                                        'classes are numbered from 0, up to 999999'),
     ([['a.png', 0], ['b.png', [1, 2]]], 'image b.png has a list of 2 numbers as its label; '

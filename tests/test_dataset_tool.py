@@ -115,7 +115,7 @@ def test_labels_are_left_out_unless_every_image_has_one(convert, tmp_path):
     assert convert(write_set(tmp_path / 'named', {**files, 'dataset.json': json.dumps(named).encode()}))[1] == {
         'labels': None}
     output = run(f'--source={tmp_path}/1', f'--dest={tmp_path}/out')
-    warning = 'Warning: 1 of 2 images have a label; labels are of use, and written, only if all have one\n'
+    warning = 'Warning: 1 of 2 images have no label; labels are of use, and written, only if all have one\n'
     assert warning in output and warning in run(f'--source={tmp_path}/1', '--check')
     assert 'Warning' not in run(f'--source={tmp_path}/0', '--check')
     assert convert(tmp_path / '1', '--max-images=1')[1] == {'labels': [[name_of(0), 1]]}
@@ -126,6 +126,35 @@ def test_subfolders_become_classes_when_asked_for(convert, tmp_path):
     assert convert(source)[1] == {'labels': None}
     assert convert(source, '--labels-from=folders')[1] == {
         'labels': [[name_of(0), 0], [name_of(1), 0], [name_of(2), 1]], 'label_names': ['cat', 'dog']}
+
+
+def test_numbered_folders_are_classes_in_the_order_of_their_numbers(convert, tmp_path):
+    """As strings, 10 and 11 come before 2."""
+    source = write_set(tmp_path / 'set', {f'{i}/{k}.png': picture() for i in range(12) for k in range(i % 2 + 1)})
+    labels = convert(source, '--labels-from=folders')[1]
+    assert labels['label_names'] == [str(i) for i in range(12)]
+    output = run(f'--source={source}', '--check', '--labels-from=folders').splitlines()
+    assert output[:4] == [f'{source}: 18 images, nothing wrong',
+                          'Note: Class 2 is the folder 2: numbers in the names of the folders count.',
+                          'Labels: 12 classes', '  class  images  name']
+    assert output[4] == '      0       1  0' and output[-1] == '     11       2  11'
+
+
+def test_the_table_of_classes_is_short(tmp_path):
+    source = write_set(tmp_path / 'set.zip', {f'c{i:02d}/0.png': picture() for i in range(30)})
+    output = run(f'--source={source}', f'--dest={tmp_path}/out', '--labels-from=folders').splitlines()
+    assert output[1:] == ['Labels: 30 classes', '  class  images  name', *(f'  {i:5d}       1  c{i:02d}' for i in range(24)),
+                          '  and 6 more']
+
+
+def test_the_summary_says_of_vectors_that_they_are(tmp_path):
+    source = write_set(tmp_path / 'set', {'a.png': picture()}, labels=[['a.png', [0.5, 2]]])
+    assert run(f'--source={source}', '--check').endswith('Labels: a vector of 2 numbers for each image\n')
+
+
+def test_labels_are_left_out_of_any_source(tmp_path, convert):
+    assert convert(mnist_files(tmp_path, noise(84, 28, 1).reshape(3, 28, 28), [0, 1, 2]), '--labels-from=none')[1] == {
+        'labels': None}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -544,7 +573,7 @@ def test_check_lists_every_bad_file_with_its_reason(tmp_path):
 def test_check_judges_what_the_transform_makes(tmp_path):
     source = write_set(tmp_path / 'cats', {'a.png': picture(16, 9), 'b.png': picture(30, 20, channels=1)})
     options = ['--transform=center-crop', '--width=8', '--height=8', '--color=rgb']
-    assert run(f'--source={source}', '--check', *options) == f'{source}: 2 images, nothing wrong\n'
+    assert run(f'--source={source}', '--check', *options) == f'{source}: 2 images, nothing wrong\nLabels: none\n'
 
 
 def test_skip_bad_is_a_budget(tmp_path):
@@ -556,6 +585,7 @@ def test_skip_bad_is_a_budget(tmp_path):
         f'Skipped: {source}: image a.png cannot be read (not an image in a known format)',
         f'Skipped: {source}: image c.png cannot be read (not an image in a known format)',
         f'{tmp_path}/out.zip: 2 images, 8x8 RGB; 0 dropped as too small, 2 skipped as unreadable',
+        'Labels: none',
     }
     assert list(read_result(tmp_path / 'out.zip')[0]) == [name_of(1), name_of(3)]
 
@@ -598,4 +628,4 @@ def test_a_conversion_does_without_torch(tmp_path):
     script = f'import sys, dataset_tool; dataset_tool.main(["--source={source}", "--check"], standalone_mode=False); ' \
              'from training.dataset import ImageFolderDataset; print("torch" in sys.modules)'
     output = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert output == f'{source}: 1 images, nothing wrong\nFalse\n'
+    assert output == f'{source}: 1 images, nothing wrong\nLabels: none\nFalse\n'

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from training.data import images, listing
-from training.data.labels import LABEL_FILE, find_labels, label_array
+from training.data.labels import LABEL_FILE, Labels, class_table, describe, find_labels, label_array, label_file
 from training.data.storage import DatasetError, fingerprint, open_files
 
 __all__ = ['BadFile', 'Dataset', 'DatasetError', 'Details', 'ImageFolderDataset']
@@ -164,7 +164,8 @@ class ImageFolderDataset(Dataset):
         path: folder or .zip archive.
         resolution: side in pixels that the images must have; None takes it from the first image.
         max_size, use_labels, xflip, random_seed: as in `Dataset`.
-        labels_from: 'json' reads `dataset.json`; 'folders' makes every subfolder a class, in string order.
+        labels_from: 'json' reads `dataset.json`; 'folders' makes every subfolder a class, in plain string order (10 before
+            2), which runs of before have recorded; 'natural-folders' goes by the numbers in the names (2 before 10).
 
     Raises:
         DatasetError: nothing to read at `path`, or the first image is damaged or of another resolution. Later, when the
@@ -206,10 +207,14 @@ class ImageFolderDataset(Dataset):
         """SHA-256, in hex, of the content: names, lengths and checksums of all images and of the label file.
 
         It does not depend on where the set lies, on the options that it is opened with, or on whether it is a folder
-        or an archive. Of an archive only the directory is read; of a folder, every file.
+        or an archive; but a label file in another place than the root counts only where it is used, since runs without
+        labels have never counted it. Of an archive only the directory is read; of a folder, every file.
         """
-        label_file = [LABEL_FILE] if LABEL_FILE in self._files.names else []
-        return fingerprint(self._files, self._image_names + label_file)
+        names = [*self._image_names, *([LABEL_FILE] if LABEL_FILE in self._files.names else [])]
+        if LABEL_FILE not in names and self._use_labels and self._labels_from == 'json':
+            elsewhere = label_file(self._files, self._image_names)
+            names += [elsewhere] if elsewhere else []
+        return fingerprint(self._files, names)
 
     def passed_over(self) -> str:
         """The files of this set that are none of its images, counted, in words; '' if there are none."""
@@ -257,8 +262,25 @@ class ImageFolderDataset(Dataset):
             raise self._error(name, problem, self._how_to_convert())
         return pixels.transpose(2, 0, 1)
 
+    def about_labels(self) -> list[str]:
+        """Lines of text: what kind of labels are used, the classes with the number of their images, and how they were
+        found where that is not a matter of course."""
+        labels = self._raw_labels
+        if not self.has_labels:
+            return ['none']
+        found = self._find_labels()
+        table = class_table(labels, found.class_names) if self.has_onehot_labels else []
+        return [describe(labels), *table, *([found.note] if found.note else [])]
+
+    def has_ambiguous_order(self) -> bool:
+        """Whether 'folders' and 'natural-folders' number the classes differently."""
+        return self._labels_from != 'json' and self._find_labels().note is not None
+
+    def _find_labels(self) -> Labels:
+        return find_labels(self._files, self._image_names, self._labels_from)
+
     def _load_raw_labels(self) -> np.ndarray | None:
-        labels = find_labels(self._files, self._image_names, self._labels_from).by_name
+        labels = self._find_labels().by_name
         return None if labels is None else label_array(labels, self._image_names, self._path)
 
     def _decode(self, name: str, size: Sequence[int] | None = None) -> np.ndarray:

@@ -113,6 +113,16 @@ def set_kwargs(config: dict[str, Any]) -> dict[str, Any]:
     return kwargs if isinstance(kwargs, dict) else {}
 
 
+def with_classes_of(saved: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with folders numbered as classes in the order that a run has begun with: runs of before took
+    plain string order, whatever numbers there are in the names."""
+    before, now = set_kwargs(saved).get('labels_from'), set_kwargs(config).get('labels_from')
+    if (before, now) != ('folders', 'natural-folders'):
+        return config
+    of_the_data = next(key for key in ('training_set_kwargs', 'centre_kwargs') if config.get(key))
+    return {**config, of_the_data: {**config[of_the_data], 'labels_from': before}}
+
+
 def _choice(config):
     """(What --subset says, how many images are chosen from all). None: all are used."""
     kwargs = set_kwargs(config)

@@ -35,7 +35,7 @@ class Summary(NamedTuple):
     num_written: int
     num_dropped: int                        # By the transform.
     num_bad: int                            # Unreadable and skipped.
-    num_labelled: int                       # Labels are written if all images have one.
+    labels: list                            # Of the written images, None for one that has none.
 
 
 def convert(
@@ -72,10 +72,9 @@ def convert(
                 add(name, encode_png(outcome.pixels))
         if not labels:
             raise DatasetError(f'{source.path}: no image left to write ({num_dropped} dropped, {num_bad} unreadable)')
-        num_labelled = sum(label is not None for label in labels.values())
-        pairs = list(labels.items()) if num_labelled == len(labels) else None
+        pairs = None if None in labels.values() else list(labels.items())
         add(LABEL_FILE, dump_labels(pairs, source.class_names))
-    return Summary(shape, len(labels), num_dropped, num_bad, num_labelled)
+    return Summary(shape, len(labels), num_dropped, num_bad, list(labels.values()))
 
 
 def outcomes(source: Source, transform: Transform, max_images: int | None = None) -> Iterator[Outcome]:

@@ -13,8 +13,8 @@ import numpy as np
 from training.data import listing
 from training.data.cifar10 import read_cifar10
 from training.data.images import WHITE, decode, recolor
-from training.data.labels import find_labels, label_array
-from training.data.storage import MAX_FILE_BYTES, DatasetError, FolderFiles, open_files
+from training.data.labels import Labels, MisplacedLabels, find_labels, label_array
+from training.data.storage import MAX_FILE_BYTES, DatasetError, FolderFiles, ZipFiles, open_files
 
 CIFAR10_FILE = 'cifar-10-python.tar.gz'
 MNIST_FILE = 'train-images-idx3-ubyte.gz'
@@ -33,12 +33,13 @@ class Source(NamedTuple):
     items: Iterable[Item]
     count: int
     class_names: list[str] | None = None
+    label_note: str | None = None   # How labels were found, where that is not a matter of course: a sentence.
     skips_bad: bool = False         # Whether unreadable images are a matter of course in a source of this kind.
     passed_over: str = ''           # The files that are no images, counted, in words.
 
 
 def open_source(path: str, labels_from: str = 'json', background: tuple[int, int, int] = WHITE) -> Source:
-    """The images at `path`, of the kind that its name tells.
+    """The images at `path`, of the kind that its name tells, with labels from 'json', 'folders' or 'none' at all.
 
     Raises:
         DatasetError: nothing there, not of a known kind, damaged, or without the labels asked for.
@@ -48,6 +49,9 @@ def open_source(path: str, labels_from: str = 'json', background: tuple[int, int
         raise DatasetError(f'{path}: no such file or folder')
     if os.path.isdir(path) and not file_name.endswith('_lmdb') or file_name.lower().endswith('.zip'):
         return _files(path, labels_from, background)
+    if labels_from == 'none':
+        source = open_source(path, background=background)
+        return source._replace(items=(item._replace(label=None) for item in source.items))
     if labels_from != 'json':
         raise DatasetError(f'{path}: has no folders to take labels from; leave out --labels-from={labels_from}')
     if os.path.isdir(path):
@@ -66,7 +70,7 @@ def _files(path: str, labels_from: str, background: tuple[int, int, int]) -> Sou
     names = listing.image_names(files)
     if isinstance(files, FolderFiles):
         names.sort(key=lambda name: name.split('/'))
-    found = find_labels(files, names, labels_from)
+    found = _labels(files, names, labels_from)
     labels = found.by_name or {}
     labelled = [name for name in names if labels.get(name) is not None]
     if labelled:
@@ -76,7 +80,17 @@ def _files(path: str, labels_from: str, background: tuple[int, int, int]) -> Sou
         return decode(files.read(name), background)
 
     items = [Item(name, partial(load, name), labels.get(name)) for name in names]
-    return Source(path, items, len(items), found.class_names, passed_over=listing.what_is_passed_over(files))
+    return Source(path, items, len(items), found.class_names, found.note,
+                  passed_over=listing.what_is_passed_over(files))
+
+
+def _labels(files: FolderFiles | ZipFiles, names: list[str], labels_from: str) -> Labels:
+    if labels_from == 'none':
+        return Labels(None)
+    try:
+        return find_labels(files, names, 'natural-folders' if labels_from == 'folders' else labels_from)
+    except MisplacedLabels as error:
+        raise DatasetError(f'{error}; --labels-from=none leaves the labels out') from error
 
 
 def _lsun(path: str, background: tuple[int, int, int]) -> Source:

@@ -1,0 +1,97 @@
+"""Which entry of a label file belongs to which image, where the two do not write the names alike.
+
+Names that are equal belong together. What is left over is compared without differences of spelling (back slashes, './',
+composed and decomposed accents), then of letter case, where that leaves one entry for one image. If nothing matches
+so, all names may differ by one beginning: absolute paths, a folder too much on either side.
+"""
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+
+class Match(NamedTuple):
+    """The entries that belong to images, and an example of two names that are not equal, (of the file, of the image)."""
+    by_image: dict[str, Any]
+    example: tuple[str, str] | None = None
+
+
+class AmbiguousError(ValueError):
+    """All names fit in several ways; the arguments are two names of the file that would do for one image, and that."""
+
+
+def match(entries: dict[str, Any], image_names: Sequence[str]) -> Match:
+    """The entries {name in the file: label} as {image name: label}, as far as they are certain.
+
+    Raises:
+        AmbiguousError: several beginnings fit equally well.
+    """
+    found = {name: name for name in image_names if name in entries}             # {image name: name in the file}
+    for key in (_spelling, _letters):
+        if len(found) < len(image_names):
+            used = set(found.values())
+            found |= _unique_pairs((name for name in entries if name not in used),
+                                   [name for name in image_names if name not in found], key)
+    for key in (_spelling, _letters):
+        found = found or _by_beginning(entries, image_names, key)
+    example = next(((theirs, ours) for ours, theirs in found.items() if theirs != ours), None)
+    return Match({ours: entries[theirs] for ours, theirs in found.items()}, example)
+
+
+def _spelling(name: str) -> str:
+    parts = name.replace('\\', '/').split('/')
+    return unicodedata.normalize('NFC', '/'.join(part for part in parts if part not in ('', '.')))
+
+
+def _letters(name: str) -> str:
+    return _spelling(name).casefold()
+
+
+def _unique(names: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:
+    """{key: name}, without the keys that several names have."""
+    by_key, several = {}, set()
+    for name in names:
+        if by_key.setdefault(key(name), name) != name:
+            several.add(key(name))
+    return {k: name for k, name in by_key.items() if k not in several}
+
+
+def _unique_pairs(entry_names: Iterable[str], image_names: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:
+    """{image name: name in the file} where each is the only one of its key."""
+    theirs, ours = _unique(entry_names, key), _unique(image_names, key)
+    return {name: theirs[k] for k, name in ours.items() if k in theirs}
+
+
+def _by_beginning(entry_names: Iterable[str], image_names: Sequence[str], key: Callable[[str], str]) -> dict[str, str]:
+    """{image name: name in the file} of all images, or of none.
+
+    As much as possible of the images' names counts: folders that all of them lie in are only left out, one by one from
+    the outside, while nothing fits.
+    """
+    theirs, ours = _unique(entry_names, key), _unique(image_names, key)
+    if len(ours) < len(image_names):
+        return {}
+    for depth in range(_common_depth(ours) + 1):
+        inner = {k.split('/', depth)[-1]: name for k, name in ours.items()}
+        fitting = list(_fitting_beginnings(list(inner), theirs))
+        if len(fitting) > 1:
+            k = next(iter(inner))
+            raise AmbiguousError(theirs[fitting[0] + k], theirs[fitting[1] + k], inner[k])
+        if fitting:
+            return {name: theirs[fitting[0] + k] for k, name in inner.items()}
+    return {}
+
+
+def _common_depth(names: Iterable[str]) -> int:
+    """The number of folders, from the outside, that all of the names have in common."""
+    parents = [name.split('/')[:-1] for name in names]
+    first, last = min(parents), max(parents)
+    return next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
+
+
+def _fitting_beginnings(names: list[str], known: dict[str, str]) -> Iterator[str]:
+    """Beginnings that make known names of all the names: '' or what ends in a slash."""
+    end = names[0]
+    for candidate in known:
+        beginning = candidate[:len(candidate) - len(end)]
+        if candidate.endswith(end) and beginning[-1:] in ('', '/') and all(beginning + name in known for name in names):
+            yield beginning
