@@ -763,11 +763,12 @@ def print_labels(config: dict) -> None:
 def unused_labels(config: dict) -> str:
     """Words about the labels of the data sets, if they have some and the run does not learn them."""
     from training.dataset import ImageFolderDataset
-    if resume.set_kwargs(config).get('use_labels'):
+    options = resume.set_kwargs(config)
+    if options.get('use_labels'):
         return ''
     for path in config['data_paths']:
         try:
-            with closing(ImageFolderDataset(path, use_labels=True)) as dataset:
+            with closing(ImageFolderDataset(path, use_labels=True, labels_from=options.get('labels_from', 'json'))) as dataset:
                 kind = dataset.about_labels()[0]
         except OSError as error:
             return f' (the labels of the data set are not used, nor could they be: {error})'
