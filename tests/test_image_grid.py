@@ -1,6 +1,7 @@
 """The grid of images of a run: layout and contents against spec values, pictures against pixels."""
 import numpy as np
 import PIL.Image
+import pytest
 
 from training.run.image_grid import append_row, grid_indices, grid_size, save_picture, to_grid
 
@@ -68,9 +69,44 @@ def test_grey_images_and_rounding_to_even():
 def test_film_strip_grows_and_is_thinned_out(tmp_path):
     path = tmp_path / 'strip.png'
     for value in range(5):
-        append_row(PIL.Image.new('L', (3, 2), value), path, max_rows=4)
+        append_row(PIL.Image.new('L', (3, 2), value), path, value, max_rows=4)
+    assert rows_of(path) == [0, 2, 4]
+
+
+def rows_of(path):
     with PIL.Image.open(path) as strip:
-        assert np.asarray(strip)[::2, 0].tolist() == [0, 2, 4]
+        return np.asarray(strip)[::2, 0].tolist()
+
+
+@pytest.mark.parametrize('stop', range(1, 12))
+@pytest.mark.parametrize('back', [1, 2, 3])
+def test_a_film_strip_goes_on_as_if_nothing_had_been_drawn_after_the_state(tmp_path, stop, back):
+    """Wherever the run was killed, and whether the strip was thinned out since the state or not."""
+    undisturbed, disturbed = tmp_path / 'a.png', tmp_path / 'b.png'
+    for value in range(20):
+        append_row(PIL.Image.new('L', (3, 2), value), undisturbed, value * 10, max_rows=4)
+    for value in [*range(stop), *range(max(stop - back, 0), 20)]:
+        append_row(PIL.Image.new('L', (3, 2), value), disturbed, value * 10, max_rows=4)
+        assert len(set(rows_of(disturbed))) == len(rows_of(disturbed))
+    assert rows_of(disturbed) == rows_of(undisturbed)
+
+
+@pytest.mark.parametrize('damage', [b'', b'\x89PNG\r\n', None])
+def test_a_film_strip_that_is_damaged_begins_anew_with_a_word(tmp_path, capsys, damage):
+    path = tmp_path / 'strip.png'
+    if damage is None:
+        PIL.Image.new('L', (5, 2)).save(path)           # Of another size.
+    else:
+        path.write_bytes(damage)
+    append_row(PIL.Image.new('L', (3, 2), 7), path, 0)
+    assert rows_of(path) == [7] and 'it begins anew' in capsys.readouterr().out
+
+
+def test_a_film_strip_of_an_earlier_version_goes_on(tmp_path):
+    path = tmp_path / 'strip.png'
+    to_grid(np.float32([[[[1, 1, 1], [1, 1, 1]]], [[[2, 2, 2], [2, 2, 2]]]]), (0, 255), 1).save(path)
+    append_row(PIL.Image.new('L', (3, 2), 7), path, 0)
+    assert rows_of(path) == [1, 2, 7]
 
 
 def test_a_picture_is_written_whole(tmp_path):

@@ -1,4 +1,5 @@
 """Continuing and fine-tuning: what `train.py` goes on with, what it refuses, what it leaves in the run's directory."""
+import errno
 import json
 import os
 import signal
@@ -87,7 +88,7 @@ def test_a_state_is_complete(stopped_run):
     assert set(state['run']['players']['G']) == {'module', 'optimizer'}
     rank, = state['ranks']
     assert set(rank) == {'w_avg', 'real_signs', 'regularizers', 'statistics'} and 'PathLength' in rank['regularizers']
-    assert set(state['ticks']) == {'tick', 'collector', 'metrics', 'total_sec', 'num_rows'}
+    assert set(state['ticks']) == {'tick', 'collector', 'metrics', 'total_sec', 'unwritten'}
     config = json.loads((run_dir / 'training_options.json').read_text())
     assert meta['config'] == config and len(config['data_fingerprints'][0]) == 64
 
@@ -286,6 +287,45 @@ def test_two_runs_in_one_directory_are_refused_and_the_dead_hold_nothing(tmp_pat
     holder.wait()
     with resume.locked(tmp_path):
         pass
+
+
+HOLD = 'import os, sys, time; from training.config.run_dirs import locked\n' \
+       'with locked(sys.argv[1]):\n' \
+       '    if os.fork(): print("held", flush=True)\n' \
+       '    time.sleep(60)'
+
+
+def test_removing_the_lock_file_lets_nobody_in_and_children_hold_nothing(tmp_path):
+    holder = subprocess.Popen([sys.executable, '-c', HOLD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                              start_new_session=True)
+    try:
+        assert holder.stdout.readline() == 'held\n'
+        (tmp_path / '.lock').unlink()
+        with pytest.raises(resume.BusyError, match='another process trains'), resume.locked(tmp_path):
+            pass
+        holder.kill()
+        holder.wait()
+        with resume.locked(tmp_path):       # Its child still runs.
+            pass
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+
+
+def test_a_file_system_without_locks_is_told_as_such(tmp_path, monkeypatch, capsys):
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, 'No locks available')
+    monkeypatch.setattr(resume.fcntl, 'flock', no_locks)
+    monkeypatch.setattr(resume.fcntl, 'lockf', no_locks)
+    with resume.locked(tmp_path):
+        assert 'cannot be locked on this file system' in capsys.readouterr().err
+
+
+def test_a_lock_that_is_a_link_writes_nowhere(tmp_path):
+    (tmp_path / 'precious').write_text('data')
+    (tmp_path / '.lock').symlink_to('precious')
+    with pytest.raises(OSError, match='is a link'), resume.locked(tmp_path):
+        pass
+    assert (tmp_path / 'precious').read_text() == 'data'
 
 
 def test_another_number_of_processes_goes_on_and_says_that_it_is_not_exact(tmp_path, data, capsys):

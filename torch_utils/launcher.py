@@ -30,7 +30,7 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # For what no parent sees: a machine
 SECONDARY_SEC = 1                           # So long after a failure, further ones are taken for its consequences.
 TERMINATE_SEC = 5                           # Between asking a process to end and killing it.
 INTERRUPT_SEC = 600                         # After Ctrl-C, for ranks that finish and save something.
-PASSED_ON = ('SIGTERM', 'SIGUSR1')          # Requests to end, as far as the system knows them.
+PASSED_ON = ('SIGTERM', 'SIGUSR1', 'SIGHUP')          # Requests to end, as far as the system knows them.
 INTERRUPTED = 130                           # Exit status of a process after Ctrl-C, as in shells.
 PR_SET_PDEATHSIG = 1                        # Of Linux's prctl: the signal that a process gets when its parent ends.
 
@@ -195,6 +195,7 @@ def _signals_passed_on(processes):
                 os.kill(process.pid, signal.SIGINT)
 
     numbers = [getattr(signal, name) for name in PASSED_ON if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]      # nohup ignores SIGHUP.
     previous = [signal.signal(number, pass_on) for number in numbers]
     try:
         yield

@@ -19,7 +19,7 @@ from torch_utils.state_file import load_meta, load_state, save_state
 from training.run.launch import start_or_continue
 from training.run.services import Services
 from training.run.states import NoSpaceError, require_space, saved_states, write_state
-from training.run.status import StatsWriter, cut_lines
+from training.run.status import StatsWriter
 
 
 class FullDisk:
@@ -201,27 +201,92 @@ def test_a_metric_that_fails_to_the_end_ends_the_run_with_a_failure(undisturbed,
     assert_same_bits(final_state(config), final_state(undisturbed))
 
 
-def test_rows_that_could_not_be_written_are_written_later(tmp_path, monkeypatch):
+def row(tick, **more):
+    return json.dumps({'Progress/tick': dict(num=1, mean=tick, std=0), **more}) + '\n'
+
+
+def ticks_in(path):
+    return [json.loads(line)['Progress/tick']['mean'] for line in path.read_text().splitlines()]
+
+
+def test_rows_that_could_not_be_written_are_written_later_or_are_in_the_state(tmp_path, monkeypatch, capsys):
     writer = StatsWriter(tmp_path)
-    writer.add(dict(a=1))
+    writer.add(json.loads(row(0)))
     writer.write()
-    real = open
-    monkeypatch.setattr('training.run.status.open', lambda *args: FullDisk(real(*args), 3), raising=False)
-    writer.add(dict(a=2))
+    real = os.fdopen
+    monkeypatch.setattr('training.run.status.os.fdopen', lambda *args: FullDisk(real(*args), 3))
+    writer.add(json.loads(row(1)))
     with pytest.raises(OSError, match='No space'):
         writer.write()
     monkeypatch.undo()
-    writer.add(dict(a=3))
+    saved = writer.unwritten
+    assert len(saved) == 1
+    continued = StatsWriter(tmp_path, 2, saved)
+    continued.add(json.loads(row(2)))
+    continued.write()
+    assert ticks_in(tmp_path / 'stats.jsonl') == [0, 1, 2] and 'Warning' not in capsys.readouterr().out
+    writer.add(json.loads(row(2)))
     writer.write()
-    rows = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
-    assert [row['a'] for row in rows] == [1, 2, 3]
+    assert ticks_in(tmp_path / 'stats.jsonl') == [0, 1, 2]
 
 
-def test_rows_behind_the_state_are_cut(tmp_path):
+@pytest.mark.parametrize('content, num_ticks, kept, words', [
+    ([row(0), row(1), row(2)], 2, [0, 1], None),
+    ([row(0), row(1), '{"Progress/tick": {"me'], 2, [0, 1], None),
+    ([], 0, [], None),
+    ([row(0), row(2), row(2), row(3)[:20] + '\n', row(3)], 4, [0, 2, 3],
+     '1 of 4 rows are missing, that of tick 1 first; 1 were there twice; 1 lines were no rows'),
+    ([row(0), row(1)[:30], row(2)], 3, [0], '2 of 3 rows are missing, that of tick 1 first. The'),
+    ([row(0), '{"Progress/tick": {"mean": "x"}}\n', '[1]\n', 'NaN\n', '\xff\n', row(1)], 2, [0, 1], '4 lines were no rows'),
+    ([], 3, [], '3 of 3 rows are missing')])
+def test_a_continued_run_keeps_the_rows_that_its_state_knows_and_tells_what_is_wrong(
+        tmp_path, capsys, content, num_ticks, kept, words):
     path = tmp_path / 'stats.jsonl'
-    path.write_text('{"a": 1}\n{"a": 2}\n{"a": 3}\n{"a"')
-    assert cut_lines(path, 2) == 18 and path.read_text() == '{"a": 1}\n{"a": 2}\n'
-    assert cut_lines(tmp_path / 'new', 5) == 0
+    path.write_bytes(''.join(content).encode('latin-1'))
+    StatsWriter(tmp_path, num_ticks)
+    out = capsys.readouterr().out
+    assert ticks_in(path) == kept and (words in out if words else out == '')
+
+
+def test_statistics_that_are_gone_are_told(tmp_path, capsys):
+    writer = StatsWriter(tmp_path, 5)
+    assert '5 of 5 rows are missing' in capsys.readouterr().out
+    writer.add(json.loads(row(5)))
+    writer.write()
+    (tmp_path / 'stats.jsonl').unlink()
+    writer.add(json.loads(row(6)))
+    writer.write()
+    assert ticks_in(tmp_path / 'stats.jsonl') == [6] and 'has lost rows' in capsys.readouterr().out
+
+
+def test_statistics_that_nobody_could_write_are_not_lost(undisturbed, data, tmp_path):
+    """For some ticks nobody can write them; then the run is stopped, and continued."""
+    def prepare():
+        import training.run.status
+        import training.run.ticks
+        real_write = training.run.status.StatsWriter.write
+
+        def write(self):
+            if len(self.unwritten) < 3 and self._end > 0:
+                raise OSError(errno.ENOSPC, 'No space left')
+            real_write(self)
+
+        training.run.status.StatsWriter.write = write
+
+    config = run_config(data, tmp_path / 'run', total_kimg=0.044)
+    assert finish(config, prepare) in (0, 1)
+    config['total_kimg'] = undisturbed['total_kimg']
+    assert finish(config) == 0, printed(config)[-3000:]
+    ticks = ticks_in(Path(config['run_dir'], 'stats.jsonl'))
+    assert ticks == list(range(len(ticks))) and 'rows are missing' not in printed(config)
+
+
+@pytest.mark.parametrize('name', ['log.txt', 'stats.jsonl'])
+def test_a_log_that_cannot_be_written_at_the_start_is_refused(data, tmp_path, name):
+    config = run_config(data, tmp_path / 'run')
+    Path(config['run_dir'], name).mkdir()
+    assert finish(config) == 1
+    assert f'{name} cannot be written (is a folder' in printed(config)
 
 
 def test_the_best_state_survives(tmp_path):

@@ -13,7 +13,8 @@ from torch_utils import misc
 from training.data.storage import DatasetError
 
 MAX_BAD_IMAGES = 10     # Per process that loads images.
-STOP_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name)]
+STOP_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1', 'SIGHUP')
+                if hasattr(signal, name)]
 
 
 class Source:

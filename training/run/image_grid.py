@@ -1,4 +1,5 @@
 """The grid of images that a run draws again and again: its layout, its contents, its picture file."""
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import PIL.Image
 
 from dnnlib import writing
 from dnnlib.pictures import open_picture
+
+STRIP_TEXT = 'rows'         # The text in a film strip that says after how many images its rows were drawn.
 
 
 def grid_size(height: int, width: int, most: tuple[int, int] = (32, 32)) -> tuple[int, int]:
@@ -63,14 +66,49 @@ def save_picture(picture: PIL.Image.Image, path: str | os.PathLike) -> None:
     writing.write_picture(path, picture, 'any')
 
 
-def append_row(row: PIL.Image.Image, path: str | os.PathLike, max_rows: int = 64) -> None:
-    """Adds a row to a film strip, and thins the strip out by half when it has `max_rows`. All rows are of one size."""
-    rows = [row]
-    if Path(path).exists():
+def append_row(row: PIL.Image.Image, path: str | os.PathLike, nimg: int, max_rows: int = 64) -> None:
+    """Adds the row after `nimg` images to a film strip, in place of any of as many images or more.
+
+    When there are `max_rows` it is thinned out by half. All rows are of one size; a strip that cannot be read begins anew,
+    with a word.
+    """
+    past, rows = _read_strip(Path(path), row)
+    past = [other for other in past if other < nimg] + [nimg]
+    rows[nimg] = row
+    shown = [other for other in thinned(past, max_rows) if other in rows]
+    strip = PIL.Image.new(row.mode, (row.width, row.height * len(shown)))
+    for index, other in enumerate(shown):
+        strip.paste(rows[other], (0, index * row.height))
+    mark = writing.picture_mark('PNG')
+    mark['pnginfo'].add_text(STRIP_TEXT, json.dumps(dict(past=past, shown=shown)))
+    with writing.atomic(path, 'any') as file:
+        strip.save(file, 'PNG', **mark)
+
+
+def thinned(items: list, most: int) -> list:
+    """Those that are left of items that came one by one, if every second one goes whenever there are `most`."""
+    left: list = []
+    for item in items:
+        left = (left[::2] if len(left) >= most else left) + [item]
+    return left
+
+
+def _read_strip(path: Path, row: PIL.Image.Image) -> tuple[list[int], dict[int, PIL.Image.Image]]:
+    """(images after which there was a row so far, the rows that are left by that number)."""
+    if not path.exists():
+        return [], {}
+    try:
         with open_picture(path, formats=['PNG']) as strip:
-            rows = [strip.crop((0, top, row.width, top + row.height)) for top in range(0, strip.height, row.height)]
-        rows = (rows[::2] if len(rows) >= max_rows else rows) + [row]
-    strip = PIL.Image.new(row.mode, (row.width, row.height * len(rows)))
-    for index, picture in enumerate(rows):
-        strip.paste(picture, (0, index * row.height))
-    save_picture(strip, path)
+            num_rows = strip.height // row.height
+            if (strip.mode, strip.size) != (row.mode, (row.width, num_rows * row.height)):
+                raise ValueError('its rows are of another size')
+            unnamed = list(range(-num_rows, 0))         # Of an earlier version, which did not write it down.
+            known = json.loads(strip.text.get(STRIP_TEXT, json.dumps(dict(past=unnamed, shown=unnamed))))
+            past, shown = known['past'], known['shown']
+            if len(shown) != num_rows or not all(type(nimg) is int for nimg in [*past, *shown]):
+                raise ValueError('it does not say which rows it holds')
+            return past, {nimg: strip.crop((0, top * row.height, row.width, (top + 1) * row.height))
+                          for top, nimg in enumerate(shown)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        print(f'Warning: {path} cannot be gone on with ({error}); it begins anew.', flush=True)
+        return [], {}

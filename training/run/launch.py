@@ -8,6 +8,7 @@ import click
 import torch
 
 import dnnlib
+from dnnlib import writing
 from torch_utils import distributed, misc, training_stats
 from torch_utils.allocator import keep_freed_memory
 from torch_utils.checkpoint import CheckpointError
@@ -31,6 +32,7 @@ def train_process(rank: int, config: dict, **services: Callable) -> None:
     """
     config = distributed.broadcast_object(config)       # Under torchrun every rank made its own; one run has one.
     run_dir = Path(config['run_dir'])
+    require_appendable(run_dir / 'stats.jsonl')
     with log_file(run_dir / 'log.txt'):
         device = distributed.pick_device(config['device'])
         keep_freed_memory()
@@ -47,8 +49,15 @@ def train_process(rank: int, config: dict, **services: Callable) -> None:
 
 def log_file(path: Path) -> dnnlib.util.Logger:
     """Copies what is printed from now on."""
+    require_appendable(path)
+    return dnnlib.util.Logger(path, file_mode='a')
+
+
+def require_appendable(path: Path) -> None:
+    """Refuses a file of the run that cannot be written."""
     try:
-        return dnnlib.util.Logger(path, file_mode='a')
+        with writing.append(path):
+            pass
     except OSError as error:
         raise click.ClickException(f'{path} cannot be written ({error.strerror}): make it a file that can, or remove it'
                                    ) from error
@@ -155,7 +164,7 @@ def print_networks(run: setup.Run) -> None:
 
 
 def stop_on_signals() -> Callable[[], bool]:
-    """Makes the first SIGINT, SIGTERM or SIGUSR1 a request to save and stop after this iteration; returns how to ask.
+    """Makes the first of STOP_SIGNALS a request to save and stop after this iteration; returns how to ask.
 
     A second one of the same kind ends the process at once.
     """
@@ -167,5 +176,6 @@ def stop_on_signals() -> Callable[[], bool]:
         print('\nSaving and stopping after this iteration; once more to stop at once.', file=sys.stderr, flush=True)
 
     for number in STOP_SIGNALS:
-        signal.signal(number, ask)
+        if signal.getsignal(number) != signal.SIG_IGN:          # As nohup wants it for SIGHUP.
+            signal.signal(number, ask)
     return lambda: bool(asked)

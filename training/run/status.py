@@ -3,7 +3,9 @@ import json
 import os
 import sys
 import time
+from collections.abc import Collection, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 import dnnlib
+from dnnlib import writing
 from torch_utils import training_stats
 
 # Fields of the status line: (label, format, statistic).
@@ -80,42 +83,90 @@ class PhaseTimer:
 
 
 class StatsWriter:
-    """Appends statistics to `stats.jsonl`.
+    """Appends statistics, a row for each tick, to `stats.jsonl`.
 
     Args:
         run_dir: Where to.
-        num_rows: How many rows of an earlier process hold; whatever it wrote after them is cut off.
+        num_ticks: How many ticks of an earlier process hold; the file keeps one row of each and nothing else.
+        unwritten: Rows of these that were never written.
     """
 
-    def __init__(self, run_dir: str | os.PathLike, num_rows: int = 0):
+    def __init__(self, run_dir: str | os.PathLike, num_ticks: int = 0, unwritten: Sequence[str] = ()):
         self._path = Path(run_dir) / 'stats.jsonl'
-        self._unwritten: list[str] = []
-        self._end = cut_lines(self._path, num_rows)
-        self.num_rows = num_rows
+        self._unwritten = list(unwritten)
+        self._end, sentence = mend_rows(self._path, num_ticks, {tick_of(row) for row in unwritten})
+        if sentence:
+            print(f'Warning: {sentence}', flush=True)
+
+    @property
+    def unwritten(self) -> list[str]:
+        """The rows that are not in the file, as nobody could write them; a saved state has them instead."""
+        return list(self._unwritten)
 
     def add(self, stats: dict[str, Any]) -> None:
         """One more row of statistics {name: {num, mean, std}}, for `write`."""
         self._unwritten.append(json.dumps({**stats, 'timestamp': time.time()}) + '\n')
-        self.num_rows += 1
 
     def write(self) -> None:
         """Writes all rows that are not yet written. After an OSError they still are not; the next call overwrites."""
         data = ''.join(self._unwritten).encode()
-        with open(self._path, 'r+b') as file:
+        with self._open() as file:
+            size = file.seek(0, os.SEEK_END)
+            if size < self._end:
+                print(f'Warning: {self._path} has lost rows while the run went on.', flush=True)
+                self._end = size
             file.seek(self._end)
+            file.truncate()
             file.write(data)
         self._end += len(data)
         self._unwritten.clear()
 
+    def sync(self) -> None:
+        """Returns when all that is written is on the disk."""
+        with self._open() as file:
+            os.fsync(file.fileno())
 
-def cut_lines(path: Path, num_lines: int) -> int:
-    """Makes a file, new if need be, end after its first lines; returns its length in bytes."""
-    with open(path, 'a+b') as file:
-        file.seek(0)
-        for _ in range(num_lines):
-            if not file.readline():
-                break
-        return file.truncate(file.tell())
+    def _open(self):
+        writing.require_free(self._path, 'any')
+        return os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), 'r+b')
+
+
+def tick_of(row: str | bytes) -> int | None:
+    """The tick whose row of `stats.jsonl` this is, None if it is no whole row."""
+    try:
+        tick = json.loads(row)['Progress/tick']['mean']
+        return int(tick) if tick >= 0 else None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def mend_rows(path: Path, num_ticks: int, elsewhere: Collection[int | None] = ()) -> tuple[int, str | None]:
+    """Makes a file of statistics hold one row of each tick before `num_ticks`, in order, and nothing else.
+
+    Ticks `elsewhere` have no row there. Returns its length, and a sentence about what was wrong, None if nothing was:
+    that rows follow, or a part of one, is usual after a kill.
+    """
+    with writing.append(path):          # Makes the file.
+        pass
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    ticks = [tick_of(line) if line.endswith(b'\n') else None for line in lines]
+    rows = {tick: line for tick, line in zip(ticks, lines) if tick is not None and tick < num_ticks}
+    kept = b''.join(rows[tick] for tick in sorted(rows))
+    if content.startswith(kept):
+        os.truncate(path, len(kept))
+    else:
+        writing.write_bytes(path, kept, 'any', sync=True)
+    before = ticks[:max((i for i, tick in enumerate(ticks) if tick in rows), default=-1) + 1]
+    num_twice = sum(tick in rows for tick in before) - len(rows)
+    num_broken = sum(tick is None for tick in before)
+    known = {tick for tick in (*rows, *elsewhere) if tick is not None and tick < num_ticks}
+    num_missing, first = num_ticks - len(known), next(tick for tick in count() if tick not in known)
+    wrong = [f'{num_missing} of {num_ticks} rows are missing, that of tick {first} first' if num_missing else '',
+             f'{num_twice} were there twice' if num_twice else '', f'{num_broken} lines were no rows' if num_broken else '']
+    if not any(wrong):
+        return len(kept), None
+    return len(kept), f'{path}: {"; ".join(part for part in wrong if part)}. The run goes on with the rows that are sound.'
 
 
 def progress_bar(total_nimg: int, nimg: int) -> tqdm:

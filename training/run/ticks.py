@@ -73,17 +73,17 @@ class Ticks:
         self._collector = training_stats.Collector(regex='.*')
         self._metrics: dict[str, float] = {}
         self._diversity = None
-        total_sec = num_rows = 0
+        total_sec, unwritten = 0, []
         if self._state is not None:
             self._collector.load_state_dict(self._state['collector'])
             self.tick, self._metrics = self._state['tick'], self._state['metrics']
-            total_sec, num_rows = self._state['total_sec'], self._state['num_rows']
+            total_sec, unwritten = self._state['total_sec'], self._state.get('unwritten', [])
         self._tick_time = self._save_time = time.time()
         self._start_time = self._tick_time - total_sec
         self._tick_nimg = run.nimg
         self._maintenance_sec = 0.0
         if self.is_main:
-            self._stats = StatsWriter(self.run_dir, num_rows)
+            self._stats = StatsWriter(self.run_dir, self.tick, unwritten)
             self._scores = Scores(self.run_dir, run.nimg)
             self._metrics.update(self._scores.metrics(run.nimg))
             self._logs = Logs(self.config.get('logs', ()), self.run_dir, self.config, run.nimg, self.services)
@@ -98,7 +98,7 @@ class Ticks:
             if not reals.exists():
                 self.services.run(reals.name, partial(self._save_reals, reals, run.nimg))
             if run.nimg == 0:
-                self.services.run(fakes.name, partial(self._grid.save_fakes, run.G_ema, fakes))
+                self.services.run(fakes.name, partial(self._grid.save_fakes, run.G_ema, fakes, run.nimg))
         self._maintenance_sec = time.time() - self._tick_time
 
     def after_iteration(self, run: Run) -> None:
@@ -179,7 +179,7 @@ class Ticks:
         path = self.run_dir / f'fakes{run.nimg // 1000:06d}.png'
 
         def save():
-            images = self._grid.save_fakes(run.G_ema, path)
+            images = self._grid.save_fakes(run.G_ema, path, run.nimg)
             self._diversity = self._grid.diversity(images)
             self._logs.grid('Fakes', images, (-1, 1), self._grid.columns, run.nimg)
 
@@ -291,6 +291,7 @@ class Ticks:
         meta = dict(nimg=run.nimg, finished=run.nimg >= run.total_nimg, config=self.config)
         if self.is_main:
             self._save_time = time.time()
+            self.services.run('syncing stats.jsonl', self._stats.sync)
             self.services.run_beside('saving the state', partial(
                 states.write_state, self.run_dir, states.copy_of(state), meta, Keep(**self.config['keep']),
                 self._scores.scores))
@@ -300,7 +301,7 @@ class Ticks:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to write the same statistics. To be called by all ranks alike."""
         return dict(tick=self.tick, collector=self._collector.state_dict(), metrics=self._metrics,
-                    total_sec=time.time() - self._start_time, num_rows=self._stats.num_rows if self.is_main else 0)
+                    total_sec=time.time() - self._start_time, unwritten=self._stats.unwritten if self.is_main else [])
 
 
 class Grid:
@@ -333,7 +334,7 @@ class Grid:
         return self._reals
 
     @torch.no_grad()
-    def save_fakes(self, G_ema: torch.nn.Module, path: Path) -> np.ndarray:
+    def save_fakes(self, G_ema: torch.nn.Module, path: Path, nimg: int) -> np.ndarray:
         """The grid of what G_ema makes of the latents, with constant noise; its first images join the film strip.
 
         Returns the images, [N,C,H,W] in -1..1.
@@ -343,7 +344,7 @@ class Grid:
         save_picture(to_grid(images, (-1, 1), self.columns), path)
         row = to_grid(images[self._strip], (-1, 1), len(self._strip))
         row.thumbnail((STRIP_IMAGES * 128, 128))
-        append_row(row, path.with_name('fakes_over_time.png'))
+        append_row(row, path.with_name('fakes_over_time.png'), nimg)
         return images
 
     def diversity(self, images: np.ndarray) -> float:
