@@ -136,3 +136,21 @@ def test_an_error_ends_the_workers_that_load_images_too(data):
     done = subprocess.run([sys.executable, '-c', CRASH, data], capture_output=True, text=True, timeout=600,
                           cwd=Path(__file__).parents[2])
     assert done.returncode == 1 and done.stderr.splitlines()[-1] == 'RuntimeError: something unforeseen'
+
+
+def test_what_a_kill_before_the_removal_left_goes_at_the_next_start(data, tmp_path):
+    """Of three states at most two are kept; the run is killed when the third is there, and once more right after its start."""
+    config = run_config(data, tmp_path / 'run')
+
+    def no_removal():
+        import training.run.states
+        training.run.states.prune = lambda *args: len(saved_states(config['run_dir'])) < 3 or os.kill(os.getpid(), signal.SIGKILL)
+
+    def no_training():
+        import training.training_loop
+        training.training_loop.run_iteration = lambda run, ticks: os.kill(os.getpid(), signal.SIGKILL)
+
+    assert finish(config, no_removal) == -signal.SIGKILL and len(saved_states(config['run_dir'])) == 3
+    Path(config['run_dir'], '.fakes000000.png.77.tmp').touch()
+    assert finish(config, no_training) == -signal.SIGKILL
+    assert len(saved_states(config['run_dir'])) == 2 and not list(Path(config['run_dir']).glob('.*.tmp'))

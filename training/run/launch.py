@@ -106,6 +106,7 @@ def start_or_continue(
     run = setup.build(config, device)
     is_main = distributed.rank() == 0
     if is_main:
+        states.sweep(run_dir)
         weights = sum(states.num_bytes(player.module.state_dict()) for player in run.game.players)
         states.require_space(run_dir, STATE_FACTOR * weights, 'this run')
     loaded = {}

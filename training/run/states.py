@@ -88,6 +88,13 @@ def prune(run_dir: Path, keep: Keep, scores: Mapping[int, float] = MappingProxyT
         partial.unlink()
 
 
+def sweep(run_dir: Path) -> None:
+    """Removes what killed processes left half written, of files of all kinds. Nobody else may write there now."""
+    for partial in Path(run_dir).glob('.*.tmp'):
+        if partial.is_file() and not partial.is_symlink():
+            partial.unlink()
+
+
 def restore_newest(run_dir: Path, apply: Callable[[Any, dict[str, Any]], None]) -> dict[str, Any] | None:
     """Hands the newest sound state and its meta to `apply` on all ranks; returns the meta, None if nothing was saved.
 

@@ -86,6 +86,9 @@ class Ticks:
             self._stats = StatsWriter(self.run_dir, self.tick, unwritten)
             self._scores = Scores(self.run_dir, run.nimg)
             self._metrics.update(self._scores.metrics(run.nimg))
+            if states.saved_states(self.run_dir)[:1] == [states.state_path(self.run_dir, run.nimg)]:
+                self.services.run('removing old states', partial(       # A process may have been killed before it did.
+                    states.prune, self.run_dir, Keep(**self.config['keep']), self._scores.scores))
             self._logs = Logs(self.config.get('logs', ()), self.run_dir, self.config, run.nimg, self.services)
             self._bar = progress_bar(run.total_nimg, run.nimg)
 
