@@ -88,7 +88,7 @@ def test_a_state_is_complete(stopped_run):
     assert set(state['run']['players']['G']) == {'module', 'optimizer'}
     rank, = state['ranks']
     assert set(rank) == {'w_avg', 'real_signs', 'regularizers', 'statistics'} and 'PathLength' in rank['regularizers']
-    assert set(state['ticks']) == {'tick', 'collector', 'metrics', 'total_sec', 'unwritten'}
+    assert set(state['ticks']) == {'tick', 'collector', 'metrics', 'total_sec', 'num_rows', 'unwritten'}
     config = json.loads((run_dir / 'training_options.json').read_text())
     assert meta['config'] == config and len(config['data_fingerprints'][0]) == 64
 
@@ -336,8 +336,9 @@ def test_another_number_of_processes_goes_on_and_says_that_it_is_not_exact(tmp_p
     from training.run.states import state_path
     config = make_config(data)
     run, (state, local) = run_iterations(config, 2)
-    ticks = dict(tick=1)
-    save_state(state_path(tmp_path, run.nimg), dict(run=state, ranks=[local, local], ticks=ticks), nimg=run.nimg)
+    ticks = dict(tick=1, metrics={}, total_sec=0.0, num_rows=1, collector=dict(unread={}, visible={}))
+    save_state(state_path(tmp_path, run.nimg), dict(run=state, ranks=[local, local], ticks=ticks), nimg=run.nimg,
+               finished=False)
     resumed, found = start_or_continue(config, tmp_path, torch.device('cpu'), 0)
     assert resumed.nimg == run.nimg and found == ticks
     assert 'The run had 2 processes, now it has 1: it goes on, but not bit for bit' in capsys.readouterr().out

@@ -76,6 +76,7 @@ OPTIONS: dict[str, Rule] = {
 
 
 # Of a saved state: what it says of itself, how far the run is, and what its periodic part goes on with.
+TEXTS: Rule = (lambda value: _of(list)(value) and all(map(_of(str), value)), 'a list of texts')
 MOMENTS: Rule = (lambda value: _of(dict)(value) and all(map(_is_moments, value.values())), 'an object of three numbers each')
 NUMBERS: Rule = (lambda value: _of(dict)(value) and all(map(_of(int, float), value.values())), 'an object of numbers')
 META: dict[str, Rule] = {'nimg': COUNT, 'finished': FLAG}
@@ -146,8 +147,11 @@ def problem_of_state(state: Any, meta: dict[str, Any], num_stages: int) -> str |
     problem = (problem_of_entries(meta, META) or problem_of_entries(run, PROGRESS) or problem_of_entries(ticks, TICKS))
     if problem is None and run['stage_idx'] >= num_stages:
         return f'stage_idx is {run["stage_idx"]}, this run has {num_stages} stages, counted from 0'
-    if problem is None and ticks['num_rows'] > max(run['nimg'], 1):
-        return f'num_rows is {ticks["num_rows"]}, more than the images that were shown'
+    for name in ('num_rows', 'tick'):
+        if problem is None and ticks[name] > max(run['nimg'], 1):
+            return f'{name} is {ticks[name]}, more than the images that were shown'
+    if problem is None and not TEXTS[0](ticks.get('unwritten', [])):
+        return f'unwritten is {short(ticks["unwritten"])}, not {TEXTS[1]}'
     return problem or problem_of_entries(ticks['collector'], {'unread': MOMENTS, 'visible': MOMENTS})
 
 

@@ -303,8 +303,10 @@ class Ticks:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to write the same statistics. To be called by all ranks alike."""
+        unwritten = self._stats.unwritten if self.is_main else []
         return dict(tick=self.tick, collector=self._collector.state_dict(), metrics=self._metrics,
-                    total_sec=time.time() - self._start_time, unwritten=self._stats.unwritten if self.is_main else [])
+                    total_sec=time.time() - self._start_time, unwritten=unwritten,
+                    num_rows=self.tick - len(unwritten))
 
 
 class Grid:
