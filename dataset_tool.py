@@ -4,6 +4,9 @@ import math
 import click
 
 from dnnlib import output
+from dnnlib.numbers import Whole
+
+MAX_SIDE = 8192                 # What is larger is not read as training data.
 
 
 @click.command(name='dataset_tool.py', context_settings={'max_content_width': 120})
@@ -13,13 +16,13 @@ from dnnlib import output
               help='New folder or .zip archive; an archive that this program made is replaced.')
 @click.option('--check', is_flag=True,
               help='Write nothing: decode every image, list those that would not do, and say why.')
-@click.option('--max-images', metavar='N', type=click.IntRange(min=1),
+@click.option('--max-images', metavar='N', type=Whole('[1, inf)'),
               help='Use only the first N images.  [default: all]')
 @click.option('--transform', type=click.Choice(['center-crop', 'center-crop-wide']),
               help='What to crop to --width and --height: the middle square, or the middle rows on a black square.')
-@click.option('--width', type=click.IntRange(min=1),
+@click.option('--width', type=Whole(f'[8, {MAX_SIDE}]'),
               help='Of the result, in pixels.  [default: as it is]')
-@click.option('--height', type=click.IntRange(min=1),
+@click.option('--height', type=Whole(f'[1, {MAX_SIDE}]'),
               help='Of the result, in pixels.  [default: as it is]')
 @click.option('--resize-filter', type=click.Choice(['box', 'lanczos']), default='lanczos', show_default=True,
               help='How pixels are averaged.')
@@ -29,9 +32,11 @@ from dnnlib import output
               help='What transparent images are laid on: a name, or #rrggbb.')
 @click.option('--labels-from', type=click.Choice(['json', 'folders', 'none']), default='json', show_default=True,
               help='Take labels from dataset.json, make every subfolder a class, or write none.')
-@click.option('--skip-bad', metavar='N', type=click.IntRange(min=0),
+@click.option('--skip-bad', metavar='N', type=Whole('[0, inf)'),
               help='Leave out up to N images that cannot be read.  [default: 0; for LSUN, any number]')
-def main(source, dest, check, max_images, background, labels_from, skip_bad, **transform_options):
+@click.option('--max-pixels', metavar='N', type=Whole(f'[1, {2 ** 30}]'),
+              help='Refuse larger images, for one pixel may take 16 bytes of memory.  [default: 67108864, as 8192x8192]')
+def main(source, dest, check, max_images, background, labels_from, skip_bad, max_pixels, **transform_options):
     """Make a training set of images: equal squares with a power of two as their side.
 
     \b
@@ -43,11 +48,12 @@ def main(source, dest, check, max_images, background, labels_from, skip_bad, **t
         raise click.UsageError('give either --dest, the folder or .zip archive to write, or --check')
     _require_sizes(**transform_options)
     # Imported only now, so that --help need not wait for them.
+    from dnnlib.pictures import MAX_PIXELS
     from training.data import conversion, transforms
     from training.data import importers as sources
     try:
         transform = transforms.make_transform(**transform_options)
-        images = sources.open_source(source, labels_from, _parse_color(background))
+        images = sources.open_source(source, labels_from, _parse_color(background), max_pixels or MAX_PIXELS)
         if check:
             if images.passed_over:
                 click.echo(f'{images.path}: {images.passed_over}')
@@ -68,6 +74,20 @@ def _require_sizes(transform, width, height, **_) -> None:
         raise click.ClickException(f'--transform={transform}: needs --width and --height')
     if transform == 'center-crop-wide' and height > width:
         raise click.ClickException(f'--height={height}: must not exceed --width={width} with --transform={transform}')
+    if width:
+        _require_power_of_two('--width', width)
+    if height and transform != 'center-crop-wide':
+        _require_power_of_two('--height', height)
+        if width and width != height:
+            raise click.ClickException(f'--width={width} --height={height}: training needs squares; give both the same')
+
+
+def _require_power_of_two(option: str, side: int) -> None:
+    below = 2 ** (side.bit_length() - 1)
+    if side != below or side < 8:
+        nearest = f'the nearest are {below} and {2 * below}' if below >= 8 else 'the least is 8'
+        raise click.ClickException(
+            f'{option}={side}: training needs squares with a power of two as their side; {nearest}')
 
 
 def _parse_color(name: str) -> tuple[int, int, int]:

@@ -30,6 +30,13 @@ class PictureError(OSError):
     """A file that is no usable picture; the text is the reason alone, without the file's name."""
 
 
+class TooManyPixelsError(PictureError):
+    """A picture larger than it may be."""
+
+    def __init__(self, found: str, max_pixels: int):
+        super().__init__(f'{found} pixels are more than the {max_pixels} that are allowed')
+
+
 @contextmanager
 def open_picture(file: BinaryIO | str | os.PathLike, max_pixels: int = MAX_PIXELS,
                  formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
@@ -93,7 +100,7 @@ def _as_picture_errors(max_pixels: int) -> Iterator[None]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         count = re.search(r'\d+', str(error))
-        raise PictureError(f'{count[0] if count else "its"} pixels are more than the {max_pixels} that are allowed') from None
+        raise TooManyPixelsError(count[0] if count else 'its', max_pixels) from None
     except UnidentifiedImageError:
         raise PictureError('not an image in a known format') from None
     except Exception as error:      # On damaged files Pillow's readers let almost any exception escape.
@@ -116,4 +123,4 @@ def _check_size(picture: Image.Image, max_pixels: int) -> None:
     tile = [tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)] if picture.format == 'TIFF' else [1, 1]
     for width, height in (picture.size, tile):
         if width * height > max_pixels:
-            raise PictureError(f'{width}x{height} pixels are more than the {max_pixels} that are allowed')
+            raise TooManyPixelsError(f'{width}x{height}', max_pixels)

@@ -10,7 +10,6 @@ e_j is the code of centre j, appended to G's label. Without it both terms would 
 would be images between the centres, not of them. A = number of earlier centres. Both generators see the same random draws.
 """
 import copy
-import math
 import sys
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.numbers import in_words, is_within
 from dnnlib.option import option
 from torch_utils import misc, training_stats
 from training.centres import Centre, Mixed
@@ -27,6 +27,9 @@ from training.loss import Game, StepContext
 from training.regularizer import Regularizer, Term
 
 TEACHER = 'Gbar'
+
+
+LENGTH = '(0, inf)'            # Of a stage, in kimg.
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,10 @@ def parse_schedule(options: Options) -> list[tuple[list[int], float]]:
             centres, length = [int(i) for i in ids.split('+')], float(kimg)
         except ValueError:
             raise ValueError(f'--tdgan_schedule: {text!r} is not of the form CENTRES:KIMG, such as 0:500 or 1+2:500') from None
-        if not (set(centres) <= set(range(num)) and len(set(centres)) == len(centres) and 0 < length < math.inf):
-            raise ValueError(f'--tdgan_schedule: {text!r}: centres are 0 to {num - 1}, each at most once in a stage, for '
-                             f'more than 0 kimg')
+        if not (set(centres) <= set(range(num)) and len(set(centres)) == len(centres)
+                and is_within(length, LENGTH)):
+            raise ValueError(f'--tdgan_schedule: {text!r}: centres are 0 to {num - 1}, each at most once in a stage; '
+                             f'KIMG must be {in_words(LENGTH, length)}')
         stages.append((centres, length))
     return stages
 

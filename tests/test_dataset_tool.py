@@ -629,3 +629,36 @@ def test_a_conversion_does_without_torch(tmp_path):
              'from training.dataset import ImageFolderDataset; print("torch" in sys.modules)'
     output = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert output == f'{source}: 1 images, nothing wrong\nLabels: none\nFalse\n'
+
+
+@pytest.mark.parametrize(('options', 'code', 'sentence'), [
+    (['--width=200', '--height=200'], 1, '--width=200: training needs squares with a power of two as their side; the nearest '
+     'are 128 and 256'),
+    (['--height=9'], 1, '--height=9: training needs squares with a power of two as their side; the nearest are 8 and 16'),
+    (['--height=4'], 1, '--height=4: training needs squares with a power of two as their side; the least is 8'),
+    (['--transform=center-crop-wide', '--width=24', '--height=10'], 1,
+     '--width=24: training needs squares with a power of two as their side; the nearest are 16 and 32'),
+    (['--width=16', '--height=32'], 1, '--width=16 --height=32: training needs squares; give both the same'),
+    (['--skip-bad=4294967296'], 2, '--skip-bad=4294967296: must be at least 0 and at most 1000000000'),
+    (['--max-images=0'], 2, '--max-images=0: must be at least 1'),
+    (['--width=99999999'], 2, '--width=99999999: must be at least 8 and at most 8192'),
+    (['--max-pixels=1099511627776'], 2, '--max-pixels=1099511627776: must be at least 1 and at most 1073741824'),
+])
+def test_numbers_that_cannot_do(tmp_path, options, code, sentence):
+    source = write_set(tmp_path / 'cats', {'a.png': picture(16, 16)})
+    assert run(f'--source={source}', '--check', *options, code=code).splitlines()[-1] == f'Error: {sentence}'
+
+
+@pytest.mark.parametrize('ending', ['', '.zip'])
+def test_the_limit_of_pixels_is_an_option_that_the_refusal_names(tmp_path, ending):
+    source = write_set(tmp_path / f'cats{ending}', {'a.png': picture(16, 16)})
+    output = run(f'--source={source}', '--check', '--max-pixels=255', code=1)
+    assert 'a.png: cannot be read (16x16 pixels are more than the 255 that are allowed)' in output
+    assert 'a larger --max-pixels allows it' in output.splitlines()[-1]
+    assert 'nothing wrong' in run(f'--source={source}', '--check', '--max-pixels=256')
+
+
+def test_the_limit_of_pixels_can_be_raised(tmp_path):
+    source = write_set(tmp_path / 'cats', {'a.png': encoded(Image.new('1', (8200, 8200)))})
+    run(f'--source={source}', '--check', code=1)
+    run(f'--source={source}', f'--dest={tmp_path}/out.zip', '--width=8', '--height=8', '--max-pixels=68000000')

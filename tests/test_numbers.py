@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from dnnlib.numbers import LARGEST, SEED, Real, Whole, in_words, is_within
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ('calc_metrics', 'directions', 'export', 'generate', 'projector', 'style_mixing', 'train', 'video')
+COMMANDS = ('calc_metrics', 'dataset_tool', 'directions', 'export', 'generate', 'projector', 'style_mixing', 'train', 'video')
 
 
 @pytest.mark.parametrize(('within', 'inside', 'outside'), [

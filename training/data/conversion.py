@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from dnnlib.pictures import TooManyPixelsError
 from training.data.images import encode_png
 from training.data.importers import Item, Source
 from training.data.labels import LABEL_FILE, dump_labels
@@ -15,6 +16,7 @@ from training.data.transforms import Transform
 from training.dataset import shape_problem, side_problem
 
 _SKIP = 'use --skip-bad=N to leave up to N such images out'
+_LARGER = f'a larger --max-pixels allows it, if there is memory for it, or {_SKIP}'
 _CROP = 'use --transform=center-crop with --width and --height'
 _RECOLOR = 'use --color=rgb or --color=gray'
 
@@ -86,7 +88,8 @@ def outcomes(source: Source, transform: Transform, max_images: int | None = None
         try:
             pixels = transform(item.load())
         except OSError as error:
-            yield Outcome(index, item, problem=f'cannot be read ({error})', remedy=_SKIP, unreadable=True)
+            remedy = _LARGER if isinstance(error, TooManyPixelsError) else _SKIP
+            yield Outcome(index, item, problem=f'cannot be read ({error})', remedy=remedy, unreadable=True)
             continue
         if pixels is None:
             yield Outcome(index, item)

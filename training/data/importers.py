@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dnnlib.pictures import MAX_PIXELS
 from training.data import listing
 from training.data.cifar10 import read_cifar10
 from training.data.images import WHITE, decode, recolor
@@ -38,24 +39,26 @@ class Source(NamedTuple):
     passed_over: str = ''           # The files that are no images, counted, in words.
 
 
-def open_source(path: str, labels_from: str = 'json', background: tuple[int, int, int] = WHITE) -> Source:
+def open_source(path: str, labels_from: str = 'json', background: tuple[int, int, int] = WHITE,
+                max_pixels: int = MAX_PIXELS) -> Source:
     """The images at `path`, of the kind that its name tells, with labels from 'json', 'folders' or 'none' at all.
 
     Raises:
         DatasetError: nothing there, not of a known kind, damaged, or without the labels asked for.
     """
     file_name = os.path.basename(os.path.abspath(path))
+    read = partial(decode, background=background, max_pixels=max_pixels)
     if not os.path.exists(path):
         raise DatasetError(f'{path}: no such file or folder')
     if os.path.isdir(path) and not file_name.endswith('_lmdb') or file_name.lower().endswith('.zip'):
-        return _files(path, labels_from, background)
+        return _files(path, labels_from, read)
     if labels_from == 'none':
-        source = open_source(path, background=background)
+        source = open_source(path, background=background, max_pixels=max_pixels)
         return source._replace(items=(item._replace(label=None) for item in source.items))
     if labels_from != 'json':
         raise DatasetError(f'{path}: has no folders to take labels from; leave out --labels-from={labels_from}')
     if os.path.isdir(path):
-        return _lsun(path, background)
+        return _lsun(path, read)
     if file_name == CIFAR10_FILE:
         return _cifar10(path)
     if file_name == MNIST_FILE:
@@ -64,7 +67,7 @@ def open_source(path: str, labels_from: str = 'json', background: tuple[int, int
                        f'..._lmdb, {CIFAR10_FILE} and {MNIST_FILE}')
 
 
-def _files(path: str, labels_from: str, background: tuple[int, int, int]) -> Source:
+def _files(path: str, labels_from: str, read: Callable[[bytes], np.ndarray]) -> Source:
     """A folder, in the order of path components, or an archive, in string order, which puts 'a-z' before 'a/x'."""
     files = open_files(path)
     names = listing.image_names(files)
@@ -77,7 +80,7 @@ def _files(path: str, labels_from: str, background: tuple[int, int, int]) -> Sou
         label_array(labels, labelled, path)         # Refuses what no data set could use.
 
     def load(name: str) -> np.ndarray:
-        return decode(files.read(name), background)
+        return read(files.read(name))
 
     items = [Item(name, partial(load, name), labels.get(name)) for name in names]
     return Source(path, items, len(items), found.class_names, found.note,
@@ -93,7 +96,7 @@ def _labels(files: FolderFiles | ZipFiles, names: list[str], labels_from: str) -
         raise DatasetError(f'{error}; --labels-from=none leaves the labels out') from error
 
 
-def _lsun(path: str, background: tuple[int, int, int]) -> Source:
+def _lsun(path: str, read: Callable[[bytes], np.ndarray]) -> Source:
     """Encoded pictures by key, without labels, all in colour."""
     try:
         import lmdb
@@ -104,7 +107,7 @@ def _lsun(path: str, background: tuple[int, int, int]) -> Source:
         count = database.stat()['entries']
 
     def load(value: bytes) -> np.ndarray:
-        return recolor(decode(value, background), 'rgb')
+        return recolor(read(value), 'rgb')
 
     def items() -> Iterator[Item]:
         with database.begin() as transaction:

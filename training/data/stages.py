@@ -103,6 +103,11 @@ def end_workers(batches: weakref.ref) -> None:
         shut_down()
 
 
+def _without_traceback(error: DatasetError) -> str:
+    """The sentence of an error. One of a worker arrives as the text of its whole traceback."""
+    return str(error).rpartition(f'\n{DatasetError.__module__}.{DatasetError.__qualname__}: ')[2].strip()
+
+
 class RealStream:
     """This rank's share of the reals of one source, from any position of the run.
 
@@ -119,7 +124,13 @@ class RealStream:
         atexit.register(end_workers, weakref.ref(self._batches))    # After an error nobody else will.
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images [N,C,H,W] in -1..1 and labels [N,c_dim] on the device; N is the batch size of one rank."""
-        img, c = next(self._batches)
+        """Images [N,C,H,W] in -1..1 and labels [N,c_dim] on the device; N is the batch size of one rank.
+
+        Raises a DatasetError with a sentence for users.
+        """
+        try:
+            img, c = next(self._batches)
+        except DatasetError as error:
+            raise DatasetError(_without_traceback(error)) from error
         img = misc.to_device(img, self.device).to(torch.float32) / 127.5 - 1
         return img, misc.to_device(c, self.device)

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from dnnlib.numbers import in_words, is_within
+
 UNTRAINED_NIMG = 1000
+NEWEST, EVERY_KIMG = '[1, inf)', '(0, inf)'
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,10 @@ class Keep:
             keep = cls(int(newest), 'best' in rest, *every)
         except (ValueError, TypeError):
             raise ValueError(f'{text}: not of the form NUMBER[,best][,every=KIMG]') from None
-        if keep.newest < 1 or (keep.every_kimg is not None and not keep.every_kimg > 0):
-            raise ValueError(f'{text}: the numbers must be at least 1 and more than 0')
+        if not is_within(keep.newest, NEWEST):
+            raise ValueError(f'{text}: NUMBER must be {in_words(NEWEST, keep.newest)}')
+        if keep.every_kimg is not None and not is_within(keep.every_kimg, EVERY_KIMG):
+            raise ValueError(f'{text}: KIMG must be {in_words(EVERY_KIMG, keep.every_kimg)}')
         return keep
 
     def choose(self, states: Iterable[Saved], earlier: Mapping[int, float] = MappingProxyType({})) -> set[int]:

@@ -2,6 +2,7 @@
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -86,7 +87,21 @@ def train(config: dict, run_dir: Path, device: torch.device, wants_stop: Callabl
                       'training images in another order.', flush=True)
             ticks.end(run)
             continue
+        except DatasetError:
+            save_before_exit(run, ticks)
+            raise
         return distributed.broadcast_object(ticks.services.failing)
+
+
+def save_before_exit(run: setup.Run, ticks: Ticks) -> None:
+    """Saves a run that cannot go on for want of images. One of several ranks cannot: the others know nothing of it."""
+    if distributed.world_size() > 1:
+        return
+    with suppress(Diverged):
+        ticks.stop(run)
+    ticks.end(run)
+    if run.nimg > 0:
+        print(f'Saved at {run.nimg / 1000:.1f} kimg; the same command continues.', flush=True)
 
 
 def where_to_go_on(run_dir: Path) -> str:

@@ -115,6 +115,14 @@ class Ticks:
         if done or self.stopped or self.tick == 0 or kimg >= self.config['kimg_per_tick']:
             self._end_tick(run, done or self.stopped)
 
+    def stop(self, run: Run) -> None:
+        """Saves what there is, as after a signal: the run cannot go on now. Between two iterations only."""
+        self.stopped = True
+        if run.nimg > self._tick_nimg:
+            self._end_tick(run, last=True)
+        elif run.nimg > 0:
+            self._save_state(run)
+
     def end(self, run: Run) -> None:
         """Closes the logs, when everything is written."""
         self.services.wait()
