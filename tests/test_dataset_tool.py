@@ -534,7 +534,7 @@ def test_an_archive_can_replace_itself(convert, tmp_path):
 @pytest.mark.parametrize('options, code, message', [
     (['--dest='], 2, 'give either --dest, the folder or .zip archive to write, or --check'),
     (['--dest=a.zip', '--check'], 2, 'give either --dest, the folder or .zip archive to write, or --check'),
-    (['--check', '--max-images=0'], 2, '0 is not in the range x>=1'),
+    (['--check', '--max-images=0'], 2, '--max-images=0: must be at least 1'),
     (['--check', '--transform=center-crop', '--width=8'], 1,
      '--transform=center-crop: needs --width and --height'),
     (['--check', '--transform=center-crop-wide', '--width=8', '--height=16'], 1,

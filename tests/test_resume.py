@@ -184,7 +184,9 @@ def test_differences_name_entries_and_leave_out_what_is_harmless():
 
 
 @pytest.mark.parametrize('keep, sentence', [('0', 'at least 1'), ('two', 'not of the form'), ('2,worst', 'not of the form'),
-                                            ('2,every=0', 'more than 0'), ('2,every=1,every=2', 'not of the form')])
+                                            ('2,every=0', 'more than 0'), ('2,every=nan', 'more than 0'),
+                                            ('2,every=inf', 'at most 1000000000'), ('2,every=1e-300', 'further from 0'),
+                                            ('9999999999', 'at most 1000000000'), ('2,every=1,every=2', 'not of the form')])
 def test_keep_is_checked(data, keep, sentence):
     result = invoke('--outdir=runs', f'--data={data}', *TINY, '-n', f'--keep={keep}')
     assert result.exit_code == 2 and '--keep=' in result.output and sentence in result.output

@@ -232,6 +232,35 @@ def test_too_many_bad_images_stop_it():
         images[0]
 
 
+def break_images(num_good):
+    """Makes every process that loads images give up after so many."""
+    real, loaded = WithoutBad.__getitem__, []
+
+    def broken(self, idx):
+        loaded.append(idx)
+        if len(loaded) > num_good:
+            raise DatasetError('set: more than 10 images cannot be read') from ValueError('a cause')
+        return real(self, idx)
+
+    WithoutBad.__getitem__ = broken
+
+
+@pytest.mark.parametrize(('num_workers', 'num_good', 'kimg'), [(0, 38, 0.028), (1, 30, 0.028), (1, 16, 0.016), (1, 3, None)])
+def test_a_run_without_images_ends_with_one_sentence_and_what_it_had_is_saved(data, tmp_path, num_workers, num_good, kimg):
+    config = run_config(data, tmp_path / 'run', data_loader_kwargs=dict(num_workers=num_workers))
+    assert finish(config, lambda: break_images(num_good)) == 1
+    assert printed(config).splitlines()[-1] == 'click.exceptions.ClickException: set: more than 10 images cannot be read'
+    nimgs = [load_state(path)[1]['nimg'] / 1000 for path in saved_states(config['run_dir'])]
+    if kimg is None:
+        assert nimgs == []
+        return
+    assert nimgs[0] == kimg and 'kimg; the same command continues.' in printed(config)
+    assert finish(config) == 0, printed(config)[-3000:]
+    other = run_config(data, tmp_path / 'undisturbed')
+    assert finish(other) == 0
+    assert_same_bits(final_state(config)['run'], final_state(other)['run'])
+
+
 # Memory.
 
 
