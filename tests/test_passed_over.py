@@ -49,6 +49,13 @@ def test_files_that_programs_left_behind_are_no_images(tmp_path, ending):
                                      '1 note of macOS (._*)')
 
 
+def test_archives_of_windows_may_have_backslashes(tmp_path):
+    files = {'a\\b.png': picture(), '..\\c.png': picture(), '__MACOSX\\d.png': b'', 'a\\.thumbs\\e.png': b''}
+    dataset = ImageFolderDataset(str(write_set(tmp_path / 'cats.zip', files)))
+    assert len(dataset) == 2
+    assert dataset.passed_over() == '2 files passed over: 1 folder .thumbs, 1 folder __MACOSX'
+
+
 def test_the_root_of_a_set_may_be_hidden_and_names_may_begin_with_a_dot_and_a_slash(tmp_path):
     write_set(tmp_path / '.cache', CLASSES)
     assert len(ImageFolderDataset(str(tmp_path / '.cache'))) == 2

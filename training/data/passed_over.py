@@ -4,6 +4,7 @@ Galleries keep thumbnails beside pictures, notebooks keep copies, systems keep w
 learnt, and a folder of it would be a class.
 """
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -44,14 +45,16 @@ def is_left_behind(name: str) -> bool:
 
 
 def left_behind(path: str) -> str | None:
-    """The outermost file or folder of 'a/b/c', as a path, that a program left behind; None if there is none."""
-    parts = path.split('/')
-    return next(('/'.join(parts[:i + 1]) for i, part in enumerate(parts) if is_left_behind(part)), None)
+    """The outermost file or folder of 'a/b/c', as a path, that a program left behind; None if there is none.
+
+    Some archives of Windows have backslashes.
+    """
+    return next((path[:part.end()] for part in re.finditer(r'[^/\\]+', path) if is_left_behind(part[0])), None)
 
 
 def kind_left_behind(path: str, is_folder: bool) -> str:
     """What such a file or folder is counted as."""
-    name = path.rpartition('/')[2]
+    name = re.split(r'[/\\]', path)[-1]
     if is_folder:
         return f'folder {name}'
     return _NOTE if name.startswith('._') else name
