@@ -70,6 +70,13 @@ def test_two_beginnings_that_fit_are_refused():
     assert error.value.args == ('train/0.png', 'val/0.png', '0.png')
 
 
+def test_the_outer_one_of_two_label_files_counts(tmp_path):
+    """As one at the root does."""
+    source = write_set(tmp_path / 'set', {'a/b/0.png': picture(), 'a/b/dataset.json': b'not read',
+                                          'a/dataset.json': label_file([['b/0.png', 0]])})
+    assert ImageFolderDataset(str(source), use_labels=True).label_dim == 1
+
+
 def run(*arguments, code=0):
     result = CliRunner().invoke(dataset_tool.main, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == code, result.output

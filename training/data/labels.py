@@ -6,6 +6,7 @@
 import json
 import os
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -63,17 +64,21 @@ def label_file(files: FolderFiles | ZipFiles, image_names: Sequence[str]) -> str
     """The label file of a set: at its root, or in a folder that holds all images, as file managers make archives."""
     if LABEL_FILE in files.names:
         return LABEL_FILE
-    common = os.path.commonprefix([name.split('/')[:-1] for name in image_names])
-    candidates = ['/'.join([*common[:depth], LABEL_FILE]) for depth in range(len(common), 0, -1)]
-    return next((name for name in candidates if name in files.names), None)
+    common = '/'.join([*os.path.commonprefix([name.split('/')[:-1] for name in image_names]), ''])
+    found = [name for name in files.names
+             if name.endswith(f'/{LABEL_FILE}') and common.startswith(name.removesuffix(LABEL_FILE))]
+    return min(found, key=len, default=None)
 
 
 def _refuse_scattered(files: FolderFiles | ZipFiles, image_names: Sequence[str]) -> None:
     """Raises MisplacedLabels if there are label files, but beside a part of the images each."""
-    folders = {'/'.join([*parent[:depth], '']) for parent in {tuple(name.split('/')[:-1]) for name in image_names}
-               for depth in range(len(parent) + 1)}
+    in_order = [*sorted(image_names), '']
+
+    def has_images(folder: str) -> bool:
+        return in_order[bisect_left(in_order, folder, hi=len(image_names))].startswith(folder)
+
     found = [name for name in files.names
-             if name.lower().endswith(LABEL_FILE) and name[:-len(LABEL_FILE)] in folders]
+             if name.split('/')[-1].lower() == LABEL_FILE and has_images(name[:-len(LABEL_FILE)])]
     if found:
         raise MisplacedLabels(f'{files.path}: {_and_more(found[0], len(found))} is not where labels are looked for: those '
                               f'of all images must be in one {LABEL_FILE} at the root of the set')

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+MAX_DEPTH = 16          # So many folders that all images lie in may be left out.
+
 
 class Match(NamedTuple):
     """The entries that belong to images, and an example of two names that are not equal, (of the file, of the image)."""
@@ -29,17 +31,20 @@ def match(entries: dict[str, Any], image_names: Sequence[str]) -> Match:
     for key in (_spelling, _letters):
         if len(found) < len(image_names):
             used = set(found.values())
-            found |= _unique_pairs((name for name in entries if name not in used),
-                                   [name for name in image_names if name not in found], key)
-    for key in (_spelling, _letters):
-        found = found or _by_beginning(entries, image_names, key)
+            theirs = _unique((name for name in entries if name not in used), key)
+            ours = _unique((name for name in image_names if name not in found), key)
+            found |= {name: theirs[k] for k, name in ours.items() if k in theirs}
+            if not found and len(ours) == len(image_names):
+                found = _by_beginning(theirs, ours)
     example = next(((theirs, ours) for ours, theirs in found.items() if theirs != ours), None)
     return Match({ours: entries[theirs] for ours, theirs in found.items()}, example)
 
 
 def _spelling(name: str) -> str:
-    parts = name.replace('\\', '/').split('/')
-    return unicodedata.normalize('NFC', '/'.join(part for part in parts if part not in ('', '.')))
+    name = name.replace('\\', '/')
+    if name[:1] in ('/', '.') or '//' in name or '/.' in name:
+        name = '/'.join(part for part in name.split('/') if part not in ('', '.'))
+    return name if name.isascii() else unicodedata.normalize('NFC', name)
 
 
 def _letters(name: str) -> str:
@@ -50,28 +55,22 @@ def _unique(names: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:
     """{key: name}, without the keys that several names have."""
     by_key, several = {}, set()
     for name in names:
-        if by_key.setdefault(key(name), name) != name:
-            several.add(key(name))
-    return {k: name for k, name in by_key.items() if k not in several}
+        k = key(name)
+        if by_key.setdefault(k, name) != name:
+            several.add(k)
+    for k in several:
+        del by_key[k]
+    return by_key
 
 
-def _unique_pairs(entry_names: Iterable[str], image_names: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:
-    """{image name: name in the file} where each is the only one of its key."""
-    theirs, ours = _unique(entry_names, key), _unique(image_names, key)
-    return {name: theirs[k] for k, name in ours.items() if k in theirs}
-
-
-def _by_beginning(entry_names: Iterable[str], image_names: Sequence[str], key: Callable[[str], str]) -> dict[str, str]:
-    """{image name: name in the file} of all images, or of none.
+def _by_beginning(theirs: dict[str, str], ours: dict[str, str]) -> dict[str, str]:
+    """{image name: name in the file}, from {key: name} of both, of all images or of none.
 
     As much as possible of the images' names counts: folders that all of them lie in are only left out, one by one from
     the outside, while nothing fits.
     """
-    theirs, ours = _unique(entry_names, key), _unique(image_names, key)
-    if len(ours) < len(image_names):
-        return {}
-    for depth in range(_common_depth(ours) + 1):
-        inner = {k.split('/', depth)[-1]: name for k, name in ours.items()}
+    for depth in range(min(_common_depth(ours), MAX_DEPTH) + 1):
+        inner = {k.split('/', depth)[-1]: name for k, name in ours.items()} if depth else ours
         fitting = list(_fitting_beginnings(list(inner), theirs))
         if len(fitting) > 1:
             k = next(iter(inner))
