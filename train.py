@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, Real, Whole
 from training.config import run_dirs as resume
 from training.config.base_configs import CONFIG_NAMES, BaseConfig, base_config
 from training.config.presets import PRESETS, added_options, fitting_preset
+from training.config.schema import Config
 
 # Threads that wait should sleep: where cores are shared, spinning ones make a step on the CPU several times slower.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -200,7 +201,7 @@ def main(**options):
         raise UserError(f'--data: {error}') from error
     measurable = measurable_metrics(config, options['download_detectors'], options['dry_run'])
     if not options['dry_run']:
-        config['metrics'] = measurable
+        config = replace(config, metrics=measurable)
     tables = checked_plan(config) if options['dry_run'] or has_methods(config) else ''
     if is_main_process():
         print_config(config)
@@ -339,7 +340,7 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def measurable_metrics(config: dict, download: bool = False, dry_run: bool = False) -> list[str]:
+def measurable_metrics(config: Config, download: bool = False, dry_run: bool = False) -> list[str]:
     """The metrics of a run, if the weights of their detectors are there: the default gives way to one that needs none.
 
     download: fetch missing weights; a dry run only says that it would.
@@ -720,10 +721,10 @@ def next_run_id(outdir: str) -> int:
     return max([int(match[0]) for name in names if (match := re.match(r'\d+', name))], default=-1) + 1
 
 
-def print_config(config: dict) -> None:
+def print_config(config: Config) -> None:
     """The whole configuration, then what matters most of it."""
     print('\nTraining options:')
-    print(json.dumps(config, indent=2))
+    print(json.dumps(config.to_json(), indent=2))
     data, shape = config['training_set_kwargs'] or {}, config['data_shape']
     print(f'\nOutput directory:   {config["run_dir"]}')
     print(f'Training data:      {", ".join(config["data_paths"])}')
@@ -791,12 +792,13 @@ def checked_plan(config: dict) -> str:
         raise UserError(str(error)) from error
 
 
-def started_run(o: dict) -> dict:
+def started_run(o: dict) -> Config:
     """The configuration of a new run, or of the unfinished one that the same command has started before."""
     require('outdir' in o, f"Missing option '--outdir'. {EXAMPLE}")
     o = with_preset(o)
-    run_name, config = resolve(o)
-    config['run_dir'] = os.path.join(o['outdir'], f'{next_run_id(o["outdir"]):05d}-{run_name}')
+    run_name, resolved = resolve(o)
+    config = Config.from_json({
+        **resolved, 'run_dir': os.path.join(o['outdir'], f'{next_run_id(o["outdir"]):05d}-{run_name}')})
     earlier = earlier_runs(o['outdir'], run_name) if 'new' not in o else []
     as_before = {run_dir: resume.with_classes_of(saved, config) for run_dir, saved in earlier}
     changes = {run_dir: resume.differences(saved, as_before[run_dir]) for run_dir, saved in earlier}
@@ -804,14 +806,14 @@ def started_run(o: dict) -> dict:
     for run_dir in same or [run_dir for run_dir in changes if resume.is_of_the_data(changes[run_dir])]:
         refuse_changes(run_dir, config, changes[run_dir], 'override' in o)
         refuse_lost_states(run_dir, config)
-        return {**as_before[run_dir], 'run_dir': run_dir}
+        return replace(Config.from_json(as_before[run_dir]), run_dir=run_dir)
     if earlier:
         run_dir = earlier[0][0]
         click.echo(f'A new run: {run_dir} has other settings ({resume.in_words(changes[run_dir])}).', err=True)
     return config
 
 
-def earlier_runs(outdir: str, run_name: str) -> list[tuple[str, dict]]:
+def earlier_runs(outdir: str, run_name: str) -> list[tuple[str, Config]]:
     """(directory, configuration) of all runs of this name, the latest first."""
     found = []
     for entry in os.scandir(outdir) if os.path.isdir(outdir) else []:
@@ -828,7 +830,7 @@ def earlier_runs(outdir: str, run_name: str) -> list[tuple[str, dict]]:
     return runs
 
 
-def options_of(run_dir: str) -> dict:
+def options_of(run_dir: str) -> Config:
     """The configuration of a run; if its file is damaged or gone, that of its newest saved state. Raises ValueError."""
     try:
         return resume.saved_options(run_dir)
@@ -854,7 +856,7 @@ def ways_on(run_dir: str) -> str:
     return f'--init-from={run_dir} starts a new run from its newest network'
 
 
-def refuse_lost_states(run_dir: str, config: dict) -> None:
+def refuse_lost_states(run_dir: str, config: Config) -> None:
     """Raises UserError if a run would begin again over what it has written, because its saved states are gone."""
     lost = resume.lost_progress(run_dir, config['batch_size'])
     require(lost is None,
@@ -862,7 +864,7 @@ def refuse_lost_states(run_dir: str, config: dict) -> None:
             f'would be written over; bring a state back, or else {ways_on(run_dir)}, and --new starts another run')
 
 
-def continued_run(o: dict) -> dict:
+def continued_run(o: dict) -> Config:
     """The configuration for going on in the directory that --resume names: as it was, but for options given now."""
     run_dir = os.path.normpath(o['resume'])
     require('preset' not in o, f'--preset is for the start of a run; {run_dir} goes on with the options that it has')
@@ -878,20 +880,20 @@ def continued_run(o: dict) -> dict:
         config = resolve_again(saved, command, given) if given else {**saved, **data_now(saved)}
     except OSError as error:
         raise UserError(f'{run_dir}: {error}; {where_it_lies_now(error, {**command, **given}, saved)}') from error
-    config = with_processes(config, given.get('gpus') or int(os.environ.get('WORLD_SIZE', saved['num_gpus'])))
+    gpus = given.get('gpus') or int(os.environ.get('WORLD_SIZE', saved['num_gpus']))
+    config = with_processes(Config.from_json({**config, 'run_dir': run_dir}), gpus)
     refuse_changes(run_dir, config, resume.differences(saved, config), 'override' in o)
-    config['run_dir'] = run_dir
     return config
 
 
-def resolve_again(saved: dict, command: dict, given: dict) -> dict:
+def resolve_again(saved: Config, command: dict, given: dict) -> dict:
     """The configuration of a saved run with other options. It is that for the processes that the run began with: much
     follows from their number, and is to stay."""
     gpus = command.get('gpus', saved['num_gpus'])
     return resume.with_classes_of(saved, resolve(with_whole_paths({**command, **given, 'gpus': gpus}))[1])
 
 
-def with_processes(config: dict, gpus: int) -> dict:
+def with_processes(config: Config, gpus: int) -> Config:
     """The same run on so many processes: the batch stays as large as it is, and is divided among them."""
     if gpus == config['num_gpus']:
         return config
@@ -903,10 +905,10 @@ def with_processes(config: dict, gpus: int) -> dict:
     sizes = [num for num in range(1, min(batch // gpus, config['batch_gpu']) + 1)
              if batch // gpus % num == 0 and num % min(group, num) == 0]
     command = {**config['command'], 'gpus': config['command'].get('gpus', config['num_gpus'])}
-    return {**config, 'num_gpus': gpus, 'batch_gpu': max(sizes), 'command': command}
+    return replace(config, num_gpus=gpus, batch_gpu=max(sizes), command=command)
 
 
-def where_it_lies_now(error: OSError, command: dict, saved: dict) -> str:
+def where_it_lies_now(error: OSError, command: dict, saved: Config) -> str:
     """The option that names a data set which has moved, as part of a sentence."""
     if command.get('held_out') and str(error).startswith(command['held_out']):
         return '--held-out=PATH says where it lies now'
@@ -914,7 +916,7 @@ def where_it_lies_now(error: OSError, command: dict, saved: dict) -> str:
     return f'--{brought[0]}_data=PATHS says where they lie now' if brought else '--data=PATH says where it lies now'
 
 
-def saved_command(run_dir: str, saved: dict) -> dict:
+def saved_command(run_dir: str, saved: Config) -> dict:
     """The options that started a run, each converted as on the command line: a file may say anything."""
     params = {param.name: param for param in main.params}
     try:
@@ -924,7 +926,7 @@ def saved_command(run_dir: str, saved: dict) -> dict:
                         f'has options that there are not ({error})') from error
 
 
-def data_now(config: dict) -> dict:
+def data_now(config: Config) -> dict:
     """What a configuration says of the run's data sets, as they are now."""
     from training.dataset import ImageFolderDataset
     kwargs = resume.set_kwargs(config)
@@ -951,14 +953,14 @@ def refuse_changes(run_dir: str, config: dict, changes: dict, override: bool) ->
         sentence += no_longer_taken(config)
     else:
         sentence = f'{run_dir} was started with other settings or data ({resume.in_words(changes)})'
-    fits = not any(name.startswith('data_shape.') for name in changes)
-    require(fits, f'{sentence}; its networks do not fit these data: {ways_on(run_dir)} (with --allow-partial), and --new '
-            'starts another run')
+    require(resume.is_possible(changes),
+            f'{sentence}; its networks do not fit these data: {ways_on(run_dir)} (with --allow-partial), and --new starts '
+            'another run')
     require(override, f'{sentence}; --override continues all the same, --new starts another run')
     click.echo(f'{sentence}; continuing all the same.', err=True)
 
 
-def no_longer_taken(config: dict) -> str:
+def no_longer_taken(config: Config) -> str:
     """Words about folders in the data that programs left behind: images of them were in runs of earlier versions."""
     from training.dataset import ImageFolderDataset
     names = []
@@ -969,12 +971,12 @@ def no_longer_taken(config: dict) -> str:
             if names else '')
 
 
-def is_finished(config: dict) -> bool:
+def is_finished(config: Config) -> bool:
     """Is there nothing left to do in the run's directory?"""
     return kimg_of(config) >= config['total_kimg']
 
 
-def kimg_of(config: dict) -> float:
+def kimg_of(config: Config) -> float:
     """How far the run in the directory is, in thousands of images."""
     if not os.path.isdir(config['run_dir']):
         return 0
@@ -982,7 +984,7 @@ def kimg_of(config: dict) -> float:
     return (images_shown(Path(config['run_dir'])) or 0) / 1000
 
 
-def start(config: dict) -> int:
+def start(config: Config) -> int:
     """Creates the run directory if need be, and runs the processes; returns the exit status."""
     from metrics.metric_main import evaluate
     from metrics.overfitting import overfitting_gap

@@ -8,12 +8,13 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dnnlib import writing
+from training.config.schema import NO, YES, Config, leaves, may_change, problem_of
 
 try:
     import fcntl
@@ -24,66 +25,37 @@ OPTIONS_FILE = 'training_options.json'
 LOCK_FILE = '.lock'
 MAX_HOLDER = 200        # Characters of it that are repeated.
 
-# What may differ without making it another run: when to look and save, how to load, where to compute, how long.
-HARMLESS = ('image_snapshot_ticks', 'network_snapshot_ticks', 'snapshot_formats', 'metrics', 'keep', 'logs', 'kimg_per_tick',
-            'data_loader_kwargs', 'device', 'ops', 'num_gpus', 'cudnn_benchmark', 'total_kimg', 'held_out')
-NOT_COMPARED = ('run_dir', 'command', 'data_paths', 'data_num_images')
 OF_THE_DATA = ('max_size', 'random_seed')   # Of a data set's arguments: they follow from --subset and what there is.
 DATA = 'data_fingerprints'
 PLACES = ('path', 'data')           # Entries of these names, wherever they are: data sets are compared by fingerprint.
-
-# The classes that a configuration names. It is a file, perhaps a stranger's: no other class is looked up.
-CLASSES = ('training.dataset.ImageFolderDataset', 'training.networks.Generator', 'training.networks.Discriminator',
-           'training.augment.AugmentPipe', 'training.diffaugment.DiffAugment', 'torch.optim.Adam')
-
-# What every configuration has, and of which type.
-KINDS = {
-    **dict.fromkeys(('command', 'data_shape', 'G_kwargs', 'D_kwargs', 'G_opt_kwargs', 'D_opt_kwargs', 'loss_kwargs',
-                     'regularizers', 'data_loader_kwargs', 'keep'), dict),
-    **dict.fromkeys(('data_paths', 'data_fingerprints', 'metrics'), list),
-    **dict.fromkeys(('num_gpus', 'random_seed', 'batch_size', 'batch_gpu'), int),
-    **dict.fromkeys(('total_kimg', 'kimg_per_tick'), int | float),
-    **dict.fromkeys(('loss', 'device'), str),
-}
 
 
 class BusyError(Exception):
     """Another process trains in the directory; the text is for users."""
 
 
-def saved_options(run_dir: str | os.PathLike) -> dict[str, Any]:
+def saved_options(run_dir: str | os.PathLike) -> Config:
     """The configuration of a run. Raises ValueError with a sentence for people if the directory is none of a run."""
     path = Path(run_dir, OPTIONS_FILE)
     try:
-        config = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
+        values = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f'{run_dir} is not the directory of a run: {OPTIONS_FILE} cannot be read ({error})') from error
-    problem = problem_of(config)
+    problem = problem_of(values)
     if problem:
         raise ValueError(f'{path} was not written by this program: {problem}')
-    return config
+    return Config.from_json(values)
 
 
-def problem_of(config: Any) -> str | None:
-    """What a configuration of this program would not say, None if there is nothing."""
-    if not isinstance(config, dict):
-        return 'it holds no configuration'
-    foreign = [f'{name}={value}' for name, value in _leaves(config) if name.endswith('class_name') and value not in CLASSES]
-    if foreign:
-        return f'{foreign[0]} is none of its classes'
-    wrong = [name for name, kind in KINDS.items() if not isinstance(config.get(name), kind)]
-    return f'{wrong[0]} is missing or of a wrong type' if wrong else None
-
-
-def write_options(config: dict[str, Any]) -> None:
+def write_options(config: Mapping[str, Any]) -> None:
     """Writes the configuration into the run's directory, complete or not at all."""
-    writing.write_text(Path(config['run_dir'], OPTIONS_FILE), json.dumps(config, indent=2), 'any', sync=True)
+    writing.write_text(Path(config['run_dir'], OPTIONS_FILE), json.dumps(dict(config), indent=2), 'any', sync=True)
 
 
-def differences(saved: dict[str, Any], asked: dict[str, Any]) -> dict[str, str]:
+def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, str]:
     """{entry: 'saved -> asked'} of all that makes it another run, nested entries with dots; for data, in words."""
-    asked = json.loads(json.dumps(asked))
-    before, after = dict(_leaves(saved)), dict(_leaves(asked))
+    asked = json.loads(json.dumps(dict(asked)))
+    before, after = dict(leaves(saved)), dict(leaves(asked))
     changes = {name: f'{before.get(name, "(none)")} -> {after.get(name, "(none)")}'
                for name in sorted({**before, **after}) if before.get(name) != after.get(name) and _matters(name)}
     if before.get('num_gpus') != after.get('num_gpus'):
@@ -99,18 +71,10 @@ def _matters(name: str) -> bool:
     first, last = name.split('.')[0], name.split('.')[-1]
     if first in ('training_set_kwargs', 'centre_kwargs') and last in OF_THE_DATA:
         return False
-    return first not in (*HARMLESS, *NOT_COMPARED) and last not in PLACES
+    return may_change(first) != YES and last not in PLACES
 
 
-def _leaves(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        yield name, value
-        return
-    for key, item in value.items():
-        yield from _leaves(item, f'{name}.{key}' if name else key)
-
-
-def set_kwargs(config: dict[str, Any]) -> dict[str, Any]:
+def set_kwargs(config: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the run's data set, or what those of its centres have in common."""
     kwargs = config.get('training_set_kwargs') or config.get('centre_kwargs')
     return kwargs if isinstance(kwargs, dict) else {}
@@ -167,6 +131,11 @@ def _in_images(before, after):
 def is_of_the_data(changes: dict[str, str]) -> bool:
     """Is it the data that changed, and nothing but what follows from them? Shapes of images and labels do."""
     return DATA in changes and (len(changes) == 1 or any(name.startswith('data_shape.') for name in changes))
+
+
+def is_possible(changes: dict[str, str]) -> bool:
+    """May the run go on with these changes, if its user wants to?"""
+    return all(may_change(name) != NO for name in changes)
 
 
 def in_words(changes: dict[str, str]) -> str:

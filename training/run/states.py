@@ -12,7 +12,7 @@ import torch
 from torch_utils import distributed
 from torch_utils.checkpoint import CheckpointError
 from torch_utils.state_file import load_meta, load_state, save_state
-from training.config.run_dirs import problem_of
+from training.config.schema import Config, problem_of
 from training.run.keep import Keep, Saved
 from training.run_files import COUNT, problem_of_entries
 
@@ -46,11 +46,11 @@ def readable_states(run_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield path, meta
 
 
-def options_in_states(run_dir: Path) -> dict[str, Any] | None:
+def options_in_states(run_dir: Path) -> Config | None:
     """The configuration that the newest readable state was saved with, None if no state has one of this program."""
     for _, meta in readable_states(run_dir):
         if problem_of(meta.get('config')) is None:
-            return meta['config']
+            return Config.from_json(meta['config'])
     return None
 
 

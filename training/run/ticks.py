@@ -89,7 +89,7 @@ class Ticks:
             if states.saved_states(self.run_dir)[:1] == [states.state_path(self.run_dir, run.nimg)]:
                 self.services.run('removing old states', partial(       # A process may have been killed before it did.
                     states.prune, self.run_dir, Keep(**self.config['keep']), self._scores.scores))
-            self._logs = Logs(self.config.get('logs', ()), self.run_dir, self.config, run.nimg, self.services)
+            self._logs = Logs(self.config.get('logs', ()), self.run_dir, dict(self.config), run.nimg, self.services)
             self._bar = progress_bar(run.total_nimg, run.nimg)
 
     def begin_stage(self, run: Run) -> None:
@@ -299,7 +299,7 @@ class Ticks:
         """The whole state to go on from: a copy is made at once, and written while training goes on."""
         local_states = distributed.gather_objects(run.local_state_dict())
         state = dict(run=run.state_dict(), ranks=local_states, ticks=self.state_dict())
-        meta = dict(nimg=run.nimg, finished=run.nimg >= run.total_nimg, config=self.config)
+        meta = dict(nimg=run.nimg, finished=run.nimg >= run.total_nimg, config=dict(self.config))
         if self.is_main:
             self._save_time = time.time()
             self.services.run('syncing stats.jsonl', self._stats.sync)

@@ -1,0 +1,236 @@
+"""What a run's configuration says: every entry once, with its meaning, unit, range, and whether a run that goes on may change it.
+
+This is `training_options.json`, what `train.py --dry-run` prints, what is compared when a run goes on, and the second table
+of docs/options.md. A file may be a stranger's: `Config.from_json` takes nothing that is not declared here. Imports no torch.
+"""
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, in_words, is_within
+
+# May a run that goes on have another value? It is compared with the value that was saved.
+YES, WITH_OVERRIDE, NO = 'yes', 'with --override', 'no'
+
+# The classes that a configuration may name: no other is looked up.
+CLASSES = ('training.dataset.ImageFolderDataset', 'training.networks.Generator', 'training.networks.Discriminator',
+           'training.augment.AugmentPipe', 'training.diffaugment.DiffAugment', 'torch.optim.Adam')
+
+
+def setting(help: str, *, unit: str = '', within: str = '', choices: tuple[str, ...] = (), table: type | None = None,
+            changes: str = WITH_OVERRIDE, **default: Any) -> Any:
+    """An entry of a configuration, or of a table in it.
+
+    unit: empty if it has none.
+    within: an interval of numbers, as in dnnlib/numbers.py.
+    choices: words, if nothing else would do.
+    table: the class that declares what stands in it, if it is a table whose entries are checked.
+    changes: may a run that goes on have another value?
+    default: what it is in a file that does not have it, as older ones may not; without one every file must have it. An entry
+        whose default is None is left out where it is None.
+    """
+    metadata = dict(help=help, unit=unit, within=within, choices=choices, table=table, changes=changes)
+    return dataclasses.field(metadata=metadata, **default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataShape:
+    """What the data sets of a run have in common."""
+    c_dim: int = setting('Numbers in a label; 0 without labels', within='[0, inf)')
+    img_resolution: int = setting('Width and height of an image', unit='pixels', within='[1, 65536]')
+    img_channels: int = setting('Channels of an image', within='[1, 4]')
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepRule:
+    """Which saved states are kept."""
+    newest: int = setting('The newest so many', within='[1, inf)')
+    best: bool = setting('The one with the best score')
+    every_kimg: float | None = setting('The first at or after each multiple', unit='kimg', within='(0, inf)')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How images are loaded."""
+    num_workers: int = setting('Processes that load images', within=WORKERS)
+    prefetch_factor: int | None = setting('Batches that each of them loads ahead', within='[1, inf)', default=None)
+    pin_memory: bool = setting('In memory from which a GPU copies faster', default=False)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Config(Mapping):
+    """The configuration of a run. It is read like a dictionary, too: `config['total_kimg']`."""
+
+    # The run.
+    run_dir: str | None = setting('Directory of the run', changes=YES, default=None)
+    command: dict = setting('The options of train.py that were given', changes=YES)
+    random_seed: int = setting('Of everything that is random', within=SEED)
+    num_gpus: int = setting('Processes, one per GPU', within=PROCESSES, changes=YES)
+    total_kimg: float = setting('Length of the run', unit='kimg', within='(0, inf)', changes=YES)
+    kimg_per_tick: float = setting('Length of a tick', unit='kimg', within='(0, inf)', changes=YES)
+    image_snapshot_ticks: int = setting('From one picture of fakes to the next', unit='ticks', within='[1, inf)', changes=YES)
+    network_snapshot_ticks: int = setting('From one snapshot to the next', unit='ticks', within='[1, inf)', changes=YES)
+    snapshot_formats: list[str] | None = setting('Files of each network snapshot; not given: native', changes=YES, default=None)
+    keep: dict = setting('Which saved states are kept', table=KeepRule, changes=YES)
+    metrics: list[str] = setting('Metrics at each snapshot', changes=YES)
+    logs: list[str] = setting('Logs beside stats.jsonl', changes=YES, default_factory=list)
+
+    # The data.
+    data_paths: list[str] = setting('The data sets; they are compared by data_fingerprints', changes=YES)
+    data_fingerprints: list[str] = setting('SHA-256 of the images and labels of each')
+    data_num_images: list[int] | None = setting('Images of each', unit='images', within='[0, inf)', changes=YES, default=None)
+    data_shape: dict = setting('What they have in common', table=DataShape, changes=NO)
+    training_set_kwargs: dict | None = setting('Arguments of the data set; null if a method opens its own')
+    centre_kwargs: dict | None = setting('What the data sets that a method opens have in common', default=None)
+    held_out: str | None = setting('Images that D never learns from, to measure the overfitting gap', changes=YES, default=None)
+    data_loader_kwargs: dict = setting('How images are loaded', table=Loading, changes=YES)
+
+    # Networks and optimizers.
+    G_kwargs: dict = setting('Arguments of the generator')
+    D_kwargs: dict = setting('Arguments of the discriminator')
+    G_opt_kwargs: dict = setting('Arguments of its optimizer, before the rates of lazy regularization')
+    D_opt_kwargs: dict = setting('Arguments of its optimizer, before the rates of lazy regularization')
+    ema_kimg: float = setting('Half-life of the average of G', unit='kimg', within='[0, inf)')
+    ema_rampup: float | None = setting('Share of the images shown so far that it is at most; null: no ramp-up', within='[0, inf)')
+    init_from: str | None = setting('Network file that the run fine-tunes, with its architecture', default=None)
+    allow_partial: bool | None = setting('May that file lack tensors?', default=None)
+    resume_pkl: str | None = setting('Network file that the run starts from', default=None)
+
+    # The step.
+    batch_size: int = setting('Images per iteration', unit='images', within=BATCH)
+    batch_gpu: int = setting('Images at once on one GPU', unit='images', within=BATCH)
+    loss: str = setting('Adversarial game')
+    loss_options: dict | None = setting('Options of the game, if it has any', default=None)
+    loss_kwargs: dict = setting('Weights and switches of the terms that every run has')
+    regularizers: dict = setting('Options of each method')
+    G_reg_interval: int | None = setting("From one lazy step of G to the next; null: G has none", unit='iterations',
+                                         within='[1, inf)')
+    D_reg_interval: int | None = setting("From one lazy step of D to the next; null: D has none", unit='iterations',
+                                         within='[1, inf)')
+
+    # Augmentation.
+    augment_kwargs: dict | None = setting('Arguments of the augmentation; not given: none', default=None)
+    augment_p: float | None = setting('Its strength at the start', within='[0, 1]', default=None)
+    ada_target: float | None = setting("Mean sign of D's logits on reals that its strength is adapted to; not given: it is not",
+                                       within='[0, 1]', default=None)
+    ada_interval: int = setting('From one adaptation to the next', unit='iterations', within='[1, inf)')
+    ada_kimg: float = setting('In which the strength can rise from 0 to 1', unit='kimg', within='(0, inf)')
+
+    # Where and how it is computed.
+    device: str = setting('Where to compute', choices=('auto', 'cpu', 'cuda', 'mps'), changes=YES)
+    ops: str = setting('Operators', choices=('auto', 'native', 'reference'), changes=YES, default='auto')
+    cudnn_benchmark: bool = setting('Does cuDNN try its algorithms first?', changes=YES)
+    allow_tf32: bool = setting('TF32 in convolutions and products')
+
+    @classmethod
+    def from_json(cls, values: Any) -> 'Config':
+        """From plain data. Raises ValueError with a sentence for people that names the entry which is wrong."""
+        problem = problem_of(values)
+        if problem:
+            raise ValueError(problem)
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return dict(self)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _fields(Config) or self._is_left_out(name):
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in _fields(Config) if not self._is_left_out(name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _is_left_out(self, name):
+        return _fields(Config)[name].default is None and getattr(self, name) is None
+
+
+@cache
+def _fields(table: type) -> dict[str, dataclasses.Field]:
+    return {field.name: field for field in dataclasses.fields(table)}
+
+
+def may_change(name: str) -> str:
+    """May a run that goes on have another value of this entry? `YES`, `WITH_OVERRIDE` or `NO`; dots lead into tables."""
+    field = _fields(Config).get(name.split('.')[0])
+    return field.metadata['changes'] if field else WITH_OVERRIDE
+
+
+def problem_of(values: Any) -> str | None:
+    """What is wrong with the plain data of a configuration, as a sentence that names the entry; None if nothing is."""
+    if not isinstance(values, Mapping):
+        return 'it holds no configuration'
+    foreign = [f'{name}={value}' for name, value in leaves(values) if name.endswith('class_name') and value not in CLASSES]
+    if foreign:
+        return f'{foreign[0]} is none of its classes'
+    return next(_problems(Config, values), None)
+
+
+def _problems(table: type, values: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
+    """Sentences about what is wrong with the entries of a table."""
+    for name in values:
+        if name not in _fields(table):
+            yield f'there is no entry {_shown(prefix + name)}'
+    for name, field in _fields(table).items():
+        if name in values:
+            yield from _problems_of_value(prefix + name, values[name], field)
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            yield f'{prefix}{name} is missing'
+
+
+def _problems_of_value(name: str, value: Any, field: dataclasses.Field) -> Iterator[str]:
+    within, choices, table = (field.metadata[key] for key in ('within', 'choices', 'table'))
+    if not _is_a(field.type, value):
+        yield f'{name}={_shown(value)}: must be {kind_in_words(field.type)}'
+    elif choices and value not in choices:
+        yield f'{name}={_shown(value)}: must be one of {", ".join(choices)}'
+    elif table:
+        yield from _problems(table, value, f'{name}.')
+    elif within and value is not None:
+        for number in value if isinstance(value, list) else [value]:
+            if not is_within(number, within):
+                yield f'{name}={_shown(number)}: must be {in_words(within, number)}'
+
+
+def _is_a(kind: Any, value: Any) -> bool:
+    """Is a value of plain data of this type? A whole number is a number, too; true and false are none."""
+    if isinstance(kind, UnionType):
+        return any(_is_a(part, value) for part in get_args(kind))
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is_a(get_args(kind)[0], item) for item in value)
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+KINDS_IN_WORDS = {int: 'a whole number', float: 'a number', str: 'a text', bool: 'true or false', dict: 'a table',
+                  list[str]: 'a list of texts', list[int]: 'a list of whole numbers', NoneType: 'null'}
+
+
+def kind_in_words(kind: Any) -> str:
+    """'a whole number or null': a type, as part of a sentence."""
+    parts = get_args(kind) if isinstance(kind, UnionType) else [kind]
+    return ' or '.join(KINDS_IN_WORDS[part] for part in parts)
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value's JSON."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 40 else f'{text[:40]}...'
+
+
+def leaves(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+    """(name, value) of all entries that are no tables; dots lead into those."""
+    if not isinstance(value, Mapping):
+        yield name, value
+        return
+    for key, item in value.items():
+        yield from leaves(item, f'{name}.{key}' if name else key)
