@@ -1,4 +1,4 @@
-"""The declared configuration of a run: what it takes, what it refuses with a sentence, and that it takes what earlier runs saved."""
+"""The declared configuration of a run: what it takes, also of earlier runs, and what it refuses with a sentence."""
 import json
 import pickle
 import subprocess
@@ -44,7 +44,7 @@ def test_an_older_file_may_lack_what_was_not_there_then():
 
 
 @pytest.mark.parametrize('change, sentence', [
-    (dict(total_kimg=-3), 'total_kimg=-3: must be more than 0 and at most 1000000000'),
+    (dict(total_kimg=-3), 'total_kimg=-3: must be more than 0'),
     (dict(total_kimg=float('nan')), 'total_kimg=NaN: must be more than 0'),
     (dict(total_kimg=True), 'total_kimg=true: must be a number'),
     (dict(batch_size=48.5), 'batch_size=48.5: must be a whole number'),
@@ -69,7 +69,7 @@ def test_what_is_wrong_is_named_in_one_sentence(change, sentence):
 
 @pytest.mark.parametrize('values', [None, [], 'text', 7, {}])
 def test_what_is_no_configuration_at_all(values):
-    assert problem_of(values) in ('it holds no configuration', 'command is missing')
+    assert problem_of(values) in (f'it holds {json.dumps(values)}, no configuration'.replace('"', ''), 'command is missing')
 
 
 def test_what_a_run_that_goes_on_may_change():

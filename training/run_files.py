@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from training.config.schema import problem_of
+
 OPTIONS_FILE = 'training_options.json'
 
 MAX_OPTIONS_BYTES = 2 ** 24
 MAX_ROWS_BYTES = 2 ** 28            # Of a file of rows or a log; what is longer is read up to there.
-MAX_DEPTH = 32                      # Of nested options.
 MAX_NUMBER, MIN_NUMBER = 1e100, 1e-100      # Curves can be drawn through these; what is smaller is 0.
-MAX_RES = 2 ** 16
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -38,42 +38,8 @@ def _is_moments(value: Any) -> bool:
 
 NUMBER: Rule = (lambda value: finite(value) is not None, 'a finite number')
 COUNT: Rule = (lambda value: _of(int)(value) and 0 <= value <= 2 ** 63, 'a whole number of at least 0')
-SIDE: Rule = (lambda value: _of(int)(value) and 1 <= value <= MAX_RES, f'a whole number from 1 to {MAX_RES}')
 FLAG: Rule = (lambda value: isinstance(value, bool), 'true or false')
-TEXT: Rule = (_of(str), 'a text')
 TABLE: Rule = (_of(dict), 'an object')
-TABLE_OR_NONE: Rule = (_of(dict, type(None)), 'an object or null')
-LIST: Rule = (_of(list), 'a list')
-
-# What an entry is where it is there; runs of before have fewer.
-OPTIONS: dict[str, Rule] = {
-    'run_dir': TEXT,
-    'command': TABLE,
-    'total_kimg': NUMBER,
-    'kimg_per_tick': NUMBER,
-    'num_gpus': COUNT,
-    'batch_size': COUNT,
-    'batch_gpu': COUNT,
-    'random_seed': COUNT,
-    'loss': TEXT,
-    'device': TEXT,
-    'metrics': LIST,
-    'data_paths': LIST,
-    'data_fingerprints': LIST,
-    'data_shape': TABLE,
-    'data_shape.img_resolution': SIDE,
-    'training_set_kwargs': TABLE_OR_NONE,
-    'training_set_kwargs.resolution': (lambda value: value is None or SIDE[0](value), SIDE[1]),
-    'G_kwargs': TABLE,
-    'D_kwargs': TABLE,
-    'G_opt_kwargs': TABLE,
-    'D_opt_kwargs': TABLE,
-    'loss_kwargs': TABLE,
-    'regularizers': TABLE,
-    'data_loader_kwargs': TABLE,
-    'keep': TABLE,
-}
-
 
 # Of a saved state: what it says of itself, how far the run is, and what its periodic part goes on with.
 TEXTS: Rule = (lambda value: _of(list)(value) and all(map(_of(str), value)), 'a list of texts')
@@ -89,7 +55,16 @@ class RunFileError(ValueError):
 
 
 def read_options(folder: str | os.PathLike) -> dict[str, Any]:
-    """The configuration of a run, of which every entry in OPTIONS that is there is of its type. Raises RunFileError."""
+    """The configuration of a run, to be shown: what there is of its entries is of their types. Raises RunFileError."""
+    config = read_options_file(folder)
+    problem = problem_of(config, complete=False)
+    if problem:
+        raise RunFileError(f'{Path(folder, OPTIONS_FILE)} was not written by this program: {problem}')
+    return config
+
+
+def read_options_file(folder: str | os.PathLike) -> Any:
+    """What the JSON of a run's configuration says, whatever that is. Raises RunFileError."""
     path = Path(folder, OPTIONS_FILE)
     try:
         if path.exists() and not path.is_file():
@@ -104,27 +79,9 @@ def read_options(folder: str | os.PathLike) -> dict[str, Any]:
     if len(data) > MAX_OPTIONS_BYTES:
         raise RunFileError(f'{path} has more than {MAX_OPTIONS_BYTES} bytes, which no configuration has')
     try:
-        config = json.loads(data.decode('utf-8'))
+        return json.loads(data.decode('utf-8'))
     except (ValueError, RecursionError) as error:
         raise RunFileError(f'{folder}: {OPTIONS_FILE} is damaged: {error}') from None
-    problem = problem_of_options(config)
-    if problem:
-        raise RunFileError(f'{path} was not written by this program: {problem}')
-    return config
-
-
-def problem_of_options(config: Any) -> str | None:
-    """The first thing in a configuration that is not as OPTIONS says; None if there is nothing."""
-    if not isinstance(config, dict):
-        return f'it holds {short(config)}, not an object'
-    if too_deep(config):
-        return f'it is nested more than {MAX_DEPTH} times'
-    for name, (fits, kind) in OPTIONS.items():
-        *outer, last = name.split('.')
-        table = config.get(outer[0]) if outer else config
-        if isinstance(table, dict) and last in table and not fits(table[last]):
-            return f'{name} is {short(table[last])}, not {kind}'
-    return None
 
 
 def problem_of_entries(table: Any, rules: dict[str, Rule]) -> str | None:
@@ -153,15 +110,6 @@ def problem_of_state(state: Any, meta: dict[str, Any], num_stages: int) -> str |
     if problem is None and not TEXTS[0](ticks.get('unwritten', [])):
         return f'unwritten is {short(ticks["unwritten"])}, not {TEXTS[1]}'
     return problem or problem_of_entries(ticks['collector'], {'unread': MOMENTS, 'visible': MOMENTS})
-
-
-def too_deep(value: Any) -> bool:
-    """Are lists and objects nested more than MAX_DEPTH times?"""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [item for outer in level if isinstance(outer, dict | list)
-                 for item in (outer.values() if isinstance(outer, dict) else outer)]
-    return bool(level)
 
 
 def short(value: Any, most: int = 60) -> str:

@@ -15,13 +15,13 @@ from typing import Any
 
 from dnnlib import writing
 from training.config.schema import NO, YES, Config, leaves, may_change, problem_of
+from training.run_files import OPTIONS_FILE, RunFileError, read_options_file
 
 try:
     import fcntl
 except ImportError:         # Windows: there is no lock.
     fcntl = None
 
-OPTIONS_FILE = 'training_options.json'
 LOCK_FILE = '.lock'
 MAX_HOLDER = 200        # Characters of it that are repeated.
 
@@ -36,14 +36,13 @@ class BusyError(Exception):
 
 def saved_options(run_dir: str | os.PathLike) -> Config:
     """The configuration of a run. Raises ValueError with a sentence for people if the directory is none of a run."""
-    path = Path(run_dir, OPTIONS_FILE)
     try:
-        values = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError) as error:
+        values = read_options_file(run_dir)
+    except RunFileError as error:
         raise ValueError(f'{run_dir} is not the directory of a run: {OPTIONS_FILE} cannot be read ({error})') from error
     problem = problem_of(values)
     if problem:
-        raise ValueError(f'{path} was not written by this program: {problem}')
+        raise ValueError(f'{Path(run_dir, OPTIONS_FILE)} was not written by this program: {problem}')
     return Config.from_json(values)
 
 

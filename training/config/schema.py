@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, ClassVar, get_args, get_origin
 
 from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, in_words, is_within
 
@@ -20,6 +20,8 @@ YES, WITH_OVERRIDE, NO = 'yes', 'with --override', 'no'
 CLASSES = ('training.dataset.ImageFolderDataset', 'training.networks.Generator', 'training.networks.Discriminator',
            'training.augment.AugmentPipe', 'training.diffaugment.DiffAugment', 'torch.optim.Adam')
 
+MAX_DEPTH = 32              # Of tables and lists in each other.
+
 
 def setting(help: str, *, unit: str = '', within: str = '', choices: tuple[str, ...] = (), table: type | None = None,
             changes: str = WITH_OVERRIDE, **default: Any) -> Any:
@@ -28,7 +30,8 @@ def setting(help: str, *, unit: str = '', within: str = '', choices: tuple[str, 
     unit: empty if it has none.
     within: an interval of numbers, as in dnnlib/numbers.py.
     choices: words, if nothing else would do.
-    table: the class that declares what stands in it, if it is a table whose entries are checked.
+    table: the class that declares what stands in it, if it is a table whose entries are checked; others may stand beside them
+        if that has `is_open`.
     changes: may a run that goes on have another value?
     default: what it is in a file that does not have it, as older ones may not; without one every file must have it. An entry
         whose default is None is left out where it is None.
@@ -61,6 +64,21 @@ class Loading:
     pin_memory: bool = setting('In memory from which a GPU copies faster', default=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataSetArguments:
+    """What a data set is opened with, as far as others than its class read it."""
+    is_open: ClassVar[bool] = True
+    resolution: int | None = setting('Width and height of an image', unit='pixels', within='[1, 65536]', default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossArguments:
+    """Of the terms that every run has. The entries METHOD_OPTION are those of the methods that every run has."""
+    is_open: ClassVar[bool] = True
+    game: str = setting('What D and G play')
+    style_mixing_prob: float = setting('Share of the images that are made of two latents', within='[0, 1]')
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Config(Mapping):
     """The configuration of a run. It is read like a dictionary, too: `config['total_kimg']`."""
@@ -84,8 +102,10 @@ class Config(Mapping):
     data_fingerprints: list[str] = setting('SHA-256 of the images and labels of each')
     data_num_images: list[int] | None = setting('Images of each', unit='images', within='[0, inf)', changes=YES, default=None)
     data_shape: dict = setting('What they have in common', table=DataShape, changes=NO)
-    training_set_kwargs: dict | None = setting('Arguments of the data set; null if a method opens its own')
-    centre_kwargs: dict | None = setting('What the data sets that a method opens have in common', default=None)
+    training_set_kwargs: dict | None = setting('Arguments of the data set; null if a method opens its own',
+                                               table=DataSetArguments)
+    centre_kwargs: dict | None = setting('What the data sets that a method opens have in common', table=DataSetArguments,
+                                         default=None)
     held_out: str | None = setting('Images that D never learns from, to measure the overfitting gap', changes=YES, default=None)
     data_loader_kwargs: dict = setting('How images are loaded', table=Loading, changes=YES)
 
@@ -105,7 +125,7 @@ class Config(Mapping):
     batch_gpu: int = setting('Images at once on one GPU', unit='images', within=BATCH)
     loss: str = setting('Adversarial game')
     loss_options: dict | None = setting('Options of the game, if it has any', default=None)
-    loss_kwargs: dict = setting('Weights and switches of the terms that every run has')
+    loss_kwargs: dict = setting('Weights and switches of the terms that every run has', table=LossArguments)
     regularizers: dict = setting('Options of each method')
     G_reg_interval: int | None = setting("From one lazy step of G to the next; null: G has none", unit='iterations',
                                          within='[1, inf)')
@@ -164,36 +184,50 @@ def may_change(name: str) -> str:
     return field.metadata['changes'] if field else WITH_OVERRIDE
 
 
-def problem_of(values: Any) -> str | None:
-    """What is wrong with the plain data of a configuration, as a sentence that names the entry; None if nothing is."""
+def problem_of(values: Any, complete: bool = True) -> str | None:
+    """What is wrong with the plain data of a configuration, as a sentence that names the entry; None if nothing is.
+
+    complete: else entries may be missing, and there may be others: enough to show a run, not to go on with it.
+    """
     if not isinstance(values, Mapping):
-        return 'it holds no configuration'
-    foreign = [f'{name}={value}' for name, value in leaves(values) if name.endswith('class_name') and value not in CLASSES]
-    if foreign:
-        return f'{foreign[0]} is none of its classes'
-    return next(_problems(Config, values), None)
+        return f'it holds {_shown(values)}, no configuration'
+    if _is_too_deep(values):
+        return f'it is nested more than {MAX_DEPTH} times'
+    for name, value in leaves(values):
+        if name.endswith('class_name') and value not in CLASSES:
+            return f'{_shown(name)}={_shown(value)} is none of its classes'
+    return next(_problems(Config, values, complete), None)
 
 
-def _problems(table: type, values: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
+def _is_too_deep(value: Any) -> bool:
+    """Are lists and tables nested more than MAX_DEPTH times?"""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for outer in level if isinstance(outer, Mapping | list)
+                 for item in (outer.values() if isinstance(outer, Mapping) else outer)]
+    return bool(level)
+
+
+def _problems(table: type, values: Mapping[str, Any], complete: bool, prefix: str = '') -> Iterator[str]:
     """Sentences about what is wrong with the entries of a table."""
     for name in values:
-        if name not in _fields(table):
+        if complete and name not in _fields(table) and not getattr(table, 'is_open', False):
             yield f'there is no entry {_shown(prefix + name)}'
     for name, field in _fields(table).items():
         if name in values:
-            yield from _problems_of_value(prefix + name, values[name], field)
-        elif field.default is field.default_factory is dataclasses.MISSING:
+            yield from _problems_of_value(prefix + name, values[name], field, complete)
+        elif complete and field.default is field.default_factory is dataclasses.MISSING:
             yield f'{prefix}{name} is missing'
 
 
-def _problems_of_value(name: str, value: Any, field: dataclasses.Field) -> Iterator[str]:
+def _problems_of_value(name: str, value: Any, field: dataclasses.Field, complete: bool) -> Iterator[str]:
     within, choices, table = (field.metadata[key] for key in ('within', 'choices', 'table'))
     if not _is_a(field.type, value):
         yield f'{name}={_shown(value)}: must be {kind_in_words(field.type)}'
     elif choices and value not in choices:
         yield f'{name}={_shown(value)}: must be one of {", ".join(choices)}'
-    elif table:
-        yield from _problems(table, value, f'{name}.')
+    elif table and value is not None:
+        yield from _problems(table, value, complete, f'{name}.')
     elif within and value is not None:
         for number in value if isinstance(value, list) else [value]:
             if not is_within(number, within):
@@ -222,8 +256,8 @@ def kind_in_words(kind: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """The beginning of a value's JSON."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    """The beginning of a text, or of the JSON of something else."""
+    text = value if isinstance(value, str) and value.isprintable() else json.dumps(value, default=str)
     return text if len(text) <= 40 else f'{text[:40]}...'
 
 
