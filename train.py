@@ -944,7 +944,7 @@ def data_now(config: Config) -> dict:
     return now
 
 
-def refuse_changes(run_dir: str, config: dict, changes: dict, override: bool) -> None:
+def refuse_changes(run_dir: str, config: Config, changes: dict, override: bool) -> None:
     """Says in what a run would go on differently; raises UserError unless that is wanted and possible."""
     if not changes:
         return

@@ -79,7 +79,7 @@ def set_kwargs(config: Mapping[str, Any]) -> dict[str, Any]:
     return kwargs if isinstance(kwargs, dict) else {}
 
 
-def with_classes_of(saved: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+def with_classes_of(saved: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration with folders numbered as classes in the order that a run has begun with: runs of before took
     plain string order, whatever numbers there are in the names."""
     before, now = set_kwargs(saved).get('labels_from'), set_kwargs(config).get('labels_from')
