@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 import losses_ext
-from dnnlib import output
+from dnnlib import output, torchrun
 from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, Real, Whole
 from training.config import run_dirs as resume
 from training.config.base_configs import CONFIG_NAMES, BaseConfig, base_config
@@ -203,7 +203,7 @@ def main(**options):
     if not options['dry_run']:
         config = replace(config, metrics=measurable)
     tables = checked_plan(config) if options['dry_run'] or has_methods(config) else ''
-    if is_main_process():
+    if torchrun.is_main_process():
         print_config(config)
     if is_finished(config):
         click.echo(f'{config["run_dir"]} is finished: it has {kimg_of(config):g} kimg, {config["total_kimg"]:g} are asked '
@@ -244,7 +244,7 @@ def resolve(o: dict) -> tuple[str, dict]:
     """
     config: dict = {}
     names: list[str] = []
-    gpus = o.get('gpus', int(os.environ.get('WORLD_SIZE', 1)))          # As torchrun says, if it does.
+    gpus = o.get('gpus', torchrun.world_size(1))
     require(gpus >= 1 and gpus & (gpus - 1) == 0, f'--gpus={gpus}: must be a power of two')
     metrics = parse_metrics(o['metrics']) if 'metrics' in o else None
     config['num_gpus'] = gpus
@@ -281,7 +281,7 @@ def with_preset(o: dict) -> dict:
         return o
     name, (num_images, resolution) = o['preset'], data_size(o)
     added = added_options(name, resolution, o)
-    if is_main_process():
+    if torchrun.is_main_process():
         words = ' '.join(f'--{key}={int(value) if isinstance(value, bool) else value}' for key, value in added.items())
         click.echo(f'--preset={name} stands for: {words or "nothing that is not given"}', err=True)
         if fitting_preset(num_images) != name:
@@ -355,7 +355,7 @@ def measurable_metrics(config: Config, download: bool = False, dry_run: bool = F
             click.echo(f'Note: the weights of detectors for {", ".join(config["metrics"])} would be downloaded.', err=True)
             return config['metrics']
         require('metrics' not in config['command'] and not download, f'--metrics: {error}')
-        if is_main_process():
+        if torchrun.is_main_process():
             click.echo(f'Note: {config["metrics"][0]} needs a detector whose weights are not here; {OFFLINE_METRIC} takes '
                        'its place (--download-detectors fetches them; --metrics; docs/metrics.md).', err=True)
         return [OFFLINE_METRIC]
@@ -605,7 +605,7 @@ def check_tensors(o: dict, config: dict) -> None:
     """Says how the networks of --init-from fit those of the run; refuses what fits in part, unless that is wanted."""
     from training.transfer import compare
     matches = compare(config, load_networks(o['init_from']))
-    if is_main_process():
+    if torchrun.is_main_process():
         for name, match in matches.items():
             click.echo(f'--init-from: {name}: {match}.', err=True)
     partial = [name for name, match in matches.items() if not match.is_complete]
@@ -880,7 +880,7 @@ def continued_run(o: dict) -> Config:
         config = resolve_again(saved, command, given) if given else {**saved, **data_now(saved)}
     except OSError as error:
         raise UserError(f'{run_dir}: {error}; {where_it_lies_now(error, {**command, **given}, saved)}') from error
-    gpus = given.get('gpus') or int(os.environ.get('WORLD_SIZE', saved['num_gpus']))
+    gpus = given.get('gpus') or torchrun.world_size(saved['num_gpus'])
     config = with_processes(Config.from_json({**config, 'run_dir': run_dir}), gpus)
     refuse_changes(run_dir, config, resume.differences(saved, config), 'override' in o)
     return config
@@ -996,7 +996,7 @@ def start(config: Config) -> int:
         train = partial(train_process, evaluate=evaluate, overfitting_gap=overfitting_gap, report=refresh)
         distributed.launch(train, config['num_gpus'], (config,))
 
-    if not is_main_process():
+    if not torchrun.is_main_process():
         run()
         return 0
     with ExitStack() as stack:
@@ -1013,11 +1013,6 @@ def start(config: Config) -> int:
         return 0
     click.echo(f'Stopped and saved. The same command, or --resume={config["run_dir"]}, continues.')
     return STOPPED
-
-
-def is_main_process() -> bool:
-    """Is this the process that speaks and writes? Under torchrun there are several from the start."""
-    return os.environ.get('RANK', '0') == '0'
 
 
 if __name__ == '__main__':

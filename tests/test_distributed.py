@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from dnnlib import torchrun
 from torch_utils import distributed, launcher, misc, training_stats
 
 ROOT = Path(__file__).parent.parent
@@ -83,8 +84,15 @@ def test_device_that_is_not_there_is_a_usage_error(monkeypatch):
         distributed.check_device('mps', 2)
     with pytest.raises(click.UsageError, match='--device=mps: this machine has no such device'):
         distributed.pick_device('mps')
-    monkeypatch.setenv('LOCAL_WORLD_SIZE', '1')         # One process here, of two on two machines.
+    as_of_torchrun(monkeypatch, LOCAL_WORLD_SIZE='1')   # One process here, of two on two machines.
     assert distributed.check_device('cuda', 2) == 'cuda'
+
+
+def as_of_torchrun(monkeypatch, **changes):
+    """The environment of a process of torchrun, of two."""
+    usual = {'RANK': '0', 'LOCAL_RANK': '0', 'WORLD_SIZE': '2', 'MASTER_ADDR': 'localhost', 'MASTER_PORT': '29500'}
+    for name, value in {**usual, **changes}.items():
+        monkeypatch.setenv(name, value)
 
 
 # Collectives, two processes.
@@ -309,10 +317,28 @@ def test_error_of_a_rank_is_one_line(tmp_path, error, expected):
 # torchrun, and signals to the parent.
 
 
+@pytest.mark.parametrize('left_over', [{'RANK': '1'}, {'WORLD_SIZE': 'abc'}, {'LOCAL_RANK': '7'}, {'LOCAL_WORLD_SIZE': '9'},
+                                       {'RANK': '1', 'WORLD_SIZE': '8', 'LOCAL_RANK': '1'}])
+def test_variables_left_over_from_elsewhere_count_for_nothing(monkeypatch, left_over):
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.torchrun_world_size() is None
+    assert torchrun.is_main_process() and torchrun.world_size(1) == 1
+    assert distributed.local_rank() == 0
+    assert distributed.check_device('cpu', 1) == 'cpu'
+
+
+@pytest.mark.parametrize('wrong', [{'WORLD_SIZE': 'abc'}, {'RANK': '-1'}, {'RANK': '2'}, {'LOCAL_RANK': '5'},
+                                   {'LOCAL_WORLD_SIZE': 'two'}])
+def test_what_torchrun_would_never_say_is_refused_in_a_sentence(monkeypatch, wrong):
+    as_of_torchrun(monkeypatch, **wrong)
+    with pytest.raises(click.UsageError, match=f'{next(iter(wrong))}=.*unset RANK'):
+        torchrun.place()
+
+
 def test_torchrun_with_another_number_of_processes_is_refused(monkeypatch):
     assert distributed.torchrun_world_size() is None
-    for name, value in {'RANK': '2', 'LOCAL_RANK': '0', 'WORLD_SIZE': '4'}.items():
-        monkeypatch.setenv(name, value)
+    as_of_torchrun(monkeypatch, RANK='2', WORLD_SIZE='4')
     assert distributed.torchrun_world_size() == 4
     with pytest.raises(click.UsageError, match='torchrun has started 4 processes, the options ask for 2'):
         distributed.launch(print, 2)
@@ -326,6 +352,9 @@ import torch
 from torch_utils import distributed
 
 def work(rank, folder, mode):
+    if mode == 'stubborn':
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
     if mode == 'graceful':
         signal.signal(signal.SIGINT, lambda *_: (Path(folder, f'saved{{rank}}').touch(), os._exit(0)))
     tensor = torch.tensor(float(distributed.rank()))
@@ -401,3 +430,18 @@ def test_signals_reach_all_ranks(script, tmp_path, mode, signum, expected):
     assert expected in output
     assert not any(is_running(pid) for pid in pids)
     assert len(list(tmp_path.glob('saved*'))) == (2 if mode == 'graceful' else 0)
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='signals')
+def test_signals_to_the_whole_group_leave_no_traceback_and_a_second_interrupt_ends_it(script, tmp_path):
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path), 'stubborn'], start_new_session=True, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    results(tmp_path)
+    time.sleep(0.5)                             # The ranks have their handlers before they write; the parent is waiting.
+    os.killpg(parent.pid, signal.SIGUSR1)
+    os.killpg(parent.pid, signal.SIGINT)
+    time.sleep(0.5)                             # Two signals of a kind that come at once are one.
+    os.killpg(parent.pid, signal.SIGINT)
+    printed, _ = parent.communicate(timeout=PATIENCE_SEC)
+    assert parent.returncode == 130
+    assert 'Traceback' not in printed and 'resource_tracker' not in printed, printed

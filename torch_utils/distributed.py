@@ -12,6 +12,7 @@ import click
 import torch
 import torch.distributed as dist
 
+from dnnlib import torchrun
 from torch_utils.launcher import RankError, launch, torchrun_world_size
 
 __all__ = [
@@ -33,7 +34,7 @@ def world_size() -> int:
 
 def local_rank() -> int:
     """Number of this process among those on this machine."""
-    return int(os.environ.get('LOCAL_RANK', 0))
+    return int(os.environ.get('LOCAL_RANK', 0)) if _has_group() else 0
 
 
 def _has_group():
@@ -61,7 +62,8 @@ def check_device(name: str, num_processes: int = 1) -> str:
         click.UsageError: They cannot.
     """
     assert name in DEVICES, f'device {name}, expected one of {DEVICES}'
-    num_processes = int(os.environ.get('LOCAL_WORLD_SIZE', num_processes))
+    here = torchrun.place()
+    num_processes = here.local_world_size if here else num_processes
     if name == 'cpu' or (name == 'auto' and not torch.cuda.is_available()):
         if num_processes > max(CPU_PROCESSES, os.cpu_count() or 1):
             raise click.UsageError(f'--gpus={num_processes}: that many processes on a CPU, of some hundred megabytes each, only '

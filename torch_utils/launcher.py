@@ -17,14 +17,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 
 import click
 import torch
 import torch.distributed as dist
 
-from dnnlib import output
+from dnnlib import output, torchrun
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # For what no parent sees: a machine or a network that falls silent.
 SECONDARY_SEC = 1                           # So long after a failure, further ones are taken for its consequences.
@@ -32,6 +32,7 @@ TERMINATE_SEC = 5                           # Between asking a process to end an
 INTERRUPT_SEC = 600                         # After Ctrl-C, for ranks that finish and save something.
 PASSED_ON = ('SIGTERM', 'SIGUSR1', 'SIGHUP')          # Requests to end, as far as the system knows them.
 INTERRUPTED = 130                           # Exit status of a process after Ctrl-C, as in shells.
+QUIET_TRACKER = 'ignore::UserWarning:multiprocessing.resource_tracker'
 PR_SET_PDEATHSIG = 1                        # Of Linux's prctl: the signal that a process gets when its parent ends.
 
 
@@ -41,9 +42,8 @@ class RankError(click.ClickException):
 
 def torchrun_world_size() -> int | None:
     """Number of processes that torchrun has started, on all machines together; None if it has not."""
-    if {'RANK', 'WORLD_SIZE', 'LOCAL_RANK'} <= os.environ.keys():
-        return int(os.environ['WORLD_SIZE'])
-    return None
+    here = torchrun.place()
+    return here.world_size if here else None
 
 
 def launch(fn: Callable, num_processes: int, args: Sequence = ()) -> None:
@@ -65,7 +65,7 @@ def launch(fn: Callable, num_processes: int, args: Sequence = ()) -> None:
     if num_processes == 1:
         fn(0, *args)
     elif world_size is not None:
-        _run_in_group(fn, int(os.environ['RANK']), world_size, args)
+        _run_in_group(fn, torchrun.place().rank, world_size, args)
     else:
         _spawn(fn, num_processes, args)
 
@@ -90,6 +90,7 @@ def _spawn(fn, num_processes, args):
             context.Process(target=_child, args=(fn, rank, num_processes, args, folder), name=f'rank{rank}')
             for rank in range(num_processes)
         ]
+        _start_resource_tracker()
         try:
             with _signals_passed_on(processes):
                 for process in processes:
@@ -102,12 +103,34 @@ def _spawn(fn, num_processes, args):
         raise error
 
 
+def _start_resource_tracker():
+    """Starts the process that multiprocessing needs beside the spawned ones, deaf to requests that a whole group gets.
+
+    It would die of them with a traceback. What it says of objects that killed processes left behind helps nobody.
+    """
+    numbers = [getattr(signal, name) for name in PASSED_ON if hasattr(signal, name)]
+    previous = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    warnings = os.environ.get('PYTHONWARNINGS')
+    try:
+        os.environ['PYTHONWARNINGS'] = ','.join(filter(None, [warnings, QUIET_TRACKER]))
+        resource_tracker.ensure_running()
+    finally:
+        for number, handler in zip(numbers, previous):
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        os.environ.pop('PYTHONWARNINGS')
+        if warnings is not None:
+            os.environ['PYTHONWARNINGS'] = warnings
+
+
 def _wait_to_the_end(processes):
     """Returns when all have ended, or soon after one has failed."""
     try:
         _wait(processes)
     except KeyboardInterrupt:               # The processes got it too, and may take their time to end in good order.
-        _wait(processes, INTERRUPT_SEC)
+        try:
+            _wait(processes, INTERRUPT_SEC)
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
         if any(process.exitcode != 0 for process in processes):
             raise
 
