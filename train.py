@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from functools import cache, partial
@@ -235,6 +236,16 @@ def with_whole_paths(o: dict) -> dict:
         if os.path.isfile(o.get(key, '')):
             data[key] = os.path.abspath(o[key])
     return {**o, **data}
+
+
+def config_from_args(argv: Sequence[str]) -> Config:
+    """The configuration that a command line stands for, without a directory. Raises as `resolve`, and click's errors."""
+    return config_of(main.make_context('train.py', list(argv)).params)
+
+
+def config_of(options: dict) -> Config:
+    """The configuration for options by their names; those that are None are not given. Raises as `resolve`."""
+    return Config.from_json(resolve(given(options))[1])
 
 
 def resolve(o: dict) -> tuple[str, dict]:

@@ -61,8 +61,7 @@ def build(arguments, device):
     import train
     from training import setup
     data = [] if any(argument.startswith('--tdgan') for argument in arguments) else [f'--data={DATA}']
-    options = train.main.make_context('train.py', ['--outdir=.', '--workers=0', *data, *arguments]).params
-    _, config = train.resolve(train.given(options))
+    config = train.config_from_args(['--outdir=.', '--workers=0', *data, *arguments])
     run = setup.build(config, device)
     run.enter_stage(0)
     if len(run.stages) > 1:

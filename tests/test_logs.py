@@ -121,7 +121,7 @@ def test_nothing_is_sent_unless_asked_for(wandb, tmp_path):
 def resolved_logs(tmp_path, *args):
     """What `train.py` makes of its options."""
     data = make_dataset(tmp_path / 'data.zip', num=4)
-    return train.resolve(train.given(train.main.make_context('train', [f'--data={data}', *args]).params))[1]['logs']
+    return train.config_from_args([f'--data={data}', *args]).logs
 
 
 def test_logs_are_those_that_are_named(tmp_path, monkeypatch):
