@@ -193,7 +193,7 @@ def test_data_that_have_moved_are_asked_for(lab, tmp_path):
 def test_labels_that_are_not_learnt_are_mentioned(tmp_path):
     data = make_dataset(tmp_path / 'set.zip', num=16, res=8, num_classes=3)
     args = [f'--outdir={tmp_path}/runs', f'--data={data}', *TINY]
-    line = 'Conditional model:  False (the data set has labels, of 3 classes, which are not used; --cond=1 learns them)\n'
+    line = 'Conditional model:  False (the data set has labels, 3 classes, which are not used; --cond=1 learns them)\n'
     assert line in invoke(*args).stdout
     assert 'Conditional model:  True\n' in invoke(*args, '--cond=1').stdout
     with zipfile.ZipFile(data, 'a') as archive, pytest.warns(UserWarning, match='Duplicate'):
