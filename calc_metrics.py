@@ -93,7 +93,7 @@ Examples:
 @click.option('--metrics', type=MetricList(), default='fid50k_full', show_default=True,
               help='Names, separated by commas; --list shows all.')
 @click.option('--list', 'list_metrics', is_flag=True, help='List the metrics and stop.')
-@click.option('--data', metavar='PATH', help='Folder or zip of real images [default: as recorded in the network file]')
+@click.option('--data', metavar='PATH', help='Folder or zip of real images [default: what the run was trained on]')
 @click.option('--mirror', type=bool, metavar='BOOL',
               help='Metrics without _full count mirrored images too [default: as recorded; with --data: no]')
 @click.option('--centre', 'centres', type=Assignment(), multiple=True,
@@ -258,18 +258,22 @@ def work(rank: int, job: Job) -> None:
     device = pick_device(job.device)
     choose_ops(job, device.type)
     torch.backends.cudnn.benchmark = True
+    unrecorded: dict[str, str] = {}
     try:
         if not job.snapshots:
             dataset_kwargs = {**job.dataset_kwargs, 'xflip': bool(job.mirror)}
             score(job, job.metrics, dict(device=device, dataset_kwargs=dataset_kwargs))
         for path in job.snapshots:
-            score_network(job, path, device, rank)
+            unrecorded.update(score_network(job, path, device, rank))
     except MetricError as error:
         raise click.ClickException(str(error)) from error
+    if unrecorded:
+        reasons = ', '.join(sorted(set(unrecorded.values())))
+        raise click.ClickException(f'all is calculated and printed, but not recorded: {", ".join(unrecorded)} ({reasons})')
 
 
-def score_network(job: Job, path: str, device: Any, rank: int) -> None:
-    """Everything that is asked about one network file."""
+def score_network(job: Job, path: str, device: Any, rank: int) -> dict[str, str]:
+    """Everything that is asked about one network file; what `score` returns."""
     networks = load_networks(path, ['G_ema', 'D'] if job.held_out else ['G_ema'])
     G = networks['G_ema']
     if job.verbose and rank == 0:
@@ -279,11 +283,12 @@ def score_network(job: Job, path: str, device: Any, rank: int) -> None:
     recorded = networks['training_set_kwargs']
     target = dict(G=G, device=device, centres=centres,
                   dataset_kwargs=None if centres else dataset_of_network(job, G, recorded, path))
-    score(job, job.metrics, target, path)
+    unrecorded = score(job, job.metrics, target, path)
     if job.nearest:
         show_nearest(job, target, rank)
     if job.held_out and rank == 0:
         show_gap(job, networks['D'], target)
+    return unrecorded
 
 
 def load_networks(path: str, only: Sequence[str]) -> dict[str, Any]:
@@ -298,16 +303,20 @@ def load_networks(path: str, only: Sequence[str]) -> dict[str, Any]:
     return networks
 
 
-def score(job: Job, metrics: Sequence[str], target: dict[str, Any], path: str | None = None) -> None:
-    """Calculates and reports each metric."""
+def score(job: Job, metrics: Sequence[str], target: dict[str, Any], path: str | None = None) -> dict[str, str]:
+    """Calculates and reports each metric; answers which could not be recorded in the run directory, and why."""
     from metrics import metric_main
     from metrics.sharding import on_main
     run_dir = run_dir_of(path) if path is not None else None
     metrics = metric_main.of_all_centres(metrics, target.get('centres'))
     shared = metric_main.shared_by(metrics)
+    unrecorded = {}
     for metric in metrics:
         result = metric_main.calc_metric(metric, shared=shared, **target, **job.options)
-        on_main(lambda result=result: metric_main.report_metric(result, run_dir, path))
+        reason = on_main(lambda result=result: metric_main.report_metric(result, run_dir, path))
+        if reason is not None:
+            unrecorded[metric] = reason
+    return unrecorded
 
 
 def show_nearest(job: Job, target: dict[str, Any], rank: int) -> None:
@@ -334,14 +343,44 @@ def show_gap(job: Job, D: Any, target: dict[str, Any]) -> None:
 
 
 def dataset_of_network(job: Job, G: Any, recorded: Any, path: str) -> dict[str, Any]:
-    """Arguments of the real side when a network is scored: what the user named, else what the file records."""
-    kwargs = job.dataset_kwargs or recorded_set(recorded)
+    """Arguments of the real side when a network is scored: what the user named, else what the file records.
+
+    Files record the name of a data set only; where it lies the run's own directory says. Files of earlier versions, and
+    those of other programs, may have the whole path.
+    """
+    place = place_of_data(path)
+    kwargs = job.dataset_kwargs or recorded_set(with_place(recorded, place))
     if kwargs is None:
         raise click.UsageError(f'{path} does not say what it was trained on; give --data')
+    if job.dataset_kwargs is None:
+        require_place(kwargs['path'], path, is_a_name=place is None and not os.path.dirname(kwargs['path']))
     kwargs = {**kwargs, 'resolution': G.img_resolution, 'use_labels': G.c_dim != 0}
     if job.mirror is not None:
         kwargs['xflip'] = job.mirror
     return kwargs
+
+
+def with_place(recorded: Any, place: str | None) -> Any:
+    """What a network file records of its data set, with the place that is known better."""
+    return {**recorded, 'path': place} if isinstance(recorded, Mapping) and place is not None else recorded
+
+
+def place_of_data(path: str) -> str | None:
+    """Where the one data set of a network file's run is, as far as the file lies in the run's directory."""
+    from training.config.run_dirs import saved_options
+    run_dir = run_dir_of(path)
+    try:
+        paths = saved_options(run_dir)['data_paths'] if run_dir else []
+    except ValueError:
+        return None
+    return paths[0] if len(paths) == 1 and isinstance(paths[0], str) else None
+
+
+def require_place(data: str, path: str, is_a_name: bool) -> None:
+    """A usage error unless a recorded path leads to the data. A bare name does not, whatever may be called so here."""
+    if is_a_name or not os.path.exists(data):
+        what = 'but not where that is' if is_a_name else 'which is not there'
+        raise click.UsageError(f'{path} was trained on {data}, {what}; give --data=PATH')
 
 
 def recorded_set(recorded: Any, place: str | None = None) -> dict[str, Any] | None:

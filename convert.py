@@ -99,6 +99,7 @@ def write(out: str, target: str, networks: dict[str, Any], data: dict[str, Any])
     """Writes `networks` and, where the format has a place for it, what else the file held."""
     from torch_utils import checkpoint
     from torch_utils.foreign import reference, rosinality
+    data = without_places(data)
     grafts = {name: layers for name, layers in data['grafts'].items() if name in networks}
     if target == 'native':
         meta = {name: value for name, value in data.items()
@@ -115,6 +116,16 @@ def write(out: str, target: str, networks: dict[str, Any], data: dict[str, Any])
             reference.write(file, networks, data['training_set_kwargs'], pipe)
         else:
             rosinality.write(file, networks)
+
+
+def without_places(data: dict[str, Any]) -> dict[str, Any]:
+    """What a file held, without the folders of its data sets, which files of earlier versions name."""
+    from torch_utils.checkpoint import without_place
+    data = {**data, 'training_set_kwargs': without_place(data['training_set_kwargs'])}
+    if isinstance(data.get('centres'), dict):       # calc_metrics.py takes a centre without a path from the run directory.
+        data['centres'] = {name: [kwargs and {key: value for key, value in kwargs.items() if key != 'path'}, code]
+                           for name, (kwargs, code) in data['centres'].items()}
+    return data
 
 
 if __name__ == '__main__':

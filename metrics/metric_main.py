@@ -148,13 +148,17 @@ def calc_metric(metric: str, **kwargs: Any) -> dnnlib.EasyDict:
         num_gpus=distributed.world_size(), **facts)
 
 
-def report_metric(result_dict: Mapping[str, Any], run_dir: str | None = None, snapshot_pkl: str | None = None):
+def report_metric(result_dict: Mapping[str, Any], run_dir: str | None = None,
+                  snapshot_pkl: str | None = None) -> str | None:
     """Prints a result as a line of JSON, appends it to `metric-<name>.jsonl` of the run, and redraws the run's plot.
 
     Args:
         result_dict: From `calc_metric`.
         run_dir: Where to write; None writes nothing.
         snapshot_pkl: The network file, recorded relative to run_dir.
+
+    Returns:
+        Why it could not be written there; None if it was, or was not to be.
     """
     if run_dir is not None and snapshot_pkl is not None:
         snapshot_pkl = os.path.relpath(snapshot_pkl, run_dir)
@@ -166,8 +170,10 @@ def report_metric(result_dict: Mapping[str, Any], run_dir: str | None = None, sn
                 file.write(f'{line}\n'.encode())
             plots.plot_run(run_dir)
         except OSError as error:        # The result stands above: what comes next is worth more than this file.
-            print(f'Note: {result_dict["metric"]} is not recorded in {run_dir}: {error.strerror or error}', file=sys.stderr,
-                  flush=True)
+            reason = error.strerror or str(error)
+            print(f'Note: {result_dict["metric"]} is not recorded in {run_dir}: {reason}', file=sys.stderr, flush=True)
+            return reason
+    return None
 
 
 def evaluate(

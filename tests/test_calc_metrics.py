@@ -1,6 +1,7 @@
 """calc_metrics.py: networks, runs and image sets; what it refuses, before any work."""
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -152,6 +153,32 @@ def test_where_the_data_of_centres_are_only_the_directory_of_the_run_says(run, t
     shutil.copy(path, published)
     code, _, output = call(f'--network={published}')
     assert code == 2 and 'give --centre=centre-0=FILE --centre=centre-1=FILE' in ' '.join(output.split())
+
+
+def test_where_the_data_are_only_the_directory_of_the_run_says(run, tmp_path):
+    """The network file has a name. Alone it asks for the place, also where something of that name happens to be."""
+    real, other = image_sets(tmp_path)
+    path, published = run / 'network-snapshot-000008.safetensors', tmp_path / 'net.safetensors'
+    config = {**make_config('-'), 'command': {}, 'data_paths': [other['path']], 'data_fingerprints': []}
+    (run / 'training_options.json').write_text(json.dumps(config))
+    checkpoint.save_networks(path, {'G_ema': make_generator()}, training_set_kwargs={**real, 'path': 'set1.zip'})
+    code, lines, output = call(f'--network={run}')
+    assert code == 0 and lines[0]['dataset']['name'] == 'set2', output
+    shutil.copy(path, published)
+    code, _, output = call(f'--network={published}')
+    assert code == 2 and 'was trained on set1.zip, but not where that is; give --data=PATH' in ' '.join(output.split())
+    assert call(f'--network={published}', f'--data={real["path"]}')[0] == 0
+    Path(other['path']).rename(tmp_path / 'moved.zip')
+    code, _, output = call(f'--network={run}')
+    assert code == 2 and f'{other["path"]}, which is not there; give --data=PATH' in ' '.join(output.split())
+
+
+def test_what_is_not_recorded_is_printed_and_is_no_success(run):
+    for name in ('fd20_tiny', 'kid_efflite0'):
+        (run / f'metric-{name}.jsonl').symlink_to('/dev/full')
+    code, lines, output = call(f'--network={run}', '--snapshots=all')
+    assert code == 1 and len(lines) == 2, output
+    assert 'Error: all is calculated and printed, but not recorded: fd20_tiny (is a link' in output
 
 
 def test_a_strangers_file_names_no_class_to_call(run, tmp_path):

@@ -65,6 +65,21 @@ def test_every_route_keeps_every_bit_of_every_network(native, route):
         assert_equal_networks(path)
 
 
+@pytest.mark.parametrize('path, name', [
+    ('/home/anna/secret/cats.zip', 'cats.zip'), ('C:\\Users\\anna\\cats', 'cats'), ('sets/cats/', 'cats'), ('cats.zip', 'cats.zip')])
+def test_a_converted_network_does_not_tell_where_the_data_were(tmp_path, path, name):
+    kwargs = {'class_name': 'training.dataset.ImageFolderDataset', 'path': path, 'xflip': True}
+    checkpoint.save_networks(tmp_path / 'a.safetensors', make_networks(), training_set_kwargs=kwargs,
+                             centres={'centre-0': [kwargs, [1.0]]})
+    for target in ('native', 'reference'):
+        out = convert_to(tmp_path / 'a.safetensors', target)
+        data = load_network(out)
+        assert data['training_set_kwargs']['path'] == name and data['training_set_kwargs']['xflip'] is True
+        assert name == path or path.encode() not in out.read_bytes()
+    native = load_network(convert_to(tmp_path / 'a.safetensors', 'native'))
+    assert native['centres'] == {'centre-0': [{'class_name': kwargs['class_name'], 'xflip': True}, [1.0]]}
+
+
 def test_the_written_reference_snapshot_works_in_the_reference_mechanism(native):
     data = load_like_the_reference(convert_to(native, 'reference').read_bytes())
     z, img, expected = torch.randn(4, 8), torch.randn(4, 3, 16, 16), make_networks()

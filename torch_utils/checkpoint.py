@@ -279,6 +279,13 @@ def save_networks(path: str | os.PathLike, networks: dict[str, torch.nn.Module |
     save(path, tensors, document)
 
 
+def without_place(dataset_kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Arguments of a data set with the last part of its path only: networks are shared, and folders name their owners."""
+    if not isinstance(dataset_kwargs, dict) or not isinstance(dataset_kwargs.get('path'), str):
+        return dataset_kwargs
+    return {**dataset_kwargs, 'path': re.split(r'[/\\]', dataset_kwargs['path'].rstrip('/\\'))[-1]}
+
+
 def load_networks(path_or_file: str | os.PathLike | BinaryIO,
                   only: Collection[str] | None = None) -> dict[str, Any]:
     """Reads a snapshot: every network by its name, rebuilt, on the CPU, in eval mode, without gradients (or None).

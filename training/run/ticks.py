@@ -200,17 +200,18 @@ class Ticks:
         """The networks for others to use; returns where they are."""
         distributed.check_equal(networks)
         path = self.run_dir / f'network-snapshot-{run.nimg // 1000:06d}.safetensors'
+        data = checkpoint.without_place(self.config['training_set_kwargs'])
 
         def save():
             size = sum(states.num_bytes(module.state_dict()) for module in networks.values())
             states.require_space(self.run_dir, size, path.name)
             checkpoint.save_networks(
                 path, {**networks, 'augment_pipe': run.game.augment}, nimg=run.nimg,
-                training_set_kwargs=self.config['training_set_kwargs'], label_dim=self.config['data_shape']['c_dim'],
+                training_set_kwargs=data, label_dim=self.config['data_shape']['c_dim'],
                 **{name: value for r in run.game.having('describe') for name, value in r.describe().items()})
             if 'pkl' in self.config.get('snapshot_formats', ()):
                 with checkpoint.atomic_file(path.with_suffix('.pkl')) as file:
-                    reference.write(file, networks, self.config['training_set_kwargs'], run.game.augment)
+                    reference.write(file, networks, data, run.game.augment)
 
         if self.is_main:
             self.services.run('the network snapshot', save)
