@@ -6,7 +6,10 @@ f is a perceptual embedding, the noise on w fades out, and the regulariser keeps
 """
 import copy
 import math
+import signal
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,12 +84,14 @@ def project(
     c: 'torch.Tensor | None' = None,            # Label [1, c_dim] of all pictures, if G is conditional.
     embed: 'Callable[[torch.Tensor], torch.Tensor] | None' = None,      # f. None = what `load_embedding` finds.
     stop_distance: float | None = None,         # Stop once every picture is as near. None = never.
+    wants_stop: Callable[[], bool] = lambda: False,     # Asked after each step; once it is true, the steps so far are all.
 ) -> 'torch.Tensor':
     """The latents [num_steps, num_ws, w_dim] after each step; [num_steps, N, num_ws, w_dim] for a batch of targets.
 
     `embed` maps float pictures [N, C, H, W] in 0..255, at most 256 pixels high, to [N, D]. Every picture of a batch has
-    noise maps of its own and is searched for as if alone, but for the random numbers. With `stop_distance` there may be
-    fewer steps. G is left alone; random numbers come from torch's default generator. Computes in float32.
+    noise maps of its own and is searched for as if alone, but for the random numbers. With `stop_distance` and
+    `wants_stop` there may be fewer steps. G is left alone; random numbers come from torch's default generator. Computes in
+    float32.
     """
     import torch
     assert target.shape[-3:] == (G.img_channels, G.img_resolution, G.img_resolution), \
@@ -105,10 +110,27 @@ def project(
         if verbose:
             print(f'step {len(result):>4d}/{num_steps}: distance {float(worst):<8.4f} '
                   f'regulariser {float(step.regulariser.max()):<8.2g}', flush=True)
-        if stop_distance is not None and worst <= stop_distance:
+        if wants_stop() or (stop_distance is not None and worst <= stop_distance):
             break
     result = torch.stack(result)
     return result[:, 0] if target.ndim == 3 else result
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[list[int]]:
+    """Lists the signals that asked for an end, Ctrl-C and SIGTERM. A second one of the same kind ends the process at once."""
+    asked: list[int] = []
+
+    def ask(number, frame):
+        asked.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def search(G: 'torch.nn.Module', targets: 'torch.Tensor', num_steps: int, w_avg_samples: int, schedule: Schedule,
@@ -253,7 +275,8 @@ def main(network: str, targets: tuple[str, ...], num_steps: int, space: str, fea
 
     Writes target.png (the picture as the network could show it), proj.png (what was found), proj.mp4 (the way there)
     and projected_w.npz, which generate.py and video.py take as --projected-w. Of several targets the pictures are
-    numbered (target00.png, proj00.png, ...); the latents are in the one file.
+    numbered (target00.png, proj00.png, ...); the latents are in the one file. Ctrl-C ends the search; what it has found by
+    then is saved.
     """
     import numpy as np
     import torch
@@ -278,8 +301,12 @@ def main(network: str, targets: tuple[str, ...], num_steps: int, space: str, fea
     require_room(folder / 'projected_w.npz', 4 * len(targets) * G.num_ws * G.w_dim + 1024)
 
     torch.manual_seed(seed)
-    ws = project(G, torch.from_numpy(pictures).permute(0, 3, 1, 2), num_steps=num_steps, verbose=True, space=space,
-                 c=c, embed=embed, stop_distance=stop_distance, device=device_of(G)).cpu()
+    with stop_on_signals() as asked:
+        ws = project(G, torch.from_numpy(pictures).permute(0, 3, 1, 2), num_steps=num_steps, verbose=True, space=space, c=c,
+                     embed=embed, stop_distance=stop_distance, wants_stop=lambda: bool(asked), device=device_of(G)).cpu()
+    if asked:
+        click.echo(f'Stopped after {len(ws)} of {num_steps} steps; what they found is saved, without a video.', err=True)
+        save_video = False
     save_arrays(folder / 'projected_w.npz', w=ws[-1].numpy())           # First: it is what the search was for.
     click.echo('projected_w.npz')
     for idx, (picture, number) in enumerate(zip(pictures, numbers)):
@@ -290,6 +317,8 @@ def main(network: str, targets: tuple[str, ...], num_steps: int, space: str, fea
             with VideoWriter(folder / f'proj{number}', video_format, VIDEO_FPS) as video:
                 video.add_all(np.concatenate([picture, image], axis=1) for image in pictures_of_ws(G, ws[:, idx]))
             click.echo(video.path.name)
+    if asked:
+        sys.exit(128 + asked[0])        # As a shell says it of a program that a signal has ended.
 
 
 def pictures_of_ws(G: 'torch.nn.Module', ws: 'torch.Tensor', batch: int = 8) -> 'Iterator[np.ndarray]':

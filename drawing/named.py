@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from drawing.limits import check_latents
+
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
     import numpy as np
     import torch
@@ -145,13 +147,36 @@ def load_ws(path: str, G: 'torch.nn.Module') -> 'torch.Tensor':
     import torch
     hint = '--projected-w'
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            ws = arrays['w']
+        shape, dtype = array_in_npz(path, 'w')
+        ws = None
+        if shape[1:] == (G.num_ws, G.w_dim) and dtype.kind == 'f':      # Else it is not read: it may be of any size.
+            check_latents(shape[0], G, hint)
+            with np.load(path, allow_pickle=False) as arrays:
+                ws = arrays['w']
+    except click.UsageError:
+        raise
     except OSError as error:
         raise click.BadParameter(f'{path} cannot be read: {error.strerror or error}', param_hint=hint) from None
     except Exception:       # NumPy and zipfile raise many things on a file that is something else.
         raise click.BadParameter(f'{path} is not an .npz file with an array "w"', param_hint=hint) from None
-    if ws.ndim != 3 or ws.shape[1:] != (G.num_ws, G.w_dim) or ws.dtype.kind != 'f':
-        raise click.BadParameter(f'{path}: "w" is {ws.dtype} {list(ws.shape)}, this network takes floats '
+    if ws is None:
+        raise click.BadParameter(f'{path}: "w" is {dtype} {list(shape)}, this network takes floats '
                                  f'[K, {G.num_ws}, {G.w_dim}]', param_hint=hint)
+    if not np.isfinite(ws).all():
+        raise click.BadParameter(f'{path}: "w" is not finite everywhere', param_hint=hint)
     return torch.from_numpy(ws.astype(np.float32))
+
+
+def array_in_npz(path: str, name: str) -> 'tuple[tuple[int, ...], np.dtype]':
+    """Shape and type of an array as its header in the archive says them. Raises like zipfile and NumPy, or OSError."""
+    import zipfile
+
+    from numpy.lib import format as npy
+
+    from torch_utils.checkpoint import open_file
+    with open_file(path) as file, zipfile.ZipFile(file) as archive, archive.open(f'{name}.npy') as array:
+        read_header = npy.read_array_header_1_0 if npy.read_magic(array) == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read_header(array)
+    if dtype.hasobject:
+        raise ValueError('objects, which would have to be unpickled')
+    return shape, dtype

@@ -2,6 +2,7 @@
 import io
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,19 @@ def test_grids_hold_the_pictures_in_order_and_are_black_beyond(folder, tmp_path)
         row, col = idx % 6 // 3, idx % 3
         expected = expected_picture(G, idx) if idx < 8 else np.zeros([16, 16, 3], int)
         assert np.abs(grid[row * 16:row * 16 + 16, col * 16:col * 16 + 16] - expected).max() <= 1
+
+
+@pytest.mark.parametrize('shape, value, message', [
+    ([1 << 31, 6, 8], None, '2147483648 are too many at once'), ([1, 6, 8], np.nan, 'is not finite everywhere')])
+def test_latents_of_a_file_are_bounded_and_finite(folder, tmp_path, shape, value, message):
+    """The header of an array may say any size; what it says is compared before memory is taken."""
+    header = {'descr': '<f4', 'fortran_order': False, 'shape': tuple(shape)}
+    with zipfile.ZipFile(tmp_path / 'w.npz', 'w') as archive, archive.open('w.npy', 'w') as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        if value is not None:
+            file.write(np.full(shape, value, np.float32).tobytes())
+    status, output = run(generate.main, '--network', folder / 'run', '--projected-w', tmp_path / 'w.npz', '--outdir', tmp_path)
+    assert status == 2 and message in ' '.join(output.split()), output
 
 
 def test_projected_latents_are_drawn_row_by_row(folder, tmp_path):

@@ -1,5 +1,7 @@
 """projector.py: the search is the specified one step by step, and its files are what other scripts read."""
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +177,27 @@ def test_the_files_fit_together(folder, tmp_path):
         assert (video.n_frames, video.size) == (3, (32, 16))
     run(generate.main, '--network', folder / 'run', '--projected-w', out / 'projected_w.npz', '--outdir', out)
     assert_picture(out / 'proj00.png', np.clip(img * 127.5 + 128, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_search_that_is_broken_off_is_saved(folder, tmp_path, monkeypatch, number):
+    """A signal in the second step: its latents are those of the undisturbed search, the status is that of the signal."""
+    Image.new('RGB', (16, 16), (9, 9, 9)).save(tmp_path / 'a.png')
+    args = ['--network', folder / 'run', '--target', tmp_path / 'a.png', '--features=efflite0', '--video-format=webp']
+    regulariser, calls = projector.noise_regulariser, []
+
+    def interrupted(noise):
+        calls.append(noise)
+        if len(calls) == 7:         # Five layers have noise.
+            os.kill(os.getpid(), number)
+        return regulariser(noise)
+
+    monkeypatch.setattr(projector, 'noise_regulariser', interrupted)
+    before = signal.getsignal(number)
+    status, output = run(projector.main, *args, '--outdir', tmp_path / 'out', '--num-steps=50')
+    assert status == 128 + number and 'Stopped after 2 of 50 steps; what they found is saved' in output, output
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['proj.png', 'projected_w.npz', 'target.png']
+    assert np.load(tmp_path / 'out/projected_w.npz')['w'].shape == (1, 6, 8) and signal.getsignal(number) == before
 
 
 def test_several_targets_of_a_grey_class(folder, tmp_path):
