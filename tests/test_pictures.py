@@ -106,7 +106,8 @@ def test_all_image_files_are_opened_in_one_place():
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             name = ast.unparse(node) if isinstance(node, ast.Attribute) else ''
             if name.endswith('Image.open') or name.rpartition('.')[2] in ('imread', 'get_child_images', 'Parser') \
-                    or isinstance(node, ast.ImportFrom) and node.module == 'PIL.Image':
+                    or isinstance(node, ast.ImportFrom) and node.module == 'PIL.Image' and \
+                    any(alias.name != 'Image' for alias in node.names):        # The class opens nothing.
                 found.append(path.relative_to(ROOT).as_posix())
     assert found == ['dnnlib/pictures.py']
 

@@ -4,6 +4,7 @@ Whatever the format, nothing that a file contains is executed. The formats are d
 """
 import copy
 import os
+import re
 from collections.abc import Collection
 from typing import Any, BinaryIO
 
@@ -96,7 +97,7 @@ def _read(file: BinaryIO, only: Collection[str] | None) -> dict[str, Any]:
 def _read_foreign(file: BinaryIO, start: bytes, only: Collection[str] | None) -> tuple[dict[str, Any], int]:
     """(records and plain data by name, size of the file) of a file that other programs wrote."""
     num_bytes = tensors.size_of(file)
-    if TORCH_STREAM in start or start.startswith(TORCH_ARCHIVE):
+    if is_torch_stream(start) or start.startswith(TORCH_ARCHIVE):
         return rosinality.load(file, start.startswith(TORCH_ARCHIVE), only), num_bytes
     try:
         content = inert_pickle.load(
@@ -108,6 +109,11 @@ def _read_foreign(file: BinaryIO, start: bytes, only: Collection[str] | None) ->
     if isinstance(content, (tuple, tensorflow.Network)):
         return tensorflow.records(content, only), num_bytes
     raise checkpoint.CheckpointError('the pickle holds no networks')
+
+
+def is_torch_stream(start: bytes) -> bool:
+    """Does a file begin as torch.save wrote it before the archives? Protocol, perhaps a frame, then its magic number."""
+    return re.match(rb'\x80.(\x95.{8})?' + re.escape(TORCH_STREAM), start, re.S) is not None
 
 
 def _build(records: dict[str, Any], num_bytes: int, only: Collection[str] | None) -> dict[str, Any]:

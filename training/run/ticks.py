@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dnnlib import writing
 from torch_utils import checkpoint, distributed, training_stats
 from torch_utils.foreign import reference
 from training.data.stages import WithoutBad
@@ -210,7 +211,7 @@ class Ticks:
                 training_set_kwargs=data, label_dim=self.config['data_shape']['c_dim'],
                 **{name: value for r in run.game.having('describe') for name, value in r.describe().items()})
             if 'pkl' in self.config.get('snapshot_formats', ()):
-                with checkpoint.atomic_file(path.with_suffix('.pkl')) as file:
+                with writing.atomic(path.with_suffix('.pkl'), 'any', sync=True) as file:
                     reference.write(file, networks, data, run.game.augment)
 
         if self.is_main:
