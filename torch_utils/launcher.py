@@ -130,6 +130,7 @@ def _wait_to_the_end(processes):
         try:
             _wait(processes, INTERRUPT_SEC)
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)        # A third one comes too late to change anything.
             raise SystemExit(INTERRUPTED) from None
         if any(process.exitcode != 0 for process in processes):
             raise
