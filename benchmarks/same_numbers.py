@@ -94,9 +94,9 @@ def tensors_of(folder: Path) -> dict[str, np.ndarray]:
 
 
 def compare(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> list[str]:
-    """What is different, in words."""
-    found = [f'only in A: {name}' for name in a.keys() - b.keys()] + [f'only in B: {name}' for name in b.keys() - a.keys()]
-    return sorted(found) + [f'differs: {name}' for name in a if name in b and not np.array_equal(a[name], b[name])]
+    """What B has lost or changed, in words. What it remembers besides is no difference."""
+    found = [f'only in A: {name}' for name in sorted(a.keys() - b.keys())]
+    return found + [f'differs: {name}' for name in a if name in b and not np.array_equal(a[name], b[name])]
 
 
 @click.command()
