@@ -289,7 +289,8 @@ class TestRunner:
                                                                                '--ggdr_weight=0'])})]
         small = json.loads((ROOT / 'benchmarks/evidence/plans/small.json').read_text())
         path = tmp_path / 'tiny.json'
-        path.write_text(json.dumps(small | dict(name='tiny', kimg=0.2, snapshots=2, window=1, stages=stages)))
+        path.write_text(json.dumps(small | dict(
+            name='tiny', kimg=1, snapshots=2, window=1, stages=stages, base=['--cfg=tiny', '--mirror=1', '--batch=32'])))
         for command in (['run', '--workers=1', f'--workdir={tmp_path / "work"}'], ['page', f'--out={tmp_path / "page.md"}']):
             subprocess.run([sys.executable, '-m', 'benchmarks.evidence', command[0], f'--plan={path}',
                             f'--outdir={tmp_path}', *command[1:]], cwd=ROOT, check=True)
