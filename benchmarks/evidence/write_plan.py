@@ -8,7 +8,7 @@ import sys
 from benchmarks.evidence.design import cells
 from benchmarks.evidence.plan import PLANS
 
-FACTORS = {                 # Method: (further options with it); in the order of the design's letters A to H.
+FACTORS = {                 # Method: further options with it; in the order of the design's letters A to H.
     'ada': ['--aug=ada'],
     'ggdr': [],
     'diggan': [],
@@ -44,7 +44,7 @@ def options_of(methods: list[str]) -> list[str]:
     return options + [option for name in methods for option in FACTORS[name]]
 
 
-def alone_cells(zero: bool = True) -> dict[str, dict]:
+def alone_cells() -> dict[str, dict]:
     """The base, what has no place in the design, and, as a control, methods with weight 0."""
     none = ['--aug=noaug']
     found = {
@@ -53,8 +53,7 @@ def alone_cells(zero: bool = True) -> dict[str, dict]:
         'genco': [*none, '--reg_type=genco'],
         'relativistic+r2': [*none, '--loss=relativistic', '--reg_type=r2'],
     }
-    if zero:
-        found |= {f'zero-{name}': [*none, f'--reg_type={name}', f'--{name}_weight=0'] for name in ('ggdr', 'diggan', 'lecam')}
+    found |= {f'zero-{name}': [*none, f'--reg_type={name}', f'--{name}_weight=0'] for name in ('ggdr', 'diggan', 'lecam')}
     return {name: dict(options=options) for name, options in found.items()}
 
 
