@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from dnnlib import output, writing
-from training.run_files import RunFileError, find_pictures, lines_of, read_options, read_stats
+from training.run.files import RunFileError, find_pictures, lines_of, read_options, read_stats
 
 PAGE = 'report.html'        # In the run directory.
 MAX_PICTURES = 100          # On a page, over all runs; spread over time.

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from dnnlib import writing
-from training.run_files import read_metric
+from training.run.files import read_metric
 
 _WIDTH, _HEIGHT = 360, 220                                  # Of one panel, in pixels.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 32, 34               # Margins inside it.

@@ -11,7 +11,7 @@ from test_report import write_run
 
 import report
 from training.config.schema import Config
-from training.run_files import RunFileError, read_options
+from training.run.files import RunFileError, read_options
 
 MARKUP = '"><img src=x onerror=alert(1)><script>alert(2)</script>{{ 7 * 7 }}\'</script>'
 ODD = [None, True, -1, 0, 7, 1e308, -1e308, 5e-324, 10 ** 400, float('nan'), float('inf'), '', 'x' * 10 ** 5, MARKUP, '\ud800',

@@ -15,7 +15,7 @@ from typing import Any
 
 from dnnlib import writing
 from training.config.schema import NO, YES, Config, leaves, may_change, problem_of
-from training.run_files import OPTIONS_FILE, RunFileError, read_options_file
+from training.run.files import OPTIONS_FILE, RunFileError, read_options_file
 
 try:
     import fcntl

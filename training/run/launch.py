@@ -17,9 +17,9 @@ from training import setup
 from training.data.stages import STOP_SIGNALS
 from training.data.storage import DatasetError
 from training.run import states
+from training.run.files import problem_of_state
 from training.run.health import Diverged, not_finite
 from training.run.ticks import Ticks
-from training.run_files import problem_of_state
 from training.training_loop import training_loop
 
 MAX_ROLLBACKS = 1
