@@ -416,8 +416,8 @@ def centres_of(job: Job, G: Any, recorded: Any, path: str) -> dict[str, Any] | N
 
 def places_of_centres(path: str) -> dict[str, str]:
     """{name: path of the data} of the data centres of a network file's run, as far as it lies in its directory."""
-    from training.centres import centre_name
     from training.config.run_dirs import saved_options
+    from training.data.stages import centre_name
     run_dir = run_dir_of(path)
     try:
         paths = saved_options(run_dir)['data_paths'] if run_dir else []

@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from dnnlib.option import check_ranges
+from losses_ext.option import check_ranges
 
 LOSSES = {
     'logistic': 'training.loss:two_stage',

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dnnlib.option import option
+from losses_ext.option import option
 from torch_utils import distributed, misc, training_stats
 from training.ada import AdaptiveStrength
 from training.adversarial import ADVERSARIAL

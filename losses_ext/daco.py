@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dnnlib.option import option
+from losses_ext.option import option
 from torch_utils import training_stats
 from training.loss import Game
 from training.regularizer import Regularizer

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dnnlib.option import option
+from losses_ext.option import option
+from losses_ext.running_mean import WithRunningMeans
 from torch_utils import training_stats
 from training.loss import Game, StepContext, Verdict
 from training.regularizer import Term
-from training.running_mean import WithRunningMeans
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 """
 from dataclasses import dataclass
 
-from dnnlib.option import option
+from losses_ext.option import option
 from training.loss import Game
 from training.regularizer import Regularizer
 

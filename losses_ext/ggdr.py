@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from dnnlib.option import option
+from losses_ext.option import option
 from torch_utils import training_stats
 from training.loss import Game, StepContext
 from training.networks import Conv2dLayer

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import relu
 
-from dnnlib.option import option
+from losses_ext.option import option
+from losses_ext.running_mean import WithRunningMeans
 from torch_utils import training_stats
 from training.adversarial import ADVERSARIAL
 from training.loss import Game, StepContext
 from training.regularizer import Term
-from training.running_mean import WithRunningMeans
 
 
 @dataclass(frozen=True)

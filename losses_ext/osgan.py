@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import losses_ext
-from dnnlib.option import option
+from losses_ext.option import option
 from torch_utils import training_stats
 from torch_utils.ops.conv2d_gradfix import no_weight_gradients
 from training.adversarial import ADVERSARIAL, opposite

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dnnlib.option import option
+from losses_ext.option import option
 from torch_utils import misc, training_stats
 from torch_utils.ops.conv2d_gradfix import no_weight_gradients
 from training.loss import Game, StepContext

@@ -6,7 +6,7 @@ The gradient flows through the augmentation. Part of every run unless gamma is 0
 """
 from dataclasses import dataclass
 
-from dnnlib.option import option
+from losses_ext.option import option
 from torch_utils import training_stats
 from training.loss import StepContext
 from training.regularizer import Regularizer, Term

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from dnnlib.numbers import in_words, is_within
-from dnnlib.option import option
+from losses_ext.centres import Centre, Mixed
+from losses_ext.option import option
 from torch_utils import misc, training_stats
-from training.centres import Centre, Mixed
 from training.data.stages import Stage
 from training.loss import Game, StepContext
 from training.regularizer import Regularizer, Term

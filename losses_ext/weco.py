@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dnnlib.option import option
+from losses_ext.option import option
 from torch_utils import training_stats
 from training.loss import Game, StepContext
 from training.regularizer import Regularizer, Term

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from training.running_mean import RunningMeans
+from losses_ext.running_mean import RunningMeans
 
 CPU = torch.device('cpu')
 

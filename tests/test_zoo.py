@@ -8,7 +8,7 @@ from tiny import assert_resumes_exactly, assert_same_bits, make_config, make_dat
 
 import losses_ext
 import train
-from dnnlib.option import option
+from losses_ext.option import option
 from torch_utils import distributed
 from training import setup
 from training.adversarial import ADVERSARIAL

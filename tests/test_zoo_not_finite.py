@@ -8,10 +8,10 @@ from tiny import make_dataset, run_iterations
 
 import losses_ext
 import training.training_loop
-from dnnlib.option import option
+from losses_ext.option import option
+from losses_ext.running_mean import WithRunningMeans
 from training import networks
 from training.run.health import not_finite
-from training.running_mean import WithRunningMeans
 
 KEEPS_MEANS = dict(diggan=dict(ema=0.9, weight=5.0, interval=1), lecam=dict(weight=0.1, start=1),
                    apa=dict(p=None, target=0.6, kimg=1.0))

@@ -17,6 +17,11 @@ STOP_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1
                 if hasattr(signal, name)]
 
 
+def centre_name(index: int) -> str:
+    """What metrics and network files call a data centre."""
+    return f'centre-{index}'
+
+
 class Source:
     """One data set, and the labels that fakes of its kind get.
 

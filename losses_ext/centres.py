@@ -4,12 +4,7 @@ from functools import cached_property
 import numpy as np
 
 import dnnlib
-from training.data.stages import Source
-
-
-def centre_name(index: int) -> str:
-    """What metrics and network files call a centre."""
-    return f'centre-{index}'
+from training.data.stages import Source, centre_name
 
 
 class Centre(Source):
