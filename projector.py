@@ -22,7 +22,7 @@ from drawing.limits import check_latents, check_video
 from drawing.named import class_label, load_generator, output_folder
 from drawing.options import class_option, label_option, ops_option
 from drawing.pictures import device_of
-from video import VIDEO_FILES, VideoWriter, pick_format
+from drawing.video_writer import VIDEO_FILES, VideoWriter, pick_format
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
     import numpy as np

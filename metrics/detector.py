@@ -1,6 +1,7 @@
 """What a detector is: a fixed network that turns images into the features the distances are measured in."""
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -49,3 +50,10 @@ def embedding_of_maps(maps: Sequence[torch.Tensor], weights: Sequence[torch.Tens
         root = torch.as_tensor(w, dtype=f.dtype, device=f.device).reshape(1, -1, 1, 1).sqrt()
         parts.append((g * root / (f.shape[2] * f.shape[3]) ** 0.5).flatten(1))
     return torch.cat(parts, dim=1)
+
+
+def load_torchscript(path: str) -> torch.nn.Module:
+    """A TorchScript file on the CPU in evaluation mode."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', DeprecationWarning)    # The format is deprecated; the published files are not.
+        return torch.jit.load(path, map_location='cpu').eval()

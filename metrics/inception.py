@@ -5,13 +5,12 @@ maximum, and there are 1008 outputs. Layers are named as in the state dict of py
 """
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 
-from metrics.detector import Detector
+from metrics.detector import Detector, load_torchscript
 from metrics.folded_conv import FoldedConv
 from metrics.resize import bicubic, resize, tf1_bilinear
 
@@ -111,13 +110,6 @@ class TorchScriptInception(Detector):
             probabilities = self.network(images, no_output_bias=True)
             features['logits'] = probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
         return features
-
-
-def load_torchscript(path: str) -> torch.nn.Module:
-    """A TorchScript file on the CPU in evaluation mode."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', DeprecationWarning)    # The format is deprecated; the published files are not.
-        return torch.jit.load(path, map_location='cpu').eval()
 
 
 class _Block(torch.nn.Module):

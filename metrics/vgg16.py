@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 
-from metrics.detector import Detector, embedding_of_maps
-from metrics.inception import load_torchscript
+from metrics.detector import Detector, embedding_of_maps, load_torchscript
 from metrics.resize import resize, tf1_bilinear
 
 _STAGES = [(0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)]    # Layer numbers in the published state dict.

@@ -8,6 +8,7 @@ from network_files import assert_picture, expected_picture, make_generator, run,
 from PIL import Image
 
 import video
+from drawing import video_writer
 
 
 @pytest.fixture(scope='module')
@@ -109,7 +110,7 @@ def test_projected_latents_can_be_passed_through(folder, tmp_path):
 
 @pytest.mark.parametrize('channels', [1, 3])
 def test_webp_holds_the_frames_for_their_time(tmp_path, channels):
-    with video.VideoWriter(tmp_path / 'a', 'webp', 20) as writer:
+    with video_writer.VideoWriter(tmp_path / 'a', 'webp', 20) as writer:
         writer.add_all(np.full([16, 32, channels], value, np.uint8) for value in (10, 120, 240))
     with Image.open(writer.path) as webp:
         for idx, value in enumerate((10, 120, 240)):
@@ -122,7 +123,7 @@ def test_webp_holds_the_frames_for_their_time(tmp_path, channels):
 @pytest.mark.parametrize('channels', [1, 3])
 def test_mp4_holds_the_frames(tmp_path, channels):
     ffmpeg = pytest.importorskip('imageio_ffmpeg', reason='the extra "video" is not installed')
-    with video.VideoWriter(tmp_path / 'a', 'mp4', 10) as writer:
+    with video_writer.VideoWriter(tmp_path / 'a', 'mp4', 10) as writer:
         writer.add_all(np.full([16, 32, channels], value, np.uint8) for value in (10, 120, 240))
     assert writer.path == tmp_path / 'a.mp4'
     reader = ffmpeg.read_frames(str(writer.path))
@@ -145,12 +146,12 @@ def test_an_mp4_that_ffmpeg_fails_to_write_is_an_error_and_leaves_nothing(folder
     assert list((tmp_path / 'out').iterdir()) == []
 
 
-@pytest.mark.parametrize('video_format', video.VIDEO_FILES)
+@pytest.mark.parametrize('video_format', video_writer.VIDEO_FILES)
 def test_a_video_is_written_over_one_of_before_and_over_nothing_else(tmp_path, video_format):
     pytest.importorskip('imageio_ffmpeg', reason='the extra "video" is not installed')
 
     def write():
-        with video.VideoWriter(tmp_path / 'a', video_format, 10) as writer:
+        with video_writer.VideoWriter(tmp_path / 'a', video_format, 10) as writer:
             writer.add_all(np.full([16, 32, 3], value, np.uint8) for value in (10, 120, 240))
         return writer.path
     path = write()
@@ -170,7 +171,7 @@ def test_frames_do_not_depend_on_how_many_are_computed_at_once():
 
 
 def test_nothing_is_written_of_a_video_that_fails(tmp_path):
-    with pytest.raises(RuntimeError), video.VideoWriter(tmp_path / 'a', 'webp', 10) as writer:
+    with pytest.raises(RuntimeError), video_writer.VideoWriter(tmp_path / 'a', 'webp', 10) as writer:
         writer.add(np.zeros([16, 16, 3], np.uint8))
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
@@ -205,6 +206,6 @@ def test_a_mistake_is_answered_in_a_sentence(folder, args, message, tmp_path):
 def test_a_missing_extra_is_named_and_replaced_only_on_auto(monkeypatch):
     monkeypatch.setitem(sys.modules, 'imageio_ffmpeg', None)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    assert video.pick_format('auto') == 'webp' and video.pick_format('gif') == 'gif'
+    assert video_writer.pick_format('auto') == 'webp' and video_writer.pick_format('gif') == 'gif'
     with pytest.raises(video.click.UsageError, match='the extra "video"'):
-        video.pick_format('mp4')
+        video_writer.pick_format('mp4')
