@@ -9,7 +9,9 @@ from dnnlib.numbers import Whole
 MAX_SIDE = 8192                 # What is larger is not read as training data.
 
 
-@click.command(name='dataset_tool.py', context_settings={'max_content_width': 120})
+@click.command(name='dataset_tool.py', context_settings={'max_content_width': 120},
+               epilog='Example: python dataset_tool.py --source=photos/ --dest=photos.zip --transform=center-crop '
+                      '--width=256 --height=256')
 @click.option('--source', metavar='PATH', required=True,
               help='Folder, .zip archive, LSUN folder ..._lmdb, cifar-10-python.tar.gz, train-images-idx3-ubyte.gz.')
 @click.option('--dest', metavar='PATH',

