@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from dnnlib import output, writing
+from metrics.names import higher_is_better
 from training.run.files import RunFileError, find_pictures, lines_of, read_options, read_stats
 
 PAGE = 'report.html'        # In the run directory.
@@ -322,8 +323,7 @@ def latest_and_best(curve: Curve, name: str) -> dict[str, str]:
     """The latest value of a metric and the best, with its kimg."""
     if not curve:
         return {'latest': '–', 'best': ''}
-    higher_is_better = name.startswith(('is', 'pr'))
-    kimg, value = (max if higher_is_better else min)(curve, key=lambda point: point[1])
+    kimg, value = (max if higher_is_better(name) else min)(curve, key=lambda point: point[1])
     return {'latest': four_digits(curve[-1][1]), 'best': f'{value:.4g} at {kimg:g}'}
 
 

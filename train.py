@@ -998,13 +998,15 @@ def kimg_of(config: Config) -> float:
 def start(config: Config) -> int:
     """Creates the run directory if need be, and runs the processes; returns the exit status."""
     from metrics.metric_main import evaluate
+    from metrics.names import higher_is_better
     from metrics.overfitting import overfitting_gap
     from report import refresh
     from torch_utils import distributed
     from training.run.launch import train_process
 
     def run() -> None:
-        train = partial(train_process, evaluate=evaluate, overfitting_gap=overfitting_gap, report=refresh)
+        train = partial(train_process, evaluate=evaluate, higher_is_better=higher_is_better,
+                        overfitting_gap=overfitting_gap, report=refresh)
         distributed.launch(train, config['num_gpus'], (config,))
 
     if not torchrun.is_main_process():

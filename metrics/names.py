@@ -8,6 +8,7 @@ starts with `fid` always means Inception features at the reference's resize rule
 """
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,11 @@ class Metric:
     max_real: int | None = None          # Real images, the first in data-set order. None: all.
     keep_xflip: bool = False             # Score against the mirrored images as well if the run trained on them?
     params: Mapping = field(default_factory=dict)    # Arguments of the estimator.
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Are its results better when they are higher?"""
+        return self.kind in ('is', 'pr', 'prdc')
 
 
 _REFERENCE_FD = {'ddof': 0}              # The reference divides covariances by n, the project's own metrics by n - 1.
@@ -76,19 +82,25 @@ def _own_metrics():
                 yield Metric(f'{kind}{text}_{detector}', kind, detector, count, params=params)
 
 
+# Metrics that are a function in a file of their own, 'name': 'module:function' (docs/own/metric.md). They are imported when
+# they are asked for. What such a function is and returns: `register_metric`.
+FUNCTIONS: dict[str, str] = {
+}
+
 _registry: dict[str, Metric | Callable] = {metric.name: metric for metric in [*_TABLE, *_own_metrics()]}
 
 
 def register_metric(function: Callable) -> Callable:
-    """Makes `function` a metric under its own name (a decorator).
+    """Makes `function` a metric under its own name (a decorator), for this process.
 
-    It is called with the `metric_main.MetricOptions` of the evaluation and returns {result name: float}. With several
-    processes it runs on all of them, and what rank 0 returns counts.
+    It is called with the `metric_main.MetricOptions` of the evaluation and returns {result name: float}; the names begin
+    with the metric's. With several processes it runs on all of them, and what rank 0 returns counts. Its results are better
+    when they are lower, unless it has an attribute `higher_is_better` that is true.
 
     Raises:
         ValueError: If the name is taken.
     """
-    if function.__name__ in _registry:
+    if function.__name__ in (*_registry, *FUNCTIONS):
         raise ValueError(f'there is a metric {function.__name__} already')
     _registry[function.__name__] = function
     return function
@@ -120,9 +132,23 @@ def find_metric(name: str) -> Metric | Callable:
         MetricError: If there is none.
     """
     base = full_name(name).partition('@')[0]
+    if base in FUNCTIONS:
+        module, function = FUNCTIONS[base].split(':')
+        return getattr(importlib.import_module(module), function)
     if base not in _registry:
         raise MetricError(f'there is no metric {name}; {valid_names_sentence()}')
     return _registry[base]
+
+
+def higher_is_better(result: str) -> bool:
+    """Is a result, as 'pr50k3_full_recall' or 'fd5k_efflite0@north', better when it is higher? Its metric says so.
+
+    Of results whose metric is not known here, as in records of other programs, it is not.
+    """
+    name = full_name(result).partition('@')[0]
+    while name and name not in _registry and name not in FUNCTIONS:
+        name = name.rpartition('_')[0]
+    return bool(name) and getattr(find_metric(name), 'higher_is_better', False)
 
 
 def is_valid_metric(metric: str, needs_images: bool = False) -> bool:
@@ -139,13 +165,14 @@ def list_valid_metrics(needs_images: bool = False) -> list[str]:
         if not isinstance(entry, Metric):
             return not needs_images
         return entry.kind != 'ppl' if needs_images else entry.num_gen is not None
-    return [name for name, entry in _registry.items() if is_listed(entry)]
+    listed = [name for name, entry in _registry.items() if is_listed(entry)]
+    return listed if needs_images else [*listed, *FUNCTIONS]
 
 
 def valid_names_sentence() -> str:
     """The valid names in a sentence, the patterned ones by their pattern."""
     patterned = {metric.name for metric in _own_metrics()}
-    plain = [name for name in _registry if name not in patterned]
+    plain = [name for name in (*_registry, *FUNCTIONS) if name not in patterned]
     pattern = f'<{"|".join(_OWN)}><{"|".join(_COUNTS)}>_<detector>'
     return f'valid are {", ".join(plain)}, and {pattern} such as fd5k_efflite0 (detectors: {", ".join(detectors())})'
 

@@ -90,6 +90,29 @@ def test_a_function_becomes_a_metric(monkeypatch):
     assert not isinstance(find_metric('answer'), Metric)
 
 
+@pytest.mark.parametrize(('result', 'expected'), [
+    ('fid50k_full', False), ('fd5k_efflite0', False), ('ppl2_wend', False), ('kid50k@north', False),
+    ('is50k_mean', True), ('pr50k3_full_recall', True), ('pr5k3_full', True), ('prdc1k_efflite0_64px_density', True),
+    ('prdc1k_lite_coverage@a_b', True), ('private', False), ('is', False), ('', False)])
+def test_a_metric_says_whether_higher_is_better(result, expected):
+    """The names of its results begin with its own; others do not count by how they begin."""
+    assert names.higher_is_better(result) == expected
+
+
+def test_a_metric_in_a_file_of_its_own_is_one_line(monkeypatch, tmp_path):
+    """Imported when it is asked for, and only then."""
+    (tmp_path / 'own_brightness.py').write_text(
+        'def brightness(options):\n    return {"brightness_mean": 1.5}\n\n\nbrightness.higher_is_better = True\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(names.FUNCTIONS, 'brightness', 'own_brightness:brightness')
+    assert list_valid_metrics()[-1] == 'brightness' and not is_valid_metric('brightness', needs_images=True)
+    assert 'own_brightness' not in sys.modules and 'brightness' in names.valid_names_sentence()
+    assert names.higher_is_better('brightness_mean@north')
+    assert metric_main.calc_metric('brightness').results == {'brightness_mean': 1.5}
+    with pytest.raises(ValueError, match='brightness'):
+        metric_main.register_metric(find_metric('brightness'))
+
+
 def test_names_and_weights_import_no_torch():
     code = "import sys, metrics.names, metrics.weights, calc_metrics; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, '-c', code], check=True, cwd=metric_main.__file__.rsplit('/metrics/', 1)[0])

@@ -130,6 +130,19 @@ def test_scores_that_come_later_decide_on_what_is_kept(data, tmp_path):
     assert 'Best so far by made_up: 3 at 0.0 kimg' in printed(config)
 
 
+def test_the_best_of_a_metric_of_which_higher_is_better(data, tmp_path):
+    """By what the metric says, whatever its name begins with."""
+    values = {4: 1.0, 16: 9.0, 28: 3.0, 40: 2.0}
+
+    def evaluate(metrics, run_dir, **kwargs):
+        return {metrics[0]: values[images_shown(Path(run_dir))]}, {}
+
+    config = run_config(data, tmp_path / 'run', metrics=['sharpness'], keep=dict(newest=1), total_kimg=0.04)
+    assert finish(config, evaluate=evaluate, higher_is_better=lambda name: name == 'sharpness') == 0, printed(config)[-3000:]
+    assert [load_meta(path)['nimg'] for path in saved_states(tmp_path / 'run')] == [40, 16]
+    assert 'Best so far by sharpness: 9 at 0.0 kimg' in printed(config)
+
+
 @pytest.mark.parametrize(('scores', 'best'), [
     ([1, 5, 9, 8, 7], 4), ([1, 5, 9, 8, 7, 20, 30], 4), ([1, 5, 9], None), ([1], None), ([], None), ([9, 5, 6], 1),
     ([1, 5, 4, 0.5], 3)])

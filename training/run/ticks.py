@@ -45,6 +45,7 @@ class Ticks:
         wants_stop: Asked after every iteration on every rank; if it is true on any, all stop after a last tick.
         resumed: What `state_dict` said when the run was saved; None at its start.
         evaluate: Calculates metrics, `metrics.metric_main.evaluate`; None: there are none.
+        higher_is_better: Is a metric? `metrics.names.higher_is_better`.
         overfitting_gap: Compares the critic's scores, `metrics.overfitting.overfitting_gap`; None: nobody does.
         report: Writes a page about the run into its directory, `report.refresh`; None: there is none.
     """
@@ -52,6 +53,7 @@ class Ticks:
     def __init__(self, config: dict, run_dir: str | os.PathLike, device: torch.device,
                  wants_stop: Callable[[], bool] = lambda: False, resumed: dict | None = None,
                  evaluate: Callable[..., Any] | None = None,
+                 higher_is_better: Callable[[str], bool] = lambda metric: False,
                  overfitting_gap: Callable[..., dict[str, float]] | None = None,
                  report: Callable[[Path], None] | None = None):
         self.config = config
@@ -64,6 +66,7 @@ class Ticks:
         self.services = Services()
         self.is_main = distributed.rank() == 0
         self._evaluate = evaluate
+        self._higher_is_better = higher_is_better
         self._overfitting_gap = overfitting_gap
         self._report = report
         self._state = resumed
@@ -260,8 +263,8 @@ class Ticks:
             print(f'Best so far by {metric}: none, while it is still on the way up from the untrained network.', flush=True)
 
     def _sign(self, metric: str) -> int:
-        """Of a score, lower being better."""
-        return -1 if metric.startswith(('is', 'pr')) else 1
+        """By which a score is multiplied so that lower is better."""
+        return -1 if self._higher_is_better(metric) else 1
 
     def _report_gap(self, run: Run) -> None:
         """Statistics of what the first critic makes of images that it does not learn from, if the run has any."""
