@@ -54,7 +54,7 @@ class WeCo(Regularizer):
 def parameter_pairs(constant: torch.nn.Module, learning: torch.nn.Module) -> list[tuple[Tensor, Tensor]]:
     """[(theta_1, theta_2)] of two critics, the first ones detached. Layers that a method grafted on one are left out.
 
-    Raises ValueError for the first tensor whose shapes differ (E-GC1).
+    Raises ValueError for the first tensor whose shapes differ.
     """
     mine = dict(learning.named_parameters())
     pairs = [(tensor.detach(), mine[name]) for name, tensor in constant.named_parameters() if name in mine]

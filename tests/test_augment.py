@@ -1,4 +1,4 @@
-"""Augmentation pipe: numbers of the fixtures and of the specification's table, and what those leave open."""
+"""Augmentation pipe: numbers of the fixtures and of a table, and what those leave open."""
 import json
 
 import numpy as np

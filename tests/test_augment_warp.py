@@ -1,4 +1,4 @@
-"""Feature maps moved together with the images (loss-zoo tests GG-5 and GG-6, and hand-made cases)."""
+"""Feature maps moved together with the images as GGDR needs them."""
 import math
 
 import pytest

@@ -1,4 +1,4 @@
-"""DigGAN: its fixtures, the tests DG-1 to DG-7 of the specification, running means, resuming, options."""
+"""DigGAN: its fixtures, its arithmetic, running means, resuming, options."""
 import copy
 
 import pytest
@@ -131,7 +131,7 @@ def test_norms_equal_the_fixture(case):
 # The term
 
 
-def test_dg1_quadratic_critic():
+def test_quadratic_critic():
     critic = quadratic()
     game, diggan = toy_game(critic, weight=3.0)
     x_f, x_r = pair()
@@ -147,7 +147,7 @@ def test_dg1_quadratic_critic():
     torch.testing.assert_close(critic.a.grad, (slope * inner).mean())
 
 
-def test_dg2_linear_and_flat_critics_cost_nothing():
+def test_linear_and_flat_critics_cost_nothing():
     for w in (torch.randn([4]), torch.zeros([4])):
         critic = Critic(lambda x, w: x @ w, w=w)
         game, diggan = toy_game(critic)
@@ -164,7 +164,7 @@ def test_gradient_of_zero_has_a_finite_derivative_against_one_that_is_not():
     torch.testing.assert_close(critic.a.grad, 2 * 2 * x_r.flatten(1).square().sum(1).mean())    # Of (a |x|)^2.
 
 
-def test_dg3_zero_iff_norms_match():
+def test_zero_iff_norms_match():
     critic = Critic(lambda x, a: a / 2 * x.square().sum(1), a=torch.tensor(1.0))    # Norm: |x|.
     game, sample = toy_game(critic)
     _, mean = toy_game(critic, pair='mean')
@@ -178,7 +178,7 @@ def test_dg3_zero_iff_norms_match():
     torch.testing.assert_close(gap(game, mean, x * sizes, other * 2), torch.tensor(2.5 ** 2))
 
 
-def test_dg4_all_pairs_are_the_gap_and_two_variances():
+def test_all_pairs_are_the_gap_and_two_variances():
     critic = quadratic()
     game, diggan = toy_game(critic)
     x_f, x_r = pair(4)
@@ -188,7 +188,7 @@ def test_dg4_all_pairs_are_the_gap_and_two_variances():
     torch.testing.assert_close(every, expected)
 
 
-def test_dg5_scaling_the_critic_scales_the_gap_by_the_square():
+def test_scaling_the_critic_scales_the_gap_by_the_square():
     critic = quadratic()
     game, diggan = toy_game(critic)
     x_f, x_r = pair()
@@ -199,7 +199,7 @@ def test_dg5_scaling_the_critic_scales_the_gap_by_the_square():
     torch.testing.assert_close(gap(game, diggan, x_f, x_r), 9 * before)
 
 
-def test_dg6_finite_differences():
+def test_finite_differences():
     critic = smooth()
     game, diggan = toy_game(critic)
     x_f, x_r = pair(dtype=torch.float64)
@@ -289,7 +289,7 @@ def test_gradient_is_that_of_the_base_plus_the_formula(step, wrt):
     assert all(p.grad is None for p in game.G.module.parameters())
 
 
-def test_dg7_interval_counts_as_often_as_it_skips():
+def test_interval_counts_as_often_as_it_skips():
     every, fourth = step_game(interval=1), step_game(interval=4)
     of_every = [step_gradients(every, d_main, BATCH, batch_idx=k) for k in range(4)]
     of_fourth = [step_gradients(fourth, d_main, BATCH, batch_idx=k) for k in range(4)]

@@ -1,4 +1,4 @@
-"""GenCo: the tests GC-1 to GC-8 of the specification, and the fixtures 06c, 08b and 08c."""
+"""GenCo: views, twin critics, their terms, and the fixtures 06c, 08b and 08c."""
 import copy
 import math
 from types import SimpleNamespace
@@ -97,19 +97,19 @@ def all_bands(num, bands=64):
 
 @pytest.mark.parametrize('mask', MASKS)
 @pytest.mark.parametrize('size', [8, 16, 32, 64, 128, 256])
-def test_gc1_with_all_bands_the_view_is_the_identity(size, mask):
+def test_with_all_bands_the_view_is_the_identity(size, mask):
     x = torch.randn([2, 3, size, size])
     torch.testing.assert_close(keep_bands(x, all_bands(2), mask), x, rtol=1e-5, atol=1e-5)
 
 
 def official_band(k, n):
-    """loss-zoo 3.3, from the signed frequency k."""
+    """The band of frequency k, signed, as the official program numbers 64 of them."""
     radius = k + 1 if k >= 0 else -k
     return min(i for i in range(64) if n * (i + 1) // 128 >= radius)
 
 
 @pytest.mark.parametrize('size', [32, 64, 128, 256])
-def test_gc2_band_maps(size):
+def test_band_maps(size):
     signed = [k if k < size // 2 else k - size for k in range(size)]
     per_axis = torch.tensor([official_band(k, size) for k in signed])
     assert torch.equal(band_map(size, size, 64, 'official'), torch.maximum(per_axis[:, None], per_axis[None, :]))
@@ -125,7 +125,7 @@ def random_bands(num):
     return (torch.rand([num, 64]) < 0.5).float()
 
 
-def test_gc3_the_default_view_is_an_orthogonal_projection():
+def test_the_default_view_is_an_orthogonal_projection():
     x, y, keep = torch.randn([2, 3, 32, 32]), torch.randn([2, 3, 32, 32]), random_bands(2)
     view = keep_bands(x, keep)
     torch.testing.assert_close(keep_bands(view, keep), view, rtol=1e-5, atol=1e-5)
@@ -136,7 +136,7 @@ def test_gc3_the_default_view_is_an_orthogonal_projection():
     torch.testing.assert_close(view, full.real, rtol=1e-5, atol=1e-5)
 
 
-def test_gc4_constants_vanish_and_single_frequencies_pass_or_do_not():
+def test_constants_vanish_and_single_frequencies_pass_or_do_not():
     keep = all_bands(1)
     keep[:, :8] = 0
     assert keep_bands(torch.full([1, 3, 64, 64], 0.7), keep).abs().max() < 1e-6
@@ -153,7 +153,7 @@ def draw(options, num=50, phase='Dmain', nimg=0):
     return daco._draw(StepContext(None, phase, Streams(0), nimg), num, 'cpu')
 
 
-def test_gc6_every_sample_keeps_its_number_of_bands_and_phases_share_them():
+def test_every_sample_keeps_its_number_of_bands_and_phases_share_them():
     options = DaCoOptions()
     keep = draw(options)
     assert num_kept(options) == 44 and (keep.sum(1) == 44).all() and keep[:, :8].sum() == 0
@@ -170,7 +170,7 @@ def test_daco_that_would_see_nothing_is_refused():
 
 # The weight discrepancy.
 
-def test_gc5_values_gradient_and_invariance():
+def test_values_gradient_and_invariance():
     a, b = torch.randn(5, dtype=torch.float64), torch.randn(5, dtype=torch.float64, requires_grad=True)
     cosine = weight_cosine([(a[:2], b[:2]), (a[2:], b[2:])])
     grad, = torch.autograd.grad(cosine, b)
@@ -184,7 +184,7 @@ def test_gc5_values_gradient_and_invariance():
     torch.testing.assert_close(layers, (weight_cosine([(a[:2], b[:2])]) + weight_cosine([(a[2:], b[2:])])) / 2)
 
 
-def test_gc5_only_the_twin_gets_a_gradient():
+def test_only_the_twin_gets_a_gradient():
     game = build_game(dict(G='Gt_a', D='Dt_a'))
     weco = WeCo(game, WeCoOptions())
     for player in game.players:
@@ -195,7 +195,7 @@ def test_gc5_only_the_twin_gets_a_gradient():
     assert any(p.grad is not None for p in game.critics['D2'].module.parameters())
 
 
-def test_gc5_decay_and_both():
+def test_decay_and_both():
     game = build_game(dict(G='Gt_a', D='Dt_a'))
     weco = WeCo(game, WeCoOptions(both=True))
     cosine = weight_cosine(parameter_pairs(game.D.module, game.critics['D2'].module))
@@ -216,7 +216,7 @@ def data(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp('data') / 'plain.zip')
 
 
-def test_gc7_mean_of_three_copies_is_the_base_gradient():
+def test_mean_of_three_copies_is_the_base_gradient():
     game = build_game(dict(G='Gt_a', D='Dt_a'))
     context = dict(gen_z=torch.randn([4, 32]), gen_c=torch.zeros([4, 0]))
 
@@ -242,7 +242,7 @@ def test_the_mean_is_over_the_critics_of_one_centre(data):
 
 
 @pytest.mark.parametrize('sign', [-1.0, 1.0])
-def test_gc8_adaptive_strength_follows_the_first_critic(data, sign):
+def test_adaptive_strength_follows_the_first_critic(data, sign):
     augment = dict(class_name='training.augment.AugmentPipe', xflip=1)
     config = make_config(data, regularizers=dict(weco={}, daco={}, genco={}), augment_kwargs=augment, ada_target=0.6)
     run = setup.build(config, torch.device('cpu'))

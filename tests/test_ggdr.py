@@ -1,4 +1,4 @@
-"""GGDR: its fixtures, the tests GG-1 to GG-8 of the specification, resuming, options."""
+"""GGDR: its fixtures, its gradients and shapes, resuming, options."""
 
 import pytest
 import torch
@@ -125,8 +125,8 @@ def test_term_equals_the_fixture(case):
 WORKED = 1e-5
 
 
-def test_worked_example_of_the_specification():
-    """Networks and latents of 5.15, decoder and joint augmentation of 6.2 to 6.4 of the networks' specification."""
+def test_a_worked_example():
+    """Networks, latents, decoder and joint augmentation as another implementation computed them, to six digits."""
     torch.manual_seed(0)
     channels = dict(channel_base=2048, channel_max=64)
     G = Generator(z_dim=64, c_dim=0, w_dim=64, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=channels, **SMALL)
@@ -155,7 +155,7 @@ def test_worked_example_of_the_specification():
 # The term
 
 
-def test_gg1_only_directions_count():
+def test_only_directions_count():
     u, v = torch.randn([2, 5, 4, 4]), torch.randn([2, 5, 4, 4])
     distance = _cosine_distance(u, v)
     torch.testing.assert_close(_cosine_distance(u * (torch.rand([2, 1, 4, 4]) + 0.1), v * 3), distance)
@@ -164,7 +164,7 @@ def test_gg1_only_directions_count():
     torch.testing.assert_close(_cosine_distance(u, -u), torch.full([2], 2.0))
 
 
-def test_gg4_gradient_of_the_cosine():
+def test_gradient_of_the_cosine():
     u, v = torch.randn([7], requires_grad=True), torch.randn([7])
     (-_cosine_distance(u[None, :, None, None], v[None, :, None, None])).sum().backward()
     cos = u @ v / (u.norm() * v.norm())
@@ -223,7 +223,7 @@ def test_gradient_is_that_of_the_base_plus_the_formula(augment):
 
 
 @pytest.mark.parametrize('c_dim', [0, 3])
-def test_gg2_gradient_reaches_trunk_and_decoder_alone(c_dim):
+def test_gradient_reaches_trunk_and_decoder_alone(c_dim):
     game = make_game('16', c_dim=c_dim)
     G, D = game.G.module.requires_grad_(True), game.D.module.requires_grad_(True)
     ctx = StepContext(game, d_phase(game), None, **context(c_dim=c_dim))
@@ -237,8 +237,8 @@ def test_gg2_gradient_reaches_trunk_and_decoder_alone(c_dim):
 
 
 @pytest.mark.parametrize('augment', [None, AugmentPipe(**PIPES['color'])], ids=['none', 'color'])
-def test_gg6_target_is_untouched_where_nothing_moves(augment):
-    """(What a geometric pipe does at p = 0, and GG-5, alignment, are tests of the pipe.)"""
+def test_target_is_untouched_where_nothing_moves(augment):
+    """(What a geometric pipe does to maps, at p = 0 and above, is in test_augment_warp.py.)"""
     game = make_game('16', augment)
     maps = torch.randn([2, 5, 16, 16])
     draw = None if augment is None else augment.draw((2, 3, 32, 32))
@@ -246,7 +246,7 @@ def test_gg6_target_is_untouched_where_nothing_moves(augment):
 
 
 @pytest.mark.parametrize(('size', 'res'), [(32, 8), (64, 16), (256, 64), (512, 64), (32, 32)])
-def test_gg8_decoder_shapes(size, res):
+def test_decoder_shapes(size, res):
     channels = dict(channel_base=4096, channel_max=24)
     G = Generator(z_dim=8, c_dim=0, w_dim=8, img_resolution=size, img_channels=1, mapping_kwargs=dict(num_layers=1),
                   synthesis_kwargs=dict(channel_base=2048, channel_max=10))
@@ -261,7 +261,7 @@ def test_gg8_decoder_shapes(size, res):
 @pytest.mark.parametrize(('size', 'channel_base', 'res', 'millions'), [(256, 16384, 64, 25.58), (256, 32768, 64, None),
                                                                        (32, 32768, 8, None)])
 def test_decoder_has_the_published_number_of_weights(size, channel_base, res, millions):
-    """loss-zoo 1.2: 25.58 M with the critic; 1.84 M for the wide network, 0.26 M for 32 pixels."""
+    """25.58 M with the critic; 1.84 M for the wide network, 0.26 M for 32 pixels."""
     channels = dict(channel_base=channel_base, channel_max=512)
     with torch.device('meta'):
         G = Generator(z_dim=512, c_dim=0, w_dim=512, img_resolution=size, img_channels=3, synthesis_kwargs=channels)
@@ -296,7 +296,7 @@ def test_first_critic_of_every_source_has_a_decoder_and_no_other():
 
 @pytest.mark.parametrize('step', [d_main, d_reg, g_main])
 def test_decoder_runs_on_fakes_of_the_main_step_alone(step):
-    """X-9: what is not used cannot spoil anything."""
+    """What is not used cannot spoil anything."""
     game = make_game('16')
     game.regularizers.insert(0, R1(game, R1.Options(1.0)))
     calls = []
@@ -314,7 +314,7 @@ def ggdr_config(data, res='8', **changes):
     return make_config(data, regularizers=dict(ggdr=dict(weight=10.0, res=res, warp='aligned')), **changes)
 
 
-def test_gg7_decoder_is_in_snapshots_and_starts_fresh_from_those_without(tmp_path, capsys):
+def test_decoder_is_in_snapshots_and_starts_fresh_from_those_without(tmp_path, capsys):
     data = make_dataset(tmp_path / 'data.zip')
     trained, _ = run_iterations(ggdr_config(data), 1)
     plain = setup.build(make_config(data), torch.device('cpu'))

@@ -1,4 +1,4 @@
-"""The worked example of the specification: names, shapes, initial values, outputs, second-order quantities, sizes.
+"""A worked example of two networks: names, shapes, initial values, outputs, second-order quantities, sizes.
 
 The numbers were printed by another implementation to the digits shown; `close` allows for two units of the last one.
 """

@@ -1,4 +1,4 @@
-"""One-stage training: the tests OS-1 to OS-8 of the specification, and the fixtures 08e and 08f."""
+"""One-stage training: its forms, refusals, cost, and the fixtures 08e and 08f."""
 import math
 
 import pytest
@@ -103,7 +103,7 @@ def context(num=8):
 
 
 @pytest.mark.parametrize('name', GAMES)
-def test_os1_exact_form_equals_two_stages(name):
+def test_exact_form_equals_two_stages(name):
     """With minibatch statistics (the stored critic has them), for every game."""
     game = stored_game(name)
     expected = two_stage_gradients(game, **context())
@@ -136,7 +136,7 @@ def spread(game, factor):
 
 
 @pytest.mark.parametrize('name', ['logistic', 'relativistic'])
-def test_os2_ratio_forms_need_a_per_sample_critic(name):
+def test_ratio_forms_need_a_per_sample_critic(name):
     """Without minibatch statistics they equal the exact form; with them they do not."""
     for coupled in (False, True):
         game = stored_game(name)
@@ -151,7 +151,7 @@ def test_os2_ratio_forms_need_a_per_sample_critic(name):
 
 
 @pytest.mark.parametrize('name', ['saturating', 'wgan'])
-def test_os3_sign_flip_is_exact_for_coupled_critics(name):
+def test_sign_flip_is_exact_for_coupled_critics(name):
     game = stored_game(name)
     spread(game, 20)
     expected = one_stage_gradients(game, Options(), **context())
@@ -185,7 +185,7 @@ def test_an_unknown_game_is_refused_by_name():
 
 
 @pytest.mark.parametrize('name', ['logistic', 'saturating', 'wgan', 'relativistic'])
-def test_os4_ratio_is_the_quotient_of_the_derivatives(name):
+def test_ratio_is_the_quotient_of_the_derivatives(name):
     a = torch.linspace(-5, 5, 11, dtype=torch.float64, requires_grad=True)
     real = torch.linspace(1, -1, 11, dtype=torch.float64)
     game = ADVERSARIAL[name]
@@ -201,7 +201,7 @@ def test_os4_ratio_is_the_quotient_of_the_derivatives(name):
 @pytest.mark.parametrize('logit', [-200.0, -100.0, -20.0, 0.0, 20.0, 200.0])
 @pytest.mark.parametrize('form', ['exact', 'simple', 'full'])
 @pytest.mark.parametrize('name', ['logistic', 'saturating', 'wgan', 'relativistic'])
-def test_os5_gradients_are_finite_at_extreme_logits(name, form, logit):
+def test_gradients_are_finite_at_extreme_logits(name, form, logit):
     game = stored_game(name)
     game.D.module.b4.out.bias.data.fill_(logit)
     if name == 'relativistic':      # A common shift cancels; move the fakes alone.
@@ -228,7 +228,7 @@ def zoo_config(**changes):
     (dict(form='simple', game='saturating'), dict(regularizers=dict(ggdr={})), '--reg_type=ggdr'),
     (dict(game='wgan'), dict(ada_target=0.6), '--aug=ada cannot follow'),
 ])
-def test_os6_refusals(options, changes, sentence):
+def test_refusals(options, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         configure(zoo_config(**changes), options)
 
@@ -239,7 +239,7 @@ def test_os6_refusals(options, changes, sentence):
     (dict(form='simple', game='wgan'), dict(D_kwargs=dict(epilogue_kwargs={}, num_fp16_res=4))),
     (dict(game='hinge'), dict(D_kwargs=dict(epilogue_kwargs={}), ada_target=0.6)),
 ])
-def test_os6_what_is_not_refused(options, changes):
+def test_what_is_not_refused(options, changes):
     config = zoo_config(**changes)
     configure(config, options)
     assert config['loss_kwargs']['game'] == options.get('game', 'logistic')
@@ -257,7 +257,7 @@ def osgan_run(data, **changes):
     return run
 
 
-def test_os7_both_gradients_are_taken_before_either_step(data):
+def test_both_gradients_are_taken_before_either_step(data):
     """Swapping the order in which the players step changes nothing."""
     states = []
     for order in (1, -1):
@@ -270,7 +270,7 @@ def test_os7_both_gradients_are_taken_before_either_step(data):
 
 
 @pytest.mark.parametrize('form', ['exact', 'simple', 'full'])
-def test_os8_one_pass_of_g_and_two_of_d(data, form):
+def test_one_pass_of_g_and_two_of_d(data, form):
     run = osgan_run(data)
     counts = dict(G=0, D=0)
     run.game.G.module.synthesis.register_forward_hook(lambda *_: counts.__setitem__('G', counts['G'] + 1))

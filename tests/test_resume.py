@@ -80,7 +80,7 @@ def test_a_signal_saves_and_leaves_with_the_documented_status(stopped_run):
 
 
 def test_a_state_is_complete(stopped_run):
-    """What loss-zoo 6.6 and the issue list, by name."""
+    """Everything that an exact continuation needs, by name."""
     run_dir, _ = stopped_run
     state, meta = load_state(saved_states(run_dir)[0])
     assert set(state['run']) >= {'players', 'G_ema', 'frozen', 'augment', 'nimg', 'batch_idx', 'stage_idx', 'rollbacks'}

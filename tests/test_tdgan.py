@@ -1,4 +1,4 @@
-"""TDGAN: the tests TD-1 to TD-11 of the specification (local mode), and the fixture 08g."""
+"""TDGAN: stages, critics, codes and reminding of centres, resuming, and the fixture 08g."""
 import copy
 
 import numpy as np
@@ -64,7 +64,7 @@ def test_reminding_equals_the_fixture(case):
         case.check(f'grad_remind_cur_{i}', grad)
 
 
-def test_td1_one_centre_is_the_base_bit_for_bit(centres):
+def test_one_centre_is_the_base_bit_for_bit(centres):
     _, base = run_iterations(make_config(centres[0]), 5)
     run = build(tdgan_config(centres[:1]))
     run.stages[0].end_nimg = 10 ** 6
@@ -95,7 +95,7 @@ def remind(run, nimg=0):
     return value.detach(), {name: p.grad for name, p in run.game.G.module.named_parameters() if p.grad is not None}
 
 
-def test_td2_rho_is_0_at_a_switch_and_grows_after_a_step(centres):
+def test_rho_is_0_at_a_switch_and_grows_after_a_step(centres):
     run = at_second_stage(tdgan_config(centres))
     value, grads = remind(run)
     assert (value == 0).all() and all((grad == 0).all() for grad in grads.values())
@@ -103,7 +103,7 @@ def test_td2_rho_is_0_at_a_switch_and_grows_after_a_step(centres):
     assert (remind(run)[0] > 0).all()
 
 
-def test_td3_the_teacher_does_not_change(centres):
+def test_the_teacher_does_not_change(centres):
     run = at_second_stage(tdgan_config(centres))
     teacher = run.game.frozen[TEACHER]
     before = copy.deepcopy(teacher.state_dict())
@@ -113,7 +113,7 @@ def test_td3_the_teacher_does_not_change(centres):
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
 
 
-def test_td4_off_line_centres_are_not_opened(centres, monkeypatch):
+def test_off_line_centres_are_not_opened(centres, monkeypatch):
     opened = []
     from training.dataset import ImageFolderDataset
     init = ImageFolderDataset.__init__
@@ -128,7 +128,7 @@ def test_td4_off_line_centres_are_not_opened(centres, monkeypatch):
     assert 'dataset' not in run.stages[0].sources[0].__dict__
 
 
-def test_td4_the_critic_of_a_centre_that_is_not_there_rests(centres):
+def test_the_critic_of_a_centre_that_is_not_there_rests(centres):
     run = train(build(tdgan_config(centres, schedule='0:0.016,1+2:0.016')), 16)
     second = run.game.critics['D_1']
     assert second.source == 1 and all(p.grad is None for p in second.module.parameters())
@@ -138,7 +138,7 @@ def test_td4_the_critic_of_a_centre_that_is_not_there_rests(centres):
     assert any(p.grad is not None for p in second.module.parameters())
 
 
-def test_td4_metrics_look_at_the_centres_on_line_alone(centres, tmp_path):
+def test_metrics_look_at_the_centres_on_line_alone(centres, tmp_path):
     scored = []
     config = tdgan_config(centres, schedule='1:0.004,0+2:0.004')
     config['metrics'] = ['fd5k_efflite0']
@@ -152,7 +152,7 @@ def test_td4_metrics_look_at_the_centres_on_line_alone(centres, tmp_path):
     assert scored == [['centre-1'], ['centre-0', 'centre-2']]
 
 
-def test_td6_two_equal_centres_weigh_as_one(centres):
+def test_two_equal_centres_weigh_as_one(centres):
     """Equal data, critics, latents and weights that sum to 1: the generator's gradient is that of one centre."""
     twice = [centres[0], centres[0]]
     grads = []
@@ -176,7 +176,7 @@ def test_td6_two_equal_centres_weigh_as_one(centres):
             torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-7)
 
 
-def test_td8_codes_not_in_use_get_no_gradient(centres):
+def test_codes_not_in_use_get_no_gradient(centres):
     run = at_second_stage(tdgan_config(centres, code_init='random'))
     for parameter in run.game.G.module.parameters():       # Away from the teacher, so that there is a gradient at all.
         parameter.data.mul_(1.01)
@@ -195,7 +195,7 @@ def test_td8_codes_not_in_use_get_no_gradient(centres):
 @pytest.mark.parametrize('stop', [8, 20])
 @pytest.mark.parametrize('options', [{}, dict(schedule='0:0.016,1+2:0.016,0:0.016', d='keep', prev='ema', warmup=0.008)],
                          ids=['in turn', 'joint and revisited'])
-def test_td9_resume_is_exact_across_a_stage(centres, tmp_path, options, stop):
+def test_resume_is_exact_across_a_stage(centres, tmp_path, options, stop):
     config = tdgan_config(centres, **options)
     straight = train(build(config))
     half = train(build(config), stop)
@@ -207,7 +207,7 @@ def test_td9_resume_is_exact_across_a_stage(centres, tmp_path, options, stop):
     assert_same_bits(resumed.state_dict(), straight.state_dict())
 
 
-def test_td10_a_new_centre_starts_from_the_images_of_the_previous_one(centres):
+def test_a_new_centre_starts_from_the_images_of_the_previous_one(centres):
     run = at_second_stage(tdgan_config(centres))
     z = torch.randn([3, 16])
     for G in (run.game.G.module, run.game.G_ema):
@@ -351,8 +351,9 @@ def test_refusals(centres, options, sentence):
         tdgan_config(centres, **options)
 
 
-def test_td11_with_codes_both_gaussians_without_something_between():
-    """loss-zoo 5.5 in one dimension: W2 digesting of N(3,.) with reminding of N(-3,.) at the same latents."""
+def test_with_codes_both_gaussians_without_something_between():
+    """Why codes: a G that learns N(3, 1) (squared Wasserstein distance) while it is reminded, at the same latents, of
+    N(-3, 1) ends between the two unless the label tells it which one is asked for. In one dimension."""
     z = torch.randn(2000, generator=torch.Generator().manual_seed(0))
 
     def learn(with_code):

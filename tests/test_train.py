@@ -44,7 +44,7 @@ def resolve(data, *args, name='plain.zip'):
 # What options mean.
 
 def test_description_string(data):
-    """training.md 1.2, the worked example."""
+    """What of the command goes into the name of a run, and in which order."""
     name, _ = resolve(data, '--cond=1', '--subset=10', '--mirror=1', '--cfg=paper256', '--gamma=10', '--kimg=500', '--batch=8',
                       '--aug=ada', '--target=0.7', '--augpipe=bgcf', '--resume=ffhq256', '--freezed=4', name='d32l.zip')
     assert name == 'd32l-cond-subset10-mirror-paper256-gamma10-kimg500-batch8-ada-target0.7-bgcf-resumeffhq256-freezed4'
@@ -92,7 +92,7 @@ def test_run_name_of_centres_has_no_path(data, tmp_path):
     (32, 1, 32, 32, 0.0064, 10), (32, 2, 64, 32, 0.0032, 20), (256, 1, 16, 16, 0.8192, 5), (256, 8, 64, 8, 0.2048, 20),
     (512, 4, 32, 8, 1.6384, 10), (1024, 1, 4, 4, 52.4288, 1.25), (1024, 8, 32, 4, 6.5536, 10), (256, 64, 64, 1, 0.2048, 20)])
 def test_auto_formulas(res, gpus, batch, batch_gpu, gamma, ema_kimg):
-    """training.md 1.4, the check values."""
+    """Values worked out by hand."""
     config = auto_config(res, gpus)
     assert (config.batch, config.batch // config.ref_gpus) == (batch, batch_gpu)
     assert config.gamma == pytest.approx(gamma) and config.ema_kimg == ema_kimg
@@ -100,7 +100,7 @@ def test_auto_formulas(res, gpus, batch, batch_gpu, gamma, ema_kimg):
 
 
 def test_base_configurations():
-    """training.md 1.3, the table, written out."""
+    """The table of base configurations, written out."""
     table = dict(
         stylegan2=(25000, 32, 4, 1, 0.002, 10, 10, None, 8, 4), paper256=(25000, 64, 8, 0.5, 0.0025, 1, 20, None, 8, 8),
         paper512=(25000, 64, 8, 1, 0.0025, 0.5, 20, None, 8, 8), paper1024=(25000, 32, 4, 1, 0.002, 2, 10, None, 8, 4),

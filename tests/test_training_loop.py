@@ -66,7 +66,7 @@ def counting(module, counts, name):
 
 
 def test_no_network_runs_more_often_than_needed(data):
-    """loss-zoo 0.2 and 0.3: Gmain G 1, D 1; Greg G 1; Dmain G 1, D 2; Dreg D 1."""
+    """One pass where one will do: Gmain G 1, D 1; Greg G 1; Dmain G 1, D 2; Dreg D 1."""
     run = setup.build(make_config(data), torch.device('cpu'))
     run.enter_stage(0)
     reals = [run.reals[0].next_batch()]

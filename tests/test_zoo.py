@@ -1,4 +1,4 @@
-"""Everything in the loss zoo together: the tests X-1 to X-10 of the specification that are not a single method's."""
+"""Everything in the loss zoo together: what holds for all methods and combinations."""
 import itertools
 from dataclasses import dataclass
 
@@ -67,9 +67,9 @@ def check_that_it_runs(config):
         assert player.optimizer.state, f'{player.name} has not learned'
 
 
-# X-1, X-3. (That the base is the plain step, bit for bit: test_loss_base.py, test_training_loop.py.)
+# What changes nothing. (That the base is the plain step, bit for bit: test_loss_base.py, test_training_loop.py.)
 
-def test_x1_naming_the_defaults_is_naming_nothing(data):
+def test_naming_the_defaults_is_naming_nothing(data):
     configs = []
     for args in ([], ['--reg_type=none', '--loss=logistic']):
         options = train.main.make_context('train.py', ['--outdir=runs', f'--data={data[0]}', '--cfg=tiny', *args]).params
@@ -79,7 +79,7 @@ def test_x1_naming_the_defaults_is_naming_nothing(data):
 
 
 @pytest.mark.parametrize('loss', ['logistic', 'osgan'])
-def test_x3_every_method_at_weight_0_is_the_base_bit_for_bit(data, loss):
+def test_every_method_at_weight_0_is_the_base_bit_for_bit(data, loss):
     off = dict(ggdr=dict(weight=0.0), diggan=dict(weight=0.0), weco=dict(weight=0.0), lecam=dict(weight=0.0), apa=dict(p=0.0),
                r2=dict(gamma=0.0), gp=dict(weight=0.0))
     base = zoo_config(data, loss=loss, game='logistic')
@@ -95,9 +95,9 @@ def test_x3_every_method_at_weight_0_is_the_base_bit_for_bit(data, loss):
         assert (run.game.tap_G, run.game.tap_D) == (plain.game.tap_G, plain.game.tap_D) == (set(), False)
 
 
-# X-2.
+# The order of names.
 
-def test_x2_the_order_of_names_has_no_effect(data):
+def test_the_order_of_names_has_no_effect(data):
     """One configuration, hence the same bits."""
     configs = [zoo_config(data, names) for names in itertools.permutations(['weco', 'ggdr', 'diggan'])]
     assert list(configs[0]['regularizers']) == ['ggdr', 'diggan', 'weco', 'genco']
@@ -105,7 +105,7 @@ def test_x2_the_order_of_names_has_no_effect(data):
                for config in configs)
 
 
-# X-4.
+# Combinations.
 
 def gradients(config):
     """{phase/player/parameter: gradient} of the base's players in the first iteration."""
@@ -125,7 +125,7 @@ def gradients(config):
 
 
 @pytest.mark.parametrize('loss', ['logistic', 'osgan'])
-def test_x4_the_gradient_of_a_subset_is_the_sum_of_its_terms(data, loss):
+def test_the_gradient_of_a_subset_is_the_sum_of_its_terms(data, loss):
     """Every pair, and all at once."""
     base, *singles = [gradients(zoo_config(data, names, loss, 'logistic')) for names in [(), *((name,) for name in SUMMED)]]
     single = dict(zip(SUMMED, singles))
@@ -139,7 +139,7 @@ def test_x4_the_gradient_of_a_subset_is_the_sum_of_its_terms(data, loss):
 
 
 @pytest.mark.parametrize(('loss', 'game'), recipes())
-def test_x4_pairs_run_in_every_game_and_scheme(data, loss, game):
+def test_pairs_run_in_every_game_and_scheme(data, loss, game):
     """All single methods and everything that can be combined at once; pairs for the default game of each scheme."""
     combinations = [(name,) for name in METHODS]
     if (loss, game) in (('logistic', None), ('osgan', 'logistic')):
@@ -161,17 +161,17 @@ def largest(data, loss, game):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('loss', 'game'), recipes())
-def test_x4_every_subset_runs(data, loss, game):
+def test_every_subset_runs(data, loss, game):
     for size in range(len(METHODS) + 1):
         for names in itertools.combinations(METHODS, size):
             if refusal(data, names, loss, game) is None:
                 check_that_it_runs(zoo_config(data, names, loss, game))
 
 
-# X-5.
+# Refusals.
 
 ADA = dict(ada_target=0.6)
-REFUSED = [         # loss-zoo 7.1 and 7.2, all cells that are X: methods, loss, game of osgan, changes, words of the sentence.
+REFUSED = [         # Every combination that cannot work: methods, loss, game of osgan, changes, words of the sentence.
     *([['lecam'], loss, game, {}, ['lecam', 'relativistic']]
       for loss, game in [('relativistic', None), ('osgan', 'relativistic')]),
     *([[], loss, game, ADA, ['--aug=ada', game or loss]]
@@ -189,12 +189,12 @@ REFUSED = [         # loss-zoo 7.1 and 7.2, all cells that are X: methods, loss,
 
 
 @pytest.mark.parametrize(('names', 'loss', 'game', 'changes', 'words'), REFUSED)
-def test_x5_what_the_matrix_refuses_names_both(data, names, loss, game, changes, words):
+def test_what_the_matrix_refuses_names_both(data, names, loss, game, changes, words):
     sentence = refusal(data, names, loss, game, **changes)
     assert sentence and all(word in sentence for word in words), sentence
 
 
-def test_x5_no_other_pair_is_refused(data):
+def test_no_other_pair_is_refused(data):
     """Of all methods and pairs of them in all games, in two stages or one (exact)."""
     for loss, game in recipes():
         for names in [*((name,) for name in METHODS), *itertools.combinations(METHODS, 2)]:
@@ -204,7 +204,7 @@ def test_x5_no_other_pair_is_refused(data):
 
 @pytest.mark.parametrize('pair', [('diggan', 'r2'), ('diggan', 'gp'), ('lecam', 'apa')], ids=','.join)
 def test_pairs_that_have_little_to_do_for_each_other_are_warned_about(data, capsys, pair):
-    """Notes C2, W2 and W3 of loss-zoo 7."""
+    """Either two penalties of the same gradient or two answers to overfitting; alone each is silent."""
     for name in pair:
         zoo_config(data, [name])
     assert capsys.readouterr().err == ''
@@ -248,11 +248,11 @@ def test_every_number_has_a_range():
             assert not spec.within or any((name, spec.name) == entry[:2] for entry in IMPOSSIBLE), f'{name}_{spec.name}: untested'
 
 
-# X-6, X-8.
+# Resuming, labels, accumulation.
 
 @pytest.mark.parametrize('names', [*((name,) for name in METHODS), ('ggdr', 'diggan', 'weco', 'daco'),
                                    ('tdgan', 'ggdr', 'lecam'), ('r2', 'apa', 'lecam')], ids=','.join)
-def test_x6_resume_is_exact(data, names):
+def test_resume_is_exact(data, names):
     if not set(names) <= set(METHODS):
         pytest.fail(f'{names} are not all registered')
     augment = dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, cutout=1)
@@ -275,7 +275,7 @@ def conditional_config(folder, names, loss, **changes):
 
 @EVERYTHING
 @SCHEMES
-def test_x8_conditional_with_ada_and_accumulation(tmp_path, names, loss):
+def test_conditional_with_ada_and_accumulation(tmp_path, names, loss):
     augment = dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1)
     check_that_it_runs(conditional_config(tmp_path, names, loss, ada_target=0.6, ada_kimg=1, augment_kwargs=augment))
 
@@ -313,9 +313,9 @@ def test_reduced_precision_runs(data, names, loss):
     check_that_it_runs(config)
 
 
-# X-10.
+# Weights under accumulation.
 
-def test_x10_accumulation_changes_no_relative_weight(data):
+def test_accumulation_changes_no_relative_weight(data):
     """Over two rounds every term's gradient is twice as large, so WeCo's, which the batch does not enter, is exactly so."""
     norms = []
     for batch_gpu in (4, 2):

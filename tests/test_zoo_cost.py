@@ -1,4 +1,4 @@
-"""What an iteration costs: passes through G and D, counted, against the table of the specification (loss-zoo 0.3).
+"""What an iteration costs: passes through G and D, counted, against what each formula needs.
 
 Backward passes are told apart: `in` reaches what was put in but no weights, `w` reaches the weights too. A pass back through a
 gradient (R1, path length, DigGAN, ...) is not seen here; there is one for every `in` that a term of the weights is made of.

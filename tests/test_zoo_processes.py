@@ -1,4 +1,4 @@
-"""X-7: two processes with half a batch each are one with all of it, for the methods that do not couple samples; and all
+"""Two processes with half a batch each are one with all of it, for the methods that do not couple samples; and all
 methods run in two processes, whose networks stay the same.
 """
 import torch
@@ -9,7 +9,7 @@ from zoo_worker import gradients_of_two_iterations, worker
 from torch_utils import distributed
 
 
-def test_x7_two_processes_are_one(tmp_path):
+def test_two_processes_are_one(tmp_path):
     data = [make_dataset(tmp_path / f'{i}.zip', num=12, seed=i) for i in range(2)]
     configs = [zoo_config(data, names, loss, 'logistic', num_gpus=2, batch_gpu=2)
                for loss in ('logistic', 'osgan') for names in (WITHOUT_CENTRES, WITH_CENTRES)]
