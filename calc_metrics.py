@@ -135,16 +135,16 @@ def main(**options: Any) -> None:
         return
     job = resolve(options)
     from torch_utils.distributed import check_device, launch
-    choose_ops(job, check_device(job.device, options['gpus']))
+    choose_ops(job, check_device(job.device, options['gpus']), options['gpus'])
     launch(work, options['gpus'], (job,))
 
 
-def choose_ops(job: Job, device_type: str) -> None:
+def choose_ops(job: Job, device_type: str, num_processes: int = 1) -> None:
     """Sets what operators run on, for this process; a usage error if that cannot be had."""
     from torch_utils.ops import backend
     backend.set_default(job.ops)
     try:
-        backend.check_default(device_type)
+        backend.check_default(device_type, num_processes=num_processes)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint='--ops') from None
 

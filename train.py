@@ -698,7 +698,9 @@ def resolve_speed(o: dict, config: dict) -> None:
             kwargs.update(num_fp16_res=0, conv_clamp=None)
         elif precision == 'bf16':
             kwargs['reduced_dtype'] = 'bfloat16'
-    check_ops(o.get('ops', 'auto'), device, precision)
+    if precision == 'bf16' and device == 'cuda':
+        distributed.check_bfloat16(config['num_gpus'])
+    check_ops(o.get('ops', 'auto'), device, precision, config['num_gpus'])
     if o.get('nhwc'):
         config['G_kwargs']['synthesis_kwargs']['fp16_channels_last'] = True
         config['D_kwargs']['block_kwargs']['fp16_channels_last'] = True
@@ -709,7 +711,7 @@ def resolve_speed(o: dict, config: dict) -> None:
                   allow_tf32=o.get('allow_tf32', False))
 
 
-def check_ops(name: str, device_type: str, precision: str) -> None:
+def check_ops(name: str, device_type: str, precision: str, num_processes: int) -> None:
     """Builds the operators, if need be, for --ops=native; raises UserError if there are none."""
     import torch
 
@@ -717,7 +719,7 @@ def check_ops(name: str, device_type: str, precision: str) -> None:
     reduced = {'fp32': [], 'fp16': [torch.float16], 'bf16': [torch.bfloat16]}[precision]
     with backend.default(name):
         try:
-            backend.check_default(device_type, [torch.float32, *reduced])
+            backend.check_default(device_type, [torch.float32, *reduced], num_processes)
         except ValueError as error:
             raise UserError(f'--ops={name}: {error}') from error
 

@@ -243,15 +243,21 @@ class TDGAN(Regularizer):
 
     def state_dict(self) -> dict:
         return dict(labels={c.index: c.labels for c in self._centres if c.labels is not None},
-                    num={c.index: c.num for c in self._centres}, kept=self._kept, nimg=self._nimg)
+                    num={c.index: c.num for c in self._centres}, nimg=self._nimg)
 
     def load_state_dict(self, state: dict) -> None:
         for index, labels in state['labels'].items():
             self._centres[index].labels = tuple(np.asarray(part) for part in labels)
         for index, num in state['num'].items():
             self._centres[index].num = num
-        self._kept = state['kept']
+        self._kept = state.get('kept', {})      # Of an earlier version; now it is shared.
         self._nimg = state['nimg']
+
+    def shared_state_dict(self) -> dict:
+        return dict(kept=self._kept)
+
+    def load_shared_state_dict(self, state: dict) -> None:
+        self._kept = state['kept']
 
 
 def remind_distance(now: Tensor, then: Tensor, metric: str = 'l1') -> Tensor:

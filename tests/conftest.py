@@ -22,6 +22,8 @@ def _nothing_is_left_behind(monkeypatch):
     monkeypatch.setattr(backend, '_default', 'auto')
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    sums = matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction
     yield
     cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+    matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction = sums
     torch.set_num_threads(1)

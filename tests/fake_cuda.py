@@ -195,6 +195,7 @@ class FakeCuda(TorchFunctionMode):
         for name, value in dict(is_available=lambda: True, device_count=lambda: 1, set_device=lambda device: None,
                                 current_stream=lambda device=None: None, Event=Event, empty_cache=lambda: None,
                                 is_current_stream_capturing=lambda: False,
+                                get_device_capability=lambda device=None: (8, 0), get_device_name=lambda device=None: 'GPU',
                                 max_memory_allocated=lambda device=None: 2**30, reset_peak_memory_stats=lambda device: None,
                                 get_rng_state=lambda device: None, set_rng_state=lambda state, device: None).items():
             self._stack.enter_context(mock.patch(f'torch.cuda.{name}', value))

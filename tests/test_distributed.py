@@ -42,6 +42,14 @@ def test_one_process_is_a_group_of_one():
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters()))
 
 
+def test_what_a_child_computes_comes_back_without_it():
+    assert launcher.in_child(os.getpid) != os.getpid() == launcher.ask(os.getpid, num_processes=1)
+    with pytest.raises(ZeroDivisionError):
+        launcher.in_child(divmod, 1, 0)
+    with pytest.raises(RuntimeError, match='the process that computed abort has died'):
+        launcher.in_child(os.abort)
+
+
 def test_error_of_a_single_process_passes_unchanged():
     def fail(_rank):
         raise ValueError('as it was')

@@ -2,8 +2,10 @@
 
 What the stand-in checks and what it cannot is said in `fake_cuda.py`.
 """
+from contextlib import nullcontext
 from functools import wraps
 
+import click
 import network_files
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ from metrics.features import FeatureOptions, feature_rows
 from metrics.images import GeneratedImages, open_dataset
 from metrics.overfitting import overfitting_gap
 from metrics.perceptual_path_length import path_distances
-from torch_utils import distributed, misc
+from torch_utils import distributed, launcher, misc
 from torch_utils.checkpoint import load_networks
 from torch_utils.ops import backend, build, upfirdn2d
 from torch_utils.state_file import load_state
@@ -160,6 +162,32 @@ def test_options_are_read_without_taking_a_gpu(data, gpu, monkeypatch):
     """The process that starts the ranks would hold some of its memory as long as they run."""
     monkeypatch.setattr(torch.cuda, 'set_device', lambda device: pytest.fail(f'{device} is taken'))
     assert config_of(data)['G_kwargs']['synthesis_kwargs']['num_fp16_res'] == 4
+
+
+def test_operators_of_several_gpus_are_tried_by_a_process_that_ends(data, gpu, monkeypatch):
+    """The one that starts the ranks would hold memory of the first GPU as long as they run."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr(backend, '_load', lambda device: pytest.fail('loaded here'))
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: pytest.fail('asked here'))
+    answers = {'why_none': None, '_capabilities': [('GPU', (8, 0))] * 2}
+    monkeypatch.setattr(launcher, 'in_child', lambda function, *args: asked.append(args) or answers[function.__name__])
+    config_of(data, '--gpus=2', '--ops=native', '--precision=bf16')
+    assert asked == [(2,), ('cuda', [torch.float32, torch.bfloat16])]
+
+
+@pytest.mark.parametrize(('capability', 'is_refused'), [((7, 5), True), ((8, 0), False), ((12, 0), False)])
+def test_a_gpu_without_bfloat16_is_refused(data, gpu, monkeypatch, capability, is_refused):
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
+    with pytest.raises(click.UsageError, match=r'--precision=bf16: device 0 \(GPU, compute capability 7.5\) does not') \
+            if is_refused else nullcontext():
+        config_of(data, '--precision=bf16')
+
+
+def test_sums_of_half_precision_are_formed_in_float32(data, gpu):
+    run_iterations(config_of(data), 1)
+    matmul = torch.backends.cuda.matmul
+    assert not matmul.allow_fp16_reduced_precision_reduction and not matmul.allow_bf16_reduced_precision_reduction
 
 
 @pytest.fixture

@@ -5,19 +5,23 @@ import errno
 import itertools
 import multiprocessing
 import os
+import platform
 import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from fixture_data import case_ids
 from test_ops_upfirdn2d import GEOMETRIES
 from torch.autograd import gradcheck, gradgradcheck
 
 from torch_utils.ops import backend, build, trial
 from torch_utils.ops import upfirdn2d as resampling
+from torch_utils.ops.__main__ import main as ops_main
 from torch_utils.ops.bias_act import activation_funcs, bias_act
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
@@ -464,6 +468,59 @@ def test_nvcc_takes_the_host_compiler_that_the_rest_is_built_with(compiler, monk
     monkeypatch.setattr(build, 'cuda_home', lambda nvcc: '/toolkit')
     commands = build._commands('cuda', replace(compiler, cxx='/usr/bin/g++-12', nvcc='/toolkit/bin/nvcc'))
     assert 'command = /toolkit/bin/nvcc -ccbin /usr/bin/g++-12 ' in ''.join(commands)
+
+
+ARCH = '-gencode=arch=compute_'
+
+
+@pytest.mark.parametrize(('listed', 'options'), [
+    ('8.0', [f'{ARCH}80,code=sm_80']), ('7.5;9.0a', [f'{ARCH}75,code=sm_75', f'{ARCH}90a,code=sm_90a']),
+    (' 8.0 12.0+PTX;', [f'{ARCH}80,code=sm_80', f'{ARCH}120,code=sm_120', f'{ARCH}120,code=compute_120'])])
+def test_torch_cuda_arch_list_says_what_to_build_for(monkeypatch, listed, options):
+    """As on a login node, which has no GPU."""
+    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', listed)
+    assert build._gencode() == options
+
+
+@pytest.mark.parametrize(('listed', 'message'), [('Ampere', "'Ampere' is not of the form 8.0"), ('8', "'8' is not of the"),
+                                                 ('', 'no GPU to build for; TORCH_CUDA_ARCH_LIST may name some')])
+def test_what_to_build_for_must_be_known(monkeypatch, listed, message):
+    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', listed)
+    with pytest.raises(build.Unavailable, match=message):
+        build._gencode()
+
+
+def test_the_cuda_library_is_built_without_a_gpu_but_not_tried(monkeypatch, tmp_path):
+    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', '8.0')
+    monkeypatch.setattr(build, 'build', lambda library, again: tmp_path / library)
+    monkeypatch.setattr(backend, 'why_not', lambda library, dtype: library == 'cuda' and 'tried' or None)
+    result = CliRunner().invoke(ops_main, ['build'])
+    assert result.exit_code == 0 and 'cuda: not tried, there is no GPU here' in result.output
+
+
+def test_a_library_for_another_processor_is_no_concern_of_this_one(compiler, monkeypatch):
+    monkeypatch.setenv('DNNLIB_OPS_MARCH', 'x86-64-v3')
+    name = build.path_of('cpu', compiler)
+    monkeypatch.setattr(platform, 'processor', lambda: 'another')
+    monkeypatch.setattr(Path, 'read_text', refuse_cpuinfo(Path.read_text))
+    assert build.path_of('cpu', compiler) == name
+    assert '-march=x86-64-v3 ' in ''.join(build._commands('cpu', compiler))
+
+
+def refuse_cpuinfo(read_text):
+    def read(path, *args, **kwargs):
+        if path.name == 'cpuinfo':
+            raise OSError
+        return read_text(path, *args, **kwargs)
+    return read
+
+
+def test_the_cuda_library_takes_the_runtime_of_torch(compiler, monkeypatch):
+    """An image has the one that torch's wheels bring, and perhaps no other."""
+    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', '8.0')
+    monkeypatch.setattr(build, 'cuda_home', lambda nvcc: '/toolkit')
+    link = next(rule for rule in build._commands('cuda', replace(compiler, nvcc='/toolkit/bin/nvcc')) if 'rule link' in rule)
+    assert '-lc10_cuda' in link and 'cudart' not in link
 
 
 def test_the_library_is_named_by_everything_it_is_made_of(compiler, monkeypatch, tmp_path):

@@ -252,6 +252,23 @@ def test_a_centre_that_comes_back_finds_its_kept_critic_whoever_else_is_there(ce
     assert run.game.augment.p == torch.tensor(0.24)
 
 
+@pytest.mark.parametrize('version', ['now', 'before'])
+def test_kept_critics_are_saved_once_for_all_ranks(centres, version):
+    config = tdgan_config(centres, schedule='0:0.008,1:0.008,0:0.008', d='keep')
+    run = train(build(config), 8)
+    end = copy.deepcopy(run.game.D.state_dict())
+    run.enter_stage(1)
+    state, local = copy.deepcopy(run.state_dict()), run.local_state_dict()
+    assert 'kept' not in local['regularizers']['TDGAN']
+    if version == 'before':                         # Each rank kept them for itself.
+        local['regularizers']['TDGAN'].update(state.pop('regularizers')['TDGAN'])
+    resumed = build(config)
+    resumed.load_state_dict(state, local)
+    train(resumed, 16)
+    resumed.enter_stage(2)
+    assert_same_bits(resumed.game.D.state_dict(), end)
+
+
 def test_statistics_say_the_stage_and_who_is_there(centres):
     run = build(tdgan_config(centres, schedule='0:0.008,2+0:0.008'))
     for stage, expected in enumerate([[0, 1, 0, 0], [1, 1, 0, 1]]):

@@ -13,11 +13,12 @@ import torch
 import torch.distributed as dist
 
 from dnnlib import torchrun
-from torch_utils.launcher import RankError, launch, torchrun_world_size
+from torch_utils import precision
+from torch_utils.launcher import RankError, ask, launch, torchrun_world_size
 
 __all__ = [
     'DEVICES', 'RankError', 'all_agree', 'all_reduce_mean_', 'any', 'barrier', 'broadcast_module_', 'broadcast_object',
-    'check_device', 'check_equal', 'gather_objects', 'launch', 'local_rank', 'pick_device', 'rank',
+    'check_bfloat16', 'check_device', 'check_equal', 'gather_objects', 'launch', 'local_rank', 'pick_device', 'rank',
     'torchrun_world_size', 'world_size',
 ]
 
@@ -81,6 +82,27 @@ def check_device(name: str, num_processes: int = 1) -> str:
     return 'cuda'
 
 
+BFLOAT16_SINCE = 8, 0       # Compute capability of the first CUDA devices that calculate in bfloat16.
+
+
+def check_bfloat16(num_processes: int = 1) -> None:
+    """Makes sure that the CUDA devices of `num_processes` processes calculate in bfloat16; click.UsageError if not.
+
+    Others take several times as long as in float32, and many convolutions are missing there.
+    """
+    here = torchrun.place()
+    on_this_machine = here.local_world_size if here else num_processes
+    for index, (name, capability) in enumerate(ask(_capabilities, on_this_machine, num_processes=num_processes)):
+        if capability < BFLOAT16_SINCE and torch.version.hip is None:
+            raise click.UsageError(
+                f'--precision=bf16: device {index} ({name}, compute capability {capability[0]}.{capability[1]}) does not '
+                f'calculate in bfloat16, which needs {BFLOAT16_SINCE[0]}.{BFLOAT16_SINCE[1]}; give --precision=fp16 or fp32')
+
+
+def _capabilities(num):
+    return [(torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)) for index in range(num)]
+
+
 def pick_device(name: str) -> torch.device:
     """The device of this process, made the current one; arguments and errors as in `check_device`."""
     kind = check_device(name, world_size())
@@ -88,6 +110,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device(kind)
     device = torch.device('cuda', local_rank())
     torch.cuda.set_device(device)
+    precision.sum_in_float32()
     return device
 
 

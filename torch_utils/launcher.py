@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing import connection, resource_tracker
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -78,6 +79,24 @@ def _run_in_group(fn, rank, world_size, args, store=None):
     fn(rank, *args)
     dist.all_reduce(torch.zeros([]))        # Nobody leaves while another may still need the group.
     dist.destroy_process_group()
+
+
+def in_child(function: Callable, *args: Any) -> Any:
+    """`function(*args)`, computed by a process of its own, which takes with it what it held of a GPU.
+
+    Raises what the function raises; RuntimeError if the process dies.
+    """
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+        try:
+            return pool.submit(function, *args).result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(f'the process that computed {function.__name__} has died') from error
+
+
+def ask(function: Callable, *args: Any, num_processes: int) -> Any:
+    """`function(*args)`, about a GPU: in this process if it is the only one that will compute, else in a child."""
+    return function(*args) if num_processes == 1 else in_child(function, *args)
 
 
 # In the parent.

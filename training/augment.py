@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix, upfirdn2d
-from training.warp import REACH, Geometry, Warp
+from training.warp import REACH, Geometry, Warp, product
 
 # Decomposition low-pass of the symlet wavelet of order 6, which is not symmetric: its orientation matters.
 SYM6 = [
@@ -188,25 +188,25 @@ class AugmentPipe(torch.nn.Module):
         xint = xfrac = torch.zeros([dice.num_samples, 2], device=p.device)
         if o.xflip:
             i = dice.gate((2 * dice.uniform()).floor(), 0, o.xflip * p)
-            blit = blit @ _scaling(1 - 2 * i, torch.ones_like(i))
+            blit = product(blit, _scaling(1 - 2 * i, torch.ones_like(i)))
         if o.rotate90:
             i = dice.gate((4 * dice.uniform()).floor(), 0, o.rotate90 * p)
-            blit = blit @ _rotation(i * (math.pi / 2))
+            blit = product(blit, _rotation(i * (math.pi / 2)))
         if o.xint:
             xint = dice.gate((2 * dice.uniform(2) - 1) * o.xint_max, 0, o.xint * p)
         if o.scale:
             s = dice.gate((dice.normal() * o.scale_std).exp2(), 1, o.scale * p)
-            stretch = stretch @ _scaling(1 / s, 1 / s)
+            stretch = product(stretch, _scaling(1 / s, 1 / s))
         if o.rotate:
             theta = dice.gate((2 * dice.uniform() - 1) * (math.pi * o.rotate_max), 0, p_rotate)
-            stretch = stretch @ _rotation(theta)
+            stretch = product(stretch, _rotation(theta))
         if o.aniso:
             s = dice.gate((dice.normal() * o.aniso_std).exp2(), 1, o.aniso * p)
-            stretch = stretch @ _scaling(1 / s, s)
+            stretch = product(stretch, _scaling(1 / s, s))
         if o.rotate:
             theta = dice.gate((2 * dice.uniform() - 1) * (math.pi * o.rotate_max), 0, p_rotate)
             if dice.percentile is None:     # At a percentile the first rotation is enough.
-                stretch = stretch @ _rotation(theta)
+                stretch = product(stretch, _rotation(theta))
         if o.xfrac:
             xfrac = dice.gate(dice.normal(2) * o.xfrac_std, 0, o.xfrac * p)
         return Geometry(blit, stretch, xint, xfrac)
@@ -245,7 +245,7 @@ class AugmentPipe(torch.nn.Module):
                 t = torch.ones_like(t)
             gains.append(t)
             norm = norm * (1 + power * (t.square() - 1)).sqrt()     # The expected power stays what it was.
-        return (torch.stack(gains) / norm).t() @ self.Hz_fbank      # [N, taps]
+        return product((torch.stack(gains) / norm).t()[:, None], self.Hz_fbank[None])[:, 0]     # [N, taps]
 
     def _draw_noise(self, dice, channels, height, width):
         o, p = self.options, self.p

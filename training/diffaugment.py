@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from torch_utils.ops import grid_sample_gradfix
 from training.augment import nearest_mask
+from training.warp import affine_grid
 
 POLICIES = ('color', 'translation', 'cutout')
 
@@ -117,7 +117,7 @@ class DiffAugment(torch.nn.Module):
             return {res: self.warp(x, draw, form) for res, x in maps.items()}
         offset = torch.stack([draw.shift[:, 1] * (2 / draw.shape[3]), draw.shift[:, 0] * (2 / draw.shape[2])], dim=1)
         theta = torch.cat([torch.eye(2, device=maps.device).expand(len(maps), 2, 2), offset[:, :, None]], dim=2)
-        grid = F.affine_grid(theta, list(maps.shape), align_corners=False)
+        grid = affine_grid(theta, maps.shape[3], maps.shape[2])
         return grid_sample_gradfix.grid_sample(maps, grid.to(maps.dtype))
 
 

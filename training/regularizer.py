@@ -18,7 +18,7 @@ SITES = ('g_main', 'g_reg', 'd_fake', 'd_real', 'd_pair', 'd_reg', 'd_reg_pair')
 LAZY_SITES = ('g_reg', 'd_reg', 'd_reg_pair')
 Term = Tensor | float | None    # What a regularizer adds at a site: [N], a scalar, or nothing.
 OTHER_HOOKS = ('configure', 'reals', 'phases', 'stages', 'begin_stage', 'end_iteration', 'describe', 'state_dict',
-               'load_state_dict')
+               'load_state_dict', 'shared_state_dict', 'load_shared_state_dict')
 
 
 class Regularizer:
@@ -96,11 +96,18 @@ class Regularizer:
         return {}
 
     def state_dict(self) -> dict:
-        """What the method must remember over a restart (players, grafts and optimizers are saved anyway)."""
+        """What the method must remember over a restart (players, grafts and optimizers are saved anyway), on each rank."""
         return {}
 
     def load_state_dict(self, state: dict) -> None:
         """Restores what `state_dict` returned."""
+
+    def shared_state_dict(self) -> dict:
+        """What of it is the same on all ranks: saved once, which counts for what is as large as a network."""
+        return {}
+
+    def load_shared_state_dict(self, state: dict) -> None:
+        """Restores what `shared_state_dict` returned, after `load_state_dict`. Not called if it was not saved."""
 
     def g_main(self, ctx: StepContext) -> Term:
         """A term of the generator's step; `ctx.gen` has a graph."""

@@ -10,7 +10,7 @@ import torch
 
 import dnnlib
 import losses_ext
-from torch_utils import distributed, misc, training_stats
+from torch_utils import distributed, misc, precision, training_stats
 from torch_utils.ops import backend
 from torch_utils.optimizers import untraced
 from torch_utils.randomness import Streams
@@ -89,6 +89,7 @@ class Run:
             G_ema=self.G_ema.state_dict(),
             frozen={name: module.state_dict() for name, module in self.game.frozen.items()},
             augment=augment.state_dict() if augment is not None else None,
+            regularizers={type(r).__name__: r.shared_state_dict() for r in self.game.having('shared_state_dict')},
             nimg=self.nimg, batch_idx=self.batch_idx, stage_idx=self.stage_idx, stage_begun=self.stage_begun,
             rollbacks=self.rollbacks)
 
@@ -120,6 +121,8 @@ class Run:
             critic.real_signs.copy_(signs if signs.isfinite().all() else torch.zeros_like(signs))   # Of an earlier version.
         for regularizer in self.game.regularizers:
             regularizer.load_state_dict(local['regularizers'][type(regularizer).__name__])
+            if type(regularizer).__name__ in state.get('regularizers', {}):         # Earlier versions had none.
+                regularizer.load_shared_state_dict(state['regularizers'][type(regularizer).__name__])
         training_stats.load_state_dict(local['statistics'])
 
 
@@ -143,7 +146,8 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
     torch.manual_seed(config['random_seed'] * world_size + rank)
     backend.set_default(config.get('ops', 'auto'))
     torch.backends.cudnn.benchmark = config['cudnn_benchmark']
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config['allow_tf32']
+    precision.allow_tf32(config['allow_tf32'])
+    precision.sum_in_float32()
 
     if config['training_set_kwargs'] is not None:       # Else a method opens its own, when their time comes.
         dataset = dataset or dnnlib.util.construct_class_by_name(**config['training_set_kwargs'])

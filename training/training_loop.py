@@ -2,6 +2,7 @@
 
 What a phase does is `loss.py`; how a run is put together is `setup.py`; what is periodic or for humans is `ticks.py`.
 """
+import re
 from collections.abc import Iterator
 
 import torch
@@ -14,6 +15,11 @@ from training.loss import Phase, StepContext
 from training.player import Player, in_layout_of
 from training.run.ticks import Ticks
 from training.setup import Run
+
+# In the words of the CUDA runtime and driver (torch.AcceleratorError), of MPS, of the CPU's allocator, and of cuBLAS, cuDNN,
+# cuFFT, cuSOLVER and cuSPARSE; cuDNN also finds no way to convolve if there is room for none.
+OUT_OF_MEMORY = ("out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|ALLOCATION_FAILED|INSUFFICIENT_RESOURCES"
+                 "|unable to find an engine")
 
 
 def training_loop(run: Run, ticks: Ticks) -> None:
@@ -76,9 +82,8 @@ def accumulate_gradients(run: Run, phase: Phase, reals: list[tuple[Tensor, Tenso
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Did the device's memory not suffice, for torch or for a library that takes its own?"""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        code in str(error) for code in ('CUBLAS_STATUS_ALLOC_FAILED', 'CUDNN_STATUS_ALLOC_FAILED'))
+    """Did the device's memory not suffice, for torch, for the driver, or for a library that takes its own?"""
+    return isinstance(error, torch.OutOfMemoryError) or re.search(OUT_OF_MEMORY, str(error)) is not None
 
 
 def shrink_micro_batch(run: Run) -> None:

@@ -266,7 +266,8 @@ def test_a_run_without_images_ends_with_one_sentence_and_what_it_had_is_saved(da
 
 @pytest.mark.parametrize('error', [
     torch.OutOfMemoryError('CUDA out of memory'),
-    RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`')], ids=['torch', 'cublas'])
+    torch.AcceleratorError('CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported')],
+    ids=['torch', 'driver'])
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(data, monkeypatch, capsys, error):
     """Once, when there are more than two images in a pass: the same gradients as with enough memory, to rounding."""
     config = make_config(data, res=8)
@@ -310,6 +311,27 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(data, monke
     for phase, grads in expected.items():
         for grad, other in zip(grads, found[phase]):
             torch.testing.assert_close(other, grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('error', [
+    torch.AcceleratorError('CUDA error: out of memory'), RuntimeError('cuFFT error: CUFFT_ALLOC_FAILED'),
+    RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`'),
+    RuntimeError('cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED'),
+    RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'), RuntimeError('CUDA driver error: out of memory'),
+    RuntimeError('FIND was unable to find an engine to execute this computation'),
+    RuntimeError('cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`'),
+    RuntimeError('MPS backend out of memory (MPS allocated: 5.05 GiB)'),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")])
+def test_memory_runs_out_in_many_words(error):
+    assert training.training_loop.is_out_of_memory(error)
+
+
+@pytest.mark.parametrize('error', [
+    torch.AcceleratorError('CUDA error: an illegal memory access was encountered'),
+    RuntimeError('cuFFT error: CUFFT_INVALID_SIZE'),
+    RuntimeError('CUDA error: device-side assert triggered'), RuntimeError('shape [1] is invalid for input of size 2')])
+def test_other_errors_are_none_of_memory(error):
+    assert not training.training_loop.is_out_of_memory(error)
 
 
 def test_one_image_that_does_not_fit_is_an_error(data, monkeypatch):

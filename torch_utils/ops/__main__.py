@@ -1,4 +1,5 @@
 """Command line: `python -m torch_utils.ops build` compiles the operators, `... doctor` tells what is there."""
+import os
 import time
 from datetime import datetime
 
@@ -24,6 +25,9 @@ def build_command():
         except build.Unavailable as reason:
             raise click.ClickException(f'{library}: {reason}') from reason
         click.echo(f'{library}: {path} ({time.perf_counter() - start:.1f} s)')
+        if library == 'cuda' and not torch.cuda.is_available():
+            click.echo('cuda: not tried, there is no GPU here')
+            continue
         reason = backend.why_not(library, torch.float32)
         if reason is not None:
             raise click.ClickException(f'{library}: {reason}')
@@ -40,7 +44,7 @@ def doctor():
 
 
 def _libraries():
-    return ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
+    return ['cpu', 'cuda'] if torch.cuda.is_available() or os.environ.get(build.ARCHITECTURES) else ['cpu']
 
 
 def report_of(library):

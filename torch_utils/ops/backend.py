@@ -17,6 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from torch_utils.launcher import ask
 from torch_utils.ops import build
 from torch_utils.ops.trial import try_operators
 
@@ -37,13 +38,21 @@ def set_default(name: str) -> None:
     _default = DEFAULTS[name]
 
 
-def check_default(device: str, dtypes: Iterable[torch.dtype] = (torch.float32,)) -> None:
-    """Raises ValueError, with the reason, if the default is 'native' and there is none for a device and its dtypes."""
+def check_default(device: str, dtypes: Iterable[torch.dtype] = (torch.float32,), num_processes: int = 1) -> None:
+    """Raises ValueError, with the reason, if the default is 'native' and there is none for a device and its dtypes.
+
+    On a GPU they are built and tried. Where several processes will compute, one that ends then does so: this one would
+    hold memory of the first GPU as long as they run.
+    """
     if _default == 'native':
-        for dtype in dtypes:
-            reason = why_not(device, dtype)
-            if reason is not None:
-                raise ValueError(f'no compiled operators: {reason}')
+        reason = ask(why_none, device, list(dtypes), num_processes=num_processes if device == 'cuda' else 1)
+        if reason is not None:
+            raise ValueError(f'no compiled operators: {reason}')
+
+
+def why_none(device: str, dtypes: Iterable[torch.dtype]) -> str | None:
+    """The first reason, of all dtypes, why there are no compiled operators."""
+    return next(filter(None, (why_not(device, dtype) for dtype in dtypes)), None)
 
 
 @contextmanager

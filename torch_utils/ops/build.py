@@ -31,11 +31,13 @@ LIBRARIES = {
     'cuda': ('bindings_cuda.cpp', 'bias_act.cu', 'upfirdn2d.cu'),
 }
 BASE_FLAGS = ('-std=c++20', '-fPIC', '-Wall')
-KERNEL_FLAGS = ('-O3', '-march=native', '-fopenmp-simd')            # For the files that do arithmetic; they know no torch.
+KERNEL_FLAGS = ('-O3', '-fopenmp-simd')             # For the files that do arithmetic; they know no torch.
 BINDING_FLAGS = ('-O1', '-fopenmp')                 # For the files that include torch, where compiling takes its time.
 DIGEST_BYTES = 32                                   # Of the checksum at the end of a library; its loader does not mind.
 PASSING = 'No space left|Disk quota|[Kk]illed|[Oo]ut of memory|[Cc]annot allocate|virtual memory exhausted'
 TRY_AGAIN = 'python -m torch_utils.ops build'
+ARCHITECTURES = 'TORCH_CUDA_ARCH_LIST'
+MARCH = 'DNNLIB_OPS_MARCH'                          # The environment's name for a processor to build for.
 ANOTHER_FOLDER = 'DNNLIB_CACHE_DIR may name a folder on another disk'
 
 
@@ -185,8 +187,14 @@ def _version_of(compiler):
     return next((line for line in lines if 'release' in line), lines[0])    # nvcc's version is not in its first line.
 
 
+def _march():
+    return os.environ.get(MARCH) or 'native'
+
+
 def _cpu():
     """What `-march=native` depends on."""
+    if _march() != 'native':
+        return _march()
     with contextlib.suppress(OSError):
         for line in Path('/proc/cpuinfo').read_text().splitlines():
             if line.startswith(('flags', 'Features')):
@@ -195,7 +203,7 @@ def _cpu():
 
 
 def _key(library, toolchain):
-    parts = [torch.__version__, _cpu(), repr(toolchain), *_commands(library, toolchain)]
+    parts = [torch.__version__, _cpu() if library == 'cpu' else '', repr(toolchain), *_commands(library, toolchain)]
     for path in sorted(SOURCE_DIR.iterdir()):
         if path.suffix == '.h' or path.name in LIBRARIES[library]:
             parts += [path.name, path.read_text()]
@@ -208,24 +216,37 @@ def _commands(library, toolchain):
     includes = [f'-isystem {torch_include()}']
     libraries = [f'-L{torch_include().parent}/lib', '-lc10', '-ltorch_cpu']
     rules = {
-        'kernel': [toolchain.cxx, *BASE_FLAGS, *KERNEL_FLAGS, '-c $in -o $out'],
+        'kernel': [toolchain.cxx, *BASE_FLAGS, *KERNEL_FLAGS, f'-march={_march()}', '-c $in -o $out'],
         'binding': [toolchain.cxx, *BASE_FLAGS, *BINDING_FLAGS, abi, *includes, '-c $in -o $out'],
     }
     if library == 'cuda':
         home = cuda_home(toolchain.nvcc)
         rules['binding'].insert(-1, f'-isystem {home}/include')
         rules['cuda'] = [toolchain.nvcc, f'-ccbin {toolchain.cxx} -std=c++17 -O3 -Xcompiler -fPIC', *_gencode(), '-c $in -o $out']
-        libraries += ['-lc10_cuda', f'-L{home}/lib64', f'-L{home}/lib', '-lcudart']     # One of the two is there.
+        libraries += ['-lc10_cuda']             # It brings the CUDA runtime that torch uses; a second one would be another.
     rules['link'] = [toolchain.cxx, '-shared -fopenmp $in -o $out', *libraries]
     return [f'rule {name}\n  command = {" ".join(command)}\n' for name, command in rules.items()]
 
 
 def _gencode():
-    """Code for the GPUs of this machine."""
+    """Code for the GPUs that $TORCH_CUDA_ARCH_LIST names, as for torch's own extensions; else for those of this machine."""
+    named = re.split('[;, ]+', os.environ.get(ARCHITECTURES, '').strip('; ,'))
+    if named != ['']:
+        return [option for name in dict.fromkeys(named) for option in _gencode_of(name)]
     found = {torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())}
     if not found:
-        raise Unavailable('no GPU to build for')
-    return [f'-gencode=arch=compute_{major}{minor},code=sm_{major}{minor}' for major, minor in sorted(found)]
+        raise Unavailable(f'no GPU to build for; {ARCHITECTURES} may name some, for example 8.0;9.0')
+    return [option for major, minor in sorted(found) for option in _gencode_of(f'{major}.{minor}')]
+
+
+def _gencode_of(name):
+    """Options for one architecture like 8.0 or 9.0a; with +PTX also what later ones can take."""
+    match = re.fullmatch(r'(\d+)\.(\d)([af]?)(\+PTX)?', name)
+    if match is None:
+        raise Unavailable(f'{ARCHITECTURES}: {name[:40]!r} is not of the form 8.0 or 8.0+PTX')
+    number = match[1] + match[2] + match[3]
+    codes = [f'sm_{number}', f'compute_{number}'] if match[4] else [f'sm_{number}']
+    return [f'-gencode=arch=compute_{number},code={code}' for code in codes]
 
 
 def _rule_for(source):
