@@ -88,7 +88,8 @@ def test_a_state_is_complete(stopped_run):
     assert set(state['run']['players']['G']) == {'module', 'optimizer'}
     rank, = state['ranks']
     assert set(rank) == {'w_avg', 'real_signs', 'regularizers', 'statistics'} and 'PathLength' in rank['regularizers']
-    assert set(state['ticks']) == {'tick', 'collector', 'metrics', 'total_sec', 'num_rows', 'unwritten'}
+    assert set(state['ticks']) == {'tick', 'tick_nimg', 'tick_sec', 'collector', 'reported', 'metrics',
+                                   'total_sec', 'num_rows', 'unwritten'}
     config = json.loads((run_dir / 'training_options.json').read_text())
     assert meta['config'] == config and len(config['data_fingerprints'][0]) == 64
 

@@ -185,6 +185,30 @@ def test_state_resumes_exactly():
     assert second_half(collectors) == expected
 
 
+def test_what_no_collector_was_told_goes_on_with_the_same_rounding():
+    """In float64 2 ** 53 + 1 + 1 is 2 ** 53, but 2 ** 53 + (1 + 1) is not."""
+    def values_of(interruption):
+        training_stats.reset()
+        collector = Collector()
+        report('a', 2.0 ** 53)
+        interruption(collector)
+        report('a', 1)
+        report('a', 1)
+        collector.update()
+        return collector['a']
+
+    def interrupt(collector):
+        reported, state = json.loads(json.dumps([training_stats.reported(), collector.state_dict()]))
+        training_stats.reset()
+        collector.load_state_dict({**state, 'unread': {}})
+        training_stats.report_again(reported)
+
+    def interrupt_by_sums(collector):
+        collector.load_state_dict(collector.state_dict())
+
+    assert values_of(interrupt) == values_of(lambda collector: None) == 2.0 ** 53 / 3 != values_of(interrupt_by_sums)
+
+
 def test_reset_forgets_names_and_values():
     report('a', 1)
     training_stats.reset()

@@ -128,6 +128,8 @@ def test_a_missing_member(undisturbed, tmp_path, member, capsys):
     ('ticks/num_rows', 10 ** 9, 'num_rows is 1000000000, more than'), ('ticks/tick', True, 'tick is True, not a whole'),
     ('ticks/total_sec', float('nan'), 'total_sec is nan, not a finite number'), ('ticks/metrics', {'a': 'b'}, 'metrics is dict'),
     ('ticks/collector', {'unread': {}, 'visible': {'a': [1]}}, 'visible is dict, not an object of three numbers'),
+    ('ticks/tick_nimg', 10 ** 9, 'tick_nimg is 1000000000, more than'), ('ticks/tick_sec', 'x', "tick_sec is 'x', not a finite"),
+    ('ticks/reported', [{'a': [1]}], 'reported is list, not a list of objects of three numbers'),
     ('ticks', [], 'list stands where an object must'), ('ranks', [], 'not hold the state of every process')])
 def test_numbers_that_cannot_be(undisturbed, tmp_path, capsys, entry, value, complaint):
     """The file is sound, but what it says of the run would make it loop, end at once, or fail much later."""

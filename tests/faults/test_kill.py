@@ -92,8 +92,31 @@ def test_a_signal_lets_it_save(data, undisturbed, tmp_path, name):
     assert finish(config, prepare) == 0, printed(config)[-3000:]
     meta = load_meta(saved_states(config['run_dir'])[0])
     assert meta['nimg'] == 20 and not meta['finished']
+    assert len(rows(config)) == 2           # Of the ticks that have ended.
     assert finish(config) == 0
-    assert_same_bits(final_state(config), final_state(undisturbed))
+    assert_same_run(config, undisturbed)
+
+
+@pytest.mark.parametrize('interval', [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_stops_inside_ticks_leave_no_trace_in_the_statistics(data, tmp_path, interval):
+    """Stopped after every second iteration, once where a tick ends anyway."""
+    configs = [run_config(data, tmp_path / name, total_kimg=0.044, kimg_per_tick=0.02) for name in ('stopped', 'whole')]
+    assert finish(configs[1]) == 0, printed(configs[1])[-3000:]
+
+    def prepare():
+        import training.run.ticks
+        started = []
+
+        def wants_stop(self, run, real=training.run.ticks.Ticks.after_iteration):
+            started.append(run.nimg)
+            self.wants_stop = lambda: len(started) > interval
+            real(self, run)
+
+        training.run.ticks.Ticks.after_iteration = wants_stop
+
+    while not any(load_meta(path)['finished'] for path in saved_states(configs[0]['run_dir'])):
+        assert finish(configs[0], prepare) == 0, printed(configs[0])[-3000:]
+    assert_same_run(*configs)
 
 
 def test_a_second_signal_ends_it_at_once(data, tmp_path):

@@ -48,6 +48,9 @@ NUMBERS: Rule = (lambda value: _of(dict)(value) and all(map(_of(int, float), val
 META: dict[str, Rule] = {'nimg': COUNT, 'finished': FLAG}
 PROGRESS: dict[str, Rule] = {'nimg': COUNT, 'batch_idx': COUNT, 'stage_idx': COUNT, 'stage_begun': FLAG, 'rollbacks': COUNT}
 TICKS: dict[str, Rule] = {'tick': COUNT, 'metrics': NUMBERS, 'total_sec': NUMBER, 'num_rows': COUNT, 'collector': TABLE}
+REPORTED: Rule = (lambda value: _of(list)(value) and all(map(MOMENTS[0], value)), 'a list of objects of three numbers each')
+LATER_TICKS: dict[str, Rule] = {        # What states of before do not have.
+    'unwritten': TEXTS, 'tick_nimg': COUNT, 'tick_sec': NUMBER, 'reported': REPORTED}
 
 
 class RunFileError(ValueError):
@@ -104,11 +107,11 @@ def problem_of_state(state: Any, meta: dict[str, Any], num_stages: int) -> str |
     problem = (problem_of_entries(meta, META) or problem_of_entries(run, PROGRESS) or problem_of_entries(ticks, TICKS))
     if problem is None and run['stage_idx'] >= num_stages:
         return f'stage_idx is {run["stage_idx"]}, this run has {num_stages} stages, counted from 0'
-    for name in ('num_rows', 'tick'):
-        if problem is None and ticks[name] > max(run['nimg'], 1):
+    if problem is None:
+        problem = problem_of_entries(ticks, {name: rule for name, rule in LATER_TICKS.items() if name in ticks})
+    for name in ('num_rows', 'tick', 'tick_nimg'):
+        if problem is None and ticks.get(name, 0) > max(run['nimg'], 1):
             return f'{name} is {ticks[name]}, more than the images that were shown'
-    if problem is None and not TEXTS[0](ticks.get('unwritten', [])):
-        return f'unwritten is {short(ticks["unwritten"])}, not {TEXTS[1]}'
     return problem or problem_of_entries(ticks['collector'], {'unread': MOMENTS, 'visible': MOMENTS})
 
 

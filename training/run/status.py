@@ -32,11 +32,10 @@ FIELDS = (
 
 
 def status_line(values: dict[str, float]) -> str:
-    """One line for people from values by statistic name; reports every value as a statistic of rank 0."""
+    """One line for people from values by statistic name."""
     parts = []
     for label, form, name in FIELDS:
-        value = training_stats.report0(name, values[name])
-        text = dnnlib.util.format_time(value) if name == 'Timing/total_sec' else value
+        text = dnnlib.util.format_time(values[name]) if name == 'Timing/total_sec' else values[name]
         parts.append(f'{label} {format(text, form)}')
     return ' '.join(parts)
 

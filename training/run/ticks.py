@@ -6,7 +6,7 @@ seen to work at once.
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,16 @@ class Ticks:
         self._collector = training_stats.Collector(regex='.*')
         self._metrics: dict[str, float] = {}
         self._diversity = None
+        self._tick_nimg, self._tick_sec = run.nimg, 0.0     # Where the tick began, and how long it took before `_tick_time`.
         total_sec, unwritten = 0, []
         if self._state is not None:
-            self._collector.load_state_dict(self._state['collector'])
+            self._restore_statistics(self._state)
             self.tick, self._metrics = self._state['tick'], self._state['metrics']
             total_sec, unwritten = self._state['total_sec'], self._state.get('unwritten', [])
+            self._tick_nimg = self._state.get('tick_nimg', run.nimg)        # States of before are of whole ticks.
+            self._tick_sec = self._state.get('tick_sec', 0.0)
         self._tick_time = self._save_time = time.time()
         self._start_time = self._tick_time - total_sec
-        self._tick_nimg = run.nimg
         self._maintenance_sec = 0.0
         if self.is_main:
             self._stats = StatsWriter(self.run_dir, self.tick, unwritten)
@@ -116,14 +118,16 @@ class Ticks:
         if distributed.any(self.wants_stop()):
             self.stopped = True
         kimg = (run.nimg - self._tick_nimg) / 1000
-        if done or self.stopped or self.tick == 0 or kimg >= self.config['kimg_per_tick']:
+        if done or self.tick == 0 or kimg >= self.config['kimg_per_tick']:
             self._end_tick(run, done or self.stopped)
+        elif self.stopped:
+            self._interrupt_tick(run)
 
     def stop(self, run: Run) -> None:
         """Saves what there is, as after a signal: the run cannot go on now. Between two iterations only."""
         self.stopped = True
         if run.nimg > self._tick_nimg:
-            self._end_tick(run, last=True)
+            self._interrupt_tick(run)
         elif run.nimg > 0:
             self._save_state(run)
 
@@ -137,25 +141,21 @@ class Ticks:
     def _end_tick(self, run: Run, last: bool) -> None:
         now = time.time()
         image_due = self._image_due()
-        status = status_line(self._values(run, now))
-        if self.is_main:
-            self._bar.clear()
-            print(status, flush=True)
-            if last or image_due:
-                self._save_fakes(run)
+        self._print_status(self._report_values(run, now))
+        if self.is_main and (last or image_due):
+            self._save_fakes(run)
         snapshot_due = last or self.tick % self.config['network_snapshot_ticks'] == 0
         overdue = now - self._save_time > STATE_SEC or self.services.is_failing('saving the state')
         state_due = snapshot_due or distributed.any(self.is_main and overdue)
-        networks = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
         if state_due:
             require_finite({**run.state_dict(), **run.local_state_dict()})
         if snapshot_due:
-            path = self._save_networks(run, networks)
+            path = self._save_networks(run)
         score_due = snapshot_due and not self.stopped and self._evaluate is not None and bool(self.config['metrics'])
         if snapshot_due and not self.stopped:
             self._report_gap(run)
         self._end_statistics(run, {} if score_due else self._metrics)
-        self.tick += 1
+        self.tick, self._tick_nimg, self._tick_time, self._tick_sec = self.tick + 1, run.nimg, time.time(), 0.0
         if state_due:
             self._save_state(run)
         if score_due:           # Last: it may take long, and be broken off.
@@ -164,14 +164,46 @@ class Ticks:
             self.services.run('report.html', partial(self._report, self.run_dir))
         if last:                # Before another stage starts its processes, or everything ends.
             self.services.wait()
-        self._tick_nimg, self._tick_time = run.nimg, time.time()
+        self._tick_time = time.time()
         self._maintenance_sec = self._tick_time - now
 
+    def _interrupt_tick(self, run: Run) -> None:
+        """Saves everything for a run that stops inside a tick, which goes on with the run: no row of statistics ends here."""
+        self._print_status(self._values(run, time.time()))
+        if self.is_main:
+            self._save_fakes(run)
+            self._diversity = None
+        require_finite({**run.state_dict(), **run.local_state_dict()})
+        self._save_networks(run)
+        self._print_warnings(self.health.end_tick({}))
+        self.timer.report()
+        self._save_state(run)
+        if self.is_main and self._report is not None:
+            self.services.run('report.html', partial(self._report, self.run_dir))
+        self.services.wait()
+
+    def _print_status(self, values: dict[str, float]) -> None:
+        if self.is_main:
+            self._bar.clear()
+            print(status_line(values), flush=True)
+
+    def _print_warnings(self, warnings: Iterable[str]) -> None:
+        for warning in list(warnings):          # On every rank: it may raise.
+            if self.is_main:
+                print(f'Warning: {warning}.', flush=True)
+
+    def _report_values(self, run: Run, now: float) -> dict[str, float]:
+        """The values of `_values`, which become statistics."""
+        values = self._values(run, now)
+        for name, value in values.items():
+            training_stats.report0(name, value)
+        for unit, seconds in (('hours', 3600), ('days', 86400)):
+            training_stats.report0(f'Timing/total_{unit}', values['Timing/total_sec'] / seconds)
+        return values
+
     def _values(self, run: Run, now: float) -> dict[str, float]:
-        sec = now - self._tick_time
+        sec = now - self._tick_time + self._tick_sec
         total_sec = now - self._start_time
-        training_stats.report0('Timing/total_hours', total_sec / 3600)
-        training_stats.report0('Timing/total_days', total_sec / 86400)
         p = getattr(run.game.augment, 'p', None)
         return {
             'Progress/tick': self.tick,
@@ -200,8 +232,9 @@ class Ticks:
 
         self.services.run('the picture of fakes', save)
 
-    def _save_networks(self, run: Run, networks: dict[str, torch.nn.Module]) -> Path:
+    def _save_networks(self, run: Run) -> Path:
         """The networks for others to use; returns where they are."""
+        networks = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
         distributed.check_equal(networks)
         path = self.run_dir / f'network-snapshot-{run.nimg // 1000:06d}.safetensors'
         data = checkpoint.without_place(self.config['training_set_kwargs'])
@@ -293,9 +326,8 @@ class Ticks:
         warnings = [*self.health.end_tick(stats), *self.health.warnings(
             stats, float(p) if p is not None else 0, self._diversity, run.game.adversarial.zero_decides)]
         self._diversity = None
+        self._print_warnings(warnings)
         if self.is_main:
-            for warning in warnings:
-                print(f'Warning: {warning}.', flush=True)
             self._stats.add(stats)
             self.services.run('stats.jsonl', self._stats.write)
             self._logs.scalars(stats, metrics, run.nimg)
@@ -316,10 +348,23 @@ class Ticks:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to write the same statistics. To be called by all ranks alike."""
-        unwritten = self._stats.unwritten if self.is_main else []
-        return dict(tick=self.tick, collector=self._collector.state_dict(), metrics=self._metrics,
-                    total_sec=time.time() - self._start_time, unwritten=unwritten,
-                    num_rows=self.tick - len(unwritten))
+        unwritten, now = self._stats.unwritten if self.is_main else [], time.time()
+        reported = distributed.gather_objects(training_stats.reported())        # Before the collector sums it up.
+        return dict(tick=self.tick, tick_nimg=self._tick_nimg, tick_sec=now - self._tick_time + self._tick_sec,
+                    collector=self._collector.state_dict(), reported=reported, metrics=self._metrics,
+                    total_sec=now - self._start_time, unwritten=unwritten, num_rows=self.tick - len(unwritten))
+
+    def _restore_statistics(self, state: dict[str, Any]) -> None:
+        """What was reported in the unfinished tick goes on as sums of each rank, so that further values round alike.
+
+        If there are other ranks now, or the state is of before, it goes on as the sum over the ranks that there were.
+        """
+        reported = state.get('reported', [])
+        if len(reported) != distributed.world_size():
+            self._collector.load_state_dict(state['collector'])
+            return
+        self._collector.load_state_dict({**state['collector'], 'unread': {}})
+        training_stats.report_again(reported[distributed.rank()])
 
 
 class Grid:
