@@ -1,4 +1,4 @@
-"""Two gloo processes: the same gradients as one, equal ranks, exact resume, one decision to stop."""
+"""Two gloo processes: the same gradients as one, equal ranks, exact resume, one decision to stop or to give up."""
 import torch
 from tiny import assert_same_bits, make_dataset
 from two_processes import gradient_config, gradients, worker
@@ -23,4 +23,7 @@ def test_two_processes_train_as_one(tmp_path):
         assert_same_bits(rank['resumed'], rank['straight'])
     one, two = (rank['straight'][1]['w_avg'] for rank in ranks)
     assert not torch.equal(one, two)            # Ranks draw their own latents.
+    assert ranks[0]['without_images'] == ('set: more than 10 images cannot be read', [    # It could have gone on.
+        f'training-state-{nimg:09d}.safetensors' for nimg in (8, 4)])
+    assert ranks[1]['without_images'][0] == ranks[0]['without_images'][0]
     assert [rank['stopped'] for rank in ranks] == [4, 4]        # Both after the first iteration, though one was asked.

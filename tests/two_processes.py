@@ -8,9 +8,14 @@ import torch
 from tiny import Silent, make_config, run_iterations
 from tqdm import tqdm
 
-from torch_utils import distributed
+from torch_utils import distributed, training_stats
 from training import setup
+from training.data.stages import WithoutBad
+from training.data.storage import DatasetError
 from training.loss import StepContext
+from training.run import ticks
+from training.run.launch import train
+from training.run.states import saved_states
 from training.run.ticks import Ticks
 from training.training_loop import finish_phase, training_loop
 
@@ -64,6 +69,25 @@ def images_until_one_is_asked(config):
     return run.nimg
 
 
+def end_without_images(config, run_dir):
+    """What a run says whose second rank has no images after two iterations, and the states that the first has then saved."""
+    def broken(self, idx, real=WithoutBad.__getitem__):
+        loaded.append(idx)
+        if distributed.rank() == 1 and len(loaded) > 4:
+            raise DatasetError('set: more than 10 images cannot be read')
+        return real(self, idx)
+
+    loaded = []
+    WithoutBad.__getitem__ = broken
+    ticks.grid_size = lambda *args: (4, 2)
+    Path(run_dir).mkdir(exist_ok=True)
+    training_stats.init_multiprocessing(distributed.rank(), torch.device('cpu'))
+    try:
+        train({**config, 'run_dir': str(run_dir), 'logs': []}, run_dir, torch.device('cpu'), lambda: False, {})
+    except DatasetError as error:
+        return str(error), [path.name for path in saved_states(run_dir)]
+
+
 def worker(rank, data, folder, z, real):
     """Everything that two processes are asked to show, in one start."""
     torch.set_num_threads(1)
@@ -73,5 +97,6 @@ def worker(rank, data, folder, z, real):
     distributed.check_equal({'G': run.game.G.module, 'D': run.game.D.module, 'G_ema': run.G_ema})
     _, half = run_iterations(config, 3)
     _, resumed = run_iterations(config, 3, state=half)
-    found = dict(grads=grads, straight=straight, resumed=resumed, stopped=images_until_one_is_asked(config))
+    found = dict(grads=grads, straight=straight, resumed=resumed, stopped=images_until_one_is_asked(config),
+                 without_images=end_without_images(config, Path(folder) / 'run'))
     torch.save(found, Path(folder) / f'rank{rank}.pt')

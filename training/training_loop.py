@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from torch_utils import distributed, misc, training_stats
-from training.data.stages import Source
+from training.data.stages import OutOfImagesError, Source
+from training.data.storage import DatasetError
 from training.ema import ema_decay, update_ema
 from training.loss import Phase, StepContext
 from training.player import Player, in_layout_of
@@ -38,7 +39,7 @@ def training_loop(run: Run, ticks: Ticks) -> None:
 
 def run_iteration(run: Run, ticks: Ticks) -> None:
     """One batch of reals: every phase that is due, then all that follows them."""
-    reals = [stream.next_batch() for stream in run.reals]
+    reals = next_reals(run)
     shared: dict = {}
     for phase in run.phases:
         if run.batch_idx % phase.interval == 0:
@@ -53,6 +54,18 @@ def run_iteration(run: Run, ticks: Ticks) -> None:
         regularizer.end_iteration(run.nimg, run.batch_idx)
     if run.ada is not None and run.batch_idx % run.config['ada_interval'] == 0:
         adapt_augmentation(run)
+
+
+def next_reals(run: Run) -> list[tuple[Tensor, Tensor]]:
+    """A batch of each source. If a rank has none, an OutOfImagesError on all, so that all can save and leave."""
+    reals, problem = [], None
+    try:
+        reals = [stream.next_batch() for stream in run.reals]
+    except DatasetError as error:
+        problem = str(error)
+    if distributed.any(problem is not None):
+        raise OutOfImagesError(next(text for text in distributed.gather_objects(problem) if text is not None))
+    return reals
 
 
 def run_phase(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared: dict) -> Tensor | None:

@@ -1,6 +1,7 @@
 """Runs that fall ill: gradients and weights that are not finite, images that cannot be read, memory that runs out."""
 import json
 import math
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import training.training_loop
 from losses_ext.path_length import PathLength
 from torch_utils.state_file import load_state
 from training import setup
-from training.data.stages import MAX_BAD_IMAGES, WithoutBad
+from training.data.stages import MAX_BAD_IMAGES, RealStream, WithoutBad
 from training.data.storage import DatasetError
 from training.run.health import MAX_STREAK, PATIENCE, Diverged, Health, diversity, not_finite, require_finite
 from training.run.states import saved_states
@@ -246,7 +247,8 @@ def break_images(num_good):
 
 
 @pytest.mark.parametrize(('num_workers', 'num_good', 'kimg'), [(0, 38, 0.028), (1, 30, 0.028), (1, 16, 0.016), (1, 3, None)])
-def test_a_run_without_images_ends_with_one_sentence_and_what_it_had_is_saved(data, tmp_path, num_workers, num_good, kimg):
+def test_a_run_without_images_ends_with_one_sentence_and_what_it_had_is_saved(
+        data, undisturbed, tmp_path, num_workers, num_good, kimg):
     config = run_config(data, tmp_path / 'run', data_loader_kwargs=dict(num_workers=num_workers))
     assert finish(config, lambda: break_images(num_good)) == 1
     assert printed(config).splitlines()[-1] == 'click.exceptions.ClickException: set: more than 10 images cannot be read'
@@ -256,9 +258,49 @@ def test_a_run_without_images_ends_with_one_sentence_and_what_it_had_is_saved(da
         return
     assert nimgs[0] == kimg and 'kimg; the same command continues.' in printed(config)
     assert finish(config) == 0, printed(config)[-3000:]
-    other = run_config(data, tmp_path / 'undisturbed')
-    assert finish(other) == 0
-    assert_same_bits(final_state(config)['run'], final_state(other)['run'])
+    assert_same_bits(final_state(config), final_state(undisturbed))
+
+
+# Processes that load images.
+
+
+def test_a_loading_process_that_is_killed_is_replaced(data, undisturbed, tmp_path):
+    """Between two steps, though the system says it at any time; the run is the one that nothing happened to."""
+    config = run_config(data, tmp_path / 'run', data_loader_kwargs=dict(num_workers=1))
+
+    def kill_the_loader():
+        real = training.training_loop.run_iteration
+
+        def killing(run, ticks):
+            if run.batch_idx == 5:
+                for worker in multiprocessing.active_children():
+                    worker.kill()
+                    worker.join()
+            real(run, ticks)
+
+        training.training_loop.run_iteration = killing
+
+    assert finish(config, kill_the_loader) == 0, printed(config)[-3000:]
+    assert printed(config).count('Warning: a process that loads images was killed') == 1
+    assert_same_bits(final_state(config), final_state(undisturbed))
+
+
+def test_loading_processes_that_are_always_killed_end_the_run_with_a_sentence(data, monkeypatch):
+    def killed(self):
+        self._batches = killed_batches()
+        started.append(self._position)
+
+    def killed_batches():
+        yield torch.zeros([4, 3, 8, 8], dtype=torch.uint8), torch.zeros([4, 0])
+        raise RuntimeError('DataLoader worker (pid(s) 42) exited unexpectedly')
+
+    started = []
+    monkeypatch.setattr(RealStream, '_open', killed)
+    stream = RealStream(Images({}), 8, 1, 2, 0, {}, torch.device('cpu'), start_nimg=16)
+    with pytest.raises(DatasetError, match='killed more than 10 times .*; --workers=0 loads them without'):
+        while True:
+            stream.next_batch()
+    assert started == list(range(8, 8 + 11 * 4, 4))
 
 
 # Memory.

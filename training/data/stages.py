@@ -1,7 +1,9 @@
 """What feeds a step: sources of reals and labels, the stages that say which are on line, and endless batches of reals."""
 import atexit
 import signal
+import threading
 import weakref
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,8 @@ from torch_utils import misc
 from training.data.storage import DatasetError
 
 MAX_BAD_IMAGES = 10     # Per process that loads images.
+MAX_RESTARTS = 10       # Of the processes that load images, of one source on one rank.
+WORKER_IS_GONE = 'DataLoader worker (pid'       # So torch begins a RuntimeError about one that has ended unasked.
 STOP_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1', 'SIGHUP')
                 if hasattr(signal, name)]
 
@@ -57,6 +61,10 @@ class Stage:
     sources: list[Source]
     reg_source: Source | None = None    # Labels for the generator's lazy step. None: the first source's.
     grid_sources: list[Source] | None = None    # Labels of the grid of fakes, row by row in turn. None: its reals'.
+
+
+class OutOfImagesError(DatasetError):
+    """Training cannot go on for want of images; raised between two iterations, on all ranks alike."""
 
 
 class WithoutBad(torch.utils.data.Dataset):
@@ -113,19 +121,42 @@ def _without_traceback(error: DatasetError) -> str:
     return str(error).rpartition(f'\n{DatasetError.__module__}.{DatasetError.__qualname__}: ')[2].strip()
 
 
+@contextmanager
+def no_exception_from_signals():
+    """Within it torch installs no handler for the end of its workers: that would raise anywhere, in the middle of a step."""
+    can_listen = hasattr(signal, 'SIGCHLD') and threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if can_listen else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGCHLD, before)
+
+
 class RealStream:
     """This rank's share of the reals of one source, from any position of the run.
 
-    Every rank runs the same permutation of the data set and takes interleaved elements.
+    Every rank runs the same permutation of the data set and takes interleaved elements. Processes that load images and are
+    killed, as systems do whose memory is exhausted, are replaced by others that go on with the same images.
     """
 
     def __init__(self, dataset: Any, batch_size: int, rank: int, world_size: int, seed: int, loader_kwargs: dict,
                  device: torch.device, start_nimg: int = 0):
         self.device = device
-        sampler = misc.InfiniteSampler(dataset, rank, world_size, seed=seed, start=start_nimg // world_size)
-        loader = DataLoader(WithoutBad(dataset), batch_size // world_size, sampler=sampler,
-                            worker_init_fn=ignore_stop_signals, generator=torch.Generator(), **loader_kwargs)
-        self._batches = iter(loader)    # Starts the workers; their seeds come from a generator of their own.
+        self._images = WithoutBad(dataset)
+        self._batch_size, self._position = batch_size // world_size, start_nimg // world_size
+        self._sampler_kwargs = dict(rank=rank, num_replicas=world_size, seed=seed)
+        self._loader_kwargs = loader_kwargs
+        self._num_restarts = 0
+        self._open()
+
+    def _open(self) -> None:
+        """Begins to load what comes at this position."""
+        sampler = misc.InfiniteSampler(self._images, start=self._position, **self._sampler_kwargs)
+        loader = DataLoader(self._images, self._batch_size, sampler=sampler, worker_init_fn=ignore_stop_signals,
+                            generator=torch.Generator(), **self._loader_kwargs)
+        with no_exception_from_signals():
+            self._batches = iter(loader)    # Starts the workers; their seeds come from a generator of their own.
         atexit.register(end_workers, weakref.ref(self._batches))    # After an error nobody else will.
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,9 +164,27 @@ class RealStream:
 
         Raises a DatasetError with a sentence for users.
         """
-        try:
-            img, c = next(self._batches)
-        except DatasetError as error:
-            raise DatasetError(_without_traceback(error)) from error
+        while True:
+            try:
+                img, c = next(self._batches)
+                break
+            except DatasetError as error:
+                raise DatasetError(_without_traceback(error)) from error
+            except RuntimeError as error:
+                if not str(error).startswith(WORKER_IS_GONE):
+                    raise
+                self._replace_workers(error)
+        self._position += self._batch_size
         img = misc.to_device(img, self.device).to(torch.float32) / 127.5 - 1
         return img, misc.to_device(c, self.device)
+
+    def _replace_workers(self, error: RuntimeError) -> None:
+        """Loads on with new processes. Raises a DatasetError if that has been tried often enough."""
+        end_workers(weakref.ref(self._batches))
+        self._num_restarts += 1
+        if self._num_restarts > MAX_RESTARTS:
+            raise DatasetError(f'processes that load images were killed more than {MAX_RESTARTS} times (is the memory of this '
+                               'machine exhausted?); --workers=0 loads them without') from error
+        print('Warning: a process that loads images was killed (is the memory of this machine exhausted?); others were '
+              'started, training goes on.', flush=True)
+        self._open()

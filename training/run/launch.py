@@ -14,7 +14,7 @@ from torch_utils import distributed, misc, training_stats
 from torch_utils.allocator import keep_freed_memory
 from torch_utils.checkpoint import CheckpointError
 from training import setup
-from training.data.stages import STOP_SIGNALS
+from training.data.stages import STOP_SIGNALS, OutOfImagesError
 from training.data.storage import DatasetError
 from training.run import states
 from training.run.files import problem_of_state
@@ -87,20 +87,18 @@ def train(config: dict, run_dir: Path, device: torch.device, wants_stop: Callabl
                       'training images in another order.', flush=True)
             ticks.end(run)
             continue
-        except DatasetError:
+        except OutOfImagesError:
             save_before_exit(run, ticks)
             raise
         return distributed.broadcast_object(ticks.services.failing)
 
 
 def save_before_exit(run: setup.Run, ticks: Ticks) -> None:
-    """Saves a run that cannot go on for want of images. One of several ranks cannot: the others know nothing of it."""
-    if distributed.world_size() > 1:
-        return
+    """Saves a run that cannot go on for want of images, on all ranks alike."""
     with suppress(Diverged):
         ticks.stop(run)
     ticks.end(run)
-    if run.nimg > 0:
+    if run.nimg > 0 and distributed.rank() == 0:
         print(f'Saved at {run.nimg / 1000:.1f} kimg; the same command continues.', flush=True)
 
 
