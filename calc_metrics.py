@@ -428,7 +428,7 @@ def places_of_centres(path: str) -> dict[str, str]:
 
 def named_centres(job: Job, G: Any) -> dict[str, Any]:
     """The centres of --centre; what the generator's label has beyond the classes is their code, one place for each."""
-    from metrics.images import open_dataset
+    from metrics.image_streams import open_dataset
     centres = {}
     for number, (name, path) in enumerate(job.centres.items()):
         kwargs = dict(class_name=DATASET, path=path, use_labels=True)

@@ -50,23 +50,23 @@ def main(source, dest, check, max_images, background, labels_from, skip_bad, max
         raise click.UsageError('give either --dest, the folder or .zip archive to write, or --check')
     _require_sizes(**transform_options)
     # Imported only now, so that --help need not wait for them.
-    from dnnlib.pictures import MAX_PIXELS
-    from training.data import conversion, transforms
-    from training.data import importers as sources
+    from dnnlib.picture_files import MAX_PIXELS
+    from training.data import packing, transforms
+    from training.data.importers import open_originals
     try:
         transform = transforms.make_transform(**transform_options)
-        images = sources.open_source(source, labels_from, _parse_color(background), max_pixels or MAX_PIXELS)
+        originals = open_originals(source, labels_from, _parse_color(background), max_pixels or MAX_PIXELS)
         if check:
-            if images.passed_over:
-                click.echo(f'{images.path}: {images.passed_over}')
-            _report_problems(images, conversion.outcomes(images, transform, max_images))
+            if originals.passed_over:
+                click.echo(f'{originals.path}: {originals.passed_over}')
+            _report_problems(originals, packing.outcomes(originals, transform, max_images))
         else:
-            max_bad = skip_bad if skip_bad is not None else math.inf if images.skips_bad else 0
-            summary = conversion.convert(images, dest, transform, max_images, max_bad)
+            max_bad = skip_bad if skip_bad is not None else math.inf if originals.skips_bad else 0
+            summary = packing.pack(originals, dest, transform, max_images, max_bad)
             _report_summary(dest, summary)
-            if images.passed_over:
-                click.echo(f'{images.path}: {images.passed_over}')
-            _report_labels(summary.labels, images)
+            if originals.passed_over:
+                click.echo(f'{originals.path}: {originals.passed_over}')
+            _report_labels(summary.labels, originals)
     except OSError as error:
         raise click.ClickException(f'{error.filename}: {error.strerror}' if error.filename else str(error)) from error
 
@@ -100,7 +100,7 @@ def _parse_color(name: str) -> tuple[int, int, int]:
         raise click.ClickException(f'--background={name}: not a colour; use a name like black, or #rrggbb') from None
 
 
-def _report_problems(source, outcomes) -> None:
+def _report_problems(originals, outcomes) -> None:
     """Prints a line per image that will not do; exit status 1 if there is any."""
     from tqdm import tqdm
     num_images, labels, remedies = 0, [], []
@@ -113,9 +113,9 @@ def _report_problems(source, outcomes) -> None:
                 click.echo(f'{outcome.item.name}: {outcome.problem}')
     if remedies:
         raise click.ClickException('; '.join([
-            f'{source.path}: {len(remedies)} of {num_images} images will not do', *dict.fromkeys(remedies)]))
-    click.echo(f'{source.path}: {num_images} images, nothing wrong')
-    _report_labels(labels, source)
+            f'{originals.path}: {len(remedies)} of {num_images} images will not do', *dict.fromkeys(remedies)]))
+    click.echo(f'{originals.path}: {num_images} images, nothing wrong')
+    _report_labels(labels, originals)
 
 
 def _report_summary(dest: str, summary) -> None:
@@ -125,18 +125,18 @@ def _report_summary(dest: str, summary) -> None:
                f'{summary.num_dropped} dropped as too small, {summary.num_bad} skipped as unreadable')
 
 
-def _report_labels(labels: list, source) -> None:
+def _report_labels(labels: list, originals) -> None:
     """Prints what labels there are: the number of images of each class."""
     from training.data.labels import class_table, describe
     num_missing = sum(label is None for label in labels)
-    if source.label_note:
-        click.echo(f'Note: {source.label_note}', err=True)
+    if originals.label_note:
+        click.echo(f'Note: {originals.label_note}', err=True)
     if 0 < num_missing < len(labels):
         click.echo(f'Warning: {num_missing} of {len(labels)} images have no label; labels are of use, and written, only if '
                    'all have one', err=True)
     click.echo(f'Labels: {"none" if num_missing else describe(labels)}')
     if not num_missing and not isinstance(labels[0], list):
-        click.echo('\n'.join(f'  {line}' for line in class_table(labels, source.class_names)))
+        click.echo('\n'.join(f'  {line}' for line in class_table(labels, originals.class_names)))
 
 
 if __name__ == '__main__':

@@ -332,7 +332,7 @@ def pictures_of_ws(G: 'torch.nn.Module', ws: 'torch.Tensor', batch: int = 8) -> 
 
 def load_target(path: str, G: 'torch.nn.Module') -> 'np.ndarray':
     """The middle square of a picture as the network could show it: uint8 [H, W, C]. A usage error if there is none."""
-    from dnnlib.pictures import read_picture_file
+    from dnnlib.picture_files import read_picture_file
     from training.data.images import decode
     from training.data.transforms import make_transform
     try:

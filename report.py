@@ -188,7 +188,7 @@ def data_uri(path: Path, tile: int) -> str | None:
 def _encode(path, _mtime, tile):
     from PIL import Image
 
-    from dnnlib.pictures import open_picture
+    from dnnlib.picture_files import open_picture
     columns, rows = PICTURE_TILES
     with open_picture(path, formats=['PNG']) as grid:
         part = grid.crop((0, 0, min(columns * tile, grid.width), min(rows * tile, grid.height))).convert('RGB')

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from dnnlib.pictures import open_picture  # noqa: E402
+from dnnlib.picture_files import open_picture  # noqa: E402
 
 LABEL = 16                  # Height of the line of text above the fakes of a run, in pixels.
 MARGIN = 8

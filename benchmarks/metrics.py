@@ -23,11 +23,11 @@ import torch.nn.functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from dnnlib.pictures import open_picture  # noqa: E402
+from dnnlib.picture_files import open_picture  # noqa: E402
 from metrics.detectors import load_detector  # noqa: E402
 from metrics.features import FeatureOptions, feature_rows  # noqa: E402
 from metrics.frechet import frechet_distance  # noqa: E402
-from metrics.images import DatasetImages  # noqa: E402
+from metrics.image_streams import DatasetImages  # noqa: E402
 from metrics.kernel import kernel_distance  # noqa: E402
 from metrics.moments import Moments  # noqa: E402
 from metrics.names import find_metric  # noqa: E402

@@ -1,9 +1,9 @@
 """The public names of this package in one place, and those that are too small for a file of their own."""
 from typing import Any
 
+from dnnlib.by_name import call_func_by_name, construct_class_by_name, get_obj_by_name
 from dnnlib.download import is_url, make_cache_dir_path, open_url, set_cache_dir
 from dnnlib.logger import Logger
-from dnnlib.names import call_func_by_name, construct_class_by_name, get_obj_by_name
 
 __all__ = [
     'EasyDict', 'Logger', 'call_func_by_name', 'construct_class_by_name', 'format_time', 'get_obj_by_name', 'is_url',

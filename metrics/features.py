@@ -17,7 +17,7 @@ import torch
 
 import dnnlib.util
 from metrics.detector import Detector
-from metrics.images import DatasetImages, GeneratedImages
+from metrics.image_streams import DatasetImages, GeneratedImages
 from metrics.moments import Moments
 from metrics.sharding import ahead, in_order, on_main
 from torch_utils import checkpoint, distributed

@@ -25,10 +25,10 @@ from dnnlib import writing
 from metrics import plots
 from metrics.detector import Detector
 from metrics.detectors import load_detector
-from metrics.draws import DatasetLabels, Draws, Labels
 from metrics.features import FeatureOptions, feature_moments, feature_rows
 from metrics.frechet import frechet_distance
-from metrics.images import DatasetImages, GeneratedImages, frozen_copy, open_dataset
+from metrics.generator_inputs import DatasetLabels, GeneratorInputs, Labels
+from metrics.image_streams import DatasetImages, GeneratedImages, frozen_copy, open_dataset
 from metrics.inception_score import inception_score
 from metrics.kernel import kernel_distance, subset_kernel_distance
 from metrics.moments import Moments
@@ -284,8 +284,8 @@ class Evaluation:
         self.G = frozen_copy(options.G, self.device)
         labels = Labels(self.G.c_dim, [DatasetLabels(d) for d in self._label_sources(centres)],
                         [c.code for c in centres])
-        self.draws = Draws(options.seed, self.G.z_dim, labels, self.device)
-        self.fake = GeneratedImages(self.G, self.draws, metric.num_gen, options.batch_gen, options.G_kwargs)
+        self.inputs = GeneratorInputs(options.seed, self.G.z_dim, labels, self.device)
+        self.fake = GeneratedImages(self.G, self.inputs, metric.num_gen, options.batch_gen, options.G_kwargs)
 
     def _label_sources(self, centres):
         """The data sets that labels are drawn from: those of the real images; for path lengths those trained on."""
@@ -429,8 +429,8 @@ def _ppl(work):
 
     def compute(batches):
         for batch in batches:
-            z, c, t = work.draws.latents(batch, per_image=2)
-            noise = work.draws.noise(work.G.synthesis, batch)
+            z, c, t = work.inputs.latents(batch, per_image=2)
+            noise = work.inputs.noise(work.G.synthesis, batch)
             yield path_distances(work.G, work.detector.embed, z, c, t * is_full, noise, **params)
 
     name = work.metric.name

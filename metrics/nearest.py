@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from dnnlib import writing
 from metrics.features import feature_rows
-from metrics.images import DatasetImages
+from metrics.image_streams import DatasetImages
 from metrics.metric_main import Evaluation, MetricOptions
 from metrics.names import Metric, MetricError
 from metrics.neighbours import nearest, neighbour_distances

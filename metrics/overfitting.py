@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from metrics.draws import DatasetLabels, Draws, Labels, with_noise
-from metrics.images import frozen_copy, open_dataset
+from metrics.generator_inputs import DatasetLabels, GeneratorInputs, Labels, with_noise
+from metrics.image_streams import frozen_copy, open_dataset
 from metrics.names import MetricError
 from metrics.sharding import StopAsked, check_stop, stoppable
 
@@ -116,12 +116,12 @@ def _scores_of_items(D, dataset, indices, batch_size, device):
 def _scores_of_fakes(D, G, dataset, num, batch_size, seed, device):
     """Logits, float64 [num], of generated images."""
     G = frozen_copy(G, device)
-    draws = Draws(seed, G.z_dim, Labels(G.c_dim, [DatasetLabels(dataset)]), device)
+    inputs = GeneratorInputs(seed, G.z_dim, Labels(G.c_dim, [DatasetLabels(dataset)]), device)
     scores = []
     for i in range(0, num, batch_size):
         check_stop()
         indices = range(i, i + batch_size)
-        z, c, _ = draws.latents(indices)
-        images = with_noise(G, draws.noise(G, indices), z[:, 0], c)
+        z, c, _ = inputs.latents(indices)
+        images = with_noise(G, inputs.noise(G, indices), z[:, 0], c)
         scores.append(D(images, c).flatten().cpu().double())
     return torch.cat(scores)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from metrics.draws import with_noise
-from metrics.images import as_rgb
+from metrics.generator_inputs import with_noise
+from metrics.image_streams import as_rgb
 from metrics.names import MetricError
 
 

@@ -10,7 +10,7 @@ from metric_tools import TinyDetector
 
 from metrics import metric_main, names
 from metrics.features import FeatureOptions, feature_rows
-from metrics.images import DatasetImages
+from metrics.image_streams import DatasetImages
 from metrics.names import Metric, MetricError
 from torch_utils import distributed
 from torch_utils.ops import backend

@@ -518,7 +518,7 @@ def test_an_existing_result_survives_a_failure(tmp_path, monkeypatch, dest, erro
             return data
         raise error
 
-    monkeypatch.setattr('training.data.conversion.encode_png', encode_png)
+    monkeypatch.setattr('training.data.packing.encode_png', encode_png)
     output = run(f'--source={source}', f'--dest={tmp_path / dest}', code=1)
     assert output.strip() in ('Error: out: No space left on device', 'Aborted!')
     assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before
@@ -623,7 +623,7 @@ def test_help_loads_nothing_heavy():
     assert '--labels-from' in output and output.endswith('\n[]\n')
 
 
-def test_a_conversion_does_without_torch(tmp_path):
+def test_packing_does_without_torch(tmp_path):
     source = write_set(tmp_path / 'cats', {'a.png': picture()})
     script = f'import sys, dataset_tool; dataset_tool.main(["--source={source}", "--check"], standalone_mode=False); ' \
              'from training.dataset import ImageFolderDataset; print("torch" in sys.modules)'

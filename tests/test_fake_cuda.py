@@ -24,9 +24,9 @@ import train
 import video
 from losses_ext import apa, daco
 from metrics import features
-from metrics.draws import DatasetLabels, Draws, Labels
 from metrics.features import FeatureOptions, feature_rows
-from metrics.images import GeneratedImages, open_dataset
+from metrics.generator_inputs import DatasetLabels, GeneratorInputs, Labels
+from metrics.image_streams import GeneratedImages, open_dataset
 from metrics.overfitting import overfitting_gap
 from metrics.perceptual_path_length import path_distances
 from torch_utils import distributed, launcher, misc
@@ -261,12 +261,12 @@ def test_metrics_are_computed_on_the_gpu(data, gpu, monkeypatch):
     monkeypatch.setattr(features, 'ahead', iter)        # Other threads have no stand-in.
     kwargs = dataset_kwargs(data[0], use_labels=True)
     G = network_files.make_generator(c_dim=3).to(CUDA)
-    draws = Draws(0, G.z_dim, Labels(3, [DatasetLabels(open_dataset(kwargs))]), CUDA)
+    inputs = GeneratorInputs(0, G.z_dim, Labels(3, [DatasetLabels(open_dataset(kwargs))]), CUDA)
     detector = TinyDetector()
     detector.w1, detector.w2, detector.w3 = (w.to(CUDA) for w in (detector.w1, detector.w2, detector.w3))
-    rows = feature_rows(GeneratedImages(G, draws, 6), detector, ['pool'], FeatureOptions(CUDA, 4))
-    z, c, t = draws.latents(range(3), per_image=2)
-    paths = path_distances(G, detector.embed, z, c, t, draws.noise(G.synthesis, range(3)))
+    rows = feature_rows(GeneratedImages(G, inputs, 6), detector, ['pool'], FeatureOptions(CUDA, 4))
+    z, c, t = inputs.latents(range(3), per_image=2)
+    paths = path_distances(G, detector.embed, z, c, t, inputs.noise(G.synthesis, range(3)))
     D = setup.build(config_of(data, '--cond=1'), CUDA).game.D.module
     gap = overfitting_gap(D, kwargs, dataset_kwargs(data[1], use_labels=True), G, batch_size=4, device=CUDA)
     assert rows['pool'].shape == (6, 6) and isinstance(paths, CudaTensor) and np.isfinite(list(gap.values())).all()

@@ -10,32 +10,32 @@ import torch
 from metric_tools import TinyDetector, dataset_kwargs, image_sets, make_generator, read_images
 from tiny import make_dataset
 
-from metrics.draws import DatasetLabels, Draws, Labels, with_noise
 from metrics.features import FeatureOptions, feature_moments, feature_rows
-from metrics.images import DatasetImages, GeneratedImages, as_rgb, open_dataset, to_uint8
+from metrics.generator_inputs import DatasetLabels, GeneratorInputs, Labels, with_noise
+from metrics.image_streams import DatasetImages, GeneratedImages, as_rgb, open_dataset, to_uint8
 from metrics.names import MetricError
 from metrics.sharding import ahead, in_order
 from training.dataset import ImageFolderDataset
 
 
-def draws_for(G, seed=0, sources=()):
-    return Draws(seed, G.z_dim, Labels(G.c_dim, sources))
+def inputs_for(G, seed=0, sources=()):
+    return GeneratorInputs(seed, G.z_dim, Labels(G.c_dim, sources))
 
 
-class TestDraws:
+class TestGeneratorInputs:
     def test_an_image_gets_the_same_numbers_in_any_company(self):
         G = make_generator()
-        draws = draws_for(G)
-        z, c, t = draws.latents(range(10), per_image=2)
-        noise = draws.noise(G, range(10))
+        inputs = inputs_for(G)
+        z, c, t = inputs.latents(range(10), per_image=2)
+        noise = inputs.noise(G, range(10))
         for i in (9, 3):
-            z_i, c_i, t_i = draws.latents([i], per_image=2)
+            z_i, c_i, t_i = inputs.latents([i], per_image=2)
             assert torch.equal(z_i[0], z[i]) and torch.equal(c_i[0], c[i]) and t_i[0] == t[i]
-            assert all(torch.equal(n[0], noise[name][i]) for name, n in draws.noise(G, [i]).items())
-        assert not torch.equal(z, draws_for(G, seed=1).latents(range(10), per_image=2)[0])
+            assert all(torch.equal(n[0], noise[name][i]) for name, n in inputs.noise(G, [i]).items())
+        assert not torch.equal(z, inputs_for(G, seed=1).latents(range(10), per_image=2)[0])
 
     def test_latents_are_independent_normal_numbers(self):
-        z, _, t = Draws(0, 8, Labels(0)).latents(range(4000))
+        z, _, t = GeneratorInputs(0, 8, Labels(0)).latents(range(4000))
         z = z[:, 0].numpy()
         assert abs(z.mean()) < 4 / 32000 ** 0.5 and z.std() == pytest.approx(1, abs=0.02)
         neighbours = np.corrcoef(np.concatenate([z[:-1], z[1:]], axis=1), rowvar=False) - np.eye(16)
@@ -44,7 +44,7 @@ class TestDraws:
 
     def test_noise_is_normal_and_of_the_shape_of_the_buffers(self):
         G = make_generator()
-        noise = draws_for(G).noise(G.synthesis, range(50))
+        noise = inputs_for(G).noise(G.synthesis, range(50))
         assert {name: n.shape[1:] for name, n in noise.items()} == {
             name: (1, *buffer.shape) for name, buffer in G.synthesis.named_buffers() if name.endswith('noise_const')}
         values = torch.cat([n.flatten() for n in noise.values()])
@@ -52,14 +52,14 @@ class TestDraws:
 
     def test_labels_are_those_of_random_images(self, tmp_path):
         dataset = open_dataset(dataset_kwargs(make_dataset(tmp_path / 'a.zip', num=10, num_classes=3), use_labels=True))
-        draws = Draws(0, 2, Labels(3, [DatasetLabels(dataset)]))
-        c = draws.latents(range(2000))[1]
+        inputs = GeneratorInputs(0, 2, Labels(3, [DatasetLabels(dataset)]))
+        c = inputs.latents(range(2000))[1]
         assert torch.equal(c.sum(dim=1), torch.ones(2000))
         np.testing.assert_allclose(c.mean(dim=0), [0.4, 0.3, 0.3], atol=0.04)    # 4, 3 and 3 of the 10 images.
 
     def test_centres_are_drawn_by_size_and_marked_by_their_codes(self):
         small, large = np.array([[1.0, 0.0]] * 10), np.array([[0.0, 1.0]] * 30)
-        c = Draws(0, 2, Labels(4, [small, large], codes=[[1, 0], [0, 1]])).latents(range(2000))[1].numpy()
+        c = GeneratorInputs(0, 2, Labels(4, [small, large], codes=[[1, 0], [0, 1]])).latents(range(2000))[1].numpy()
         assert {tuple(row) for row in c} == {(1, 0, 1, 0), (0, 1, 0, 1)}
         assert c[:, 3].mean() == pytest.approx(0.75, abs=0.03)
 
@@ -68,7 +68,7 @@ class TestDraws:
             Labels(3, [np.zeros([5, 2])])
         with pytest.raises(MetricError, match='no data set'):
             Labels(3)
-        assert Labels(0, [np.zeros([5, 2])]).draw(torch.Generator()).shape == (0,)
+        assert Labels(0, [np.zeros([5, 2])]).sample(torch.Generator()).shape == (0,)
 
     def test_given_noise_replaces_the_buffers_per_image(self):
         G = make_generator()
@@ -138,11 +138,11 @@ class TestImages:
 
     def test_the_generator_is_called_as_told(self):
         G = make_generator()
-        draws = draws_for(G)
-        batch, = GeneratedImages(G, draws, 6, batch_gen=6).batches([range(6)])
-        z, c, _ = draws.latents(range(6))
-        assert torch.equal(batch, to_uint8(with_noise(G, draws.noise(G, range(6)), z[:, 0], c)))
-        truncated, = GeneratedImages(G, draws, 6, G_kwargs={'truncation_psi': 0}).batches([range(6)])
+        inputs = inputs_for(G)
+        batch, = GeneratedImages(G, inputs, 6, batch_gen=6).batches([range(6)])
+        z, c, _ = inputs.latents(range(6))
+        assert torch.equal(batch, to_uint8(with_noise(G, inputs.noise(G, range(6)), z[:, 0], c)))
+        truncated, = GeneratedImages(G, inputs, 6, G_kwargs={'truncation_psi': 0}).batches([range(6)])
         assert not torch.equal(batch, truncated)
 
     def test_images_that_are_no_numbers_are_refused(self):
@@ -150,7 +150,7 @@ class TestImages:
         with torch.no_grad():
             G.synthesis.b16.torgb.bias.fill_(float('nan'))
         with pytest.raises(MetricError, match='4 of 4 generated images have NaN'):
-            list(GeneratedImages(G, draws_for(G), 4).batches([range(4)]))
+            list(GeneratedImages(G, inputs_for(G), 4).batches([range(4)]))
 
 
 class TestInOrder:
@@ -188,8 +188,8 @@ class TestFeatures:
         expected = detector(images, ['s4', 'pool'])
         options = FeatureOptions(batch_size=batch_size, cache=False)
         rows = feature_rows(DatasetImages(kwargs, num_workers=0), detector, ['s4', 'pool'], options)
-        fakes = feature_rows(GeneratedImages(G, draws_for(G), 10, batch_gen=3), detector, ['pool'], options)
-        whole = feature_rows(GeneratedImages(G, draws_for(G), 10, batch_gen=10), detector, ['pool'],
+        fakes = feature_rows(GeneratedImages(G, inputs_for(G), 10, batch_gen=3), detector, ['pool'], options)
+        whole = feature_rows(GeneratedImages(G, inputs_for(G), 10, batch_gen=10), detector, ['pool'],
                              FeatureOptions(batch_size=10))
         for tap in ('s4', 'pool'):
             torch.testing.assert_close(rows[tap], expected[tap], rtol=1e-6, atol=1e-6)

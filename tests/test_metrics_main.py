@@ -10,10 +10,10 @@ from metric_workers import SCORED, score_all
 from tiny import make_dataset
 
 from metrics import metric_main, names
-from metrics.draws import Draws, Labels
 from metrics.features import FeatureOptions, feature_rows
 from metrics.frechet import frechet_distance
-from metrics.images import DatasetImages, GeneratedImages
+from metrics.generator_inputs import GeneratorInputs, Labels
+from metrics.image_streams import DatasetImages, GeneratedImages
 from metrics.inception_score import inception_score
 from metrics.kernel import kernel_distance, subset_kernel_distance
 from metrics.metric_main import Centre, calc_metric, evaluate, report_metric
@@ -44,8 +44,8 @@ def options(tmp_path):
 def features_of(options, num, tap):
     """Features of the real and of the first generated images, each computed in one go."""
     detector, G = TinyDetector(), options['G']
-    draws = Draws(0, G.z_dim, Labels(0))
-    fakes, = GeneratedImages(G, draws, num).batches([range(num)])
+    inputs = GeneratorInputs(0, G.z_dim, Labels(0))
+    fakes, = GeneratedImages(G, inputs, num).batches([range(num)])
     return detector(read_images(options['dataset_kwargs'])[0], [tap])[tap], detector(fakes, [tap])[tap]
 
 
@@ -96,11 +96,11 @@ class TestNumbers:
     def test_path_length(self, options, name, sampled):
         from metrics.perceptual_path_length import path_distances, trimmed_mean
         G, detector = options['G'], TinyDetector()
-        draws = Draws(0, G.z_dim, Labels(0))
+        inputs = GeneratorInputs(0, G.z_dim, Labels(0))
         distances = []
         for i in (0, 2, 4):    # Two paths at a time, as ever: other batches round differently.
-            z, c, t = draws.latents([i, i + 1], per_image=2)
-            distances.append(path_distances(G, detector.embed, z, c, t * sampled, draws.noise(G.synthesis, [i, i + 1])))
+            z, c, t = inputs.latents([i, i + 1], per_image=2)
+            distances.append(path_distances(G, detector.embed, z, c, t * sampled, inputs.noise(G.synthesis, [i, i + 1])))
         expected = trimmed_mean(torch.cat(distances))
         assert calc_metric(name, **options).results[name] == pytest.approx(expected, rel=PATH_PRECISION)
 
@@ -347,8 +347,8 @@ class TestCentres:
                 'cache': False}
 
     def fakes(self, options, sources, codes):
-        draws = Draws(0, 8, Labels(5, sources, codes))
-        batch, = GeneratedImages(options['G'], draws, 20).batches([range(20)])
+        inputs = GeneratorInputs(0, 8, Labels(5, sources, codes))
+        batch, = GeneratedImages(options['G'], inputs, 20).batches([range(20)])
         return batch
 
     def test_the_union_by_moments_equals_the_union_of_features(self, centres):
@@ -391,7 +391,7 @@ def test_conditional_generators_get_the_labels_of_the_data(tmp_path):
     kwargs = dataset_kwargs(make_dataset(tmp_path / 'a.zip', num_classes=3), use_labels=True)
     options = {'G': make_generator(c_dim=3), 'detector': TinyDetector(), 'num_workers': 0, 'cache': False}
     labels = read_images(kwargs)[1]
-    batch, = GeneratedImages(options['G'], Draws(0, 8, Labels(3, [labels])), 20).batches([range(20)])
+    batch, = GeneratedImages(options['G'], GeneratorInputs(0, 8, Labels(3, [labels])), 20).batches([range(20)])
     real, fake = TinyDetector()(read_images(kwargs)[0], ['pool'])['pool'], TinyDetector()(batch, ['pool'])['pool']
     result = calc_metric('kid20_tiny', dataset_kwargs=kwargs, **options).results['kid20_tiny']
     assert result == pytest.approx(kernel_distance(real, fake)[0], rel=1e-5)
@@ -401,7 +401,7 @@ def test_path_lengths_draw_labels_from_the_subset_that_was_trained_on(tmp_path):
     kwargs = dataset_kwargs(make_dataset(tmp_path / 'a.zip', num_classes=3), use_labels=True, max_size=2, xflip=True)
     work = metric_main.Evaluation(Metric('ppl6_tiny', 'ppl', 'efflite0', 6), metric_main.MetricOptions(
         G=make_generator(c_dim=3), dataset_kwargs=kwargs, detector=TinyDetector()))
-    assert len(work.draws.labels.sources[0]) == 4
+    assert len(work.inputs.labels.sources[0]) == 4
     score = metric_main.Evaluation(Metric('is20_tiny', 'is', 'efflite0', 20), metric_main.MetricOptions(
         G=make_generator(c_dim=3), dataset_kwargs=kwargs, detector=TinyDetector()))
-    assert len(score.draws.labels.sources[0]) == 24
+    assert len(score.inputs.labels.sources[0]) == 24

@@ -10,8 +10,8 @@ from metric_tools import TinyDetector, dataset_kwargs, make_generator, read_imag
 from tiny import make_dataset
 
 from metrics import plots
-from metrics.draws import Draws, Labels
-from metrics.images import GeneratedImages
+from metrics.generator_inputs import GeneratorInputs, Labels
+from metrics.image_streams import GeneratedImages
 from metrics.metric_main import MetricOptions
 from metrics.names import MetricError
 from metrics.nearest import nearest_sheet
@@ -76,7 +76,7 @@ class TestNearest:
         options = self.options(tmp_path, G)
         found = nearest_sheet(tmp_path / 'sheet.png', options, num=3, k=2)
         images, _ = read_images(options.dataset_kwargs)
-        fakes, = GeneratedImages(G, Draws(0, 8, Labels(0)), 3).batches([range(3)])
+        fakes, = GeneratedImages(G, GeneratorInputs(0, 8, Labels(0)), 3).batches([range(3)])
         real, fake = (TinyDetector()(x, ['pool'])['pool'].double().numpy() for x in (images, fakes))
         table = np.linalg.norm(fake[:, None] - real, axis=2)
         assert found.indices == np.argsort(table, axis=1)[:, :2].tolist()

@@ -18,9 +18,9 @@ import dataset_tool
 import projector
 import report
 import train
-from dnnlib import pictures
-from dnnlib.pictures import PictureError, open_picture
-from metrics.images import DatasetImages, MetricError
+from dnnlib import picture_files
+from dnnlib.picture_files import PictureError, open_picture
+from metrics.image_streams import DatasetImages, MetricError
 from training.data.images import decode, read_shape
 from training.run.image_grid import append_row
 
@@ -109,14 +109,14 @@ def test_all_image_files_are_opened_in_one_place():
                     or isinstance(node, ast.ImportFrom) and node.module == 'PIL.Image' and \
                     any(alias.name != 'Image' for alias in node.names):        # The class opens nothing.
                 found.append(path.relative_to(ROOT).as_posix())
-    assert found == ['dnnlib/pictures.py']
+    assert found == ['dnnlib/picture_files.py']
 
 
 def test_no_reader_opens_what_is_nested_with_all_readers():
     """Of Pillow as it is here: neither a general `open` nor a program in the readers that are used."""
     Image.init()
     allowed = {'JPEG': {'load_djpeg'}}          # Called by nobody but by hand.
-    for name in pictures._installed(pictures.FORMATS):
+    for name in picture_files._installed(picture_files.FORMATS):
         factory = Image.OPEN[name][0]
         tree = ast.parse(Path(sys.modules[factory.__module__].__file__).read_text(encoding='utf-8'))
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
@@ -176,7 +176,7 @@ HUGE = {
 def test_what_says_to_be_huge_is_refused_before_it_is_decoded(data, monkeypatch):
     with pytest.raises(PictureError, match='pixels .*allowed'):
         decode(data)
-    assert Image.MAX_IMAGE_PIXELS != pictures.MAX_PIXELS            # Pillow's own limit is as it was.
+    assert Image.MAX_IMAGE_PIXELS != picture_files.MAX_PIXELS            # Pillow's own limit is as it was.
 
 
 PEAK = """
@@ -226,4 +226,4 @@ def test_only_regular_files_are_opened(tmp_path):
         with pytest.raises(PictureError, match='not a regular file'), open_picture(path):
             pass
         with pytest.raises(PictureError, match='not a regular file'):
-            pictures.read_picture_file(path)
+            picture_files.read_picture_file(path)

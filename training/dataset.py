@@ -234,7 +234,7 @@ class ImageFolderDataset(Dataset):
                 yield BadFile(name, f'cannot be read ({error})', self._how_to_list())
             else:
                 if problem:
-                    yield BadFile(name, problem, self._how_to_convert())
+                    yield BadFile(name, problem, self._how_to_repack())
 
     def require_trainable(self) -> None:
         """Raises a DatasetError unless a network can be trained on this set.
@@ -244,7 +244,7 @@ class ImageFolderDataset(Dataset):
         """
         problem = side_problem(self._first_shape)
         if problem:
-            raise self._error(self._image_names[0], problem, self._how_to_convert())
+            raise self._error(self._image_names[0], problem, self._how_to_repack())
         _ = self._raw_labels        # Reads the label file.
         num_pixels = self._raw_shape[0] * self._first_shape[0] * self._first_shape[1]
         for bad in self.check(decode=num_pixels <= MAX_CHECKED_PIXELS):
@@ -259,7 +259,7 @@ class ImageFolderDataset(Dataset):
         except images.WrongSizeError as error:
             problem = shape_problem(error.shape, self._first_shape)
         if problem:
-            raise self._error(name, problem, self._how_to_convert())
+            raise self._error(name, problem, self._how_to_repack())
         return pixels.transpose(2, 0, 1)
 
     def about_labels(self) -> list[str]:
@@ -309,7 +309,7 @@ class ImageFolderDataset(Dataset):
         return 'to list all such files: ' + shlex.join([
             'python', 'dataset_tool.py', '--check', f'--source={self._path}'])
 
-    def _how_to_convert(self) -> str:
+    def _how_to_repack(self) -> str:
         side = largest_side(self._first_shape)
         return 'to make a set of equal images: ' + shlex.join([
             'python', 'dataset_tool.py', f'--source={self._path}', f'--dest={_name_of(self._path)}-{side}.zip',

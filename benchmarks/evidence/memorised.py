@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from metrics.features import feature_rows
-from metrics.images import DatasetImages
+from metrics.image_streams import DatasetImages
 from metrics.metric_main import Evaluation, MetricOptions
 from metrics.names import Metric
 from metrics.neighbours import nearest

@@ -1,4 +1,4 @@
-"""Image files as 8-bit arrays: the conversion rules that the data set and `dataset_tool.py` share.
+"""Image files as 8-bit arrays: the rules that the data set and `dataset_tool.py` share.
 
 Whatever Pillow reads becomes uint8 [H, W, C], C = 1 (grey) or 3 (RGB), by the mode that it is stored in:
 
@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image
 
-from dnnlib.pictures import MAX_PIXELS, PictureError, extensions, open_picture
+from dnnlib.picture_files import MAX_PIXELS, PictureError, extensions, open_picture
 from training.data.passed_over import left_behind
 
 WHITE = (255, 255, 255)
@@ -28,7 +28,7 @@ COLOR_CHOICES = ('auto', 'rgb', 'gray')
 _GREY_MODES = {'1', 'L', 'LA', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N'}
 _COLOR_MODES = {'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr', 'HSV'}
 
-_BLOCK_PIXELS = 2 ** 20         # Converted at once: what a conversion needs beside its result stays small.
+_BLOCK_PIXELS = 2 ** 20         # Handled at once: what is needed beside the result stays small.
 
 # EXIF orientation -> what turns the stored picture upright; 5 to 8 exchange width and height.
 _UPRIGHT = {
@@ -154,11 +154,11 @@ def _block_to_pixels(image: Image.Image, background: tuple[int, int, int], is_tr
         return _upper_bits(np.asarray(image))[:, :, None]
     mode = 'L' if image.mode in _GREY_MODES else 'RGB'
     if is_transparent:
-        return _flatten(np.asarray(_converted(image, mode + 'A')), background)
-    return from_pillow(_converted(image, mode))
+        return _flatten(np.asarray(_in_mode(image, mode + 'A')), background)
+    return from_pillow(_in_mode(image, mode))
 
 
-def _converted(image: Image.Image, mode: str) -> Image.Image:
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dnnlib.pictures import MAX_PIXELS
+from dnnlib.picture_files import MAX_PIXELS
 from training.data import listing
 from training.data.cifar10 import read_cifar10
 from training.data.images import WHITE, decode, recolor
@@ -22,25 +22,25 @@ MNIST_FILE = 'train-images-idx3-ubyte.gz'
 
 
 class Item(NamedTuple):
-    """One image of a source; `load` gives uint8 [H, W, C] or raises an OSError with the reason alone."""
+    """One original; `load` gives uint8 [H, W, C] or raises an OSError with the reason alone."""
     name: str
     load: Callable[[], np.ndarray]
     label: Any = None
 
 
-class Source(NamedTuple):
-    """Images in their order."""
+class Originals(NamedTuple):
+    """The images that a training set is made of, in their order."""
     path: str
     items: Iterable[Item]
     count: int
     class_names: list[str] | None = None
     label_note: str | None = None   # How labels were found, where that is not a matter of course: a sentence.
-    skips_bad: bool = False         # Whether unreadable images are a matter of course in a source of this kind.
+    skips_bad: bool = False         # Whether unreadable images are a matter of course in files of this kind.
     passed_over: str = ''           # The files that are no images, counted, in words.
 
 
-def open_source(path: str, labels_from: str = 'json', background: tuple[int, int, int] = WHITE,
-                max_pixels: int = MAX_PIXELS) -> Source:
+def open_originals(path: str, labels_from: str = 'json', background: tuple[int, int, int] = WHITE,
+                   max_pixels: int = MAX_PIXELS) -> Originals:
     """The images at `path`, of the kind that its name tells, with labels from 'json', 'folders' or 'none' at all.
 
     Raises:
@@ -53,8 +53,8 @@ def open_source(path: str, labels_from: str = 'json', background: tuple[int, int
     if os.path.isdir(path) and not file_name.endswith('_lmdb') or file_name.lower().endswith('.zip'):
         return _files(path, labels_from, read)
     if labels_from == 'none':
-        source = open_source(path, background=background, max_pixels=max_pixels)
-        return source._replace(items=(item._replace(label=None) for item in source.items))
+        originals = open_originals(path, background=background, max_pixels=max_pixels)
+        return originals._replace(items=(item._replace(label=None) for item in originals.items))
     if labels_from != 'json':
         raise DatasetError(f'{path}: has no folders to take labels from; leave out --labels-from={labels_from}')
     if os.path.isdir(path):
@@ -67,7 +67,7 @@ def open_source(path: str, labels_from: str = 'json', background: tuple[int, int
                        f'..._lmdb, {CIFAR10_FILE} and {MNIST_FILE}')
 
 
-def _files(path: str, labels_from: str, read: Callable[[bytes], np.ndarray]) -> Source:
+def _files(path: str, labels_from: str, read: Callable[[bytes], np.ndarray]) -> Originals:
     """A folder, in the order of path components, or an archive, in string order, which puts 'a-z' before 'a/x'."""
     files = open_files(path)
     names = listing.image_names(files)
@@ -83,8 +83,8 @@ def _files(path: str, labels_from: str, read: Callable[[bytes], np.ndarray]) -> 
         return read(files.read(name))
 
     items = [Item(name, partial(load, name), labels.get(name)) for name in names]
-    return Source(path, items, len(items), found.class_names, found.note,
-                  passed_over=listing.what_is_passed_over(files))
+    return Originals(path, items, len(items), found.class_names, found.note,
+                     passed_over=listing.what_is_passed_over(files))
 
 
 def _labels(files: FolderFiles | ZipFiles, names: list[str], labels_from: str) -> Labels:
@@ -96,7 +96,7 @@ def _labels(files: FolderFiles | ZipFiles, names: list[str], labels_from: str) -
         raise DatasetError(f'{error}; --labels-from=none leaves the labels out') from error
 
 
-def _lsun(path: str, read: Callable[[bytes], np.ndarray]) -> Source:
+def _lsun(path: str, read: Callable[[bytes], np.ndarray]) -> Originals:
     """Encoded pictures by key, without labels, all in colour."""
     try:
         import lmdb
@@ -114,10 +114,10 @@ def _lsun(path: str, read: Callable[[bytes], np.ndarray]) -> Source:
             for key, value in transaction.cursor():
                 yield Item(repr(key), partial(load, value))
 
-    return Source(path, items(), count, skips_bad=True)
+    return Originals(path, items(), count, skips_bad=True)
 
 
-def _cifar10(path: str) -> Source:
+def _cifar10(path: str) -> Originals:
     """The training images, 32x32 RGB, classes 0 to 9."""
     with _reading(path, 'CIFAR-10 archive'):
         pixels, labels = read_cifar10(path)                                     # [N, 32, 32, 3], [N]
@@ -125,7 +125,7 @@ def _cifar10(path: str) -> Source:
     return _arrays(path, pixels, labels)
 
 
-def _mnist(path: str) -> Source:
+def _mnist(path: str) -> Originals:
     """The training digits, grey, padded with black from 28x28 to 32x32, classes 0 to 9."""
     labels_path = os.fspath(path).removesuffix('-images-idx3-ubyte.gz') + '-labels-idx1-ubyte.gz'
     if not os.path.exists(labels_path):
@@ -158,9 +158,9 @@ def _check_classes(labels: np.ndarray, count: int) -> None:
         raise ValueError(f'its labels are not {count} classes from 0 to 9')
 
 
-def _arrays(path: str, pixels: np.ndarray, labels: np.ndarray) -> Source:
+def _arrays(path: str, pixels: np.ndarray, labels: np.ndarray) -> Originals:
     items = [Item(str(i), partial(pixels.__getitem__, i), int(label)) for i, label in enumerate(labels)]
-    return Source(path, items, len(items))
+    return Originals(path, items, len(items))
 
 
 @contextmanager

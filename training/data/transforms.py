@@ -22,7 +22,7 @@ def make_transform(
     resize_filter: str = 'lanczos',     # 'lanczos' or 'box'.
     color: str = 'auto',                # 'auto' (as it is), 'rgb' or 'gray'.
 ) -> Transform:
-    """The chosen colour conversion and then the chosen crop and size, as one function of an image."""
+    """The chosen change of colour and then the chosen crop and size, as one function of an image."""
     assert transform is None or width and height, f'{transform} needs width and height'
     shape = {None: resized, 'center-crop': center_crop, 'center-crop-wide': center_crop_wide}[transform]
     shape = partial(shape, width=width, height=height, resample=FILTERS[resize_filter])

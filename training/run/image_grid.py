@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 
 from dnnlib import writing
-from dnnlib.pictures import open_picture
+from dnnlib.picture_files import open_picture
 
 STRIP_TEXT = 'rows'         # The text in a film strip that says after how many images its rows were drawn.
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import dnnlib.util
-from metrics.draws import Draws, with_noise
+from metrics.generator_inputs import GeneratorInputs, with_noise
 from metrics.names import MetricError
 from training.data.stages import end_workers, ignore_stop_signals
 
@@ -92,21 +92,21 @@ class DatasetImages:
 
 
 class GeneratedImages:
-    """The images that a generator makes of numbered draws.
+    """The images that a generator makes of numbered inputs.
 
     Args:
         G: The generator.
-        draws: Its random numbers.
+        inputs: Its random numbers.
         num: How many images there are.
         batch_gen: How many are made at once.
         G_kwargs: Further arguments of the generator's call.
     """
 
-    def __init__(self, G: torch.nn.Module, draws: Draws, num: int, batch_gen: int = 4,
+    def __init__(self, G: torch.nn.Module, inputs: GeneratorInputs, num: int, batch_gen: int = 4,
                  G_kwargs: Mapping[str, Any] | None = None):
-        self.G, self.draws, self.num = G, draws, num
+        self.G, self.inputs, self.num = G, inputs, num
         self.batch_gen, self.G_kwargs = batch_gen, dict(G_kwargs or {})
-        if torch.device(draws.device).type != 'cuda' and any(getattr(module, 'use_fp16', False) for module in G.modules()):
+        if torch.device(inputs.device).type != 'cuda' and any(getattr(module, 'use_fp16', False) for module in G.modules()):
             self.G_kwargs.setdefault('force_fp32', True)        # As generate.py: half precision is for CUDA only.
 
     @torch.no_grad()
@@ -117,8 +117,8 @@ class GeneratedImages:
             yield as_rgb(torch.cat([to_uint8(self._generate(part)) for part in parts]))
 
     def _generate(self, indices):
-        z, c, _ = self.draws.latents(indices)
-        images = with_noise(self.G, self.draws.noise(self.G, indices), z[:, 0], c, **self.G_kwargs)
+        z, c, _ = self.inputs.latents(indices)
+        images = with_noise(self.G, self.inputs.noise(self.G, indices), z[:, 0], c, **self.G_kwargs)
         num_bad = len(images) - int(images.isfinite().flatten(1).all(dim=1).sum())
         if num_bad:
             raise MetricError(f'{num_bad} of {len(images)} generated images have NaN or infinite pixels')

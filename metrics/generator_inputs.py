@@ -38,7 +38,7 @@ class Labels:
         if c_dim and not len(self.ends):
             raise MetricError(f'the generator takes labels of width {c_dim}, and there is no data set to give them')
 
-    def draw(self, rng: torch.Generator) -> torch.Tensor:
+    def sample(self, rng: torch.Generator) -> torch.Tensor:
         """One label, float32 [c_dim]."""
         if not self.c_dim:
             return torch.zeros(0)
@@ -61,7 +61,7 @@ class DatasetLabels(Sequence):
         return self.dataset.get_label(int(index))
 
 
-class Draws:
+class GeneratorInputs:
     """Latents, labels, and noise of numbered images.
 
     Args:
@@ -83,7 +83,7 @@ class Draws:
         for index in indices:
             rng = self._rng('latent', index)
             z = torch.randn([per_image, self.z_dim], generator=rng)
-            rows.append((z, self.labels.draw(rng), torch.rand([], generator=rng)))
+            rows.append((z, self.labels.sample(rng), torch.rand([], generator=rng)))
         return tuple(torch.stack(column).to(self.device) for column in zip(*rows))
 
     def noise(self, network: torch.nn.Module, indices: Sequence[int]) -> dict[str, torch.Tensor]:

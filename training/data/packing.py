@@ -1,4 +1,4 @@
-"""From a source of images to a training set: the loop of `dataset_tool.py`."""
+"""Packs original images into a training set: the loop of `dataset_tool.py`."""
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from dnnlib.pictures import TooManyPixelsError
+from dnnlib.picture_files import TooManyPixelsError
 from training.data.images import encode_png
-from training.data.importers import Item, Source
+from training.data.importers import Item, Originals
 from training.data.labels import LABEL_FILE, dump_labels
 from training.data.storage import DatasetError, open_writer
 from training.data.transforms import Transform
@@ -22,7 +22,7 @@ _RECOLOR = 'use --color=rgb or --color=gray'
 
 
 class Outcome(NamedTuple):
-    """What became of one image of a source: an array, or a problem, or neither if the transform dropped it."""
+    """What became of one original: an array, or a problem, or neither if the transform dropped it."""
     index: int
     item: Item
     pixels: np.ndarray | None = None        # uint8 [H, W, C]
@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What `convert` has done."""
+    """What `pack` has done."""
     shape: tuple[int, int, int]             # (H, W, C) of all images.
     num_written: int
     num_dropped: int                        # By the transform.
@@ -40,16 +40,16 @@ class Summary(NamedTuple):
     labels: list                            # Of the written images, None for one that has none.
 
 
-def convert(
-    source: Source,
+def pack(
+    originals: Originals,
     dest: str,
     transform: Transform,
     max_images: int | None = None,
     max_bad: float = 0,
 ) -> Summary:
-    """Writes the transformed images of `source`, with their labels, to the folder or .zip archive `dest`.
+    """Writes the transformed `originals`, with their labels, to the folder or .zip archive `dest`.
 
-    Files are numbered by their position in the source, so a dropped image leaves a gap. Up to `max_bad` unreadable
+    Files are numbered by their position among the originals, so a dropped image leaves a gap. Up to `max_bad` unreadable
     images are named and skipped. Unless all goes well nothing is written.
 
     Raises:
@@ -58,9 +58,9 @@ def convert(
     """
     shape, labels, num_dropped, num_bad = None, {}, 0, 0
     with open_writer(dest) as add:
-        for outcome in outcomes(source, transform, max_images):
+        for outcome in outcomes(originals, transform, max_images):
             if outcome.problem:
-                sentence = f'{source.path}: image {outcome.item.name} {outcome.problem}'
+                sentence = f'{originals.path}: image {outcome.item.name} {outcome.problem}'
                 num_bad += 1
                 if not outcome.unreadable or num_bad > max_bad:
                     raise DatasetError(f'{sentence}; {outcome.remedy} (--check lists all images that will not do)')
@@ -73,17 +73,17 @@ def convert(
                 labels[name] = outcome.item.label
                 add(name, encode_png(outcome.pixels))
         if not labels:
-            raise DatasetError(f'{source.path}: no image left to write ({num_dropped} dropped, {num_bad} unreadable)')
+            raise DatasetError(f'{originals.path}: no image left to write ({num_dropped} dropped, {num_bad} unreadable)')
         pairs = None if None in labels.values() else list(labels.items())
-        add(LABEL_FILE, dump_labels(pairs, source.class_names))
+        add(LABEL_FILE, dump_labels(pairs, originals.class_names))
     return Summary(shape, len(labels), num_dropped, num_bad, list(labels.values()))
 
 
-def outcomes(source: Source, transform: Transform, max_images: int | None = None) -> Iterator[Outcome]:
-    """Reads and transforms the images of `source` in turn, with a progress bar on a terminal."""
+def outcomes(originals: Originals, transform: Transform, max_images: int | None = None) -> Iterator[Outcome]:
+    """Reads and transforms the originals in turn, with a progress bar on a terminal."""
     first_shape = None                      # Of the first image that can be trained on.
-    total = source.count if max_images is None else min(source.count, max_images)
-    items = tqdm(islice(source.items, max_images), total=total, unit='image', disable=None)
+    total = originals.count if max_images is None else min(originals.count, max_images)
+    items = tqdm(islice(originals.items, max_images), total=total, unit='image', disable=None)
     for index, item in enumerate(items):
         try:
             pixels = transform(item.load())
