@@ -19,17 +19,17 @@ from drawing.pictures import images_of_seeds, images_of_ws, tile, tile_all
 @click.option('--seeds', type=SeedList(), metavar='A-B,C,..',
               help='Which pictures: a seed always gives the same one.')
 @click.option('--projected-w', '--projected_w', 'projected_w', metavar='FILE',
-              help='Draw the array "w" [K, num_ws, w_dim] of this .npz file instead of seeds.')
+              help='Show the array "w" [K, num_ws, w_dim] of this .npz file instead of seeds.')
 @click.option('--grid', type=GridSize(), metavar='WxH',
               help='Tile the pictures into grid00.png, grid01.png, ..., W across and H down, instead of a file each.')
 @click.option('--trunc-sheet', 'psis', type=NumberList(PSI, MAX_COLUMNS), metavar='A,B,..',
-              help='Draw truncation.png instead: a row per seed, a column per psi.')
-@click.option('--centre', metavar='INDEX|mix', help='Data centre to draw as (networks of --reg_type=tdgan), or mix: each '
+              help='Make truncation.png instead: a row per seed, a column per psi.')
+@click.option('--centre', metavar='INDEX|mix', help='Data centre to imitate (networks of --reg_type=tdgan), or mix: each '
               'seed a centre, large ones more often. Classes follow the data of the centre unless --class is given.')
 def main(network: str, seeds: Sequence[int] | None, truncation_psi: float, class_idx: int | None,
          label: list[float] | None, noise_mode: str, projected_w: str | None, outdir: str, grid: tuple[int, int] | None,
          psis: list[float] | None, centre: str | None, batch: int, device: str) -> None:
-    """Draw pictures with a trained generator.
+    """Make pictures with a trained generator.
 
     Each seed becomes seedNNNN.png (each row of --projected-w becomes projNN.png) in the output directory.
     """
@@ -68,7 +68,7 @@ def check_choices(seeds: Sequence[int] | None, projected_w: str | None, grid: tu
                   psis: list[float] | None) -> None:
     """A usage error for options that are missing or contradict each other."""
     if projected_w is None and seeds is None:
-        raise click.UsageError('--seeds is missing: which pictures shall be drawn? For example --seeds=0-15')
+        raise click.UsageError('--seeds is missing: which pictures shall be made? For example --seeds=0-15')
     if psis is not None and (projected_w is not None or grid is not None):
         raise click.UsageError(f'--trunc-sheet is a sheet of seeds: leave out --{"grid" if grid else "projected-w"}')
 

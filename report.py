@@ -56,7 +56,7 @@ class NotARun(Exception):
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSummary:
     """What the files of a run directory say."""
     name: str
     config: dict[str, Any]
@@ -112,7 +112,7 @@ def refresh(run_dir: str | os.PathLike) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading.
 
-def read_run(folder: str | os.PathLike) -> Run:
+def read_run(folder: str | os.PathLike) -> RunSummary:
     """What a run directory holds so far. Raises NotARun if it is none."""
     from metrics.plots import read_curves
     folder = Path(folder)
@@ -121,7 +121,7 @@ def read_run(folder: str | os.PathLike) -> Run:
     except RunFileError as error:
         raise NotARun(str(error)) from None
     reals = sorted(path for path in folder.glob('reals*.png') if path.is_file())
-    return Run(folder.resolve().name, config, read_stats(folder / 'stats.jsonl'), read_curves(str(folder)),
+    return RunSummary(folder.resolve().name, config, read_stats(folder / 'stats.jsonl'), read_curves(str(folder)),
                list(find_pictures(folder)), reals[0] if reals else None, read_warnings(folder / 'log.txt'))
 
 
@@ -133,7 +133,7 @@ def read_warnings(path: Path) -> list[str]:
     return list(dict.fromkeys(warnings[::-1]))[:MAX_WARNINGS][::-1]
 
 
-def command_line(run: Run) -> str | None:
+def command_line(run: RunSummary) -> str | None:
     """What to type to repeat the run; None if it was not recorded."""
     import train
     params = {param.name: param for param in train.main.params}
@@ -153,7 +153,7 @@ def flat(config: Any, prefix: str = '') -> dict[str, str]:
     return {prefix.lstrip('.'): json.dumps(config)}
 
 
-def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
+def differences(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
     """{option: its value in each run} of the options in which runs differ, but for their folder."""
     configs = [flat({**run.config, 'run_dir': None, 'command': None}) for run in runs]
     names = dict.fromkeys(name for config in configs for name in config)
@@ -204,7 +204,7 @@ def _encode(path, _mtime, tile):
     return f'data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}'
 
 
-def slides(runs: Sequence[Run]) -> dict[str, Any]:
+def slides(runs: Sequence[RunSummary]) -> dict[str, Any]:
     """Plain data for the slider: labels of its positions, and for each run the number of the picture at each."""
     frames = [[(kimg, uri) for kimg, path in thin(run.pictures, max(MAX_PICTURES // len(runs), 2))
                if (uri := data_uri(path, tile_of(run)))] for run in runs]
@@ -220,7 +220,7 @@ def in_words(kimg: float) -> str:
     return 'before training' if kimg < 0 else f'{kimg:g} kimg'
 
 
-def tile_of(run: Run) -> int:
+def tile_of(run: RunSummary) -> int:
     """The size of an image in the run's grids."""
     return (run.config.get('data_shape', {}).get('img_resolution')
             or (run.config.get('training_set_kwargs') or {}).get('resolution') or 64)
@@ -270,7 +270,7 @@ def color_of(number: int) -> int:
 # ---------------------------------------------------------------------------------------------------------------------
 # The page.
 
-def page_of(runs: Sequence[Run]) -> str:
+def page_of(runs: Sequence[RunSummary]) -> str:
     """The whole HTML document: drawing/report.html, filled with plain data that its engine escapes.
 
     The engine is Jinja, which comes with torch.
@@ -293,7 +293,7 @@ def page_of(runs: Sequence[Run]) -> str:
         options=[[name, *(config.get(name, '') for config in options)] for name in names])
 
 
-def facts(run: Run, number: int, metric_names: Sequence[str]) -> dict[str, Any]:
+def facts(run: RunSummary, number: int, metric_names: Sequence[str]) -> dict[str, Any]:
     """What the page says of one run."""
     return {'name': printable(run.name), 'color': color_of(number), 'warnings': run.warnings,
             'has_pictures': bool(run.pictures), 'command': command_line(run),

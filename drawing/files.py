@@ -65,7 +65,7 @@ def answered(path: Path):
 
 
 def require_free(folder: Path, names: Iterable[str]) -> None:
-    """A usage error, before anything is drawn, if a file of this name stands there that these scripts did not write."""
+    """A usage error, before any picture is made, if a file of this name stands there that these scripts did not write."""
     for name in names:
         try:
             writing.require_free(folder / name)

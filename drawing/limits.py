@@ -1,4 +1,4 @@
-"""How large a picture, a video and what lies between may become; checked before anything is drawn."""
+"""How large a picture, a video and what lies between may become; checked before any picture is made."""
 from typing import TYPE_CHECKING
 
 import click

@@ -1,4 +1,4 @@
-"""Options of the scripts that draw with a generator, and the forms that their values take."""
+"""Options of the scripts that make pictures with a generator, and the forms that their values take."""
 import re
 from collections.abc import Sequence
 from itertools import chain
@@ -115,13 +115,13 @@ ops_option = click.option(
     '--ops', type=click.Choice(['auto', 'native', 'reference']), default='auto', show_default=True, expose_value=False,
     callback=choose_ops, help='Operators: compiled (native), plain tensor operations (reference), or what there is.')
 class_option = click.option('--class', 'class_idx', type=Whole('[0, inf)'), metavar='INDEX',
-                            help='Class to draw (conditional networks).')
+                            help='Class to show (conditional networks).')
 label_option = click.option('--label', type=Label(), metavar='A,B,..|FILE.npy',
-                            help='Label to draw, where labels are vectors and not classes (conditional networks).')
+                            help='Label to show, where labels are vectors and not classes (conditional networks).')
 
 
 def common_options(command: Any) -> Any:
-    """The options of every script that draws with a generator."""
+    """The options of every script that makes pictures with a generator."""
     for option in reversed([
         click.option('--network', required=True, metavar='FILE|URL|DIR',
                      help='Network file, its URL, or a run directory (its newest snapshot is taken).'),

@@ -9,7 +9,7 @@ if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --h
 
 
 def seed_z(seed: int, z_dim: int) -> 'np.ndarray':
-    """The latent [1, z_dim] of a seed: the same whatever else is drawn."""
+    """The latent [1, z_dim] of a seed: the same whatever other seeds there are."""
     import numpy as np
     return np.random.RandomState(seed).randn(1, z_dim)
 

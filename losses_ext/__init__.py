@@ -1,6 +1,6 @@
 """The registry of the loss zoo: what `--loss` and `--reg_type` may name. One line per method; nothing is imported unasked.
 
-A `--loss` is a recipe of phases and, unless the recipe has an option for it, an adversarial game of the same name.
+A `--loss` is a recipe of phases and, unless the recipe has an option for it, the rules of the game of the same name.
 A `--reg_type` is a `Regularizer` (training/regularizer.py) in a file of its own, with a dataclass `Options` beside it.
 """
 import ast
@@ -93,9 +93,9 @@ def configure(config: dict, loss_options: dict) -> None:
     module = importlib.import_module(target.split(':')[0])
     if hasattr(module, 'configure'):
         config['loss_options'] = asdict(module.configure(config, checked_options(config['loss'], module, loss_options)))
-    game = ADVERSARIAL[config['loss_kwargs']['game']]
-    if config.get('ada_target') is not None and not game.zero_decides:
-        raise ValueError(f'--aug=ada cannot follow --loss={game.name}: its logits have no zero that separates real from '
+    rules = ADVERSARIAL[config['loss_kwargs']['game']]
+    if config.get('ada_target') is not None and not rules.zero_decides:
+        raise ValueError(f'--aug=ada cannot follow --loss={rules.name}: its logits have no zero that separates real from '
                          f'fake; give --aug=fixed --p=0.3, or --aug=noaug')
     for name, target in BASE_TYPES.items():
         load(target).configure(config, checked_options(name, load(target), base_options(config, name)))

@@ -53,9 +53,9 @@ class APA(Regularizer):
                 if getattr(options, name) is not None:
                     raise ValueError(f'--apa_{name} has no effect with --apa_p, which fixes the probability')
             return options
-        game = config['loss_kwargs']['game']
-        if not ADVERSARIAL[game].zero_decides:
-            raise ValueError(f'--reg_type=apa cannot adapt to --loss={config["loss"]}: the logits of the {game} game '
+        rules = config['loss_kwargs']['game']
+        if not ADVERSARIAL[rules].zero_decides:
+            raise ValueError(f'--reg_type=apa cannot adapt to --loss={config["loss"]}: the logits of the {rules} game '
                              f'have no zero that separates real from fake; give a fixed --apa_p')
         if config.get('ada_target') is not None:
             raise ValueError('--reg_type=apa and --aug=ada cannot both adapt to the same logits: give a fixed --apa_p, '

@@ -37,9 +37,9 @@ class LeCam(WithRunningMeans):
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:
-        game = config['loss_kwargs']['game']
-        if ADVERSARIAL[game].paired:
-            raise ValueError(f'--reg_type=lecam holds logits in place, but --loss={config["loss"]} plays the {game} '
+        rules = config['loss_kwargs']['game']
+        if ADVERSARIAL[rules].paired:
+            raise ValueError(f'--reg_type=lecam holds logits in place, but --loss={config["loss"]} plays the {rules} '
                              f'game, which lets them drift: leave out one of them')
         return options
 

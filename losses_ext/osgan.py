@@ -153,12 +153,12 @@ def losses_on_fakes(game: Game, ctx: StepContext) -> tuple[Tensor, Tensor]:
     return adversarial.G(fake, None), adversarial.D_fake(fake)
 
 
-def ratio_of(game: str, fake: Tensor, real: Tensor | None, gamma_max: float, suffix: str = '') -> Tensor:
+def ratio_of(rules: str, fake: Tensor, real: Tensor | None, gamma_max: float, suffix: str = '') -> Tensor:
     """gamma = L_g'(a) / L_f'(a), [N], a constant; in closed form, since the quotient over- and underflows.
 
     `suffix` tells the critic's statistics from those of others.
     """
-    ratio = ADVERSARIAL[game].ratio
+    ratio = ADVERSARIAL[rules].ratio
     a = fake.detach() if real is None else fake.detach() - real.detach()
     if ratio is opposite:
         return ratio(a)

@@ -200,10 +200,10 @@ class TDGAN(Regularizer):
             self.game.augment.p.copy_(kept[0]['p'] if kept[0] else torch.zeros([]))
 
     @torch.no_grad()
-    def _copy_code(self, G, source, target):
+    def _copy_code(self, G, old, new):
         """The column of the label embedding of one centre becomes that of another."""
         columns = G.mapping.embed.weight                                            # [embed_features, c_dim]
-        columns[:, self._c_dim + target] = columns[:, self._c_dim + source]
+        columns[:, self._c_dim + new] = columns[:, self._c_dim + old]
 
     def _sees_memory(self, stage):
         return bool(stage.memory) and 'g_main' in self.sites

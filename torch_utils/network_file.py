@@ -56,19 +56,19 @@ def load_network_pkl(f: str | os.PathLike | BinaryIO, force_fp16: bool = False,
     return data
 
 
-def load_network(source: str | os.PathLike, force_fp16: bool = False,
+def load_network(network: str | os.PathLike, force_fp16: bool = False,
                  only: Collection[str] | None = None) -> dict[str, Any]:
     """`load_network_pkl` for whatever a user may name: a file, a URL, or a run directory (its newest snapshot)."""
-    if dnnlib.util.is_url(str(source), allow_file_urls=True):
-        source = dnnlib.util.open_url(str(source), return_filename=True)
-    if not os.path.exists(source):
-        raise FileNotFoundError(f'No such file or directory: {source}')
-    if os.path.isdir(source):
-        source = checkpoint.newest_snapshot(source)
+    if dnnlib.util.is_url(str(network), allow_file_urls=True):
+        network = dnnlib.util.open_url(str(network), return_filename=True)
+    if not os.path.exists(network):
+        raise FileNotFoundError(f'No such file or directory: {network}')
+    if os.path.isdir(network):
+        network = checkpoint.newest_snapshot(network)
     try:
-        return load_network_pkl(source, force_fp16, only)
+        return load_network_pkl(network, force_fp16, only)
     except checkpoint.CheckpointError as error:
-        if discard_download(source):
+        if discard_download(network):
             raise checkpoint.CheckpointError(f'{error}; the download was not kept') from None
         raise
 

@@ -1,6 +1,6 @@
-"""Adversarial games: what each side wants of the critic's logits.
+"""The rules of adversarial games: what each side wants of the critic's logits.
 
-A game is three small functions of logits a_f (fakes) and a_r (reals), all [N]:
+They are three small functions of logits a_f (fakes) and a_r (reals), all [N]:
 
     G(a_f, a_r)         what the generator minimises
     D_fake(a_f)         what the critic minimises on fakes
@@ -22,7 +22,10 @@ from torch.nn.functional import relu, softplus
 
 @dataclass(frozen=True)
 class Adversarial:
-    """One adversarial game. Functions take and return [N]; `paired` games have `D` instead of `D_fake` and `D_real`."""
+    """The rules of one adversarial game: functions that take and return [N].
+
+    `paired` games have `D` instead of `D_fake` and `D_real`.
+    """
     name: str
     G: Callable[[Tensor, Tensor | None], Tensor]
     D_fake: Callable[[Tensor], Tensor] | None = None

@@ -77,18 +77,18 @@ class DiffAugment(torch.nn.Module):
         """
         shape = tuple(getattr(images_or_shape, 'shape', images_or_shape))
         device = getattr(images_or_shape, 'device', generator.device if generator is not None else None)
-        source = {'generator': generator, 'device': device}
+        options = {'generator': generator, 'device': device}
         num_samples, sizes = shape[0], shape[2:]
         drawn = {}
         for name in self.policies:
             if name == 'color':
-                drawn['color'] = tuple(torch.rand([num_samples, 1, 1, 1], **source) for _ in range(3))
+                drawn['color'] = tuple(torch.rand([num_samples, 1, 1, 1], **options) for _ in range(3))
             if name == 'translation':
                 most = [int(size / 8 + 0.5) for size in sizes]
-                drawn['shift'] = torch.cat([torch.randint(-m, m + 1, [num_samples, 1], **source) for m in most], dim=1)
+                drawn['shift'] = torch.cat([torch.randint(-m, m + 1, [num_samples, 1], **options) for m in most], dim=1)
             if name == 'cutout':
                 ends = [size + 1 - _block(size) % 2 for size in sizes]
-                drawn['hole'] = torch.cat([torch.randint(0, end, [num_samples, 1], **source) for end in ends], dim=1)
+                drawn['hole'] = torch.cat([torch.randint(0, end, [num_samples, 1], **options) for end in ends], dim=1)
         return Draw(shape, self.policies, **drawn)
 
     def transform(self, images: Tensor, draw: Draw) -> Tensor:
@@ -140,7 +140,7 @@ def _translate(x, shift):
     height, width = x.shape[2:]
     rows = torch.arange(height, device=x.device) + shift[:, :1]                         # [N, H]
     columns = torch.arange(width, device=x.device) + shift[:, 1:]                       # [N, W]
-    source = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+    places = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    moved = x.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, x.shape[1], -1))
+    moved = x.flatten(2).gather(2, places.flatten(1)[:, None].expand(-1, x.shape[1], -1))
     return moved.view(x.shape) * inside[:, None]

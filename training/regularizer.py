@@ -92,7 +92,7 @@ class Regularizer:
         """All phases of an iteration are through; nimg images have been shown."""
 
     def describe(self) -> dict:
-        """Plain data that network snapshots carry, by name, for the tools that draw with them."""
+        """Plain data that network snapshots carry, by name, for the tools that make pictures with them."""
         return {}
 
     def state_dict(self) -> dict:

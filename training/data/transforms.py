@@ -47,7 +47,7 @@ def center_crop(pixels: np.ndarray, width: int, height: int, resample: int) -> n
 def center_crop_wide(pixels: np.ndarray, width: int, height: int, resample: int) -> np.ndarray | None:
     """Middle rows at full width, in another size, on a black square of side `width`; too small an image is dropped.
 
-    The number of rows is counted in pixels of the result yet cut from the source, so that an image wider than `width`
+    The number of rows is counted in pixels of the result yet cut from the original, so that an image wider than `width`
     loses more of its height than its proportions ask for: data sets in use were made so, and others must match them.
     """
     old_height, old_width, num_channels = pixels.shape

@@ -16,7 +16,7 @@ OPTIONS_FILE = 'training_options.json'
 
 MAX_OPTIONS_BYTES = 2 ** 24
 MAX_ROWS_BYTES = 2 ** 28            # Of a file of rows or a log; what is longer is read up to there.
-MAX_NUMBER, MIN_NUMBER = 1e100, 1e-100      # Curves can be drawn through these; what is smaller is 0.
+MAX_NUMBER, MIN_NUMBER = 1e100, 1e-100      # Charts can show these; what is smaller is 0.
 
 Rule = tuple[Callable[[Any], bool], str]
 

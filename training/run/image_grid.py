@@ -1,4 +1,4 @@
-"""The grid of images that a run draws again and again: its layout, its contents, its picture file."""
+"""The grid of images that a run makes again and again: its layout, its contents, its picture file."""
 import json
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ import PIL.Image
 from dnnlib import writing
 from dnnlib.picture_files import open_picture
 
-STRIP_TEXT = 'rows'         # The text in a film strip that says after how many images its rows were drawn.
+STRIP_TEXT = 'rows'         # The text in a film strip that says after how many images its rows were made.
 
 
 def grid_size(height: int, width: int, most: tuple[int, int] = (32, 32)) -> tuple[int, int]:

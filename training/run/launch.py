@@ -151,20 +151,20 @@ def start_or_continue(
     return run, loaded.get('ticks')
 
 
-def load_weights(run: setup.Run, source: str, allow_partial: bool = False) -> None:
+def load_weights(run: setup.Run, network: str, allow_partial: bool = False) -> None:
     """Starts from the weights in a network file, URL or run directory."""
     from torch_utils.network_file import load_network
     networks = {}
     if distributed.rank() == 0:
-        print(f'Starting from {source}')
+        print(f'Starting from {network}')
         try:
-            networks = load_network(source)
+            networks = load_network(network)
         except (CheckpointError, OSError) as error:
-            raise click.ClickException(f'{source} cannot be started from: {error}') from error
+            raise click.ClickException(f'{network} cannot be started from: {error}') from error
     try:
         setup.init_from(run, networks, allow_partial)
     except ValueError as error:
-        raise click.ClickException(f'{source} does not fit the networks of this run: {error}; --init-from={source} '
+        raise click.ClickException(f'{network} does not fit the networks of this run: {error}; --init-from={network} '
                                    'takes their architecture from the file') from error
 
 

@@ -99,7 +99,7 @@ class Ticks:
             self._bar = progress_bar(run.total_nimg, run.nimg)
 
     def begin_stage(self, run: Run) -> None:
-        """Draws the reals of the stage, and the fakes before the first."""
+        """Saves the reals of the stage as a picture, and the fakes before the first."""
         if self.is_main:
             self._grid = Grid(run)
             stage = f'-stage{run.stage_idx}' if len(run.stages) > 1 else ''
