@@ -20,6 +20,7 @@ import click
 
 from dnnlib import output, writing
 from metrics.names import higher_is_better
+from training.config.options import argv_of
 from training.run.files import RunFileError, find_pictures, lines_of, read_options, read_stats
 
 PAGE = 'report.html'        # In the run directory.
@@ -135,15 +136,8 @@ def read_warnings(path: Path) -> list[str]:
 
 def command_line(run: RunSummary) -> str | None:
     """What to type to repeat the run; None if it was not recorded."""
-    import train
-    params = {param.name: param for param in train.main.params}
-    if 'run_dir' not in run.config or not run.config.get('command', {'': 0}).keys() <= params.keys():
-        return None                                 # Not recorded, or not by this version.
-    words = ['python', 'train.py', f'--outdir={Path(run.config["run_dir"]).parent}']
-    for name, value in run.config['command'].items():
-        value = int(value) if isinstance(value, bool) else value
-        words.append(params[name].opts[0] if params[name].is_flag else f'{params[name].opts[0]}={value}')
-    return shlex.join(words)
+    words = argv_of(run.config)
+    return None if words is None else shlex.join(['python', 'train.py', *words])
 
 
 def flat(config: Any, prefix: str = '') -> dict[str, str]:

@@ -14,6 +14,7 @@ import json
 import resource
 import statistics
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -123,16 +124,21 @@ def peak_memory_gib(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def config_for(res, arguments):
+    """The configuration that train.py makes of these arguments for images of that size, of which one black one is enough."""
+    import PIL.Image
+
+    import train
+    with tempfile.TemporaryDirectory() as folder:
+        PIL.Image.new('RGB', (res, res)).save(Path(folder, 'black.png'))
+        return train.config_from_args([f'--data={folder}', *arguments])
+
+
 def build(res, channel_base, channel_max, arguments):
     """A run on random images at its start, from arguments of train.py."""
-    import train
     from torch_utils import distributed
     from training import setup
-    options = train.main.make_context('train.py', ['--outdir=.', '--data=-', *arguments]).params
-    train.resolve_data = lambda o, names: dict(
-        training_set_kwargs=dict(path='-'), data_shape=dict(c_dim=0, img_resolution=res, img_channels=3))
-    _, config = train.resolve(train.given(options))
-    config['data_loader_kwargs'] = dict(num_workers=0)
+    config = {**config_for(res, arguments), 'data_loader_kwargs': dict(num_workers=0)}
     for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
         kwargs.update({key: value for key, value in dict(channel_base=channel_base, channel_max=channel_max).items() if value})
     run = setup.build(config, distributed.pick_device(config['device']), Noise(res))

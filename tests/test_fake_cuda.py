@@ -78,8 +78,8 @@ def gpu(monkeypatch):
 def config_of(data, *args):
     """The configuration that `train.py` makes of options, for networks of a few thousand weights."""
     where = [f'--tdgan_data={",".join(data)}'] if any('tdgan' in arg for arg in args) else [f'--data={data[0]}']
-    options = ['--outdir=runs', '--cfg=tiny', '--device=cuda', '--ops=reference', '--workers=0', *FIRST_STEPS, *where, *args]
-    _, config = train.resolve(train.given(train.main.make_context('train.py', options).params))
+    config = train.config_from_args(['--cfg=tiny', '--device=cuda', '--ops=reference', '--workers=0', *FIRST_STEPS, *where,
+                                     *args])
     for channels in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
         channels.update(channel_base=256, channel_max=16)
     return {**config, 'metrics': [], 'logs': []}

@@ -26,6 +26,8 @@ MAY_IMPORT = {
     'losses_ext': {'dnnlib', 'torch_utils', 'training'},
     'metrics': {'dnnlib', 'torch_utils', 'training'},
 }
+# Who in training/ asks the registry: for the options of methods, to build what was chosen, to show it.
+REGISTRY_READERS = {'training/config/methods.py', 'training/setup.py', 'training/run/plan.py'}
 OURS = {*MAY_IMPORT, *SCRIPTS, 'benchmarks', 'loss_zoo', 'tests'}
 LOOP = {'training.training_loop', 'training.loss', 'training.setup', 'training.run.launch', 'training.run.ticks'}
 SHARED_BY_METHODS = {'centres', 'option', 'running_mean'}     # Files of losses_ext that are not methods.
@@ -76,7 +78,7 @@ def violations(file, source):
 def arrow_violations(file, names):
     package = file.split('/')[0].removesuffix('.py')
     may_import = MAY_IMPORT.get(package, OURS) | {package}
-    if file in ('training/setup.py', 'training/run/plan.py'):
+    if file in REGISTRY_READERS:
         may_import = may_import | {'losses_ext'}
     for name in names:
         top = name.split('.')[0]
@@ -156,6 +158,7 @@ def test_rules_are_applied_to_all_packages():
     ('training/a.py', 'import train', 'imports train'),
     ('training/a.py', 'import legacy', 'imports legacy'),
     ('training/loss.py', 'import losses_ext', 'imports losses_ext'),
+    ('training/config/resolve.py', 'import losses_ext', 'imports losses_ext'),
     ('training/setup.py', 'from losses_ext.some_method import Method', 'names losses_ext.some_method'),
     ('training/setup.py', 'x = load("losses_ext.some_method:Method")', 'names losses_ext.some_method'),
     ('train.py', '"""See losses_ext/some_method.py."""', 'names losses_ext.some_method'),

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from tiny import make_dataset
 
 import train
+from training.config import resolve
 from training.run.image_grid import to_grid
 from training.run.logs import LOGS, Logs
 from training.run.services import Services
@@ -125,11 +126,11 @@ def resolved_logs(tmp_path, *args):
 
 
 def test_logs_are_those_that_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, 'is_installed', lambda name: True)
-    assert tuple(LOGS) == train.LOG_NAMES
+    monkeypatch.setattr(resolve, 'is_installed', lambda name: True)
+    assert tuple(LOGS) == resolve.LOG_NAMES
     assert resolved_logs(tmp_path, '--log=none') == []
     assert resolved_logs(tmp_path, '--log=tensorboard,wandb') == ['tensorboard', 'wandb']
-    monkeypatch.setattr(train, 'is_installed', lambda name: False)
+    monkeypatch.setattr(resolve, 'is_installed', lambda name: False)
     assert resolved_logs(tmp_path) == []
 
 
@@ -138,7 +139,7 @@ def test_logs_are_those_that_are_named(tmp_path, monkeypatch):
     ('tensorboard,mail', '--log=tensorboard,mail: there is no log mail; valid: none, tensorboard, wandb'),
 ])
 def test_what_cannot_be_logged_is_refused_at_the_start(tmp_path, monkeypatch, log, sentence):
-    monkeypatch.setattr(train, 'is_installed', lambda name: name != 'wandb')
+    monkeypatch.setattr(resolve, 'is_installed', lambda name: name != 'wandb')
     data = make_dataset(tmp_path / 'data.zip', num=4)
     result = CliRunner().invoke(train.main, ['--outdir', str(tmp_path), '--data', data, f'--log={log}', '-n'])
     assert result.exit_code == 2 and sentence in result.output

@@ -10,6 +10,7 @@ from dataset_files import picture, write_set
 
 import dataset_tool
 import train
+from training.config.going_on import refuse_changes
 from training.data import passed_over
 from training.data.storage import DatasetError
 from training.dataset import ImageFolderDataset
@@ -110,4 +111,4 @@ def test_training_says_what_it_passes_over(tmp_path):
 def test_a_run_of_before_says_why_its_images_are_fewer(tmp_path):
     source = write_set(tmp_path / 'cats', {'a.png': picture(), '.old/b.png': picture()})
     with pytest.raises(train.UserError, match=r'2 images fewer .*pictures that programs left behind \(.old\) no longer count'):
-        train.refuse_changes('run', {'data_paths': [str(source)]}, {'data_fingerprints': '2 images fewer'}, False)
+        refuse_changes('run', {'data_paths': [str(source)]}, {'data_fingerprints': '2 images fewer'}, False)

@@ -18,8 +18,8 @@ from PIL import Image
 from tiny import make_config, make_dataset
 
 import report
-import train
 from training import setup
+from training.config.options import parse_args
 from training.run.ticks import Ticks
 from training.training_loop import training_loop
 
@@ -186,7 +186,7 @@ def test_the_command_line_repeats_the_run(tmp_path):
     command = report.command_line(report.read_run(write_run(tmp_path / 'a', command=recorded)))
     words = shlex.split(command)
     assert words[:2] == ['python', 'train.py']
-    params = train.main.make_context('train', words[2:]).params
+    params = parse_args(words[2:])
     assert params['outdir'] == str(tmp_path)
     assert {name: params[name] for name in recorded} == recorded
 

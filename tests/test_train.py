@@ -14,6 +14,7 @@ import train
 from legacy import load_network_pkl
 from metrics.weights import Found
 from training.config.base_configs import auto_config, base_config
+from training.config.new_run import next_run_id
 
 ROOT = Path(__file__).parent.parent
 
@@ -195,8 +196,8 @@ def test_run_number_is_the_next_one(tmp_path, data):
     for name in ('00003-x', '00010-y', 'notes', '7'):
         (tmp_path / name).mkdir()
     (tmp_path / '99999-file').touch()
-    assert train.next_run_id(tmp_path) == 11
-    assert train.next_run_id(tmp_path / 'missing') == 0
+    assert next_run_id(tmp_path) == 11
+    assert next_run_id(tmp_path / 'missing') == 0
 
 
 def test_dry_run_writes_nothing(data):

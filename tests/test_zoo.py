@@ -7,11 +7,11 @@ import torch
 from tiny import assert_resumes_exactly, assert_same_bits, make_config, make_dataset, run_iterations
 
 import losses_ext
-import train
 from losses_ext.option import option
 from torch_utils import distributed
 from training import setup
 from training.adversarial import ADVERSARIAL
+from training.config.resolve import resolve
 from training.regularizer import Regularizer
 from training.training_loop import run_phase
 
@@ -71,9 +71,8 @@ def check_that_it_runs(config):
 
 def test_naming_the_defaults_is_naming_nothing(data):
     configs = []
-    for args in ([], ['--reg_type=none', '--loss=logistic']):
-        options = train.main.make_context('train.py', ['--outdir=runs', f'--data={data[0]}', '--cfg=tiny', *args]).params
-        name, config = train.resolve(train.given(options))
+    for options in ({}, dict(reg_type='none', loss='logistic')):
+        name, config = resolve(dict(data=data[0], cfg='tiny', **options))
         configs.append((name, {**config, 'command': None}))
     assert configs[0] == configs[1]
 

@@ -3,6 +3,7 @@
 Source: Karras et al. 2020, arXiv:2006.06676, appendix C; `tiny` is ours, sized for a CPU.
 """
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,21 @@ def tiny_config(resolution: int, gpus: int) -> BaseConfig:
         ref_gpus=gpus, kimg=200, batch=batch, mbstd=min(batch // gpus, 4), channel_base=1024, channel_max=64, z_dim=64,
         lr=0.0025, gamma=resolution ** 2 / batch / 16, ema_kimg=2, ema_rampup=0.1, mapping_layers=2,
         kimg_per_tick=1, snap=5, metrics=(), workers=1)
+
+
+def networks(base: BaseConfig) -> dict[str, Any]:
+    """Arguments of networks, optimizers and loss of a base configuration."""
+    channels = dict(channel_base=base.channel_base, channel_max=base.channel_max, num_fp16_res=4, conv_clamp=256)
+    adam = dict(class_name='torch.optim.Adam', lr=base.lr, betas=[0, 0.99], eps=1e-8, fused=True)
+    config = dict(
+        G_kwargs=dict(class_name='training.networks.Generator', z_dim=base.z_dim, w_dim=base.z_dim,
+                      mapping_kwargs=dict(num_layers=base.mapping_layers), synthesis_kwargs=dict(channels)),
+        D_kwargs=dict(class_name='training.networks.Discriminator', block_kwargs={}, mapping_kwargs={},
+                      epilogue_kwargs=dict(mbstd_group_size=base.mbstd), **channels),
+        G_opt_kwargs=adam, D_opt_kwargs=dict(adam),
+        loss_kwargs=dict(r1_gamma=base.gamma, style_mixing_prob=0.9, pl_weight=2, pl_decay=0.01, pl_batch_shrink=2),
+        G_reg_interval=4, D_reg_interval=16)
+    if base.plain:
+        config['loss_kwargs'].update(pl_weight=0, style_mixing_prob=0)
+        config['D_kwargs']['architecture'] = 'orig'
+    return config

@@ -1,0 +1,70 @@
+"""The augmentation of what D sees: --aug, --p, --target, --augpipe, --DiffAugment."""
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from training.config.rules import UserError, require
+
+
+def resolve_augment(o: Mapping[str, Any], config: dict[str, Any], names: list[str]) -> None:
+    """Which augmentation, how strong, and whether it adapts."""
+    aug = chosen_augmentation(o)
+    check_what_goes_with(aug, o)
+    names += name_of(aug, o)
+    config.update(ada_interval=4, ada_kimg=500)
+    if aug == 'ada':
+        config['ada_target'] = o.get('target', 0.6)
+    if aug == 'fixed':
+        config['augment_p'] = o['p']
+    if aug in ('ada', 'fixed'):
+        config['augment_kwargs'] = pipe_kwargs(o.get('augpipe', 'bgc'), config['data_shape']['img_resolution'])
+    if aug == 'diffaug':
+        config['augment_kwargs'] = diffaug_kwargs(o.get('diffaugment') or 'color,translation,cutout')
+
+
+def chosen_augmentation(o: Mapping[str, Any]) -> str:
+    """--aug, or what --DiffAugment implies."""
+    policy = o.get('diffaugment')
+    if not policy:
+        return o.get('aug', 'ada')
+    for other in ('p', 'target', 'augpipe'):
+        require(other not in o, f'--{other} has no effect with --DiffAugment')
+    if o.get('aug', 'diffaug') != 'diffaug':
+        click.echo(f'Warning: --DiffAugment={policy} overrules --aug={o["aug"]}.', err=True)
+    return 'diffaug'
+
+
+def check_what_goes_with(aug: str, o: Mapping[str, Any]) -> None:
+    """Raises UserError for an option that this augmentation does not have, or lacks."""
+    require('p' not in o or aug == 'fixed', '--p has no effect without --aug=fixed')
+    require(aug != 'fixed' or 'p' in o, '--aug=fixed needs --p, the strength between 0 and 1')
+    require('target' not in o or aug == 'ada', '--target has no effect without --aug=ada')
+    require('augpipe' not in o or aug in ('ada', 'fixed'), f'--augpipe has no effect with --aug={aug}')
+
+
+def name_of(aug: str, o: Mapping[str, Any]) -> list[str]:
+    """Parts of the name of the run's directory: what was given."""
+    names = ['-'.join(o['diffaugment'].split(','))] if o.get('diffaugment') else [aug] if 'aug' in o else []
+    names += [f'{name}{o[name]:g}' for name in ('p', 'target') if name in o]
+    return [*names, o['augpipe']] if 'augpipe' in o else names
+
+
+def pipe_kwargs(pipe: str, res: int) -> dict[str, Any]:
+    """Arguments of the pipeline of that name. Raises UserError if it needs larger images."""
+    from training.augment import PIPES, AugmentPipe
+    try:
+        AugmentPipe(**PIPES[pipe]).require_size(res, res)
+    except ValueError as error:
+        raise UserError(f'--augpipe={pipe}: {error}') from error
+    return dict(class_name='training.augment.AugmentPipe', **PIPES[pipe])
+
+
+def diffaug_kwargs(policy: str) -> dict[str, Any]:
+    """Arguments of DiffAugment. Raises UserError for a policy that there is not."""
+    from training.diffaugment import DiffAugment
+    try:
+        DiffAugment(policy)
+    except ValueError as error:
+        raise UserError(f'--DiffAugment: {error}') from error
+    return dict(class_name='training.diffaugment.DiffAugment', policy=policy)

@@ -1,0 +1,184 @@
+"""From options to a configuration: one function per group, in the order in which rules are checked."""
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from dnnlib import torchrun
+from training.config.augmentation import resolve_augment
+from training.config.base_configs import BaseConfig, base_config, networks
+from training.config.data_sets import resolve_data, resolve_held_out
+from training.config.methods import resolve_methods
+from training.config.options import NOT_OF_THE_RUN
+from training.config.rules import UserError, require
+from training.config.sources import check_source, resolve_source
+
+LOG_NAMES = ('tensorboard', 'wandb')
+
+
+def resolve(o: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(name of the run, configuration) for the options that were given.
+
+    Raises UserError with one sentence, OSError if the data cannot be opened.
+    """
+    names: list[str] = []
+    gpus = o.get('gpus', torchrun.world_size(1))
+    require_power_of_two(gpus)
+    config = dict(num_gpus=gpus, random_seed=o.get('seed', 0),
+                  command={key: value for key, value in o.items() if key not in NOT_OF_THE_RUN})
+    resolve_data(o, config, names)
+    base = base_config(base_name(o), config['data_shape']['img_resolution'], gpus)
+    names.append(f'auto{gpus}' if base_name(o) == 'auto' else base_name(o))
+    resolve_output(o, base, config)
+    config.update(networks(base))
+    resolve_base(o, base, config, names)
+    resolve_held_out(o, config)
+    resolve_augment(o, config, names)
+    resolve_source(o, config, names)
+    resolve_speed(o, base, config)
+    resolve_methods(o, config, names)
+    check_source(o, config)
+    return '-'.join(names), config
+
+
+def base_name(o: Mapping[str, Any]) -> str:
+    """Which base configuration is asked for."""
+    return o.get('cfg', 'auto')
+
+
+def require_power_of_two(gpus: int) -> None:
+    """Raises UserError for another number of processes."""
+    require(gpus >= 1 and gpus & (gpus - 1) == 0, f'--gpus={gpus}: must be a power of two')
+
+
+def resolve_output(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]) -> None:
+    """--snap, --metrics, --snapshot-format, --keep, --log: what is saved and shown, and when. Metrics are taken as they are."""
+    config['image_snapshot_ticks'] = config['network_snapshot_ticks'] = o.get('snap', base.snap)
+    config['metrics'] = listed(o['metrics']) if 'metrics' in o else list(base.metrics)
+    if 'snapshot_format' in o:
+        config['snapshot_formats'] = parse_formats(o['snapshot_format'])
+    config['keep'] = parse_keep(o.get('keep', '2,best'))
+    config['logs'] = parse_log(o['log']) if 'log' in o else [name for name in ('tensorboard',) if is_installed(name)]
+
+
+def listed(text: str) -> list[str]:
+    """The names in a comma list; nothing or 'none' is an empty list."""
+    return [name.strip() for name in text.split(',') if name.strip()] if text.lower() != 'none' else []
+
+
+def parse_formats(text: str) -> list[str]:
+    """--snapshot-format: 'native', by which a run goes on, and what else is wanted."""
+    names = text.split(',')
+    require(set(names) in ({'native'}, {'native', 'pkl'}),
+            f'--snapshot-format={text}: must be native or native,pkl (this program itself uses the native files)')
+    return sorted(set(names))
+
+
+def parse_log(text: str) -> list[str]:
+    """Names of logs from a comma list; each is also the name of the package and of the extra that it needs."""
+    names = listed(text)
+    for name in names:
+        require(name in LOG_NAMES, f'--log={text}: there is no log {name}; valid: none, {", ".join(LOG_NAMES)}')
+        require(is_installed(name), f'--log={text} needs the extra "{name}" (pip install {name})')
+    return names
+
+
+def is_installed(package: str) -> bool:
+    """Can a Python package be imported? Does not import it."""
+    return importlib.util.find_spec(package) is not None
+
+
+def parse_keep(text: str) -> dict:
+    """--keep as plain data."""
+    from training.run.keep import Keep
+    try:
+        return asdict(Keep.parse(text))
+    except ValueError as error:
+        raise UserError(f'--keep={error}') from error
+
+
+def resolve_base(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any], names: list[str]) -> None:
+    """--gamma, --kimg, --tick, --batch, --batch-gpu."""
+    if 'gamma' in o:
+        names.append(f'gamma{o["gamma"]:g}')
+        config['loss_kwargs']['r1_gamma'] = o['gamma']
+    if 'kimg' in o:
+        names.append(f'kimg{o["kimg"]}')
+    if 'batch' in o:
+        names.append(f'batch{o["batch"]}')
+    config.update(total_kimg=o.get('kimg', base.kimg), kimg_per_tick=o.get('tick', base.kimg_per_tick),
+                  ema_kimg=base.ema_kimg, ema_rampup=base.ema_rampup)
+    config['batch_size'], config['batch_gpu'] = batch_sizes(o, base, config['num_gpus'])
+    require_whole_groups(config['batch_gpu'], config['D_kwargs']['epilogue_kwargs']['mbstd_group_size'])
+
+
+def batch_sizes(o: Mapping[str, Any], base: BaseConfig, gpus: int) -> tuple[int, int]:
+    """(images per iteration, images at once on one GPU)."""
+    batch, batch_gpu = base.batch, base.batch // (base.ref_gpus or gpus)
+    if 'batch' in o:
+        batch, batch_gpu = o['batch'], o['batch'] // gpus
+        require(batch % gpus == 0, f'--batch={batch}: must be a multiple of --gpus={gpus}')
+    batch_gpu = o.get('batch_gpu', batch_gpu)
+    require(batch % (batch_gpu * gpus) == 0,
+            f'a batch of {batch} cannot be divided among {gpus} processes in pieces of {batch_gpu}; '
+            f'give --batch a multiple of {batch_gpu * gpus}, or --batch-gpu a divisor of {max(batch // gpus, 1)}')
+    return batch, batch_gpu
+
+
+def require_whole_groups(batch_gpu: int, group_size: int) -> None:
+    """Raises UserError if the images at once on one GPU are not made of groups of the minibatch standard deviation."""
+    group = min(group_size, batch_gpu)
+    require(batch_gpu % group == 0,
+            f'{batch_gpu} images at once on one GPU are no multiple of the minibatch-std group of {group}; '
+            f'give --batch-gpu a multiple of {group}')
+
+
+def resolve_speed(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]) -> None:
+    """--device, --ops, --precision, --workers and the switches of the reference."""
+    from torch_utils import distributed
+    device = distributed.check_device(o.get('device', 'auto'), config['num_gpus'])      # Untouched: it is for the ranks.
+    precision = chosen_precision(o, device)
+    set_precision(precision, config)
+    if precision == 'bf16' and device == 'cuda':
+        distributed.check_bfloat16(config['num_gpus'])
+    check_ops(o.get('ops', 'auto'), device, precision, config['num_gpus'])
+    if o.get('nhwc'):
+        config['G_kwargs']['synthesis_kwargs']['fp16_channels_last'] = True
+        config['D_kwargs']['block_kwargs']['fp16_channels_last'] = True
+    workers = o.get('workers', base.workers)
+    config['data_loader_kwargs'] = dict(pin_memory=device == 'cuda', num_workers=workers,
+                                        prefetch_factor=2 if workers else None)
+    config.update(device=o.get('device', 'auto'), ops=o.get('ops', 'auto'), cudnn_benchmark=not o.get('nobench', False),
+                  allow_tf32=o.get('allow_tf32', False))
+
+
+def chosen_precision(o: Mapping[str, Any], device: str) -> str:
+    """Of the highest resolutions: --precision or --fp32, and what auto is on a device."""
+    precision = 'fp32' if o.get('fp32') else o.get('precision', 'auto')
+    require(not o.get('fp32') or o.get('precision') in (None, 'auto', 'fp32'),
+            f'--fp32=1 and --precision={o.get("precision")} contradict each other')
+    if precision == 'auto':
+        return 'fp16' if device == 'cuda' else 'fp32'
+    return precision
+
+
+def set_precision(precision: str, config: dict[str, Any]) -> None:
+    """Makes it that of both networks."""
+    for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
+        if precision == 'fp32':
+            kwargs.update(num_fp16_res=0, conv_clamp=None)
+        elif precision == 'bf16':
+            kwargs['reduced_dtype'] = 'bfloat16'
+
+
+def check_ops(name: str, device_type: str, precision: str, num_processes: int) -> None:
+    """Builds the operators, if need be, for --ops=native; raises UserError if there are none."""
+    import torch
+
+    from torch_utils.ops import backend
+    reduced = {'fp32': [], 'fp16': [torch.float16], 'bf16': [torch.bfloat16]}[precision]
+    with backend.default(name):
+        try:
+            backend.check_default(device_type, [torch.float32, *reduced], num_processes)
+        except ValueError as error:
+            raise UserError(f'--ops={name}: {error}') from error

@@ -1,0 +1,78 @@
+"""What a run prints of itself before it begins."""
+import json
+from contextlib import closing
+
+from training.config import run_dirs
+from training.config.rules import UserError
+from training.config.schema import Config
+
+
+def print_config(config: Config) -> None:
+    """The whole configuration, then what matters most of it."""
+    print('\nTraining options:')
+    print(json.dumps(config.to_json(), indent=2))
+    data, shape = config['training_set_kwargs'] or {}, config['data_shape']
+    print(f'\nOutput directory:   {config["run_dir"]}')
+    print(f'Training data:      {", ".join(config["data_paths"])}')
+    print(f'Training duration:  {config["total_kimg"]:g} kimg')
+    print(f'Number of GPUs:     {config["num_gpus"]}')
+    print(f'Number of images:   {data.get("max_size", "all")}')
+    print(f'Image resolution:   {shape["img_resolution"]}')
+    print(f'Conditional model:  {shape["c_dim"] > 0}{unused_labels(config)}')
+    print_labels(config)
+    print(f'Dataset x-flips:    {data.get("xflip", False)}\n')
+    print_passed_over(config)
+
+
+def print_passed_over(config: dict) -> None:
+    """A line per data set about the files in it that are none of its images."""
+    from training.dataset import ImageFolderDataset
+    for path in config['data_paths']:
+        with closing(ImageFolderDataset(path)) as dataset:
+            if dataset.passed_over():
+                print(f'{path}: {dataset.passed_over()}\n')
+
+
+def print_labels(config: dict) -> None:
+    """What the labels are that the run learns: of classes, numbers, names, and how many images each has."""
+    from training.dataset import ImageFolderDataset
+    options = run_dirs.set_kwargs(config)
+    if not options.get('use_labels'):
+        return
+    for path in config['data_paths']:
+        with closing(ImageFolderDataset(path, use_labels=True, labels_from=options.get('labels_from', 'json'))) as dataset:
+            kind, *lines = dataset.about_labels()
+        print(f'Labels:             {kind}{f" ({path})" if len(config["data_paths"]) > 1 else ""}')
+        for line in lines:
+            print(f'    {line}')
+
+
+def unused_labels(config: dict) -> str:
+    """Words about the labels of the data sets, if they have some and the run does not learn them."""
+    from training.dataset import ImageFolderDataset
+    options = run_dirs.set_kwargs(config)
+    if options.get('use_labels'):
+        return ''
+    for path in config['data_paths']:
+        try:
+            with closing(ImageFolderDataset(path, use_labels=True, labels_from=options.get('labels_from', 'json'))) as dataset:
+                kind = dataset.about_labels()[0]
+        except OSError as error:
+            return f' (the labels of the data set are not used, nor could they be: {error})'
+        if kind != 'none':
+            return f' (the data set has labels, {kind}, which are not used; --cond=1 learns them)'
+    return ''
+
+
+def has_methods(config: dict) -> bool:
+    """Is there anything beside the base, of which only building it (for a second) tells whether it fits together?"""
+    return bool(config['regularizers']) or config['loss'] != 'logistic'
+
+
+def checked_plan(config: dict) -> str:
+    """The tables of what each iteration of the run will be. Raises UserError for what does not fit together."""
+    from training.run.plan import plan
+    try:
+        return plan(config)
+    except ValueError as error:
+        raise UserError(str(error)) from error
