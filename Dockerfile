@@ -1,0 +1,17 @@
+# docker build -t loss-zoo .
+# docker run --gpus all --shm-size 2g -v "$PWD:/work" loss-zoo train --outdir=runs --data=photos.zip
+FROM python:3.11-slim
+
+# A C++ compiler for the operators; for those of CUDA build on an image with nvcc (docs/operators.md).
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+
+COPY . /src
+RUN pip install --no-cache-dir -r /src/requirements.txt && \
+    pip install --no-cache-dir '/src[metrics,video,tensorboard]' && \
+    rm -rf /src
+
+ENV DNNLIB_CACHE_DIR=/cache
+RUN mkdir -m 777 /cache /work
+WORKDIR /work
+ENTRYPOINT ["loss-zoo"]
+CMD ["--help"]
