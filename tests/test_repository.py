@@ -39,7 +39,8 @@ def test_the_oldest_python_and_torch_that_are_promised_are_tried():
 def test_every_make_command_and_extra_that_is_named_exists():
     targets = set(re.findall('^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE))
     extras = set(PROJECT['optional-dependencies'])
-    texts = [*commands(WORKFLOWS['ci']), (ROOT / 'Dockerfile').read_text(), (ROOT / '.devcontainer/devcontainer.json').read_text()]
+    files = [ROOT / 'Dockerfile', ROOT / '.devcontainer/devcontainer.json']
+    texts = [*commands(WORKFLOWS['ci']), *(path.read_text() for path in files)]
     for text in texts:
         assert set(re.findall('make ([a-z-]+)', text)) <= targets
         for names in re.findall(r'[./c]\[([a-z,]+)\]', text):
