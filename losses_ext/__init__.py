@@ -14,13 +14,19 @@ from typing import Any
 
 from losses_ext.option import check_ranges
 
-LOSSES = {
-    'logistic': 'training.loss:two_stage',
-    'saturating': 'training.loss:two_stage',
-    'hinge': 'training.loss:two_stage',
-    'lsgan': 'training.loss:two_stage',
-    'wgan': 'training.loss:two_stage',
-    'relativistic': 'training.loss:two_stage',
+# Adversarial games, what each side wants of the critic's logits (training/adversarial.py). Any of them is a --loss.
+GAMES: dict[str, str] = {
+    'logistic': 'training.loss:LOGISTIC',
+    'saturating': 'losses_ext.games:SATURATING',
+    'hinge': 'losses_ext.games:HINGE',
+    'lsgan': 'losses_ext.games:LSGAN',
+    'wgan': 'losses_ext.games:WGAN',
+    'relativistic': 'losses_ext.games:RELATIVISTIC',
+}
+
+# Recipes of phases. One that is no game has an option for it.
+LOSSES: dict[str, str] = {
+    **dict.fromkeys(GAMES, 'training.loss:two_stage'),
     'osgan': 'losses_ext.osgan:one_stage',
 }
 
@@ -56,6 +62,13 @@ def load(target: str) -> Callable:
     return getattr(importlib.import_module(module), name)
 
 
+def rules_of(name: str) -> Any:
+    """The adversarial game of that name. Raises ValueError."""
+    if name not in GAMES:
+        raise ValueError(f'there is no game {name}; there are {", ".join(GAMES)}')
+    return load(GAMES[name])
+
+
 def recipe(config: dict) -> Callable:
     """The chosen recipe, `game -> phases`, with its options if it has any."""
     target = LOSSES[config['loss']]
@@ -88,14 +101,13 @@ def configure(config: dict, loss_options: dict) -> None:
     A recipe's module may have a function `configure(config, options)` like a regularizer's. Raises ValueError with a
     sentence for people.
     """
-    from training.adversarial import ADVERSARIAL
     target = LOSSES[config['loss']]
     module = importlib.import_module(target.split(':')[0])
     if hasattr(module, 'configure'):
         config['loss_options'] = asdict(module.configure(config, checked_options(config['loss'], module, loss_options)))
-    rules = ADVERSARIAL[config['loss_kwargs']['game']]
-    if config.get('ada_target') is not None and not rules.zero_decides:
-        raise ValueError(f'--aug=ada cannot follow --loss={rules.name}: its logits have no zero that separates real from '
+    game = config['loss_kwargs']['game']
+    if config.get('ada_target') is not None and not rules_of(game).zero_decides:
+        raise ValueError(f'--aug=ada cannot follow --loss={game}: its logits have no zero that separates real from '
                          f'fake; give --aug=fixed --p=0.3, or --aug=noaug')
     for name, target in BASE_TYPES.items():
         load(target).configure(config, checked_options(name, load(target), base_options(config, name)))

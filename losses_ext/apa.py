@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import losses_ext
 from losses_ext.option import option
 from torch_utils import distributed, misc, training_stats
 from training.ada import AdaptiveStrength
-from training.adversarial import ADVERSARIAL
 from training.loss import Game, StepContext
 from training.regularizer import Regularizer, Term
 
@@ -53,9 +53,9 @@ class APA(Regularizer):
                 if getattr(options, name) is not None:
                     raise ValueError(f'--apa_{name} has no effect with --apa_p, which fixes the probability')
             return options
-        rules = config['loss_kwargs']['game']
-        if not ADVERSARIAL[rules].zero_decides:
-            raise ValueError(f'--reg_type=apa cannot adapt to --loss={config["loss"]}: the logits of the {rules} game '
+        game = config['loss_kwargs']['game']
+        if not losses_ext.rules_of(game).zero_decides:
+            raise ValueError(f'--reg_type=apa cannot adapt to --loss={config["loss"]}: the logits of the {game} game '
                              f'have no zero that separates real from fake; give a fixed --apa_p')
         if config.get('ada_target') is not None:
             raise ValueError('--reg_type=apa and --aug=ada cannot both adapt to the same logits: give a fixed --apa_p, '

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import relu
 
+import losses_ext
 from losses_ext.option import option
 from losses_ext.running_mean import WithRunningMeans
 from torch_utils import training_stats
-from training.adversarial import ADVERSARIAL
 from training.loss import Game, StepContext
 from training.regularizer import Term
 
@@ -37,9 +37,9 @@ class LeCam(WithRunningMeans):
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:
-        rules = config['loss_kwargs']['game']
-        if ADVERSARIAL[rules].paired:
-            raise ValueError(f'--reg_type=lecam holds logits in place, but --loss={config["loss"]} plays the {rules} '
+        game = config['loss_kwargs']['game']
+        if losses_ext.rules_of(game).paired:
+            raise ValueError(f'--reg_type=lecam holds logits in place, but --loss={config["loss"]} plays the {game} '
                              f'game, which lets them drift: leave out one of them')
         return options
 

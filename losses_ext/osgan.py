@@ -22,7 +22,7 @@ import losses_ext
 from losses_ext.option import option
 from torch_utils import training_stats
 from torch_utils.ops.conv2d_gradfix import no_weight_gradients
-from training.adversarial import ADVERSARIAL, opposite
+from training.adversarial import Adversarial, opposite
 from training.loss import Game, Generated, Phase, StepContext, d_reg_phase, g_reg_phase, offers
 
 
@@ -37,20 +37,21 @@ class Options:
 
 def configure(config: dict, options: Options) -> Options:
     """Refuses forms that would give the generator a wrong gradient. Raises ValueError."""
-    if options.game not in ADVERSARIAL:
-        raise ValueError(f'--osgan_game={options.game}: there is no such game; there are {", ".join(ADVERSARIAL)}')
+    if options.game not in losses_ext.GAMES:
+        raise ValueError(f'--osgan_game={options.game}: there is no such game; there are {", ".join(losses_ext.GAMES)}')
+    adversarial = losses_ext.rules_of(options.game)
     config['loss_kwargs']['game'] = options.game
     if options.form == 'exact':
         return options
     form, remedy = f'--osgan_form={options.form}', 'give --osgan_form=exact'
-    if ADVERSARIAL[options.game].ratio is None:
+    if adversarial.ratio is None:
         raise ValueError(f'{form} cannot be used with --osgan_game={options.game}: the ratio of the two losses has '
                          f'poles or is undefined; {remedy}')
     leaking = [name for name in config['regularizers'] if losses_ext.load(losses_ext.REG_TYPES[name]).through_fakes]
     if leaking:
         raise ValueError(f'{form} cannot be combined with --reg_type={leaking[0]}: its term would leak into G through '
                          f'the scaled image gradient; {remedy}')
-    if ADVERSARIAL[options.game].ratio is opposite or options.force:
+    if adversarial.ratio is opposite or options.force:
         return options
     if config['D_kwargs']['epilogue_kwargs'].get('mbstd_num_channels', 1) > 0:
         raise ValueError(f'{form} is wrong for a critic with minibatch statistics, which couples the images of a '
@@ -108,11 +109,11 @@ def exact_gradients(game: Game, ctx: StepContext, options: Options) -> tuple[Ten
 
     loss = game.extra(loss_fake, ctx, 'd_fake')
     if not pair:
-        ctx.accumulate(loss, inputs=parameters)                                     # Frees the fakes' graph.
+        game.accumulate(ctx, loss, inputs=parameters)                               # Frees the fakes' graph.
         loss, ctx.real = 0, game.judge_reals(ctx, critic)
     loss_real = 0 if adversarial.paired else adversarial.D_real(ctx.real.logits)
     training_stats.report(f'Loss/{critic.name}/loss', loss_fake + loss_real)
-    ctx.accumulate(game.extra(loss + loss_real, ctx, 'd_real', 'd_pair'), inputs=parameters)
+    game.accumulate(ctx, game.extra(loss + loss_real, ctx, 'd_real', 'd_pair'), inputs=parameters)
     return image_grad, loss_G.detach()
 
 
@@ -126,12 +127,12 @@ def ratio_gradients(game: Game, ctx: StepContext, options: Options) -> tuple[Ten
     if adversarial.paired:
         ctx.real = game.judge_reals(ctx, critic)
     loss_G, loss_fake = losses_on_fakes(game, ctx)
-    gamma = ratio_of(adversarial.name, ctx.fake.logits, ctx.real.logits if adversarial.paired else None, options.gamma_max,
+    gamma = ratio_of(adversarial, ctx.fake.logits, ctx.real.logits if adversarial.paired else None, options.gamma_max,
                      critic.suffix)
     loss = loss_fake if options.form == 'simple' else (loss_fake - loss_G) / (1 - gamma)
     terms = game.extra(0, ctx, *(('d_fake', 'd_real') if adversarial.paired else ('d_fake',)))
-    ctx.accumulate(loss, inputs=[*parameters, ctx.fake.img], retain_graph=isinstance(terms, Tensor))
-    ctx.accumulate(terms, inputs=parameters)            # Whatever methods ask of the critic must not reach G.
+    game.accumulate(ctx, loss, inputs=[*parameters, ctx.fake.img], retain_graph=isinstance(terms, Tensor))
+    game.accumulate(ctx, terms, inputs=parameters)      # Whatever methods ask of the critic must not reach G.
     image_grad = ctx.fake.img.grad * (critic.weight * gamma)[:, None, None, None]
 
     if due:
@@ -141,7 +142,7 @@ def ratio_gradients(game: Game, ctx: StepContext, options: Options) -> tuple[Ten
     loss_real = 0 if adversarial.paired else adversarial.D_real(ctx.real.logits)
     training_stats.report(f'Loss/{critic.name}/loss', loss_fake + loss_real)
     sites = ('d_pair',) if adversarial.paired else ('d_real', 'd_pair')
-    ctx.accumulate(game.extra(loss_real, ctx, *sites), inputs=parameters)
+    game.accumulate(ctx, game.extra(loss_real, ctx, *sites), inputs=parameters)
     return image_grad, loss_G.detach() * critic.weight
 
 
@@ -153,12 +154,12 @@ def losses_on_fakes(game: Game, ctx: StepContext) -> tuple[Tensor, Tensor]:
     return adversarial.G(fake, None), adversarial.D_fake(fake)
 
 
-def ratio_of(rules: str, fake: Tensor, real: Tensor | None, gamma_max: float, suffix: str = '') -> Tensor:
+def ratio_of(rules: Adversarial, fake: Tensor, real: Tensor | None, gamma_max: float, suffix: str = '') -> Tensor:
     """gamma = L_g'(a) / L_f'(a), [N], a constant; in closed form, since the quotient over- and underflows.
 
     `suffix` tells the critic's statistics from those of others.
     """
-    ratio = ADVERSARIAL[rules].ratio
+    ratio = rules.ratio
     a = fake.detach() if real is None else fake.detach() - real.detach()
     if ratio is opposite:
         return ratio(a)

@@ -8,16 +8,16 @@ from step_fixtures import FixtureContext, Reports, build_game
 from tiny import make_config, make_dataset
 from torch.nn.functional import leaky_relu, linear
 
-from losses_ext import configure
+from losses_ext import GAMES as ALL_GAMES
+from losses_ext import configure, rules_of
 from losses_ext.osgan import Options, one_stage, ratio_of
 from training import setup
-from training.adversarial import ADVERSARIAL
-from training.loss import Game, Phase, d_main, g_main
+from training.loss import LOGISTIC, Game, Phase, d_main, g_main
 from training.player import Player
 from training.regularizer import Regularizer
 from training.training_loop import run_phase
 
-GAMES = list(ADVERSARIAL)
+GAMES = list(ALL_GAMES)
 NETS = dict(G='Gt_a', D='Dt_a')
 
 
@@ -72,7 +72,7 @@ def two_stage_gradients(game, **context):
 @pytest.mark.parametrize('case', case_ids('08f_onestage_gradients'))
 def test_gradients_equal_the_fixture(case, form):
     name = 'saturating' if case.config['variant'] == 'symmetric' else 'logistic'
-    game = Game(Player('G', lambda: DenseG(case)), Player('D', lambda: DenseD(case)), ADVERSARIAL[name], style_mixing_prob=0)
+    game = Game(Player('G', lambda: DenseG(case)), Player('D', lambda: DenseD(case)), rules_of(name), style_mixing_prob=0)
     z = case.input('z')
     c = torch.zeros([len(z), 0])
     grads = one_stage_gradients(game, Options(form=form), gen_z=z, gen_c=c, real_img=case.input('real'), real_c=c)
@@ -84,14 +84,14 @@ def test_gradients_equal_the_fixture(case, form):
 
 @pytest.mark.parametrize('case', case_ids('08e_onestage_ratio'))
 def test_ratio_equals_the_fixture(case):
-    gamma = ratio_of('logistic', case.input('logits'), None, math.inf)
+    gamma = ratio_of(LOGISTIC, case.input('logits'), None, math.inf)
     case.check('gamma', gamma)
     case.check('factor', 1 / (1 - gamma))
 
 
 def stored_game(name='logistic'):
     game = build_game(NETS)
-    game.adversarial = ADVERSARIAL[name]
+    game.adversarial = rules_of(name)
     game.regularizers = []
     return game
 
@@ -124,7 +124,7 @@ def test_smaller_micro_batches_count_by_their_share(name, form):
 @pytest.mark.parametrize('name, real', [('logistic', None), ('relativistic', torch.tensor([1.0, 1.0, 1.0]))])
 def test_statistics_of_the_ratio(name, real):
     with Reports() as reports:
-        gamma = ratio_of(name, torch.tensor([-20.0, 2.0, 3.0]), real, 1e4)
+        gamma = ratio_of(rules_of(name), torch.tensor([-20.0, 2.0, 3.0]), real, 1e4)
     shift = 0 if real is None else 1
     assert reports.all('Loss/osgan/min_logit') == -20 - shift and reports.all('Loss/osgan/median_logit') == 2 - shift
     assert reports.all('Loss/osgan/clamped').tolist() == [1, 0, 0] and gamma[0] == -1e4
@@ -188,10 +188,10 @@ def test_an_unknown_game_is_refused_by_name():
 def test_ratio_is_the_quotient_of_the_derivatives(name):
     a = torch.linspace(-5, 5, 11, dtype=torch.float64, requires_grad=True)
     real = torch.linspace(1, -1, 11, dtype=torch.float64)
-    game = ADVERSARIAL[name]
+    game = rules_of(name)
     dG, = torch.autograd.grad(game.G(a, real).sum(), a)
     dD, = torch.autograd.grad((game.D(a, real) if game.paired else game.D_fake(a)).sum(), a)
-    gamma = ratio_of(name, a, real if game.paired else None, math.inf)
+    gamma = ratio_of(game, a, real if game.paired else None, math.inf)
     torch.testing.assert_close(gamma, dG / dD)
     if name == 'logistic':
         torch.testing.assert_close(1 / (1 - gamma), torch.sigmoid(a.detach()))

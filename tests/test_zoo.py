@@ -10,7 +10,6 @@ import losses_ext
 from losses_ext.option import option
 from torch_utils import distributed
 from training import setup
-from training.adversarial import ADVERSARIAL
 from training.config.resolve import resolve
 from training.regularizer import Regularizer
 from training.training_loop import run_phase
@@ -19,7 +18,7 @@ METHODS = [name for name in losses_ext.REG_TYPES if name not in losses_ext.GROUP
 SUMMED = [name for name in METHODS if name not in ('tdgan', 'apa', 'gp')]   # Two change the data; gp stands without R1.
 WITHOUT_CENTRES = [name for name in METHODS if name not in ('tdgan', 'gp')]
 WITH_CENTRES = ['tdgan', 'gp', 'ggdr', 'diggan']
-GAMES = list(ADVERSARIAL)
+GAMES = list(losses_ext.GAMES)
 OPTIONS = dict(ggdr=dict(res='8'), diggan=dict(weight=5.0, interval=1), lecam=dict(weight=0.1, start=0), apa=dict(p=0.5),
                r2=dict(gamma=1.0), gp=dict(interval=1))
 
@@ -321,7 +320,7 @@ def test_accumulation_changes_no_relative_weight(data):
         run = setup.build(zoo_config(data, ['weco'], batch_gpu=batch_gpu), torch.device('cpu'))
         run.enter_stage(0)
         weco = next(r for r in run.game.regularizers if type(r).__name__ == 'WeCo')
-        run.game.adversarial = type(run.game.adversarial)('none', G=lambda f, r: f * 0, D_fake=lambda f: f * 0,
+        run.game.adversarial = type(run.game.adversarial)(G=lambda f, r: f * 0, D_fake=lambda f: f * 0,
                                                          D_real=lambda r: r * 0)
         phase = next(phase for phase in run.phases if phase.name == 'D2main')
         run_phase(run, phase, [run.reals[0].next_batch()], {})

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from torch_utils import training_stats
+
 if TYPE_CHECKING:
-    from training.loss import StepContext
+    from training.context import StepContext
+    from training.loss import Verdict
 
 
 class Player:
@@ -78,6 +81,19 @@ class Player:
     def suffix(self) -> str:
         """What tells this critic's statistics from the main one's: '' for D, '2' for D2, 'high' for Dhigh."""
         return self.name[1:]
+
+    def reported(self, kind: str, verdict: Verdict) -> Verdict:
+        """The same verdict of this critic on 'fake' or 'real' images, once its logits are among the statistics.
+
+        The signs of those on reals count for adaptive augmentation.
+        """
+        signs = verdict.logits.detach().sign()
+        training_stats.report(f'Loss/scores/{kind}{self.suffix}', verdict.logits)
+        training_stats.report(f'Loss/signs/{kind}{self.suffix}', signs)
+        if kind == 'real':
+            known = signs.isfinite()
+            self.real_signs += torch.stack([signs.where(known, 0).sum(), known.sum().to(signs)])
+        return verdict
 
     def state_dict(self) -> dict:
         """Weights and optimizer."""

@@ -5,14 +5,15 @@ A method adds terms at the sites of a step, and has hooks for whatever else it n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from training.loss import Game, Phase, StepContext
+    from training.context import Phase, StepContext
+    from training.loss import Game
 
 SITES = ('g_main', 'g_reg', 'd_fake', 'd_real', 'd_pair', 'd_reg', 'd_reg_pair')
 LAZY_SITES = ('g_reg', 'd_reg', 'd_reg_pair')
@@ -129,6 +130,14 @@ class Regularizer:
 
     def d_reg_pair(self, ctx: StepContext) -> Term:
         """A term of a critic's lazy step that also needs fakes: `ctx.gen`, without graph."""
+
+
+def offers(*sites: str) -> Callable[[Callable], Callable]:
+    """Says at which sites of a step regularizers may add terms."""
+    def mark(step):
+        step.sites = frozenset(sites)
+        return step
+    return mark
 
 
 def overrides(regularizer: Regularizer, hook: str) -> bool:

@@ -16,7 +16,6 @@ from torch_utils.optimizers import untraced
 from torch_utils.randomness import Streams
 from training import transfer
 from training.ada import AdaptiveStrength
-from training.adversarial import ADVERSARIAL
 from training.data.stages import RealStream, Source, Stage
 from training.loss import Game, Phase
 from training.player import Player
@@ -175,7 +174,7 @@ def build_game(config: dict, device: torch.device) -> Game:
     G = build_player('G', {**shape, **config['G_kwargs']}, config['G_opt_kwargs'], config['G_reg_interval'], device)
     D = build_player('D', {**shape, **config['D_kwargs']}, config['D_opt_kwargs'], config['D_reg_interval'], device)
     loss = config['loss_kwargs']
-    game = Game(G, D, ADVERSARIAL[loss['game']], build_augment(config, device), loss['style_mixing_prob'],
+    game = Game(G, D, losses_ext.rules_of(loss['game']), build_augment(config, device), loss['style_mixing_prob'],
                 config['random_seed'])
     for cls, options in losses_ext.chosen(config):
         if not cls.is_off(options):

@@ -1,0 +1,75 @@
+"""Who takes part in a run: players and regularizers, and which of them a step asks. No tensor is computed here."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from torch_utils.randomness import Streams
+from training.player import Player
+from training.regularizer import LAZY_SITES, SITES, Regularizer, overrides
+
+if TYPE_CHECKING:
+    from training.context import StepContext
+
+
+class Cast:
+    """G, the critics, and the regularizers. What they do with one another is `Game` (loss.py)."""
+
+    def __init__(self, G: Player, D: Player, seed: int = 0):
+        self.G = G
+        self.G_ema: torch.nn.Module | None = None       # Once the run has one.
+        self.critics = {D.name: D}
+        self.frozen: dict[str, torch.nn.Module] = {}    # Earlier copies of G that a method keeps; saved with the run.
+        self.seed = seed                                # Of the weights of further critics.
+        self.regularizers: list[Regularizer] = []
+
+    @property
+    def D(self) -> Player:
+        """The first critic."""
+        return next(iter(self.critics.values()))
+
+    @property
+    def players(self) -> list[Player]:
+        """G and all critics."""
+        return [self.G, *self.critics.values()]
+
+    def add_critic(self, name: str, view: Callable | None = None, source: int = 0) -> Player:
+        """One more critic of D's architecture and optimizer settings, with fresh weights that no other choice changes."""
+        assert name not in self.critics, f'there is a critic {name} already'
+        seed = Streams(self.seed).seed_of(0, f'weights/{name}')
+        critic = Player(name, self.D._make_module, self.D._make_optimizer, self.D.reg_interval, view, seed)
+        critic.source = source
+        self.critics[name] = critic
+        return critic
+
+    def critics_of(self, source: int) -> list[Player]:
+        """The critics that judge one source's reals."""
+        return [critic for critic in self.critics.values() if critic.source == source]
+
+    @property
+    def first_critics(self) -> list[Player]:
+        """The first critic of every source: those that see whole images and came before what methods added."""
+        return list({critic.source: critic for critic in reversed(self.critics.values())}.values())[::-1]
+
+    def having(self, hook: str) -> list[Regularizer]:
+        """The regularizers that have a hook or act at a site."""
+        return [r for r in self.regularizers if (hook in r.sites if hook in SITES else overrides(r, hook))]
+
+    def due(self, site: str, batch_idx: int) -> list[Regularizer]:
+        """The regularizers that act at a site in this iteration. In lazy phases the phase itself says when."""
+        lazy = site in LAZY_SITES
+        return [r for r in self.having(site) if lazy or batch_idx % r.interval == 0]
+
+    def leaf(self, ctx: StepContext, *sites: str) -> str | None:
+        """Where a critic's input must be a leaf for those who differentiate with respect to it."""
+        wanted = {r.leaf for site in sites for r in self.due(site, ctx.batch_idx)}
+        return 'img' if 'img' in wanted else 'seen' if 'seen' in wanted else None
+
+    def take_reals(self, ctx: StepContext, img: Tensor, c: Tensor) -> None:
+        """Gives a micro-batch its reals and their labels, as regularizers make them: the same for all critics and terms."""
+        for regularizer in self.having('reals'):
+            img, c = regularizer.reals(ctx, img, c)
+        ctx.real_img, ctx.real_c = img, c
