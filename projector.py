@@ -25,6 +25,8 @@ from drawing.pictures import device_of
 from drawing.video_writer import VIDEO_FILES, VideoWriter, pick_format
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
+    from pathlib import Path
+
     import numpy as np
     import torch
 
@@ -309,16 +311,23 @@ def main(network: str, targets: tuple[str, ...], num_steps: int, space: str, fea
         save_video = False
     save_arrays(folder / 'projected_w.npz', w=ws[-1].numpy())           # First: it is what the search was for.
     click.echo('projected_w.npz')
+    write_pictures(folder, G, ws, pictures, numbers, video_format if save_video else 'none')
+    if asked:
+        sys.exit(128 + asked[0])        # As a shell says it of a program that a signal has ended.
+
+
+def write_pictures(folder: 'Path', G: 'torch.nn.Module', ws: 'torch.Tensor', pictures: 'np.ndarray', numbers: list[str],
+                   video_format: str) -> None:
+    """Writes each target, what was found of it, and the way there, ws [steps, N, num_ws, w_dim], as a video unless 'none'."""
+    import numpy as np
     for idx, (picture, number) in enumerate(zip(pictures, numbers)):
         with ImageWriter() as writer:
             writer.write(folder / f'target{number}.png', picture)
             writer.write(folder / f'proj{number}.png', next(pictures_of_ws(G, ws[-1:, idx])))
-        if save_video:
+        if video_format != 'none':
             with VideoWriter(folder / f'proj{number}', video_format, VIDEO_FPS) as video:
                 video.add_all(np.concatenate([picture, image], axis=1) for image in pictures_of_ws(G, ws[:, idx]))
             click.echo(video.path.name)
-    if asked:
-        sys.exit(128 + asked[0])        # As a shell says it of a program that a signal has ended.
 
 
 def pictures_of_ws(G: 'torch.nn.Module', ws: 'torch.Tensor', batch: int = 8) -> 'Iterator[np.ndarray]':

@@ -22,7 +22,7 @@ class MetricError(Exception):
 class Metric:
     """What a metric's name stands for."""
     name: str
-    kind: str                            # fd, kid, pr, prdc, is, ppl: a key of `metric_main.KINDS`.
+    kind: str                            # fd, kid, pr, prdc, is, ppl: a key of `kinds.KINDS`.
     detector: str                        # A key of `weights.DETECTORS`.
     num_gen: int | None = None           # Generated images (ppl: paths). None: all of a given image set.
     max_real: int | None = None          # Real images, the first in data-set order. None: all.

@@ -9,7 +9,7 @@ from metric_tools import TinyDetector, dataset_kwargs, image_sets, make_generato
 from metric_workers import SCORED, score_all
 from tiny import make_dataset
 
-from metrics import metric_main, names
+from metrics import kinds, metric_main, names
 from metrics.features import FeatureOptions, feature_rows
 from metrics.frechet import frechet_distance
 from metrics.generator_inputs import GeneratorInputs, Labels
@@ -135,7 +135,7 @@ class TestIndependence:
     def test_path_lengths_are_precise_to_a_thousandth(self, options, monkeypatch, name):
         expected = calc_metric(name, **options).results[name]
         for num in (1, 3, 6):                           # Other batches round in other ways, as other processors do.
-            monkeypatch.setattr(metric_main, '_PATHS_AT_ONCE', num)
+            monkeypatch.setattr(kinds, '_PATHS_AT_ONCE', num)
             assert calc_metric(name, **options).results[name] == pytest.approx(expected, rel=PATH_PRECISION)
 
     def test_the_batch_of_the_generator_changes_rounding_alone(self, options):
@@ -317,7 +317,7 @@ class TestEvaluate:
             f'metric-{name}.jsonl' for name in ('fd20_tiny', 'kid20_tiny', 'pr20_tiny')]
 
     def test_a_metric_that_fails_costs_a_sentence(self, options, capsys, monkeypatch):
-        monkeypatch.setattr('metrics.metric_main.precision_recall', lambda *args, **kwargs: 1 / 0)
+        monkeypatch.setattr('metrics.kinds.precision_recall', lambda *args, **kwargs: 1 / 0)
         metrics = ['fd_efflite0', 'no_such_metric', 'pr20_tiny', 'kid20_tiny']
         values, failures = evaluate(metrics, **options)
         assert list(values) == ['kid20_tiny'] and list(failures) == ['fd_efflite0', 'no_such_metric', 'pr20_tiny']
