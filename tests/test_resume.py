@@ -2,10 +2,13 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,9 @@ import legacy
 import train
 from torch_utils import checkpoint
 from torch_utils.state_file import load_meta, load_state
+from training.config import base_configs
 from training.config import run_dirs as resume
+from training.config.continued_run import continued_run
 from training.run.states import saved_states
 from training.transfer import match_tensors
 
@@ -360,3 +365,16 @@ def test_two_processes_stop_on_a_signal_to_their_parent_and_continue(tmp_path, d
     again = subprocess.run(command(*args), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)
     assert again.returncode == 0 and f'Continuing at {stopped_at / 1000:.1f} kimg' in again.stdout, again.stdout
     assert load_meta(saved_states(run_dir)[0])['finished'] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_run_keeps_the_defaults_that_it_began_with(stopped_run, tmp_path, monkeypatch):
+    """Another version may have other base configurations; a run goes on as it was, but for what is asked now."""
+    run_dir = shutil.copytree(stopped_run[0], tmp_path / 'run')
+    saved = json.loads((run_dir / 'training_options.json').read_text())
+    other = partial(replace, base_configs.tiny_config(16, 1))
+    monkeypatch.setattr(base_configs, 'tiny_config', lambda *_: other(lr=0.05, ema_kimg=7, channel_base=512, pl_weight=0))
+    config = continued_run(dict(resume=str(run_dir), snap=9))
+    changed = {key for key in saved if config[key] != saved[key]}
+    assert changed <= {'run_dir', 'command', 'snap', 'image_snapshot_ticks', 'network_snapshot_ticks'}
+    config = continued_run(dict(resume=str(run_dir), gamma=7.0, override=True))
+    assert config['loss_kwargs'] == {**saved['loss_kwargs'], 'r1_gamma': 7.0}

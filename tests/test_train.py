@@ -105,17 +105,40 @@ def test_base_configurations():
     table = dict(
         stylegan2=(25000, 32, 4, 1, 0.002, 10, 10, None, 8, 4), paper256=(25000, 64, 8, 0.5, 0.0025, 1, 20, None, 8, 8),
         paper512=(25000, 64, 8, 1, 0.0025, 0.5, 20, None, 8, 8), paper1024=(25000, 32, 4, 1, 0.002, 2, 10, None, 8, 4),
-        cifar=(100000, 64, 32, 1, 0.0025, 0.01, 500, 0.05, 2, 32))
+        cifar=(100000, 64, 32, 1, 0.0025, 0.01, 500, 0.05, 2, 32), low_shot=(300, 8, 4, 1, 0.002, 10, 10, None, 2, 8))
     for name, (kimg, batch, mbstd, fmaps, lr, gamma, ema, ramp, depth, batch_gpu) in table.items():
         c = base_config(name, 256, 1)
         assert (c.kimg, c.batch, c.mbstd, c.channel_base, c.lr, c.gamma, c.ema_kimg, c.ema_rampup, c.mapping_layers,
-                c.batch // c.ref_gpus) == (kimg, batch, mbstd, int(fmaps * 32768), lr, gamma, ema, ramp, depth, batch_gpu)
+                c.batch // (c.ref_gpus or 1)) == (kimg, batch, mbstd, int(fmaps * 32768), lr, gamma, ema, ramp, depth, batch_gpu)
 
 
 def test_cifar_switches(data):
     config = dry_run(data, '--cfg=cifar')
     assert config['loss_kwargs']['pl_weight'] == config['loss_kwargs']['style_mixing_prob'] == 0
     assert config['D_kwargs']['architecture'] == 'orig'
+
+
+def test_low_shot_and_its_snapshots(data):
+    config = dry_run(data, '--cfg=low_shot', '--DiffAugment=color,translation,cutout')
+    assert config['network_snapshot_ticks'] == 10 and config['kimg_per_tick'] == 4 and config['batch_gpu'] == 8
+    assert dry_run(data, '--cfg=low_shot', '--snap=3')['network_snapshot_ticks'] == 3
+    assert 'cannot be divided among 16 processes' in invoke('--outdir=o', f'--data={data}/plain.zip', '--cfg=low_shot',
+                                                            '--gpus=16', '-n').output
+
+
+def test_details_of_a_base_configuration_can_be_given(data):
+    config = dry_run(data, '--cfg=tiny', '--glr=0.001', '--dlr=0.003', '--cbase=256', '--cmax=32', '--map-depth=3',
+                     '--mbstd-group=2', '--mixing-prob=0.25', '--ada-kimg=50')
+    assert (config['G_opt_kwargs']['lr'], config['D_opt_kwargs']['lr']) == (0.001, 0.003)
+    for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
+        assert (kwargs['channel_base'], kwargs['channel_max']) == (256, 32)
+    assert config['G_kwargs']['mapping_kwargs']['num_layers'] == 3
+    assert config['D_kwargs']['epilogue_kwargs']['mbstd_group_size'] == 2
+    assert config['loss_kwargs']['style_mixing_prob'] == 0.25 and config['ada_kimg'] == 50
+    assert config['run_dir'].endswith('-tiny-cbase256-cmax32-mapdepth3-mbstdgroup2-mixingprob0.25-glr0.001-dlr0.003-adakimg50')
+    assert dry_run(data, '--resume=ffhq512', '--ada-kimg=20')['ada_kimg'] == 20
+    refused = invoke('--outdir=o', f'--data={data}/plain.zip', '--aug=noaug', '--ada-kimg=9', '-n')
+    assert '--ada-kimg has no effect' in refused.output
 
 
 def test_resume_shortens_ada_and_drops_the_ramp(data):

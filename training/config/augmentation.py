@@ -1,18 +1,19 @@
-"""The augmentation of what D sees: --aug, --p, --target, --augpipe, --DiffAugment."""
+"""The augmentation of what D sees: --aug, --p, --target, --ada-kimg, --augpipe, --DiffAugment."""
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from training.config.base_configs import BaseConfig
 from training.config.rules import UserError, require
 
 
-def resolve_augment(o: Mapping[str, Any], config: dict[str, Any], names: list[str]) -> None:
+def resolve_augment(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any], names: list[str]) -> None:
     """Which augmentation, how strong, and whether it adapts."""
     aug = chosen_augmentation(o)
     check_what_goes_with(aug, o)
     names += name_of(aug, o)
-    config.update(ada_interval=4, ada_kimg=500)
+    config.update(ada_interval=4, ada_kimg=o.get('ada_kimg', base.ada_kimg))
     if aug == 'ada':
         config['ada_target'] = o.get('target', 0.6)
     if aug == 'fixed':
@@ -40,13 +41,14 @@ def check_what_goes_with(aug: str, o: Mapping[str, Any]) -> None:
     require('p' not in o or aug == 'fixed', '--p has no effect without --aug=fixed')
     require(aug != 'fixed' or 'p' in o, '--aug=fixed needs --p, the strength between 0 and 1')
     require('target' not in o or aug == 'ada', '--target has no effect without --aug=ada')
+    require('ada_kimg' not in o or aug == 'ada', '--ada-kimg has no effect without --aug=ada')
     require('augpipe' not in o or aug in ('ada', 'fixed'), f'--augpipe has no effect with --aug={aug}')
 
 
 def name_of(aug: str, o: Mapping[str, Any]) -> list[str]:
     """Parts of the name of the run's directory: what was given."""
     names = ['-'.join(o['diffaugment'].split(','))] if o.get('diffaugment') else [aug] if 'aug' in o else []
-    names += [f'{name}{o[name]:g}' for name in ('p', 'target') if name in o]
+    names += [f'{name}{o[key]:g}' for key, name in (('p', 'p'), ('target', 'target'), ('ada_kimg', 'adakimg')) if key in o]
     return [*names, o['augpipe']] if 'augpipe' in o else names
 
 

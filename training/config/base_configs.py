@@ -1,6 +1,7 @@
 """The named base configurations of `train.py --cfg`, and the formulas of `auto`. Plain data; imports nothing.
 
-Source: Karras et al. 2020, arXiv:2006.06676, appendix C; `tiny` is ours, sized for a CPU.
+Source: Karras et al. 2020, arXiv:2006.06676, appendix C; `low_shot`: Zhao et al. 2020, arXiv:2006.10738,
+as their PyTorch code has it; `tiny` is ours, sized for a CPU.
 """
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ class BaseConfig:
     channel_max: int = 512
     z_dim: int = 512                # Also w_dim.
     plain: bool = False             # Without path length, style mixing and residual D.
+    pl_weight: float = 2            # Of path length.
+    mixing_prob: float = 0.9        # Of style mixing.
+    ada_kimg: float = 500           # In which the strength of --aug=ada can rise from 0 to 1.
     kimg_per_tick: float = 4
     snap: int = 50                  # Ticks between snapshots.
     metrics: tuple[str, ...] = ('fid50k_full',)
@@ -34,6 +38,7 @@ BASE_CONFIGS = {
     'paper512': BaseConfig(8, 25000, 64, 8, 32768, 0.0025, 0.5, 20, None, 8),
     'paper1024': BaseConfig(8, 25000, 32, 4, 32768, 0.002, 2, 10, None, 8),
     'cifar': BaseConfig(2, 100000, 64, 32, 32768, 0.0025, 0.01, 500, 0.05, 2, plain=True),
+    'low_shot': BaseConfig(None, 300, 8, 4, 32768, 0.002, 10, 10, None, 2, snap=10),
 }
 CONFIG_NAMES = ('auto', *BASE_CONFIGS, 'tiny')
 
@@ -82,7 +87,8 @@ def networks(base: BaseConfig) -> dict[str, Any]:
         D_kwargs=dict(class_name='training.networks.Discriminator', block_kwargs={}, mapping_kwargs={},
                       epilogue_kwargs=dict(mbstd_group_size=base.mbstd), **channels),
         G_opt_kwargs=adam, D_opt_kwargs=dict(adam),
-        loss_kwargs=dict(r1_gamma=base.gamma, style_mixing_prob=0.9, pl_weight=2, pl_decay=0.01, pl_batch_shrink=2),
+        loss_kwargs=dict(r1_gamma=base.gamma, style_mixing_prob=base.mixing_prob, pl_weight=base.pl_weight,
+                         pl_decay=0.01, pl_batch_shrink=2),
         G_reg_interval=4, D_reg_interval=16)
     if base.plain:
         config['loss_kwargs'].update(pl_weight=0, style_mixing_prob=0)

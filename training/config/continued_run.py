@@ -1,6 +1,8 @@
 """The run that --resume=DIR continues: as it was, but for options given now and data that have moved."""
+import io
 import os
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from training.config.options import NOT_OF_THE_RUN, OPTIONS, with_whole_paths
 from training.config.resolve import require_power_of_two, resolve
 from training.config.rules import UserError, require
 from training.config.schema import Config
+
+AS_IT_IS_NOW = ('command', 'data_paths', 'data_fingerprints', 'data_num_images', 'data_shape', 'training_set_kwargs',
+                'centre_kwargs')
 
 
 def continued_run(o: Mapping[str, Any]) -> Config:
@@ -49,10 +54,29 @@ def saved_command(run_dir: str, saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve_again(saved: Config, command: dict[str, Any], given: dict[str, Any]) -> Mapping[str, Any]:
-    """The configuration of a saved run with other options. It is that for the processes that the run began with: much
-    follows from their number, and is to stay."""
+    """The configuration of a saved run with other options, for the processes that the run began with: much follows from their
+    number, and is to stay. What does not follow from these options stays as well: defaults may be others today."""
     gpus = command.get('gpus', saved['num_gpus'])
-    return run_dirs.with_classes_of(saved, resolve(with_whole_paths({**command, **given, 'gpus': gpus}))[1])
+    asked = resolve(with_whole_paths({**command, **given, 'gpus': gpus}))[1]
+    try:
+        with redirect_stderr(io.StringIO()):                # Warnings have been printed.
+            before = resolve(with_whole_paths({**command, 'gpus': gpus}))[1]
+    except (OSError, UserError):                            # The data have moved, say: then there is nothing to compare with.
+        before = {}
+    now = {key: asked[key] for key in AS_IT_IS_NOW if key in asked}
+    return run_dirs.with_classes_of(saved, {**with_changes(saved, before, asked), **now})
+
+
+def with_changes(saved: Mapping[str, Any], before: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The saved table with every entry changed that differs between the other two; tables in it likewise."""
+    found = {key: value for key, value in saved.items() if key in asked or key not in before}
+    for key, value in asked.items():
+        tables = [isinstance(table.get(key), Mapping) for table in (saved, before, asked)]
+        if all(tables):
+            found[key] = with_changes(saved[key], before[key], value)
+        elif key not in before or before[key] != value:
+            found[key] = value
+    return found
 
 
 def with_processes(config: Config, gpus: int) -> Config:

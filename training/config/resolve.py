@@ -1,7 +1,7 @@
 """From options to a configuration: one function per group, in the order in which rules are checked."""
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from dnnlib import torchrun
@@ -13,6 +13,10 @@ from training.config.options import NOT_OF_THE_RUN
 from training.config.rules import UserError, require
 from training.config.sources import check_source, resolve_source
 
+DETAILS = {             # Options, and what they are called in a base configuration.
+    'cbase': 'channel_base', 'cmax': 'channel_max', 'map_depth': 'mapping_layers', 'mbstd_group': 'mbstd',
+    'mixing_prob': 'mixing_prob',
+}
 LOG_NAMES = ('tensorboard', 'wandb')
 
 
@@ -29,11 +33,12 @@ def resolve(o: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     resolve_data(o, config, names)
     base = base_config(base_name(o), config['data_shape']['img_resolution'], gpus)
     names.append(f'auto{gpus}' if base_name(o) == 'auto' else base_name(o))
+    base = with_details(o, base, names)
     resolve_output(o, base, config)
     config.update(networks(base))
     resolve_base(o, base, config, names)
     resolve_held_out(o, config)
-    resolve_augment(o, config, names)
+    resolve_augment(o, base, config, names)
     resolve_source(o, config, names)
     resolve_speed(o, base, config)
     resolve_methods(o, config, names)
@@ -44,6 +49,13 @@ def resolve(o: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 def base_name(o: Mapping[str, Any]) -> str:
     """Which base configuration is asked for."""
     return o.get('cfg', 'auto')
+
+
+def with_details(o: Mapping[str, Any], base: BaseConfig, names: list[str]) -> BaseConfig:
+    """--cbase, --cmax, --map-depth, --mbstd-group, --mixing-prob: a base configuration with what else was given."""
+    given = {field: o[option] for option, field in DETAILS.items() if option in o}
+    names += [f'{option.replace("_", "")}{o[option]:g}' for option in DETAILS if option in o]
+    return replace(base, **given)
 
 
 def require_power_of_two(gpus: int) -> None:
@@ -98,7 +110,11 @@ def parse_keep(text: str) -> dict:
 
 
 def resolve_base(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any], names: list[str]) -> None:
-    """--gamma, --kimg, --tick, --batch, --batch-gpu."""
+    """--gamma, --glr, --dlr, --kimg, --tick, --batch, --batch-gpu."""
+    for player in 'GD':
+        if (rate := o.get(f'{player.lower()}lr')) is not None:
+            names.append(f'{player.lower()}lr{rate:g}')
+            config[f'{player}_opt_kwargs']['lr'] = rate
     if 'gamma' in o:
         names.append(f'gamma{o["gamma"]:g}')
         config['loss_kwargs']['r1_gamma'] = o['gamma']
@@ -114,7 +130,7 @@ def resolve_base(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any],
 
 def batch_sizes(o: Mapping[str, Any], base: BaseConfig, gpus: int) -> tuple[int, int]:
     """(images per iteration, images at once on one GPU)."""
-    batch, batch_gpu = base.batch, base.batch // (base.ref_gpus or gpus)
+    batch, batch_gpu = base.batch, max(base.batch // (base.ref_gpus or gpus), 1)
     if 'batch' in o:
         batch, batch_gpu = o['batch'], o['batch'] // gpus
         require(batch % gpus == 0, f'--batch={batch}: must be a multiple of --gpus={gpus}')

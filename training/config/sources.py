@@ -26,7 +26,7 @@ def resolve_source(o: Mapping[str, Any], config: dict[str, Any], names: list[str
     if 'init_from' in o:
         source = o['init_from']
         names.append(f'init{short_name(source)}')
-        config.update(init_from=network_url(source), allow_partial='allow_partial' in o, ada_kimg=100, ema_rampup=None)
+        config.update(init_from=network_url(source), allow_partial='allow_partial' in o, **pace_of_fine_tuning(o, config))
         if 'cfg' not in o:
             from training.transfer import adopt_architecture
             adopt_architecture(config, load_networks(source))
@@ -34,6 +34,7 @@ def resolve_source(o: Mapping[str, Any], config: dict[str, Any], names: list[str
         names.append(net if net == 'noresume' else f'resume{short_name(net)}')
     if net != 'noresume':
         resolve_weights(net, config)
+        config.update(pace_of_fine_tuning(o, config))
     if 'freezed' in o:
         names.append(f'freezed{o["freezed"]}')
         config['D_kwargs']['block_kwargs']['freeze_layers'] = o['freezed']
@@ -45,7 +46,12 @@ def resolve_weights(net: str, config: dict[str, Any]) -> None:
         load_networks(net, '--resume')
     click.echo(f'--resume={net} starts a new run from these weights. A run is continued by --resume=RUN_DIR, or '
                'by the same command.', err=True)
-    config.update(resume_pkl=network_url(net), ada_kimg=100, ema_rampup=None)
+    config['resume_pkl'] = network_url(net)
+
+
+def pace_of_fine_tuning(o: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """ADA is faster, the average has no ramp-up."""
+    return dict(ada_kimg=o.get('ada_kimg', min(100, config['ada_kimg'])), ema_rampup=None)
 
 
 def short_name(source: str) -> str:
