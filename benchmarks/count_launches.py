@@ -96,7 +96,8 @@ def count(res, channel_base, arguments, ops='native'):
                 measure('data', share, lambda: [run.reals[0].next_batch()])
                 shared = {}
                 for phase in run.phases:
-                    measure(phase.name, shares[phase.name], lambda phase=phase: run_phase(run, phase, reals, shared))
+                    measure(phase.name, shares[phase.name],
+                            lambda phase=phase, shared=shared: run_phase(run, phase, reals, shared))
                 measure('average', share, lambda: average(run))
                 for regularizer in run.game.having('end_iteration'):
                     measure('methods', share, lambda r=regularizer: r.end_iteration(run.nimg, run.batch_idx))

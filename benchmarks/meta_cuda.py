@@ -23,7 +23,8 @@ ROOT = Path(__file__).parent.parent
 CUDA, CPU, META = torch.device('cuda', 0), torch.device('cpu'), torch.device('meta')
 READS = {Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__float__, Tensor.__int__,
          Tensor.__index__}
-VALUES = {torch.int64: 7, torch.int32: 7, torch.float32: 0.5, torch.bool: True}     # What a read number is.
+VALUES = {torch.int64: 7, torch.int32: 7, torch.bool: True, torch.float16: 0.5, torch.bfloat16: 0.5, torch.float32: 0.5,
+          torch.float64: 0.5}                           # What a read number is.
 FREE = {'empty', 'empty_like', 'new_empty', 'empty_strided', 'new_empty_strided', 'detach', 'alias', 'lift_fresh',
         '_unsafe_view', '_reshape_alias', 'set_', 'resize_', 'is_pinned', 'is_same_size'}
 DRAWS = {'random_', 'normal_', 'uniform_', 'bernoulli_'}
@@ -243,6 +244,7 @@ class MetaCuda(TorchFunctionMode):
                 is_current_stream_capturing=lambda: False).items():
             self._stack.enter_context(mock.patch(f'torch.cuda.{name}', value))
         self._stack.enter_context(mock.patch('torch.accelerator.current_stream', lambda device=None: Stream()))
+        self._stack.enter_context(mock.patch('torch.optim.Optimizer._group_tensors_by_device_and_dtype', by_device))
         self._stack.enter_context(mock.patch('torch.Generator', Generator))
         self._stack.enter_context(mock.patch('torch.nn.utils.get_total_norm', total_norm))
         return super().__enter__()
@@ -272,6 +274,14 @@ class MetaCuda(TorchFunctionMode):
         if func not in (torch.empty, torch.empty_like, torch.empty_strided):
             meter.note(func.__name__, 1, sum(map(size_of, tensors_in(result))))
         return mapped(MetaTensor, result)
+
+
+_by_device = torch.optim.Optimizer._group_tensors_by_device_and_dtype
+
+
+def by_device(*args, **kwargs):
+    """How optimizers sort their tensors: by the devices that these say they lie on, which is more than C++ knows."""
+    return {(group[0][0][0].device, dtype): group for (_, dtype), group in _by_device(*args, **kwargs).items()}
 
 
 def total_norm(tensors, *args, **kwargs):

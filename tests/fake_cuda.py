@@ -14,7 +14,7 @@ What is copied to the CPU with `non_blocking` is not a number until an event tha
 - the host waits for the GPU: it reads a number or an array, or asks for something whose size depends on values;
 - a copy to the GPU that is not `non_blocking`, or not from pinned memory;
 - a random number from the default generator, which no resumed run would draw again;
-- different floating-point types meet, or there is float64 (but for the three sums of a statistic).
+- different floating-point types meet (but for a lone number), or there is float64 (but for the three sums of a statistic).
 
 torch's own FakeTensorMode does not serve: a torch without CUDA cannot differentiate what says it lies there.
 """
@@ -34,6 +34,7 @@ RANDOM = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.rand_lik
           torch.multinomial, torch.bernoulli, Tensor.random_, Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_}
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default}
+ROUNDING = {*COPIES, aten.mul.out}           # Copies, and products that are written in another type.
 INDEXING = {aten.index, aten.index_put, aten.index_put_}
 WAITING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
@@ -180,8 +181,8 @@ def check_strictly(func, args, tensors):
         waits = any(index is not None and index.dtype == torch.bool for index in args[1])
     if waits:
         raise Violation(f'{func}: the host waits for the GPU')
-    dtypes = {x.dtype for x in tensors if x.is_floating_point() and x.ndim > 0}
-    if len(dtypes) > 1 and func not in COPIES and func.namespace == 'aten':
+    dtypes = {x.dtype for x in tensors if x.is_floating_point() and x.numel() > 1}
+    if len(dtypes) > 1 and func not in ROUNDING and func.namespace == 'aten':
         raise Violation(f'{func}: {" and ".join(sorted(map(str, dtypes)))} meet')
     if any(x.dtype == torch.float64 and x.numel() > 3 for x in tensors):
         raise Violation(f'{func}: float64')
@@ -200,6 +201,7 @@ class FakeCuda(TorchFunctionMode):
                                 get_rng_state=lambda device: None, set_rng_state=lambda state, device: None).items():
             self._stack.enter_context(mock.patch(f'torch.cuda.{name}', value))
         self._stack.enter_context(mock.patch('torch.accelerator.current_stream', lambda device=None: Stream()))
+        self._stack.enter_context(mock.patch('torch.optim.Optimizer._group_tensors_by_device_and_dtype', by_device))
         self._stack.enter_context(mock.patch('torch.Generator', Generator))
         self._stack.enter_context(mock.patch('training.data.stages.DataLoader', PinningLoader))
         return super().__enter__()
@@ -230,6 +232,14 @@ class FakeCuda(TorchFunctionMode):
             check_generator(func, kwargs.get('generator'), makes_cuda or any(isinstance(x, CudaTensor) for x in args))
         result = func(*args, **kwargs)
         return mapped(CudaTensor, result) if makes_cuda else result
+
+
+_by_device = torch.optim.Optimizer._group_tensors_by_device_and_dtype
+
+
+def by_device(*args, **kwargs):
+    """How optimizers sort their tensors: by the devices that these say they lie on, which is more than C++ knows."""
+    return {(group[0][0][0].device, dtype): group for (_, dtype), group in _by_device(*args, **kwargs).items()}
 
 
 def check_generator(func, generator, on_cuda):

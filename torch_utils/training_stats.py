@@ -1,7 +1,7 @@
 """Statistics: anyone reports values under a name, collectors read count, mean and standard deviation.
 
-Reporting costs a few small kernels and never waits for the device. What was reported stays there as three sums (number
-of values, values, squares) until a collector's `update()` adds them up over devices and ranks.
+Reporting costs a copy of the values and never waits for the device. What was reported stays there, from time to time as
+three sums (number of values, values, squares), until a collector's `update()` adds them up over devices and ranks.
 
     training_stats.report('Loss/signs/real', logits.sign())     # anywhere, on every rank
     collector = training_stats.Collector('Loss/.*')
@@ -18,6 +18,36 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
+WAITING_VALUES = 2 ** 12        # Of one statistic that wait on their device to be added up.
+
+
+class _Sums:
+    """Number, sum and sum of squares of values on one device, formed for many reports of equal size at once.
+
+    On a CPU, where nothing has to be launched, they are formed for each: the same numbers however a run was interrupted.
+    """
+
+    def __init__(self, moments=None):
+        self._moments = moments                         # [3] float64, of all but:
+        self._waiting = []                              # Copies of what was reported since, [n] float32 each.
+
+    def add(self, elems):
+        if self._waiting and self._waiting[0].numel() != elems.numel():
+            self.take()
+        self._waiting.append(elems.to(torch.float32, copy=True))        # It may be written to before it is added up.
+        if elems.device.type == 'cpu' or len(self._waiting) * elems.numel() >= WAITING_VALUES:
+            self.take()
+
+    def take(self):
+        """[3] float64 (float32 where there is no float64)."""
+        if self._waiting:
+            elems = torch.stack(self._waiting)
+            self._waiting.clear()
+            moments = torch.stack([elems.new_full([len(elems)], elems.shape[1]), elems.sum(1), elems.square().sum(1)])
+            moments = moments.sum(1, dtype=torch.float32 if elems.device.type == 'mps' else torch.float64)
+            self._moments = moments if self._moments is None else self._moments + moments
+        return self._moments
+
 
 class _Registry:
     """All names, and the sums that no collector has been told yet."""
@@ -26,17 +56,14 @@ class _Registry:
         self.rank = 0
         self.sync_device = None                         # Where sums over ranks are made; None: one process.
         self.has_synced = False
-        self.pending = {}                               # name -> device -> [3], in the order of first report.
+        self.pending = {}                               # name -> device -> _Sums, in the order of first report.
         self.collectors = weakref.WeakSet()
 
     def add(self, name, value):
-        elems = torch.as_tensor(value).detach().flatten().to(torch.float32)
+        elems = torch.as_tensor(value).detach().flatten()
         sums = self.pending.setdefault(name, {})
         if elems.numel() > 0:
-            moments = torch.stack([elems.new_full([], elems.numel()), elems.sum(), elems.square().sum()])
-            if elems.device.type != 'mps':              # MPS has no float64.
-                moments = moments.to(torch.float64)
-            sums[elems.device] = sums[elems.device] + moments if elems.device in sums else moments
+            sums.setdefault(elems.device, _Sums()).add(elems)
 
     def deliver(self, names):
         """Tells the collectors what was reported under these names on all ranks. To be called by all ranks alike."""
@@ -56,8 +83,8 @@ class _Registry:
         """Removes and returns the sums of these names over the devices of this process, [len(names), 3] float64."""
         rows = defaultdict(list)
         for index, name in enumerate(names):
-            for device, moments in self.pending[name].items():
-                rows[device].append((index, moments))
+            for device, sums in self.pending[name].items():
+                rows[device].append((index, sums.take()))
             self.pending[name] = {}
         total = torch.zeros([len(names), 3], dtype=torch.float64, device=self.sync_device or 'cpu')
         for entries in rows.values():                   # One transfer per device.
@@ -124,14 +151,14 @@ def load_state_dict(state: dict) -> None:
 
 def reported() -> dict[str, list[float]]:
     """{name: [number, sum, sum of squares]} of what this rank has reported and no collector was told yet; plain data."""
-    return {name: torch.stack([moments.cpu().to(torch.float64) for moments in sums.values()]).sum(0).tolist()
+    return {name: torch.stack([part.take().cpu().to(torch.float64) for part in sums.values()]).sum(0).tolist()
             for name, sums in _registry.pending.items() if sums}
 
 
 def report_again(sums: dict[str, list[float]]) -> None:
     """Reports what `reported` returned, as if it were the same values."""
     for name, moments in sums.items():
-        _registry.pending.setdefault(name, {})[torch.device('cpu')] = torch.tensor(moments, dtype=torch.float64)
+        _registry.pending.setdefault(name, {})[torch.device('cpu')] = _Sums(torch.tensor(moments, dtype=torch.float64))
 
 
 class _Moments(NamedTuple):

@@ -1,5 +1,8 @@
 """The moving average of the generator [Karras et al. 2018, arXiv:1710.10196, section 5]."""
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+CONSTANT = 'resample_filter', 'noise_const'     # Buffers of the generator's layers that are what they were at the start.
 
 
 def ema_decay(batch_size: int, nimg: int, ema_kimg: float, ema_rampup: float | None) -> float:
@@ -15,8 +18,8 @@ def ema_decay(batch_size: int, nimg: int, ema_kimg: float, ema_rampup: float | N
 
 @torch.no_grad()
 def update_ema(G_ema: torch.nn.Module, G: torch.nn.Module, decay: float) -> None:
-    """Parameters: p_ema <- p + decay * (p_ema - p). Buffers: copied."""
-    for p_ema, p in zip(G_ema.parameters(), G.parameters()):
-        p_ema.lerp_(p, 1 - decay)
-    for b_ema, b in zip(G_ema.buffers(), G.buffers()):
-        b_ema.copy_(b)
+    """Parameters: p_ema <- p + decay * (p_ema - p). Buffers: copied, but for constant ones."""
+    get_ema_multi_avg_fn(decay)(list(G_ema.parameters()), list(G.parameters()), None)
+    for b_ema, (name, b) in zip(G_ema.buffers(), G.named_buffers()):
+        if not name.endswith(CONSTANT):
+            b_ema.copy_(b)

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
+from torch_utils import misc
 from torch_utils.ops import bias_act, conv2d_resample, upfirdn2d
 from torch_utils.ops.scale_bias_act import scale_bias_act
 
@@ -96,14 +98,45 @@ def convolve_modulated(
 
 def _prenormalize(weight, styles):
     """Scales weights and styles so that float16 sums cannot overflow; demodulation cancels the factors."""
-    weight = weight / (weight.abs().amax(dim=[1, 2, 3], keepdim=True) * math.sqrt(weight[0].numel()))
-    styles = styles / styles.abs().amax(dim=1, keepdim=True)
-    return weight, styles
+    with torch.no_grad():       # For this reason they have no gradient, either.
+        largest_weight = torch.linalg.vector_norm(weight, math.inf, dim=[1, 2, 3], keepdim=True)
+        largest_style = torch.linalg.vector_norm(styles, math.inf, dim=1, keepdim=True)
+    return weight / (largest_weight * math.sqrt(weight[0].numel())), styles / largest_style
 
 
 def _demodulation(weight, styles):
     """d [N, O]. The sum over the kernel does not depend on the sample, so no weights per sample are formed."""
-    return (styles.square() @ weight.flatten(2).square().sum(dim=2).t() + EPS).rsqrt()
+    return _Demodulation.apply(weight, styles)
+
+
+class _Demodulation(torch.autograd.Function):
+    """d = (S P' + eps)^(-1/2) with S = styles^2 [N, I] and P = sum over the kernel of weight^2 [O, I].
+
+    With h = -d^3 dL/dd the gradients are styles * (h P) and weight * (h' S): half of what stock derivatives run, which are
+    multiplied by 2 and 1/2 in passes of their own.
+    """
+    @staticmethod
+    def forward(ctx, weight, styles):
+        ctx.squares, ctx.power = styles.square(), _power(weight)
+        d = (ctx.squares @ ctx.power.t()).add_(EPS).rsqrt_()
+        ctx.save_for_backward(weight, styles, d)
+        return d
+
+    @staticmethod
+    def backward(ctx, grad):
+        weight, styles, d = ctx.saved_tensors
+        squares, power = ctx.squares, ctx.power
+        if torch.is_grad_enabled():                     # These have derivatives.
+            squares, power = styles.square(), _power(weight)
+        h = -(grad * d.pow(3))
+        needs_weight, needs_styles = ctx.needs_input_grad
+        d_weight = weight * (squares.t() @ h).t()[:, :, None, None] if needs_weight else None
+        return d_weight, styles * (h @ power) if needs_styles else None
+
+
+def _power(weight):
+    """[O, I] Sum of squares over the kernel."""
+    return weight.flatten(2).square().sum(dim=2)
 
 
 def _mix_channels(x, matrices):
@@ -203,7 +236,7 @@ class Conv2dLayer(nn.Module):
         is_plain = self.bias is None and self.activation == 'linear' and self.conv_clamp is None
         weight_gain = self.weight_gain * gain if is_plain else self.weight_gain
         x = conv2d_resample.conv2d_resample(
-            x, _kernel(self.weight * weight_gain, x), f=self.resample_filter,
+            x, _kernel(self.weight, x, weight_gain), f=self.resample_filter,
             up=self.up, down=self.down, padding=self.padding, flip_weight=(self.up == 1))
         return x if is_plain else _activate(x, self.bias, self.activation, gain, self.conv_clamp)
 
@@ -343,10 +376,27 @@ def _draw_weight(out_channels, in_channels, kernel_size, channels_last):
     return weight.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def _kernel(weight, x):
-    """The weight in the dtype and memory format of x, so that no convolution in any derivative has to convert it."""
+def _kernel(weight, x, gain=1):
+    """The weight times `gain` in the dtype and memory format of x, so that no convolution in any derivative has to convert it."""
     is_last = x.is_contiguous(memory_format=torch.channels_last)
-    return weight.to(dtype=x.dtype, memory_format=torch.channels_last if is_last else torch.contiguous_format)
+    memory_format = torch.channels_last if is_last else torch.contiguous_format
+    if gain == 1 or is_compiling():     # A compiler makes one pass of it anyway.
+        return (weight if gain == 1 else weight * gain).to(dtype=x.dtype, memory_format=memory_format)
+    return _Scaled.apply(weight, misc.constant([gain], dtype=weight.dtype, device=weight.device), x.dtype, memory_format)
+
+
+class _Scaled(torch.autograd.Function):
+    """A tensor times one number, rounded to another type, in one pass; and its gradient, likewise."""
+    @staticmethod
+    def forward(ctx, tensor, factor, dtype, memory_format):
+        ctx.save_for_backward(factor)
+        out = torch.empty(tensor.shape, dtype=dtype, device=tensor.device, memory_format=memory_format)
+        return torch.mul(tensor, factor, out=out)
+
+    @staticmethod
+    def backward(ctx, grad):
+        factor, = ctx.saved_tensors
+        return grad * factor, None, None, None     # In the type of `factor`, which has an axis.
 
 
 def _activate(x, bias, activation, gain, clamp, scale=None, noise=None):

@@ -149,21 +149,28 @@ class Game(Cast):
                  G: torch.nn.Module | None = None) -> Generated:
         """Fakes for z [N,z_dim] and c [N,c_dim], by G or another generator. What it draws is the same for the same `use`."""
         G, rng = G or self.G.module, ctx.rng(use)
-        ws = G.mapping(z, c, skip_w_avg_update=not update_w_avg)                    # [N,num_ws,w_dim]
         if self.style_mixing_prob > 0:
-            ws = self._mix_styles(G, ws, z, c, rng)
+            ws = self._mixed_styles(G, z, c, rng, update_w_avg)                     # [N,num_ws,w_dim]
+        else:
+            ws = G.mapping(z, c, skip_w_avg_update=not update_w_avg)
         out = G.synthesis(ws, return_feats=self.tap_G, noise_generator=rng)
         img, feats = out if self.tap_G else (out, {})
         return Generated(img, c, ws, feats)
 
-    def _mix_styles(self, G, ws, z, c, rng):
+    def _mixed_styles(self, G, z, c, rng, update_w_avg):
         """ws [N,num_ws,w_dim], from a random layer on of second latents. Cutoff, uniform, latents are drawn in this order."""
-        num_ws = ws.shape[1]
-        cutoff = torch.empty([], dtype=torch.int64, device=ws.device).random_(1, num_ws, generator=rng)
-        mixes = torch.rand([], device=ws.device, generator=rng) < self.style_mixing_prob
+        num_ws = G.mapping.num_ws
+        cutoff = torch.empty([], dtype=torch.int64, device=z.device).random_(1, num_ws, generator=rng)
+        mixes = torch.rand([], device=z.device, generator=rng) < self.style_mixing_prob
         z2 = torch.randn(z.shape, device=z.device, generator=rng)
-        ws2 = G.mapping(z2, c, skip_w_avg_update=True)
-        second = (torch.arange(num_ws, device=ws.device) >= cutoff) & mixes         # [num_ws]
+        if z.device.type == 'cpu':      # Rows of a larger product round in another way, and there is nothing to gain.
+            ws = G.mapping(z, c, skip_w_avg_update=not update_w_avg)
+            ws2 = G.mapping(z2, c, skip_w_avg_update=True)
+        else:
+            ws, ws2 = G.mapping(torch.cat([z, z2]), torch.cat([c, c]), skip_w_avg_update=True).chunk(2)
+            if update_w_avg:
+                G.mapping.track(ws[:, 0])
+        second = (torch.arange(num_ws, device=z.device) >= cutoff) & mixes          # [num_ws]
         return torch.where(second[:, None], ws2, ws)
 
     def fakes(self, ctx: StepContext) -> tuple[Generated, Tensor]:

@@ -108,11 +108,16 @@ class MappingNetwork(nn.Module):
         for i in range(self.num_layers):
             x = getattr(self, f'fc{i}')(x)
 
-        if self.training and self.tracks_w_avg and not skip_w_avg_update:
-            self.w_avg.copy_(misc.finite_or(self.w_avg.lerp(x.detach().mean(dim=0), 1 - self.w_avg_beta), self.w_avg))
+        if not skip_w_avg_update:
+            self.track(x)
         if self.num_ws is not None:
             x = x[:, None].repeat(1, self.num_ws, 1)
         return x if truncation_psi == 1 else self._truncate(x, truncation_psi, truncation_cutoff)
+
+    def track(self, w: Tensor) -> None:
+        """In training mode: moves w_avg towards the mean of w [N, w_dim]."""
+        if self.training and self.tracks_w_avg:
+            self.w_avg.copy_(misc.finite_or(self.w_avg.lerp(w.detach().mean(dim=0), 1 - self.w_avg_beta), self.w_avg))
 
     def _truncate(self, ws, psi, cutoff):
         assert self.tracks_w_avg, f'truncation_psi={psi}: this mapping network does not track w_avg'

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torch_utils import distributed, misc, training_stats
+from torch_utils.optimizers import step_unless
 from training.data.stages import OutOfImagesError, Source
 from training.data.storage import DatasetError
 from training.ema import ema_decay, update_ema
@@ -148,7 +149,7 @@ def finish_phase(players: list[Player]) -> Tensor | None:
     """One gradient for all ranks; one optimizer step. A phase that back-propagated nothing takes none.
 
     Returns whether the gradient is not finite (a boolean on the device), None without a step. If it is not, or so large
-    that its squares are not, all of it counts as zero: without momentum no weight moves, and the host need not know of it.
+    that its squares are not, the step is left out on the device, and the host need not know of it.
     """
     parameters = []
     for player in players:
@@ -164,10 +165,8 @@ def finish_phase(players: list[Player]) -> Tensor | None:
     distributed.all_reduce_mean_(grads)
     is_broken = ~torch.nn.utils.get_total_norm(grads).isfinite()
     training_stats.report0('Progress/nonfinite_grads', is_broken)
-    for grad in grads:
-        grad.masked_fill_(is_broken, 0)
     for player in players:
-        player.optimizer.step()
+        step_unless(is_broken, player.optimizer)
     return is_broken
 
 
