@@ -91,8 +91,7 @@ class Player:
         training_stats.report(f'Loss/scores/{kind}{self.suffix}', verdict.logits)
         training_stats.report(f'Loss/signs/{kind}{self.suffix}', signs)
         if kind == 'real':
-            known = signs.isfinite()
-            self.real_signs += torch.stack([signs.where(known, 0).sum(), known.sum().to(signs)])
+            self.real_signs += torch.stack([signs.nansum(), (signs == signs).sum(dtype=signs.dtype)])       # NaN is none.
         return verdict
 
     def state_dict(self) -> dict:
