@@ -110,16 +110,53 @@ def _spawn(fn, num_processes, args):
             for rank in range(num_processes)
         ]
         _start_resource_tracker()
-        try:
-            with _signals_passed_on(processes):
-                for process in processes:
-                    process.start()
-                _wait_to_the_end(processes)
-            error = _cause(processes, folder)
-        finally:
-            _end(processes)
+        with _Interrupts() as interrupts:
+            try:
+                with _signals_passed_on(processes):
+                    for process in processes:
+                        process.start()
+                    _wait_to_the_end(processes, interrupts)
+                error = _cause(processes, folder)
+            finally:
+                _end(processes)
     if error is not None:
         raise error
+
+
+class _Interrupts:
+    """Counts Ctrl-C instead of raising KeyboardInterrupt, which could come anywhere, also while the processes are ended.
+
+    number: so many so far.
+    reader: a connection that has something to read after one.
+    """
+
+    def __init__(self):
+        self.number = 0
+        self.reader, self._writer = multiprocessing.Pipe(duplex=False)
+
+    def __enter__(self):
+        is_ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN      # As in the background of some shells.
+        self._is_heard = threading.current_thread() is threading.main_thread() and not is_ignored
+        if self._is_heard:
+            self._previous = signal.signal(signal.SIGINT, self._count)
+        return self
+
+    def __exit__(self, *_):
+        if self._is_heard:
+            ends = self.number >= 2         # This process ends, whatever comes.
+            signal.signal(signal.SIGINT, signal.SIG_IGN if ends else self._previous)
+        self.reader.close()
+        self._writer.close()
+
+    def _count(self, _signum, _frame):
+        self.number += 1
+        if self.number <= 2:            # More change nothing.
+            self._writer.send(None)
+
+    def take(self):
+        """Empties the reader."""
+        while self.reader.poll():
+            self.reader.recv()
 
 
 def _start_resource_tracker():
@@ -141,29 +178,29 @@ def _start_resource_tracker():
             os.environ['PYTHONWARNINGS'] = warnings
 
 
-def _wait_to_the_end(processes):
+def _wait_to_the_end(processes, interrupts):
     """Returns when all have ended, or soon after one has failed."""
-    try:
-        _wait(processes)
-    except KeyboardInterrupt:               # The processes got it too, and may take their time to end in good order.
-        try:
-            _wait(processes, INTERRUPT_SEC)
-        except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)        # A third one comes too late to change anything.
-            raise SystemExit(INTERRUPTED) from None
-        if any(process.exitcode != 0 for process in processes):
-            raise
+    _wait(processes, interrupts, 1)
+    if interrupts.number == 0:
+        return
+    _wait(processes, interrupts, 2, INTERRUPT_SEC)      # They got it too, and may take their time to end in good order.
+    if interrupts.number >= 2:
+        raise SystemExit(INTERRUPTED)
+    if any(process.exitcode != 0 for process in processes):
+        raise KeyboardInterrupt
 
 
-def _wait(processes, patience_sec=math.inf):
+def _wait(processes, interrupts, max_interrupts, patience_sec=math.inf):
+    """Returns when all have ended, soon after one has failed, after so many interrupts, or when the time is up."""
     deadline = time.monotonic() + patience_sec
     while running := [process.sentinel for process in processes if process.exitcode is None]:
         if _ended_badly(processes):
             _join(processes, SECONDARY_SEC)
             return
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or interrupts.number >= max_interrupts:
             return
-        connection.wait(running, min(deadline - time.monotonic(), 60))      # It takes no infinite number.
+        connection.wait([*running, interrupts.reader], min(deadline - time.monotonic(), 60))    # It takes no infinite number.
+        interrupts.take()
 
 
 def _ended_badly(processes):
