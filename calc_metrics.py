@@ -180,14 +180,10 @@ def check_nearest(path: str) -> None:
     if os.path.splitext(path)[1].lower() not in NEAREST_FORMATS:
         raise click.BadParameter(f'{path} needs an ending that says what to write: {" or ".join(NEAREST_FORMATS)}',
                                  param_hint='--nearest')
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise click.BadParameter(f'{path} cannot be written: {folder} is no folder that can be written to',
-                                 param_hint='--nearest')
     try:
-        writing.require_free(path)
+        writing.require_place(path)
     except OSError as error:
-        raise click.BadParameter(f'{path} {error.strerror}', param_hint='--nearest') from error
+        raise click.BadParameter(f'{path}: {error.strerror}', param_hint='--nearest') from error
 
 
 def find_detectors(o: Mapping[str, Any]) -> WeightOptions:

@@ -27,7 +27,7 @@ def main(network: str, out: str, target: str | None, only: str | None) -> None:
     target = target or FORMATS.get(Path(out).suffix)
     if target is None:
         raise click.UsageError(f'--out={out}: the name ends in none of {", ".join(FORMATS)}; give the format with --to')
-    require_free(out, '--out')
+    require_place(out, '--out')
     convert(network, out, target, chosen_names(only))
 
 
@@ -39,14 +39,14 @@ def main(network: str, out: str, target: str | None, only: str | None) -> None:
               help='With the four highest resolutions in float16, on GPUs.')
 def legacy(source: str, dest: str, force_fp16: bool) -> None:
     """Convert network files with the options of the reference's legacy.py; convert.py has more."""
-    require_free(dest, '--dest')
+    require_place(dest, '--dest')
     convert(source, dest, FORMATS.get(Path(dest).suffix, 'reference'), None, force_fp16, '--source')
 
 
-def require_free(path: str, option: str) -> None:
-    """A usage error if anything is there: a network is never replaced."""
+def require_place(path: str, option: str) -> None:
+    """A usage error if anything is there, as a network is never replaced, or no folder for it."""
     try:
-        writing.require_free(path, 'none')
+        writing.require_place(path, 'none')
     except OSError as error:
         raise click.BadParameter(f'{path}: {error.strerror}', param_hint=option) from None
 
@@ -59,7 +59,7 @@ def convert(network: str, out: str, target: str, names: list[str] | None, force_
     try:
         write(out, target, networks, data)
     except (OSError, ValueError) as error:
-        raise click.ClickException(f'{out} cannot be written: {error}') from None
+        raise click.ClickException(f'{out} cannot be written: {getattr(error, "strerror", None) or error}') from None
     click.echo(f'{out}: {", ".join(networks)} in {target} format')
 
 

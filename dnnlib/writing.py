@@ -10,6 +10,7 @@ Every writer of this project goes through this file:
         file.write(line)
     writing.write_picture(path, picture)            # Also write_npz, write_text, write_bytes.
     writing.require_free(path)                      # Before work is done: would `atomic(path)` be refused?
+    writing.require_place(path)                     # The same, where the folder must be there, too.
 
 What stands at `path` already is replaced only if it is a regular file and `replace` allows it:
 
@@ -65,6 +66,14 @@ def require_free(path: str | os.PathLike, replace: Replace = 'ours') -> None:
     if replace == 'none' or (replace == 'ours' and not is_ours(path)):
         found = 'exists already' if replace == 'none' else 'exists already and was not written by this program'
         raise TakenError(errno.EEXIST, f'{found}; name a new file, or move it away', os.fspath(path))
+
+
+def require_place(path: str | os.PathLike, replace: Replace = 'ours') -> None:
+    """As `require_free`, for a name that a user gives: its folder must be there already, too."""
+    require_free(path, replace)
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise FileNotFoundError(errno.ENOENT, f'{folder} is no folder that can be written to', os.fspath(path))
 
 
 def is_empty_folder(path: str | os.PathLike) -> bool:
@@ -197,7 +206,7 @@ def _renamed(path: Path, temporary: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         if error.errno is not None and error.filename in (None, os.fspath(temporary)):
-            error.filename, error.filename2 = os.fspath(path), None
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
     finally:
         _remove(temporary)

@@ -1,10 +1,8 @@
 """Streams of numbered uint8 images [N, 3, H, W]: those of a data set, and those that a generator makes."""
 from __future__ import annotations
 
-import atexit
 import copy
 import os
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 import dnnlib.util
 from metrics.generator_inputs import GeneratorInputs, with_noise
 from metrics.names import MetricError
-from training.data.stages import end_workers, ignore_stop_signals
+from training.data.stages import end_with_program, ignore_stop_signals
 
 
 def open_dataset(dataset_kwargs: Mapping[str, Any], **changes: Any):
@@ -81,7 +79,7 @@ class DatasetImages:
             generator=torch.Generator())    # Of the workers' seeds, which else would come from the training run's.
         try:
             items = iter(loader)
-            atexit.register(end_workers, weakref.ref(items))
+            end_with_program(items)
             yield from map(as_rgb, items)
         except OSError as error:    # From a worker it brings a traceback in its text; the sentence comes last.
             raise MetricError(str(error).strip().splitlines()[-1]) from error

@@ -55,9 +55,10 @@ class Centre(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What became of several metrics: {result name: value}, and {metric: why it could not be calculated}."""
+    """What became of several metrics: {result name: value}, and {metric: why it could not be calculated, or recorded}."""
     values: dict[str, float]
     failures: dict[str, str]
+    unrecorded: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -186,14 +187,14 @@ def evaluate(
     Returns:
         What came out, and what failed.
     """
-    scores = Scores({}, {})
+    scores = Scores({}, {}, {})
     metrics = of_all_centres(metrics, kwargs.get('centres'))
     kwargs.setdefault('shared', shared_by(metrics))
     for metric in metrics:
         try:
             with stoppable(wants_stop):
                 result = calc_metric(metric, **kwargs)
-            on_main(lambda result=result: report_metric(result, run_dir, snapshot_pkl))
+            reason = on_main(lambda result=result: report_metric(result, run_dir, snapshot_pkl))
         except StopAsked:
             scores.failures[metric] = 'broken off, as asked'
         except Exception as error:      # Whatever it is: a metric never ends a run.
@@ -201,6 +202,8 @@ def evaluate(
             _print_failure(metric, error)
         else:
             scores.values.update(result.results)
+            if reason is not None:
+                scores.unrecorded[metric] = reason
     return scores
 
 

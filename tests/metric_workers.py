@@ -71,5 +71,5 @@ def stopped_worker(rank, options, folder):
         done.append(1)
         return rank == 1 and len(done) > 4
 
-    values, failures = metric_main.evaluate(['fd20_tiny', 'pr20_tiny'], wants_stop=wants_stop, **{**options, 'batch_size': 4})
+    values, failures, _ = metric_main.evaluate(['fd20_tiny', 'pr20_tiny'], wants_stop=wants_stop, **{**options, 'batch_size': 4})
     (Path(folder) / f'rank{rank}.json').write_text(json.dumps([list(values), failures]))

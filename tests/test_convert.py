@@ -1,4 +1,8 @@
 """convert.py: numbers survive every way there and back, and what a format cannot hold is refused."""
+import runpy
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from network_files import SMALL, run
@@ -63,6 +67,27 @@ def test_every_route_keeps_every_bit_of_every_network(native, route):
     for target in route:
         path = convert_to(path, target)
         assert_equal_networks(path)
+
+
+def test_the_options_of_the_references_converter_do_the_same(native, tmp_path):
+    """`legacy.py --source --dest`; the ending of the file says what is written, and nothing is replaced."""
+    for name, start in (('a.pkl', b'\x80'), ('b.safetensors', native.read_bytes()[1:8]), ('c.network', b'\x80'), ('d.pt', b'PK')):
+        status, output = run(convert.legacy, '--source', native, '--dest', tmp_path / name)
+        assert status == 0 and name in output
+        assert_equal_networks(tmp_path / name)
+        assert start in (tmp_path / name).read_bytes()[:8]
+    for taken in ('a.pkl', 'nowhere/a.pkl'):
+        status, output = run(convert.legacy, '--source', native, '--dest', tmp_path / taken)
+        assert status == 2 and f'--dest: {tmp_path / taken}: ' in output
+    assert run(convert.legacy, '--source', native, '--dest', tmp_path / 'half.pkl', '--force-fp16', 'true')[0] == 0
+    assert legacy.load_network_pkl(tmp_path / 'half.pkl')['G'].synthesis.b16.use_fp16
+
+
+def test_legacy_is_that_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['legacy.py', f'--source={tmp_path}/a', f'--dest={tmp_path}/b.pkl'])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(Path(__file__).parent.parent / 'legacy.py'), run_name='__main__')
+    assert ended.value.code == 2 and 'Invalid value for --source' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('path, name', [
@@ -145,12 +170,13 @@ def test_a_mistake_is_answered_in_a_sentence_with_status_2(native, args, message
     assert status == 2 and message in ' '.join(output.split())
 
 
-@pytest.mark.parametrize('out, message', [('nowhere/a.pkl', 'No such file'), ('a.pt', 'it has c_dim=2')])
-def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, out, message):
+@pytest.mark.parametrize('out, code, message', [
+    ('nowhere/a.pkl', 2, 'nowhere is no folder that can be written to'), ('a.pt', 1, 'cannot be written: it has c_dim=2')])
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, out, code, message):
     source = tmp_path / 'in' / 'a.safetensors'
     source.parent.mkdir()
     G = Generator(8, 2, 8, 16, 3, {'num_layers': 1}, SMALL)
     checkpoint.save_networks(source, {'G': G, 'D': Discriminator(2, 16, 3, **SMALL), 'G_ema': G})
     status, output = run(convert.main, '--network', source, '--out', tmp_path / out)
-    assert status == 1 and 'cannot be written' in output and message in output
+    assert status == code and message in output
     assert [path.name for path in tmp_path.iterdir()] == ['in']

@@ -145,6 +145,25 @@ def test_networks_compute_the_same(c_dim, architecture_g, architecture_d, protoc
     assert data['augment_pipe'] is None and data['training_set_kwargs'] is None
 
 
+@pytest.mark.parametrize('options', [
+    {'resolution_h': 16, 'resolution_w': 16}, {'conditioning': 'mul'}, {'fused_modconv': True}], ids=lambda o: next(iter(o)))
+def test_options_that_change_no_tensor_are_passed_over(options):
+    G, D, options_g, options_d = make(0, 'skip', 'resnet')
+    data = legacy.load_network_pkl(io.BytesIO(tf_pickle((
+        tf_generator(G, {**options_g, **options}), tf_discriminator(D, {**options_d, **options}), tf_generator(G, options_g)))))
+    z, img = torch.randn(2, 8), torch.randn(2, 3, 16, 16)
+    expected = G(z, None, noise_mode='const')
+    torch.testing.assert_close(data['G'](z, None, noise_mode='const'), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+    torch.testing.assert_close(data['D'](img, None), D(img, None))
+
+
+def test_images_that_are_not_square_are_told_as_such():
+    G, D, options_g, options_d = make(0, 'skip', 'resnet')
+    theirs = tf_generator(G, {**options_g, 'resolution_h': 16, 'resolution_w': 32})
+    with pytest.raises(CheckpointError, match='32'):
+        legacy.load_network_pkl(io.BytesIO(tf_pickle((theirs, tf_discriminator(D, options_d), theirs))))
+
+
 def test_options_without_a_value_have_the_defaults_of_those_programs():
     from torch_utils.foreign import tensorflow
     G = tensorflow._arguments({}, tensorflow.OPTIONS_G, tensorflow.IGNORED_G)

@@ -22,6 +22,18 @@ def inputs_for(G, seed=0, sources=()):
     return GeneratorInputs(seed, G.z_dim, Labels(G.c_dim, sources))
 
 
+def test_half_precision_is_for_cuda_only_as_in_generate():
+    """The same images as of a network that is told to compute in float32, unless the caller says otherwise."""
+    G = make_generator()
+    G.synthesis.b16.use_fp16 = True
+    half, single = (next(GeneratedImages(G, inputs_for(G), 4, G_kwargs=kwargs).batches([range(4)]))
+                    for kwargs in ({'force_fp32': False}, {'force_fp32': True}))
+    images = GeneratedImages(G, inputs_for(G), 4)
+    assert images.G_kwargs == {'force_fp32': True} and not torch.equal(half, single)
+    assert torch.equal(next(images.batches([range(4)])), single)
+    assert GeneratedImages(make_generator(), inputs_for(G), 4).G_kwargs == {}
+
+
 class TestGeneratorInputs:
     def test_an_image_gets_the_same_numbers_in_any_company(self):
         G = make_generator()

@@ -307,7 +307,7 @@ class TestEvaluate:
         made = []
         batches = GeneratedImages.batches
         monkeypatch.setattr(GeneratedImages, 'batches', lambda self, b: made.append(self.num) or batches(self, b))
-        values, failures = evaluate(['fd20_tiny', 'kid20_tiny', 'pr20_tiny'], run_dir=str(tmp_path), **options)
+        values, failures, _ = evaluate(['fd20_tiny', 'kid20_tiny', 'pr20_tiny'], run_dir=str(tmp_path), **options)
         assert failures == {}
         assert list(values) == ['fd20_tiny', 'fd20_tiny_pool', 'kid20_tiny', 'pr20_tiny_precision', 'pr20_tiny_recall']
         assert made == [20]
@@ -319,7 +319,7 @@ class TestEvaluate:
     def test_a_metric_that_fails_costs_a_sentence(self, options, capsys, monkeypatch):
         monkeypatch.setattr('metrics.kinds.precision_recall', lambda *args, **kwargs: 1 / 0)
         metrics = ['fd_efflite0', 'no_such_metric', 'pr20_tiny', 'kid20_tiny']
-        values, failures = evaluate(metrics, **options)
+        values, failures, _ = evaluate(metrics, **options)
         assert list(values) == ['kid20_tiny'] and list(failures) == ['fd_efflite0', 'no_such_metric', 'pr20_tiny']
         assert failures['pr20_tiny'] == 'division by zero'
         out = capsys.readouterr().out
@@ -375,7 +375,7 @@ class TestCentres:
 
     def test_union_and_centres_are_not_mixed_up_when_images_are_shared(self, centres):
         options = self.options(centres[0])
-        values, _ = evaluate(['fd20_tiny'], **options)
+        values = evaluate(['fd20_tiny'], **options).values
         assert values['fd20_tiny@c2'] == calc_metric('fd20_tiny@c2', **options).results['fd20_tiny@c2']
         assert list(values)[::2] == ['fd20_tiny', 'fd20_tiny@c0', 'fd20_tiny@c1', 'fd20_tiny@c2']
         assert len(set(values.values())) == 8

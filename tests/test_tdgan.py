@@ -144,7 +144,7 @@ def test_metrics_look_at_the_centres_on_line_alone(centres, tmp_path):
     config['metrics'] = ['fd5k_efflite0']
     run = build(config)
     ticks = Ticks(config, tmp_path, torch.device('cpu'),
-                  evaluate=lambda *args, centres, **kwargs: (scored.append(list(centres)), ({}, {}))[1])
+                  evaluate=lambda *args, centres, **kwargs: (scored.append(list(centres)), ({}, {}, {}))[1])
     ticks.begin(run)
     for stage in range(2):
         run.enter_stage(stage)

@@ -17,6 +17,7 @@ import training.run.states
 from dnnlib import writing
 from torch_utils.state_file import load_meta, load_state, save_state
 from training.run.launch import start_or_continue
+from training.run.scores import Scores
 from training.run.services import Services
 from training.run.states import NoSpaceError, require_space, saved_states, write_state
 from training.run.status import StatsWriter
@@ -199,6 +200,28 @@ def test_a_metric_that_fails_to_the_end_ends_the_run_with_a_failure(undisturbed,
     last = 'fussy: works again' if recovers else 'not everything beside it: fussy failed (no detector on Sundays)'
     assert last in printed(config)
     assert_same_bits(final_state(config), final_state(undisturbed))
+
+
+@pytest.mark.parametrize('recovers', [False, True])
+def test_scores_that_cannot_be_recorded_end_the_run_with_a_failure(data, tmp_path, recovers):
+    """They are known all the same: what is best follows them."""
+    from metrics.metric_main import evaluate, register_metric
+    from metrics.names import _registry
+
+    def made_up(options):
+        if recovers and calls:
+            shutil.rmtree(in_the_way, ignore_errors=True)
+        calls.append(1)
+        return dict(made_up=1.0)
+
+    calls, config = [], run_config(data, tmp_path / 'run', metrics=['made_up'], total_kimg=0.016)
+    in_the_way = tmp_path / 'run' / 'metric-made_up.jsonl'
+    in_the_way.mkdir()
+    status = finish(config, lambda: _registry.pop('made_up', None) or register_metric(made_up), evaluate=evaluate)
+    assert status == (0 if recovers else 1), printed(config)[-3000:]
+    assert 'Note: made_up is not recorded in ' in printed(config)
+    last = 'recording metrics: works again' if recovers else 'not everything beside it: recording metrics failed (is a folder'
+    assert last in printed(config) and Scores(tmp_path / 'run').scores == {4: 1.0, 16: 1.0}
 
 
 def row(tick, **more):

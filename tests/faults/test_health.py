@@ -2,6 +2,8 @@
 import json
 import math
 import multiprocessing
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import training.training_loop
 from losses_ext.path_length import PathLength
 from torch_utils.state_file import load_state
 from training import setup
-from training.data.stages import MAX_BAD_IMAGES, RealStream, WithoutBad
+from training.data.stages import MAX_BAD_IMAGES, RealStream, WithoutBad, end_workers, ignore_stop_signals
 from training.data.storage import DatasetError
 from training.run.health import MAX_STREAK, PATIENCE, Diverged, Health, diversity, not_finite, require_finite
 from training.run.states import saved_states
@@ -283,6 +285,15 @@ def test_a_loading_process_that_is_killed_is_replaced(data, undisturbed, tmp_pat
     assert finish(config, kill_the_loader) == 0, printed(config)[-3000:]
     assert printed(config).count('Warning: a process that loads images was killed') == 1
     assert_same_bits(final_state(config), final_state(undisturbed))
+
+
+def test_a_loading_process_that_does_not_listen_is_killed_at_the_end():
+    """It would keep the program from ending: what Python sends is a signal that such processes ignore."""
+    deaf = multiprocessing.get_context('fork').Process(target=lambda: (ignore_stop_signals(0), time.sleep(600)), daemon=True)
+    deaf.start()
+    end_workers(lambda: None, [deaf])
+    deaf.join(60)
+    assert deaf.exitcode == -signal.SIGKILL
 
 
 def test_loading_processes_that_are_always_killed_end_the_run_with_a_sentence(data, monkeypatch):

@@ -13,6 +13,7 @@ from tiny import assert_same_bits
 
 import torch_utils.checkpoint
 from torch_utils.state_file import load_meta
+from training.run.launch import stop_on_signals
 from training.run.states import saved_states
 
 
@@ -117,6 +118,23 @@ def test_stops_inside_ticks_leave_no_trace_in_the_statistics(data, tmp_path, int
     while not any(load_meta(path)['finished'] for path in saved_states(configs[0]['run_dir'])):
         assert finish(configs[0], prepare) == 0, printed(configs[0])[-3000:]
     assert_same_run(*configs)
+
+
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGUSR1', 'SIGHUP'])
+def test_each_signal_that_the_pages_name_asks_for_a_stop(name):
+    number, before = getattr(signal, name), signal.getsignal(getattr(signal, name))
+    assert f'{name}' in Path(__file__).parents[2].joinpath('docs/reliability.md').read_text().split('## Stopping')[1]
+    try:
+        signal.signal(number, signal.SIG_IGN)           # As nohup does it with SIGHUP.
+        asked = stop_on_signals()
+        os.kill(os.getpid(), number)
+        assert not asked()
+        signal.signal(number, signal.SIG_DFL)
+        asked = stop_on_signals()
+        os.kill(os.getpid(), number)
+        assert asked() and signal.getsignal(number) == signal.SIG_DFL       # The next one ends the process.
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_second_signal_ends_it_at_once(data, tmp_path):

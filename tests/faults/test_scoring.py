@@ -23,8 +23,8 @@ def at(nimg, act):
         if shown == nimg:
             act()
         if wants_stop():
-            return {}, dict.fromkeys(metrics, 'broken off')
-        return dict.fromkeys(metrics, 1 / shown), {}
+            return {}, dict.fromkeys(metrics, 'broken off'), {}
+        return dict.fromkeys(metrics, 1 / shown), {}, {}
     return evaluate
 
 
@@ -120,7 +120,7 @@ def test_scores_that_come_later_decide_on_what_is_kept(data, tmp_path):
     values = {4: 1.0, 16: 9.0, 28: 3.0, 40: 5.0, 52: 6.0, 64: 7.0, 76: 6.5, 80: 6.0}
 
     def evaluate(metrics, run_dir, **kwargs):
-        return {metrics[0]: values[images_shown(Path(run_dir))]}, {}
+        return {metrics[0]: values[images_shown(Path(run_dir))]}, {}, {}
 
     config = run_config(data, tmp_path / 'run', metrics=['made_up'], keep=dict(newest=1))
     assert finish(config, evaluate=evaluate) == 0, printed(config)[-3000:]
@@ -135,7 +135,7 @@ def test_the_best_of_a_metric_of_which_higher_is_better(data, tmp_path):
     values = {4: 1.0, 16: 9.0, 28: 3.0, 40: 2.0}
 
     def evaluate(metrics, run_dir, **kwargs):
-        return {metrics[0]: values[images_shown(Path(run_dir))]}, {}
+        return {metrics[0]: values[images_shown(Path(run_dir))]}, {}, {}
 
     config = run_config(data, tmp_path / 'run', metrics=['sharpness'], keep=dict(newest=1), total_kimg=0.04)
     assert finish(config, evaluate=evaluate, higher_is_better=lambda name: name == 'sharpness') == 0, printed(config)[-3000:]

@@ -1,8 +1,10 @@
 """What feeds a step: sources of reals and labels, the stages that say which are on line, and endless batches of reals."""
 import atexit
+import multiprocessing
 import signal
 import threading
 import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -100,20 +102,33 @@ class WithoutBad(torch.utils.data.Dataset):
 def ignore_stop_signals(worker: int) -> None:
     """In a process that loads images: schedulers and terminals signal all processes of a run, but its trainers decide.
 
-    A worker ends when its trainer does (`end_workers`).
+    A worker ends when its trainer does (`end_with_program`).
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def end_workers(batches: weakref.ref) -> None:
-    """Asks the workers of a loader's iterator to end, while Python is still able to.
+def end_with_program(batches: Iterator) -> None:
+    """Sees to it that the workers of a loader's iterator end when this program does; nobody else will after an error.
 
     What Python itself does at the end of a program is to send SIGTERM, which they ignore, and to wait for ever.
     """
+    atexit.register(end_workers, weakref.ref(batches), workers_of(batches))
+
+
+def workers_of(batches: Iterator) -> list[multiprocessing.Process]:
+    """The processes of a loader's iterator, none if it has none. (Torch has no public name for them.)"""
+    return list(getattr(batches, '_workers', []))
+
+
+def end_workers(batches: Callable[[], Iterator | None], workers: Iterable[multiprocessing.Process]) -> None:
+    """Asks the workers of a loader's iterator, if it still is there, to end; kills those that do not."""
     shut_down = getattr(batches(), '_shutdown_workers', None)       # There is no public name; none without workers.
     if shut_down is not None:
         shut_down()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
 
 
 def _without_traceback(error: DatasetError) -> str:
@@ -157,7 +172,7 @@ class RealStream:
                             generator=torch.Generator(), **self._loader_kwargs)
         with no_exception_from_signals():
             self._batches = iter(loader)    # Starts the workers; their seeds come from a generator of their own.
-        atexit.register(end_workers, weakref.ref(self._batches))    # After an error nobody else will.
+        end_with_program(self._batches)
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [N,C,H,W] in -1..1 and labels [N,c_dim] on the device; N is the batch size of one rank.
@@ -180,7 +195,7 @@ class RealStream:
 
     def _replace_workers(self, error: RuntimeError) -> None:
         """Loads on with new processes. Raises a DatasetError if that has been tried often enough."""
-        end_workers(weakref.ref(self._batches))
+        end_workers(lambda: self._batches, workers_of(self._batches))
         self._num_restarts += 1
         if self._num_restarts > MAX_RESTARTS:
             raise DatasetError(f'processes that load images were killed more than {MAX_RESTARTS} times (is the memory of this '

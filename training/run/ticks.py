@@ -261,7 +261,7 @@ class Ticks:
         """
         self.services.wait()
         metrics = self.config['metrics']
-        values, failures = self._evaluate(
+        values, failures, unrecorded = self._evaluate(
             metrics, run_dir=str(self.run_dir), snapshot_pkl=str(path), G=run.G_ema, device=self.device,
             batch_gen=run.batch_gpu, dataset_kwargs=self.config['training_set_kwargs'],
             centres=dict(source.centre for source in run.stage.sources if source.centre) or None,
@@ -277,6 +277,8 @@ class Ticks:
             for metric in metrics:
                 reasons = [reason for name, reason in failures.items() if name.partition('@')[0] == metric]
                 self.services.note(metric, reasons[0] if reasons else None)
+        if values:
+            self.services.note('recording metrics', next(iter(unrecorded.values()), None))
         score = math.nan if metrics[0] in failures else next(iter(values.values()), math.nan)
         self._note_score(run.nimg, metrics[0], score, values)
 
