@@ -171,7 +171,7 @@ def test_a_mistake_is_answered_in_a_sentence_with_status_2(native, args, message
 
 
 @pytest.mark.parametrize('out, code, message', [
-    ('nowhere/a.pkl', 2, 'nowhere is no folder that can be written to'), ('a.pt', 1, 'cannot be written: it has c_dim=2')])
+    ('nowhere/a.pkl', 2, 'nowhere is no folder that can be written to'), ('a.pt', 1, 'it has c_dim=2')])
 def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, out, code, message):
     source = tmp_path / 'in' / 'a.safetensors'
     source.parent.mkdir()

@@ -153,7 +153,8 @@ def test_options_that_change_no_tensor_are_passed_over(options):
         tf_generator(G, {**options_g, **options}), tf_discriminator(D, {**options_d, **options}), tf_generator(G, options_g)))))
     z, img = torch.randn(2, 8), torch.randn(2, 3, 16, 16)
     expected = G(z, None, noise_mode='const')
-    torch.testing.assert_close(data['G'](z, None, noise_mode='const'), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+    torch.testing.assert_close(data['G'](z, None, noise_mode='const'), expected, rtol=1e-5,
+                               atol=1e-5 * expected.abs().max().item())
     torch.testing.assert_close(data['D'](img, None), D(img, None))
 
 
