@@ -99,8 +99,17 @@ def extras() -> Iterator[str]:
     """What is installed beside what is required."""
     for name, (module, purpose) in EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
-        yield f'{name:12} {"yes" if there else "no "}   {purpose}' + \
-            ('' if there else f"   (pip install 'stylegan2-loss-zoo[{name}]')")
+        yield f'{name:12} {"yes" if there else "no "}   {purpose}' + ('' if there else f'   ({how_to_install(name)})')
+
+
+def how_to_install(extra: str) -> str:
+    """The command that brings what an extra needs, whichever way the project itself was installed."""
+    try:
+        needed = [text.partition(';') for text in requires('stylegan2-loss-zoo') or []]
+    except PackageNotFoundError:
+        return f'pip install ".[{extra}]"'
+    names = [name.strip() for name, _, marker in needed if re.search(f'extra == .{extra}.', marker)]
+    return f'pip install {" ".join(names)}'
 
 
 def detectors() -> Iterator[str]:

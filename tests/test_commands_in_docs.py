@@ -13,16 +13,18 @@ import pytest
 from click.testing import CliRunner
 from tiny import make_dataset
 
+from loss_zoo.command import PROGRAMS as PROGRAMS_OF_GROUP
+
 try:
     import tomllib
 except ImportError:         # Python 3.10.
     import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = [name for name in sorted(path.stem for path in ROOT.glob('*.py')) if name != 'legacy']
+SCRIPTS = [name for name in sorted(path.stem for path in ROOT.glob('*.py')) if name not in ('legacy', 'hatch_build')]
 PAGES = [path for path in [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('*/README.md')]
          if path.name != 'CHANGELOG.md' and 'fixtures' not in path.parts]
-PROGRAMS = r'(python|pip|make|torchrun|tensorboard|wandb|\w+\.py)'
+PROGRAMS = r'(python|pip|pipx|make|torchrun|tensorboard|wandb|loss-zoo|\w+\.py)'
 
 
 def lines_of(text):
@@ -34,9 +36,10 @@ def lines_of(text):
 
 
 def blocks_of(page):
-    """The indented and fenced parts of a page."""
+    """The indented and fenced parts of a page, and whole commands in its tables."""
     fenced = re.findall(r'^```\w*\n(.*?)^```', page, re.S | re.M)
-    return '\n'.join([*fenced, *(line for line in page.splitlines() if line.startswith('    '))])
+    in_tables = re.findall(r'^\|.*`(python [^`]+)`', page, re.M)
+    return '\n'.join([*fenced, *in_tables, *(line for line in page.splitlines() if line.startswith('    '))])
 
 
 def help_of(name):
@@ -72,11 +75,14 @@ def script_and_arguments(line):
 
 @pytest.mark.parametrize('line', COMMANDS, ids=[f'{place}: {line}' for line, place in COMMANDS.items()])
 def test_a_command_can_be_typed_as_it_stands(line):
-    assert re.match(r'(python|pip|make|torchrun|tensorboard|wandb) ', line), 'begins with no program'
+    assert re.match(r'(python|pip|pipx|make|torchrun|tensorboard|wandb|loss-zoo) ', line), 'begins with no program'
     assert '...' not in line.split(), 'leaves something out'
     script, words = script_and_arguments(line)
     if script:
         importlib.import_module(script).main.make_context(f'{script}.py', list(words))    # Raises what it would say.
+    elif words[0] == 'loss-zoo':
+        name, *words = words[1:]
+        importlib.import_module(PROGRAMS_OF_GROUP[name].module).main.make_context(name, words)
     elif words[0] == 'python' and words[1] == '-m':
         importlib.import_module(words[2])
     elif words[0] == 'python':
@@ -94,10 +100,11 @@ def check_packages(line, packages):
     """This project is on no index: it is installed from its folder, with extras that there are, quoted for every shell."""
     extras = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['project']['optional-dependencies']
     for package in packages:
-        assert not package.startswith('stylegan2-loss-zoo'), 'is on no index; install "."'
+        is_from_here = '@ git+' in package
+        assert is_from_here or not package.startswith('stylegan2-loss-zoo'), 'is on no index; install "."'
         if '[' in package:
             assert f'"{package}"' in line, 'brackets need quotes'
-            assert set(package.partition('[')[2].rstrip(']').split(',')) <= set(extras)
+            assert set(re.search(r'\[(.*)\]', package)[1].split(',')) <= set(extras)
 
 
 def test_the_commands_are_found():
