@@ -149,7 +149,7 @@ def flat(config: Any, prefix: str = '') -> dict[str, str]:
 
 def differences(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
     """{option: its value in each run} of the options in which runs differ, but for their folder."""
-    configs = [flat({**run.config, 'run_dir': None, 'command': None}) for run in runs]
+    configs = [flat({**run.config, 'run_dir': None, 'command': None, 'argv': None}) for run in runs]
     names = dict.fromkeys(name for config in configs for name in config)
     table = {name: [config.get(name, '') for config in configs] for name in names}
     return {name: values for name, values in table.items() if len(set(values)) > 1}
@@ -291,7 +291,7 @@ def facts(run: RunSummary, number: int, metric_names: Sequence[str]) -> dict[str
     """What the page says of one run."""
     return {'name': printable(run.name), 'color': color_of(number), 'warnings': run.warnings,
             'has_pictures': bool(run.pictures), 'command': command_line(run),
-            'progress': f'{run.kimg:g} of {run.config.get("total_kimg", "?")}',
+            'progress': f'{run.kimg:g} of {run.config.get("kimg", "?")}',
             'time': duration(run.last('Timing/total_sec')), 'rate': four_digits(run.last('Timing/sec_per_kimg')),
             'p': four_digits(run.last('Progress/augment')),
             'scores': [latest_and_best(run.metrics.get(name, []), name) for name in metric_names]}

@@ -23,7 +23,7 @@ from training.config import run_dirs
 from training.config.continued_run import continued_run
 from training.config.going_on import is_finished, kimg_of
 from training.config.new_run import started_run
-from training.config.options import GroupedHelp, given, parse_args, with_options, with_whole_paths
+from training.config.options import GroupedHelp, given, parse_args, with_argv, with_options, with_whole_paths
 from training.config.resolve import resolve
 from training.config.rules import UserError, require
 from training.config.schema import Config
@@ -53,7 +53,7 @@ def main(**options):
         config = continued_run(o) if os.path.isdir(o.get('resume', '')) else started_run(o)
     except OSError as error:
         raise UserError(f'--data: {error}') from error
-    config = with_known_metrics(config)
+    config = with_argv(with_known_metrics(config))
     measurable = measurable_metrics(config, options['download_detectors'], options['dry_run'])
     if not options['dry_run']:
         config = replace(config, metrics=measurable)
@@ -61,7 +61,7 @@ def main(**options):
     if torchrun.is_main_process():
         print_config(config)
     if is_finished(config):
-        click.echo(f'{config["run_dir"]} is finished: it has {kimg_of(config):g} kimg, {config["total_kimg"]:g} are asked '
+        click.echo(f'{config["run_dir"]} is finished: it has {kimg_of(config):g} kimg, {config["kimg"]:g} are asked '
                    'for. A larger --kimg continues it; --new starts another run.')
     elif options['dry_run']:
         click.echo(tables)
@@ -126,7 +126,7 @@ def start(config: Config) -> int:
     def run() -> None:
         train = partial(train_process, evaluate=evaluate, higher_is_better=higher_is_better,
                         overfitting_gap=overfitting_gap, report=refresh)
-        distributed.launch(train, config['num_gpus'], (config,))
+        distributed.launch(train, config['gpus'], (config,))
 
     if not torchrun.is_main_process():
         run()

@@ -5,7 +5,6 @@
 A row for every centre: some of its images, then fakes of the average generator at the end of every stage, from the same
 latents with the centre's code. What a generator would draw for centres that it has not met yet is left out.
 """
-import json
 import sys
 from collections.abc import Iterator
 from itertools import accumulate
@@ -53,12 +52,13 @@ def stage_ends(stage_kimg: list[float], batch_size: int) -> Iterator[int]:
               help='Picture to write, .webp or .jpg [default: docs/methods/tdgan_centres.webp].')
 def main(run_dir: Path, dest: Path) -> None:
     """Draw what a run of TDGAN draws for every centre after each of its stages."""
-    config = json.loads((run_dir / 'training_options.json').read_text(encoding='utf-8'))
+    from training.run.files import read_options
+    config = read_options(run_dir)
     options = config['regularizers']['tdgan']
     paths, stages = options['data'].split(','), [stage.split(':') for stage in options['schedule'].split(',')]
     rows = [[(f'{centre}: {Path(path).stem}', reals(path))] for centre, path in enumerate(paths)]
     nothing = Image.new('RGB', rows[0][0][1].size, 'white')
-    ends = stage_ends([float(kimg) for _, kimg in stages], config['batch_size'])
+    ends = stage_ends([float(kimg) for _, kimg in stages], config['batch'])
     for on_line, nimg in zip([ids.split('+') for ids, _ in stages], ends):
         pictures = fakes(run_dir / f'network-snapshot-{nimg // 1000:06d}.safetensors')
         for centre, row in enumerate(rows):

@@ -106,7 +106,7 @@ def configure(config: dict, loss_options: dict) -> None:
     if hasattr(module, 'configure'):
         config['loss_options'] = asdict(module.configure(config, checked_options(config['loss'], module, loss_options)))
     game = config['loss_kwargs']['game']
-    if config.get('ada_target') is not None and not rules_of(game).zero_decides:
+    if config.get('target') is not None and not rules_of(game).zero_decides:
         raise ValueError(f'--aug=ada cannot follow --loss={game}: its logits have no zero that separates real from '
                          f'fake; give --aug=fixed --p=0.3, or --aug=noaug')
     for name, target in BASE_TYPES.items():

@@ -57,7 +57,7 @@ class APA(Regularizer):
         if not losses_ext.rules_of(game).zero_decides:
             raise ValueError(f'--reg_type=apa cannot adapt to --loss={config["loss"]}: the logits of the {game} game '
                              f'have no zero that separates real from fake; give a fixed --apa_p')
-        if config.get('ada_target') is not None:
+        if config.get('target') is not None:
             raise ValueError('--reg_type=apa and --aug=ada cannot both adapt to the same logits: give a fixed --apa_p, '
                              '--aug=fixed, or --aug=noaug')
         target = 0.6 if options.target is None else options.target

@@ -97,8 +97,8 @@ class TDGAN(Regularizer):
         kimg = config.get('command', {}).get('kimg')
         if options.schedule and kimg is not None:
             print(f'Warning: --tdgan_schedule overrules --kimg={kimg}.', file=sys.stderr)
-        options = replace(options, schedule=options.schedule or default_schedule(num, config['total_kimg']))
-        config['total_kimg'] = sum(kimg for _, kimg in parse_schedule(options))
+        options = replace(options, schedule=options.schedule or default_schedule(num, config['kimg']))
+        config['kimg'] = sum(kimg for _, kimg in parse_schedule(options))
         has_code = options.code == 'on' or (options.code == 'auto' and num > 1)
         if 0 < options.slots < num:
             raise ValueError(f'--tdgan_slots={options.slots}: there are {num} centres')
@@ -126,7 +126,7 @@ class TDGAN(Regularizer):
 
     def stages(self, config: dict) -> list[Any]:
         paths = self.options.data.split(',')
-        self._strength_adapts = config.get('ada_target') is not None
+        self._strength_adapts = config.get('target') is not None
         self._c_dim = config['data_shape']['c_dim']
         num_codes = config['G_kwargs'].get('c_dim', self._c_dim) - self._c_dim
         codes = np.eye(num_codes, dtype=np.float32) if num_codes else [None] * len(paths)

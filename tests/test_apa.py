@@ -160,7 +160,7 @@ def test_adaptive_run_resumes_exactly(tmp_path):
 
 
 def configure(game='logistic', loss=None, ada=None, ada_kimg=500, **options):
-    config = dict(loss=loss or game, loss_kwargs=dict(game=game), ada_target=ada, ada_kimg=ada_kimg, regularizers=dict(apa={}))
+    config = dict(loss=loss or game, loss_kwargs=dict(game=game), target=ada, ada_kimg=ada_kimg, regularizers=dict(apa={}))
     return APA.configure(config, Options(**options))
 
 

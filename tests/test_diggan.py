@@ -316,7 +316,7 @@ def test_verdicts_of_the_main_step_are_used(batch_idx):
 def diggan_config(data, **changes):
     options = dict(weight=5.0, interval=2, pair='sample', wrt='aug', ema=0.5)
     options.update(changes.pop('options', {}))
-    return make_config(data, regularizers=dict(diggan=options), batch_gpu=2, augment_p=0.8,
+    return make_config(data, regularizers=dict(diggan=options), batch_gpu=2, p=0.8,
                        augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1), **changes)
 
 

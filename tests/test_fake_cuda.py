@@ -82,7 +82,7 @@ def config_of(data, *args):
                                      *args])
     for channels in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
         channels.update(channel_base=256, channel_max=16)
-    return {**config, 'metrics': [], 'logs': []}
+    return {**config, 'metrics': [], 'log': []}
 
 
 def strictly(function, value=True):
@@ -108,7 +108,7 @@ def rules(monkeypatch):
 def run_iterations(config, num):
     """A run on the GPU after some iterations."""
     run = setup.build(config, distributed.pick_device(config['device']))
-    training_loop.training_loop(run, Silent(num * config['batch_size']))
+    training_loop.training_loop(run, Silent(num * config['batch']))
     return run
 
 
@@ -205,7 +205,7 @@ def train_in(run_dir, config, num=None):
 
 
 def test_a_run_saves_and_continues_exactly(data, gpu, small_grid, tmp_path):
-    config = {**config_of(data, '--cond=1', '--nhwc=1', '--aug=ada', '--reg_type=lecam,apa', '--apa_p=0.5'), 'total_kimg': 0.012}
+    config = {**config_of(data, '--cond=1', '--nhwc=1', '--aug=ada', '--reg_type=lecam,apa', '--apa_p=0.5'), 'kimg': 0.012}
     straight = train_in(tmp_path / 'straight', config)
     train_in(tmp_path / 'halves', config, 2)
     halves = train_in(tmp_path / 'halves', config)
@@ -216,7 +216,7 @@ def test_a_run_saves_and_continues_exactly(data, gpu, small_grid, tmp_path):
 
 
 def test_fine_tuning_starts_on_the_gpu(data, gpu, small_grid, tmp_path):
-    config = {**config_of(data), 'total_kimg': 0.004}
+    config = {**config_of(data), 'kimg': 0.004}
     train_in(tmp_path / 'first', config)
     file = next((tmp_path / 'first').glob('network-snapshot-*'))
     run, _ = launch.start_or_continue({**config, 'init_from': str(file), 'allow_partial': False}, tmp_path, CUDA, 0)

@@ -244,7 +244,7 @@ def test_the_mean_is_over_the_critics_of_one_centre(data):
 @pytest.mark.parametrize('sign', [-1.0, 1.0])
 def test_adaptive_strength_follows_the_first_critic(data, sign):
     augment = dict(class_name='training.augment.AugmentPipe', xflip=1)
-    config = make_config(data, regularizers=dict(weco={}, daco={}, genco={}), augment_kwargs=augment, ada_target=0.6)
+    config = make_config(data, regularizers=dict(weco={}, daco={}, genco={}), augment_kwargs=augment, target=0.6)
     run = setup.build(config, torch.device('cpu'))
     run.game.augment.p.fill_(0.5)
     for name, critic in run.game.critics.items():
@@ -256,7 +256,7 @@ def test_adaptive_strength_follows_the_first_critic(data, sign):
 
 def test_frozen_layers_of_a_critic_that_starts_fresh_are_those_of_d(data):
     """Fine-tuning from a file that knows no twin; also when a stage has new critics. Other layers are the twin's own."""
-    file = setup.build(make_config(data, random_seed=1), torch.device('cpu')).game.D.module
+    file = setup.build(make_config(data, seed=1), torch.device('cpu')).game.D.module
     config = make_config(data, regularizers=dict(weco={}, genco={}))
     config['D_kwargs']['block_kwargs'] = dict(freeze_layers=3)
     run = setup.build(config, torch.device('cpu'))

@@ -323,7 +323,7 @@ def test_decoder_is_in_snapshots_and_starts_fresh_from_those_without(tmp_path, c
         path = tmp_path / 'snapshot.safetensors'
         networks = {p.name: p.module for p in source.game.players}
         checkpoint.save_networks(path, {**networks, 'G_ema': source.G_ema}, training_set_kwargs=None)
-        run = setup.build({**config, 'random_seed': 5}, torch.device('cpu'))
+        run = setup.build({**config, 'seed': 5}, torch.device('cpu'))
         setup.init_from(run, checkpoint.load_networks(path))
         return run.game.D.module.state_dict(), capsys.readouterr().out
 

@@ -110,7 +110,7 @@ def test_labels_of_a_paired_game_with_codes_stay_on_the_device(data):
 
 def test_augmentation_waits_for_its_margins_only(data):
     """Once per draw that is applied to images; see `Warp`."""
-    found = reads(zoo_config(data, augment_kwargs=ADA, augment_p=0.5))
+    found = reads(zoo_config(data, augment_kwargs=ADA, p=0.5))
     assert found == {'training/warp.py: (left, top), (right, bottom) = self._on_host.tolist()': 4}
 
 

@@ -57,7 +57,7 @@ def grid(columns=10, rows=6, res=8):
 
 def log_a_little(names, run_dir, nimg=0):
     services = Services()
-    logs = Logs(names, run_dir, {'total_kimg': 9}, nimg, services)
+    logs = Logs(names, run_dir, {'kimg': 9}, nimg, services)
     logs.scalars(STATS, {'fd5k': 30.0}, nimg + 4200)
     logs.grid('Fakes', grid(), (0, 255), 10, nimg + 4200)
     logs.close()
@@ -69,7 +69,7 @@ def test_weights_and_biases_is_told_scalars_grids_and_the_configuration(wandb, t
     names = [name for name, _ in wandb.calls]
     assert names == ['init', 'define_metric', 'log', 'log', 'finish']
     start = wandb.calls[0][1]
-    assert (start['name'], start['project'], start['config']) == (tmp_path.name, 'stylegan2-loss-zoo', {'total_kimg': 9})
+    assert (start['name'], start['project'], start['config']) == (tmp_path.name, 'stylegan2-loss-zoo', {'kimg': 9})
     assert wandb.calls[1][1] == {'step_metric': 'kimg'}
     assert wandb.calls[2][1] == {'Loss/G/loss': 1.5, 'Metrics/fd5k': 30.0, 'kimg': 4.2}
     shown = wandb.calls[3][1]
@@ -122,7 +122,7 @@ def test_nothing_is_sent_unless_asked_for(wandb, tmp_path):
 def resolved_logs(tmp_path, *args):
     """What `train.py` makes of its options."""
     data = make_dataset(tmp_path / 'data.zip', num=4)
-    return train.config_from_args([f'--data={data}', *args]).logs
+    return train.config_from_args([f'--data={data}', *args]).log
 
 
 def test_logs_are_those_that_are_named(tmp_path, monkeypatch):

@@ -216,8 +216,8 @@ def test_the_number_of_processes_changes_at_once_and_nothing_else(tmp_path, opti
     lab = Lab(tmp_path, *options)
     for gpus in (1, 4, 2, 8):
         config = config_in(invoke(f'--resume={lab.run_dir}', '-n', f'--gpus={gpus}', '--snap=3'))
-        assert config['num_gpus'] == gpus and config['batch_size'] == 8 >= config['batch_gpu'] * gpus
-        same = ('loss_kwargs', 'ema_kimg', 'G_kwargs', 'D_kwargs', 'total_kimg')
+        assert config['gpus'] == gpus and config['batch'] == 8 >= config['batch_gpu'] * gpus
+        same = ('loss_kwargs', 'ema_kimg', 'G_kwargs', 'D_kwargs', 'kimg')
         assert {key: config[key] for key in same} == {key: lab.config[key] for key in same}
         resume.write_options(config)        # And on from there.
     assert 'the batch of this run, 8, cannot be divided among them' in refusal(f'--resume={lab.run_dir}', '-n', '--gpus=16')

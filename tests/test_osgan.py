@@ -212,7 +212,7 @@ def test_gradients_are_finite_at_extreme_logits(name, form, logit):
 
 
 def zoo_config(**changes):
-    config = dict(loss='osgan', loss_kwargs=dict(game='osgan', r1_gamma=1.0), regularizers={}, batch_size=4,
+    config = dict(loss='osgan', loss_kwargs=dict(game='osgan', r1_gamma=1.0), regularizers={}, batch=4,
                   training_set_kwargs=dict(resolution=32),
                   G_kwargs=dict(synthesis_kwargs=dict(channel_base=1024, channel_max=32)),
                   D_kwargs=dict(epilogue_kwargs=dict(mbstd_num_channels=0), num_fp16_res=0, channel_base=1024, channel_max=32))
@@ -226,7 +226,7 @@ def zoo_config(**changes):
     (dict(form='simple', game='hinge'), {}, '--osgan_game=hinge'),
     (dict(form='full', game='lsgan'), {}, '--osgan_game=lsgan'),
     (dict(form='simple', game='saturating'), dict(regularizers=dict(ggdr={})), '--reg_type=ggdr'),
-    (dict(game='wgan'), dict(ada_target=0.6), '--aug=ada cannot follow'),
+    (dict(game='wgan'), dict(target=0.6), '--aug=ada cannot follow'),
 ])
 def test_refusals(options, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -237,7 +237,7 @@ def test_refusals(options, changes, sentence):
     (dict(form='simple'), {}),
     (dict(form='simple', force=True), dict(D_kwargs=dict(epilogue_kwargs={}))),
     (dict(form='simple', game='wgan'), dict(D_kwargs=dict(epilogue_kwargs={}, num_fp16_res=4))),
-    (dict(game='hinge'), dict(D_kwargs=dict(epilogue_kwargs={}), ada_target=0.6)),
+    (dict(game='hinge'), dict(D_kwargs=dict(epilogue_kwargs={}), target=0.6)),
 ])
 def test_what_is_not_refused(options, changes):
     config = zoo_config(**changes)

@@ -107,5 +107,5 @@ def test_the_same_command_continues_the_run(tmp_path, data):
     again = invoke(f'--resume={run_dir}', '--preset=large')
     assert again.exit_code == 2 and '--preset is for the start of a run' in again.output
     longer = config_of(invoke(f'--resume={run_dir}', '--kimg=300'))     # The preset's options are still there.
-    assert list(longer['regularizers']) == ['lecam'] and longer['total_kimg'] == 300
+    assert list(longer['regularizers']) == ['lecam'] and longer['kimg'] == 300
     assert 'preset' not in shlex.join(longer['command'])

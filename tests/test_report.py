@@ -31,7 +31,7 @@ def write_run(folder, num_ticks=4, seed=0, picture=(128, 96), **config):
     """A run directory with 4 kimg a tick, a metric every second tick, and a picture of noise at every tick."""
     folder.mkdir(parents=True)
     rng = np.random.RandomState(seed)
-    config = {'run_dir': str(folder), 'total_kimg': 4 * num_ticks, 'data_shape': {'img_resolution': 16},
+    config = {'run_dir': str(folder), 'kimg': 4 * num_ticks, 'data_shape': {'img_resolution': 16},
               'loss_kwargs': {'r1_gamma': 1.5}, 'command': {'data': 'my cats.zip'}, **config}
     (folder / 'training_options.json').write_text(json.dumps(config))
     with open(folder / 'stats.jsonl', 'w') as stats, open(folder / 'metric-fd5k.jsonl', 'w') as metric:
@@ -123,7 +123,7 @@ def test_unfinished_lines_and_strange_values_are_passed_over(tmp_path):
 
 
 def test_a_run_that_has_just_begun_has_a_page(tmp_path):
-    (tmp_path / 'training_options.json').write_text('{"total_kimg": 5}')
+    (tmp_path / 'training_options.json').write_text('{"kimg": 5}')
     text = page(tmp_path)
     assert '0 of 5' in text and 'No statistics yet.' in text and 'was not recorded' in text
 
@@ -194,8 +194,8 @@ def test_the_command_line_repeats_the_run(tmp_path):
 def test_a_page_is_written_while_the_run_goes_on(tmp_path, monkeypatch):
     """With the pictures: after ticks 0, 1, 2, 4, 8, the last. A page that fails is named and ends nothing."""
     monkeypatch.setattr('training.run.ticks.grid_size', lambda *args: (4, 2))
-    config = make_config(make_dataset(tmp_path / 'data.zip'), total_kimg=0.1, kimg_per_tick=0.012, logs=[],
-                         network_snapshot_ticks=10, image_snapshot_ticks=10 ** 6)
+    config = make_config(make_dataset(tmp_path / 'data.zip'), kimg=0.1, tick=0.012, log=[],
+                         snap=10)
     written = []
 
     def note(run_dir):

@@ -75,7 +75,7 @@ def mutated(value, rng):
 
 @pytest.fixture(scope='module')
 def sound(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp('runs') / 'run', num_ticks=3, picture=(16, 16), metrics=['fd5k'], batch_size=4,
+    return write_run(tmp_path_factory.mktemp('runs') / 'run', num_ticks=3, picture=(16, 16), metrics=['fd5k'], batch=4,
                      training_set_kwargs={'resolution': 16, 'path': 'a.zip'}, loss='x')
 
 
@@ -116,9 +116,9 @@ def test_odd_rows_give_a_page(sound, tmp_path, name, seed):
 
 @pytest.mark.parametrize('data', [
     b'', b'\xff\xfe', b'null', b'[]', b'"x"', b'{', b'[' * 10 ** 5, b'{"a":' * 500 + b'1' + b'}' * 500,
-    b'{"total_kimg": 1' + b'0' * 5000 + b'}',
-    b'{"total_kimg": NaN}', b'{"total_kimg": ' + b'9' * 400 + b'}', b'{"command": []}', b'{"data_shape": {"img_resolution": 0}}',
-    json.dumps({'total_kimg': MARKUP}).encode()])
+    b'{"kimg": 1' + b'0' * 5000 + b'}',
+    b'{"kimg": NaN}', b'{"kimg": ' + b'9' * 400 + b'}', b'{"command": []}', b'{"data_shape": {"img_resolution": 0}}',
+    json.dumps({'kimg': MARKUP}).encode()])
 def test_what_is_no_configuration_is_told_in_a_sentence(tmp_path, data):
     (tmp_path / 'training_options.json').write_bytes(data)
     text = answer(tmp_path)

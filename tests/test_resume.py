@@ -106,7 +106,7 @@ def test_the_same_command_finds_the_unfinished_run(stopped_run, data):
     watched = invoke(f'--outdir={run_dir.parent}', f'--data={data}', *TINY, '-n', '--snap=7', '--metrics=none')
     assert f'Output directory:   {run_dir}\n' in watched.output        # Looking on more often makes no other run.
     other = invoke(f'--outdir={run_dir.parent}', f'--data={data}', *TINY, '-n', '--seed=5')
-    assert 'random_seed: 0 -> 5' in other.output and f'{run_dir}\n' not in other.output
+    assert 'seed: 0 -> 5' in other.output and f'{run_dir}\n' not in other.output
     new = invoke(f'--outdir={run_dir.parent}', f'--data={data}', *TINY, '-n', '--new')
     assert '00001-' in new.output
 
@@ -134,7 +134,7 @@ def test_resuming_a_directory_needs_no_other_option(stopped_run):
     result = invoke(f'--resume={run_dir}', '-n')
     assert result.exit_code == 0 and f'Output directory:   {run_dir}\n' in result.output
     longer = invoke(f'--resume={run_dir}/', '-n', '--kimg=2', '--workers=1')
-    assert longer.exit_code == 0 and '"total_kimg": 2' in longer.output
+    assert longer.exit_code == 0 and '"kimg": 2' in longer.output
     changed = invoke(f'--resume={run_dir}', '-n', '--gamma=7')
     assert changed.exit_code == 2 and 'loss_kwargs.r1_gamma: 1.0 -> 7.0' in changed.output, changed.output
     assert invoke(f'--resume={run_dir}', '-n', '--gamma=7', '--override').exit_code == 0
@@ -182,11 +182,11 @@ def test_outdir_is_asked_for():
 
 
 def test_differences_name_entries_and_leave_out_what_is_harmless():
-    saved = dict(run_dir='a', total_kimg=1, G_kwargs=dict(z_dim=64, w_dim=64), training_set_kwargs=dict(path='x', n=1))
-    asked = dict(run_dir='b', total_kimg=2, G_kwargs=dict(z_dim=128, w_dim=64), training_set_kwargs=dict(path='y', n=1),
-                 ada_target=0.6)
+    saved = dict(run_dir='a', kimg=1, G_kwargs=dict(z_dim=64, w_dim=64), training_set_kwargs=dict(path='x', n=1))
+    asked = dict(run_dir='b', kimg=2, G_kwargs=dict(z_dim=128, w_dim=64), training_set_kwargs=dict(path='y', n=1),
+                 target=0.6)
     assert resume.differences(dict(a=dict(data='here', weight=1)), dict(a=dict(data='there', weight=1))) == {}
-    assert resume.differences(saved, asked) == {'G_kwargs.z_dim': '64 -> 128', 'ada_target': '(none) -> 0.6'}
+    assert resume.differences(saved, asked) == {'G_kwargs.z_dim': '64 -> 128', 'target': '(none) -> 0.6'}
 
 
 @pytest.mark.parametrize('keep, sentence', [('0', 'at least 1'), ('two', 'not of the form'), ('2,worst', 'not of the form'),
@@ -264,7 +264,7 @@ def test_fine_tuning_starts_from_the_weights_and_what_is_there(network, data, tm
     from training import setup
     config = make_config(data)
     run = setup.build(config, torch.device('cpu'))
-    other = setup.build({**config, 'random_seed': 1}, torch.device('cpu'))
+    other = setup.build({**config, 'seed': 1}, torch.device('cpu'))
     networks = dict(G_ema=other.G_ema, D=other.game.D.module)           # No G: it starts from G_ema.
     setup.init_from(run, networks, allow_partial=True)
     for key, tensor in other.G_ema.state_dict().items():
@@ -375,6 +375,6 @@ def test_a_run_keeps_the_defaults_that_it_began_with(stopped_run, tmp_path, monk
     monkeypatch.setattr(base_configs, 'tiny_config', lambda *_: other(lr=0.05, ema_kimg=7, channel_base=512, pl_weight=0))
     config = continued_run(dict(resume=str(run_dir), snap=9))
     changed = {key for key in saved if config[key] != saved[key]}
-    assert changed <= {'run_dir', 'command', 'snap', 'image_snapshot_ticks', 'network_snapshot_ticks'}
+    assert changed <= {'run_dir', 'command', 'snap'}
     config = continued_run(dict(resume=str(run_dir), gamma=7.0, override=True))
     assert config['loss_kwargs'] == {**saved['loss_kwargs'], 'r1_gamma': 7.0}

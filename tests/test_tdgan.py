@@ -26,7 +26,7 @@ def centres(tmp_path_factory):
 
 def tdgan_config(centres, c_dim=0, kimg=0.048, **options):
     """Stages of 4 iterations of 4 images each, unless a schedule says otherwise."""
-    config = make_config(centres[0], total_kimg=kimg, regularizers=dict(tdgan=dict(data=','.join(centres), **options)))
+    config = make_config(centres[0], kimg=kimg, regularizers=dict(tdgan=dict(data=','.join(centres), **options)))
     config['training_set_kwargs']['use_labels'] = c_dim > 0
     config['data_shape']['c_dim'] = c_dim
     losses_ext.configure(config, {})
@@ -218,7 +218,7 @@ def test_a_new_centre_starts_from_the_images_of_the_previous_one(centres):
 
 def test_a_new_stage_has_fresh_critics_and_strength(centres):
     config = tdgan_config(centres)
-    config.update(augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1), ada_target=0.6, ada_kimg=0.01,
+    config.update(augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1), target=0.6, ada_kimg=0.01,
                   ada_interval=1)
     run = train(build(config), 16)
     run.game.augment.p.fill_(0.5)
@@ -230,14 +230,14 @@ def test_a_new_stage_has_fresh_critics_and_strength(centres):
 
 def test_a_fixed_strength_stays(centres):
     config = tdgan_config(centres)
-    config.update(augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1), augment_p=0.3)
+    config.update(augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1), p=0.3)
     assert at_second_stage(config).game.augment.p == torch.tensor(0.3)
 
 
 def test_a_centre_that_comes_back_finds_its_kept_critic_whoever_else_is_there(centres):
     """With its optimizer; the strength of augmentation follows the first critic. New centres get fresh ones."""
     config = tdgan_config(centres, schedule='0:0.008,1:0.008,2+0:0.008,0:0.008', d='keep')
-    config.update(augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1), ada_target=0.6)
+    config.update(augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1), target=0.6)
     run, ends = build(config), []
     for nimg in (8, 16, 24):
         train(run, nimg)

@@ -120,8 +120,8 @@ def test_cifar_switches(data):
 
 def test_low_shot_and_its_snapshots(data):
     config = dry_run(data, '--cfg=low_shot', '--DiffAugment=color,translation,cutout')
-    assert config['network_snapshot_ticks'] == 10 and config['kimg_per_tick'] == 4 and config['batch_gpu'] == 8
-    assert dry_run(data, '--cfg=low_shot', '--snap=3')['network_snapshot_ticks'] == 3
+    assert config['snap'] == 10 and config['tick'] == 4 and config['batch_gpu'] == 8
+    assert dry_run(data, '--cfg=low_shot', '--snap=3')['snap'] == 3
     assert 'cannot be divided among 16 processes' in invoke('--outdir=o', f'--data={data}/plain.zip', '--cfg=low_shot',
                                                             '--gpus=16', '-n').output
 
@@ -200,8 +200,8 @@ def test_detectors_are_fetched_if_that_is_asked_for(data, no_inception, monkeypa
 
 
 def test_formats_of_snapshots(data):
-    assert 'snapshot_formats' not in dry_run(data)
-    assert dry_run(data, '--snapshot-format=pkl,native')['snapshot_formats'] == ['native', 'pkl']
+    assert 'snapshot_format' not in dry_run(data)
+    assert dry_run(data, '--snapshot-format=pkl,native')['snapshot_format'] == ['native', 'pkl']
     for text in ('pkl', 'native,onnx', ''):
         result = invoke('--outdir', data / 'none', '--data', data / 'plain.zip', f'--snapshot-format={text}')
         assert result.exit_code == 2 and 'must be native or native,pkl' in ' '.join(result.output.split())

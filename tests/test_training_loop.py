@@ -13,7 +13,7 @@ from training.player import Player
 from training.regularizer import Regularizer
 from training.training_loop import finish_phase, micro_batches, run_phase
 
-ADA = dict(ada_target=0.6, ada_kimg=0.1, augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1,
+ADA = dict(target=0.6, ada_kimg=0.1, augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1,
                                                              brightness=1, noise=1))
 
 
@@ -56,7 +56,7 @@ def test_resume_is_exact_in_channels_last_memory(data, tmp_path):
 
 def test_another_seed_gives_another_run(data):
     _, first = run_iterations(make_config(data), 1)
-    _, second = run_iterations(make_config(data, random_seed=1), 1)
+    _, second = run_iterations(make_config(data, seed=1), 1)
     with pytest.raises(AssertionError, match='differs'):
         assert_same_bits(first, second)
 
@@ -217,4 +217,4 @@ def test_a_resumed_run_opens_its_images_once_and_at_the_right_place(data, monkey
     config = make_config(data)
     _, half = run_iterations(config, 3)
     run_iterations(config, 1, state=half)
-    assert opened == [0, 3 * config['batch_size']]
+    assert opened == [0, 3 * config['batch']]

@@ -168,7 +168,7 @@ def test_every_subset_runs(data, loss, game):
 
 # Refusals.
 
-ADA = dict(ada_target=0.6)
+ADA = dict(target=0.6)
 REFUSED = [         # Every combination that cannot work: methods, loss, game of osgan, changes, words of the sentence.
     *([['lecam'], loss, game, {}, ['lecam', 'relativistic']]
       for loss, game in [('relativistic', None), ('osgan', 'relativistic')]),
@@ -254,7 +254,7 @@ def test_resume_is_exact(data, names):
     if not set(names) <= set(METHODS):
         pytest.fail(f'{names} are not all registered')
     augment = dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, cutout=1)
-    assert_resumes_exactly(zoo_config(data, names, batch_gpu=2, augment_kwargs=augment, augment_p=0.8,
+    assert_resumes_exactly(zoo_config(data, names, batch_gpu=2, augment_kwargs=augment, p=0.8,
                                       **(dict(loss='osgan', game='logistic') if names[0] == 'r2' else {})), 4, 2)
 
 
@@ -275,7 +275,7 @@ def conditional_config(folder, names, loss, **changes):
 @SCHEMES
 def test_conditional_with_ada_and_accumulation(tmp_path, names, loss):
     augment = dict(class_name='training.augment.AugmentPipe', xflip=1, scale=1, brightness=1)
-    check_that_it_runs(conditional_config(tmp_path, names, loss, ada_target=0.6, ada_kimg=1, augment_kwargs=augment))
+    check_that_it_runs(conditional_config(tmp_path, names, loss, target=0.6, ada_kimg=1, augment_kwargs=augment))
 
 
 @EVERYTHING

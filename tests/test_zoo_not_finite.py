@@ -76,8 +76,8 @@ def test_no_method_keeps_what_is_not_finite(data, monkeypatch, name, place):
 @pytest.mark.filterwarnings('ignore:augmentation strength stays')
 @pytest.mark.parametrize('names, kwargs', [
     (['lecam', 'diggan', 'apa', 'weco', 'daco'], {}), ([], dict(loss='osgan', game='logistic')),
-    ([], dict(loss='relativistic')), ([], dict(ada_target=0.6, augment_kwargs=dict(
-        class_name='training.augment.AugmentPipe', xflip=1, brightness=1), augment_p=0.2))])
+    ([], dict(loss='relativistic')), ([], dict(target=0.6, augment_kwargs=dict(
+        class_name='training.augment.AugmentPipe', xflip=1, brightness=1), p=0.2))])
 @pytest.mark.parametrize('batch_idx', [0, 1])
 def test_no_combination_does(data, monkeypatch, names, kwargs, batch_idx):
     check(monkeypatch, with_options(data, names, **kwargs), 'logits', math.nan, batch_idx)

@@ -11,7 +11,7 @@ from torch_utils import distributed
 
 def test_two_processes_are_one(tmp_path):
     data = [make_dataset(tmp_path / f'{i}.zip', num=12, seed=i) for i in range(2)]
-    configs = [zoo_config(data, names, loss, 'logistic', num_gpus=2, batch_gpu=2)
+    configs = [zoo_config(data, names, loss, 'logistic', gpus=2, batch_gpu=2)
                for loss in ('logistic', 'osgan') for names in (WITHOUT_CENTRES, WITH_CENTRES)]
     distributed.launch(worker, 2, (str(tmp_path), configs))
     first, second = gradients_of_two_iterations()

@@ -38,7 +38,7 @@ def make_config(data, res=16, **changes):
     adam = dict(class_name='torch.optim.Adam', lr=0.002, betas=[0, 0.99], eps=1e-8)
     config = dict(
         data_shape=dict(c_dim=0, img_resolution=res, img_channels=3),
-        num_gpus=1, image_snapshot_ticks=50, network_snapshot_ticks=50, metrics=[], random_seed=0,
+        gpus=1, snap=50, metrics=[], seed=0,
         training_set_kwargs=dict(class_name='training.dataset.ImageFolderDataset', path=data, use_labels=False,
                                  max_size=None, xflip=False, resolution=res),
         data_loader_kwargs=dict(num_workers=0),
@@ -49,9 +49,9 @@ def make_config(data, res=16, **changes):
         G_opt_kwargs=adam, D_opt_kwargs=dict(adam),
         loss_kwargs=dict(game='logistic', r1_gamma=1.0, style_mixing_prob=0.9, pl_weight=2, pl_decay=0.01,
                          pl_batch_shrink=2),
-        G_reg_interval=4, D_reg_interval=16, total_kimg=1, batch_size=4, batch_gpu=4, ema_kimg=0.01, ema_rampup=0.05,
-        kimg_per_tick=1, ada_interval=4, ada_kimg=500, loss='logistic', regularizers={}, device='cpu',
-        cudnn_benchmark=False, allow_tf32=False, keep=dict(newest=2, best=True, every_kimg=None), logs=['tensorboard'])
+        G_reg_interval=4, D_reg_interval=16, kimg=1, batch=4, batch_gpu=4, ema_kimg=0.01, ema_rampup=0.05,
+        tick=1, ada_interval=4, ada_kimg=500, loss='logistic', regularizers={}, device='cpu',
+        cudnn_benchmark=False, allow_tf32=False, keep=dict(newest=2, best=True, every_kimg=None), log=['tensorboard'])
     config.update(changes)
     return config
 
@@ -62,7 +62,7 @@ def run_iterations(config, num, state=None):
     if state is not None:
         run.load_state_dict(*state)
     run.stages[-1].end_nimg = max(run.stages[-1].end_nimg, 10 ** 6)
-    training_loop(run, Silent(run.nimg + num * config['batch_size']))
+    training_loop(run, Silent(run.nimg + num * config['batch']))
     return run, (run.state_dict(), run.local_state_dict())
 
 

@@ -41,7 +41,7 @@ def gradients(config, z, real, rank, num_ranks):
 
 def gradient_config(data, num_gpus):
     """No minibatch statistics, no noise, no style mixing: nothing that couples samples or draws per rank."""
-    config = make_config(data, batch_gpu=4 // num_gpus, num_gpus=num_gpus)
+    config = make_config(data, batch_gpu=4 // num_gpus, gpus=num_gpus)
     config['loss_kwargs'].update(style_mixing_prob=0)
     config['G_kwargs']['synthesis_kwargs']['use_noise'] = False
     config['D_kwargs']['epilogue_kwargs']['mbstd_num_channels'] = 0
@@ -64,7 +64,7 @@ class OneIsAsked(Silent):
 def images_until_one_is_asked(config):
     """How far a run of three iterations comes if one rank is asked to stop in the first."""
     run = setup.build(config, torch.device('cpu'))
-    run.stages[-1].end_nimg = 3 * config['batch_size']
+    run.stages[-1].end_nimg = 3 * config['batch']
     training_loop(run, OneIsAsked())
     return run.nimg
 
@@ -83,7 +83,7 @@ def end_without_images(config, run_dir):
     Path(run_dir).mkdir(exist_ok=True)
     training_stats.init_multiprocessing(distributed.rank(), torch.device('cpu'))
     try:
-        train({**config, 'run_dir': str(run_dir), 'logs': []}, run_dir, torch.device('cpu'), lambda: False, {})
+        train({**config, 'run_dir': str(run_dir), 'log': []}, run_dir, torch.device('cpu'), lambda: False, {})
     except DatasetError as error:
         return str(error), [path.name for path in saved_states(run_dir)]
 
@@ -92,7 +92,7 @@ def worker(rank, data, folder, z, real):
     """Everything that two processes are asked to show, in one start."""
     torch.set_num_threads(1)
     grads = gradients(gradient_config(data, 2), z, real, rank, 2)
-    config = make_config(data, num_gpus=2, batch_gpu=1)
+    config = make_config(data, gpus=2, batch_gpu=1)
     run, straight = run_iterations(config, 6)
     distributed.check_equal({'G': run.game.G.module, 'D': run.game.D.module, 'G_ema': run.G_ema})
     _, half = run_iterations(config, 3)

@@ -53,7 +53,7 @@ class Run:
     @property
     def batch_size(self) -> int:
         """Images per iteration, of all ranks."""
-        return self.config['batch_size']
+        return self.config['batch']
 
     @property
     def batch_gpu(self) -> int:
@@ -72,7 +72,7 @@ class Run:
         """Makes a stage the current one: opens its data; tells the regularizers, unless they were told already."""
         if stage_idx != self.stage_idx:
             self.stage_idx, self.stage_begun, self.reals = stage_idx, False, None
-        seed = Streams(self.config['random_seed']).seed_of(self.nimg, 'stage')      # The same on all ranks.
+        seed = Streams(self.config['seed']).seed_of(self.nimg, 'stage')      # The same on all ranks.
         for regularizer in self.game.having('begin_stage'):
             regularizer.begin_stage(self.stage, seed, resumed=self.stage_begun)
         self.stage_begun = True
@@ -142,7 +142,7 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
     Raises ValueError, in the user's words, for what does not fit together.
     """
     rank, world_size = distributed.rank(), distributed.world_size()
-    torch.manual_seed(config['random_seed'] * world_size + rank)
+    torch.manual_seed(config['seed'] * world_size + rank)
     backend.set_default(config.get('ops', 'auto'))
     torch.backends.cudnn.benchmark = config['cudnn_benchmark']
     precision.allow_tf32(config['allow_tf32'])
@@ -158,14 +158,14 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
 
     phases = build_phases(config, game)
     stages = [stage for regularizer in game.having('stages') for stage in regularizer.stages(config)]
-    return Run(config, device, Streams(config['random_seed'], rank, device), game, phases,
-               stages or [Stage(config['total_kimg'] * 1000, [Source(dataset)])], build_ada(config))
+    return Run(config, device, Streams(config['seed'], rank, device), game, phases,
+               stages or [Stage(config['kimg'] * 1000, [Source(dataset)])], build_ada(config))
 
 
 def open_reals(config: dict, dataset: Any, device: torch.device, start_nimg: int = 0, order: int = 0) -> RealStream:
     """This rank's endless reals of a data set, from a position of the run on, in one of many orders."""
-    return RealStream(dataset, config['batch_size'], distributed.rank(), distributed.world_size(),
-                      config['random_seed'] + order, config['data_loader_kwargs'], device, start_nimg)
+    return RealStream(dataset, config['batch'], distributed.rank(), distributed.world_size(),
+                      config['seed'] + order, config['data_loader_kwargs'], device, start_nimg)
 
 
 def build_game(config: dict, device: torch.device) -> Game:
@@ -175,7 +175,7 @@ def build_game(config: dict, device: torch.device) -> Game:
     D = build_player('D', {**shape, **config['D_kwargs']}, config['D_opt_kwargs'], config['D_reg_interval'], device)
     loss = config['loss_kwargs']
     game = Game(G, D, losses_ext.rules_of(loss['game']), build_augment(config, device), loss['style_mixing_prob'],
-                config['random_seed'])
+                config['seed'])
     for cls, options in losses_ext.chosen(config):
         if not cls.is_off(options):
             game.regularizers.append(cls(game, options))
@@ -220,15 +220,15 @@ def build_augment(config: dict, device: torch.device) -> torch.nn.Module | None:
         return None
     augment = dnnlib.util.construct_class_by_name(**config['augment_kwargs']).train().requires_grad_(False).to(device)
     if hasattr(augment, 'p'):
-        augment.p.copy_(torch.as_tensor(float(config.get('augment_p', 0))))
+        augment.p.copy_(torch.as_tensor(float(config.get('p', 0))))
     return augment
 
 
 def build_ada(config: dict) -> AdaptiveStrength | None:
     """The controller of the augmentation's strength, if there is a target."""
-    if config.get('ada_target') is None:
+    if config.get('target') is None:
         return None
-    return AdaptiveStrength(config['ada_target'], config['ada_kimg'], config['ada_interval'], config['batch_size'])
+    return AdaptiveStrength(config['target'], config['ada_kimg'], config['ada_interval'], config['batch'])
 
 
 def build_phases(config: dict, game: Game) -> list[Phase]:

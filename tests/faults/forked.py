@@ -25,8 +25,8 @@ NOT_REPRODUCIBLE = ('Timing/', 'Resources/', 'timestamp')
 def run_config(data, run_dir, **changes):
     """20 iterations of four images; a tick of three iterations, a snapshot and a state in each."""
     Path(run_dir).mkdir(exist_ok=True)
-    config = dict(run_dir=str(run_dir), total_kimg=0.08, kimg_per_tick=0.012, network_snapshot_ticks=1,
-                  image_snapshot_ticks=10 ** 6, data_loader_kwargs=dict(num_workers=0))
+    config = dict(run_dir=str(run_dir), kimg=0.08, tick=0.012, snap=1,
+                  data_loader_kwargs=dict(num_workers=0))
     return make_config(data, res=8, **{**config, **changes})
 
 

@@ -165,11 +165,11 @@ def test_without_any_sound_state_it_refuses(run_dir):
 def test_a_run_goes_on_from_the_previous_state_and_ends_the_same(undisturbed, data, tmp_path):
     """The whole way: the newest of an unfinished run is cut short, the run starts again."""
     from test_kill import assert_same_run
-    config = run_config(data, tmp_path / 'run', total_kimg=0.044)
+    config = run_config(data, tmp_path / 'run', kimg=0.044)
     assert finish(config) == 0, printed(config)[-3000:]
     newest = saved_states(config['run_dir'])[0]
     newest.write_bytes(newest.read_bytes()[:-1])
-    config['total_kimg'] = undisturbed['total_kimg']
+    config['kimg'] = undisturbed['kimg']
     assert finish(config) == 0, printed(config)[-3000:]
     assert f'Skipped a state: {newest}' in printed(config)
     assert_same_run(config, undisturbed)

@@ -69,10 +69,10 @@ def test_a_disk_that_fills_up_while_saving_keeps_the_previous_file(tmp_path, mon
 
 def test_a_run_whose_files_may_not_grow_ends_with_a_failure_and_keeps_its_states(undisturbed, data, tmp_path):
     """The system refuses every file above 64 KB, which is every state and snapshot; the rest goes on."""
-    config = run_config(data, tmp_path / 'run', total_kimg=0.044)
+    config = run_config(data, tmp_path / 'run', kimg=0.044)
     assert finish(config) == 0
     before = {path: path.read_bytes() for path in saved_states(config['run_dir'])}
-    config['total_kimg'] = undisturbed['total_kimg']
+    config['kimg'] = undisturbed['kimg']
     limit = 2 ** 16
     assert finish(config, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) == 1
     assert 'Warning: saving the state failed, training goes on' in printed(config)
@@ -90,7 +90,7 @@ def test_a_log_on_a_full_disk_ends_nothing(data, tmp_path):
     def prepare():
         dnnlib.logger.open = lambda name, *args, **kwargs: NamedFull(open('/dev/full', *args, **kwargs), name)  # noqa: SIM115
 
-    config = run_config(data, tmp_path / 'run', total_kimg=0.012)
+    config = run_config(data, tmp_path / 'run', kimg=0.012)
     assert finish(config, prepare) == 0, printed(config)[-3000:]
     assert 'log.txt is not written any more: No space left on device' in printed(config)
 
@@ -296,9 +296,9 @@ def test_statistics_that_nobody_could_write_are_not_lost(undisturbed, data, tmp_
 
         training.run.status.StatsWriter.write = write
 
-    config = run_config(data, tmp_path / 'run', total_kimg=0.044)
+    config = run_config(data, tmp_path / 'run', kimg=0.044)
     assert finish(config, prepare) in (0, 1)
-    config['total_kimg'] = undisturbed['total_kimg']
+    config['kimg'] = undisturbed['kimg']
     assert finish(config) == 0, printed(config)[-3000:]
     ticks = ticks_in(Path(config['run_dir'], 'stats.jsonl'))
     assert ticks == list(range(len(ticks))) and 'rows are missing' not in printed(config)

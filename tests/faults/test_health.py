@@ -134,7 +134,7 @@ def test_a_streak_that_ends_inside_a_tick_counts():
 
 
 def test_going_back_is_said_only_where_there_is_a_state(data, tmp_path):
-    config = run_config(data, tmp_path / 'run', total_kimg=0.08, kimg_per_tick=1)
+    config = run_config(data, tmp_path / 'run', kimg=0.08, tick=1)
     status = finish(config, lambda: spoil_weights(0))
     assert status == 0, printed(config)[-3000:]
     assert 'No state is saved: starting anew' in printed(config) and 'Going back' not in printed(config)
@@ -186,7 +186,7 @@ def test_the_overfitting_gap_is_among_the_statistics_of_each_snapshot(undisturbe
     from metrics.overfitting import overfitting_gap
     subset = {**undisturbed['training_set_kwargs'], 'max_size': 10, 'random_seed': 0}
     runs = [run_config(data, tmp_path / name, training_set_kwargs=subset, held_out='rest',
-                       total_kimg=0.044) for name in ('with', 'without')]
+                       kimg=0.044) for name in ('with', 'without')]
     assert finish(runs[0], overfitting_gap=overfitting_gap) == finish(runs[1]) == 0, printed(runs[0])[-3000:]
     assert_same_bits(final_state(runs[0])['run'], final_state(runs[1])['run'])
     rows = [json.loads(line) for line in Path(runs[0]['run_dir'], 'stats.jsonl').read_text().splitlines()]
@@ -406,7 +406,7 @@ def test_another_error_is_none_of_memory(data, monkeypatch):
 @pytest.mark.parametrize('batch_gpu, group, expected', [
     (8, 4, [4, 2, 1]), (12, 4, [4, 2, 1]), (6, 3, [3, 1]), (32, 8, [16, 8])])
 def test_micro_batches_shrink_in_steps_that_the_critic_can_take(data, batch_gpu, group, expected):
-    config = make_config(data, res=8, batch_size=batch_gpu, batch_gpu=batch_gpu)
+    config = make_config(data, res=8, batch=batch_gpu, batch_gpu=batch_gpu)
     config['D_kwargs']['epilogue_kwargs']['mbstd_group_size'] = group
     run = setup.build(config, torch.device('cpu'))
     for num in expected:

@@ -101,7 +101,7 @@ def test_a_signal_lets_it_save(data, undisturbed, tmp_path, name):
 @pytest.mark.parametrize('interval', [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_stops_inside_ticks_leave_no_trace_in_the_statistics(data, tmp_path, interval):
     """Stopped after every second iteration, once where a tick ends anyway."""
-    configs = [run_config(data, tmp_path / name, total_kimg=0.044, kimg_per_tick=0.02) for name in ('stopped', 'whole')]
+    configs = [run_config(data, tmp_path / name, kimg=0.044, tick=0.02) for name in ('stopped', 'whole')]
     assert finish(configs[1]) == 0, printed(configs[1])[-3000:]
 
     def prepare():

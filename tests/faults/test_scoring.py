@@ -67,7 +67,7 @@ def test_after_a_signal_nothing_is_scored(data, tmp_path):
 
 
 def test_a_signal_during_the_last_metric_leaves_a_finished_run(data, tmp_path):
-    config = run_config(data, tmp_path / 'run', metrics=['made_up'], total_kimg=0.028)
+    config = run_config(data, tmp_path / 'run', metrics=['made_up'], kimg=0.028)
     assert finish(config, evaluate=at(28, signals('SIGTERM'))) == 0
     assert load_meta(saved_states(tmp_path / 'run')[0])['finished']
 
@@ -137,7 +137,7 @@ def test_the_best_of_a_metric_of_which_higher_is_better(data, tmp_path):
     def evaluate(metrics, run_dir, **kwargs):
         return {metrics[0]: values[images_shown(Path(run_dir))]}, {}, {}
 
-    config = run_config(data, tmp_path / 'run', metrics=['sharpness'], keep=dict(newest=1), total_kimg=0.04)
+    config = run_config(data, tmp_path / 'run', metrics=['sharpness'], keep=dict(newest=1), kimg=0.04)
     assert finish(config, evaluate=evaluate, higher_is_better=lambda name: name == 'sharpness') == 0, printed(config)[-3000:]
     assert [load_meta(path)['nimg'] for path in saved_states(tmp_path / 'run')] == [40, 16]
     assert 'Best so far by sharpness: 9 at 0.0 kimg' in printed(config)

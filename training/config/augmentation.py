@@ -15,9 +15,9 @@ def resolve_augment(o: Mapping[str, Any], base: BaseConfig, config: dict[str, An
     names += name_of(aug, o)
     config.update(ada_interval=4, ada_kimg=o.get('ada_kimg', base.ada_kimg))
     if aug == 'ada':
-        config['ada_target'] = o.get('target', 0.6)
+        config['target'] = o.get('target', 0.6)
     if aug == 'fixed':
-        config['augment_p'] = o['p']
+        config['p'] = o['p']
     if aug in ('ada', 'fixed'):
         config['augment_kwargs'] = pipe_kwargs(o.get('augpipe', 'bgc'), config['data_shape']['img_resolution'])
     if aug == 'diffaug':

@@ -26,7 +26,7 @@ class BaseConfig:
     pl_weight: float = 2            # Of path length.
     mixing_prob: float = 0.9        # Of style mixing.
     ada_kimg: float = 500           # In which the strength of --aug=ada can rise from 0 to 1.
-    kimg_per_tick: float = 4
+    tick: float = 4                 # Length of a tick in kimg.
     snap: int = 50                  # Ticks between snapshots.
     metrics: tuple[str, ...] = ('fid50k_full',)
     workers: int = 3
@@ -74,7 +74,7 @@ def tiny_config(resolution: int, gpus: int) -> BaseConfig:
     return BaseConfig(
         ref_gpus=gpus, kimg=200, batch=batch, mbstd=min(batch // gpus, 4), channel_base=1024, channel_max=64, z_dim=64,
         lr=0.0025, gamma=resolution ** 2 / batch / 16, ema_kimg=2, ema_rampup=0.1, mapping_layers=2,
-        kimg_per_tick=1, snap=5, metrics=(), workers=1)
+        tick=1, snap=5, metrics=(), workers=1)
 
 
 def networks(base: BaseConfig) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def continued_run(o: Mapping[str, Any]) -> Config:
         config = resolve_again(saved, command, given) if given else {**saved, **data_now(saved)}
     except OSError as error:
         raise UserError(f'{run_dir}: {error}; {where_it_lies_now(error, {**command, **given}, saved)}') from error
-    gpus = given.get('gpus') or torchrun.world_size(saved['num_gpus'])
+    gpus = given.get('gpus') or torchrun.world_size(saved['gpus'])
     config = with_processes(Config.from_json({**config, 'run_dir': run_dir}), gpus)
     refuse_changes(run_dir, config, run_dirs.differences(saved, config), 'override' in o)
     return config
@@ -56,7 +56,7 @@ def saved_command(run_dir: str, saved: Mapping[str, Any]) -> dict[str, Any]:
 def resolve_again(saved: Config, command: dict[str, Any], given: dict[str, Any]) -> Mapping[str, Any]:
     """The configuration of a saved run with other options, for the processes that the run began with: much follows from their
     number, and is to stay. What does not follow from these options stays as well: defaults may be others today."""
-    gpus = command.get('gpus', saved['num_gpus'])
+    gpus = command.get('gpus', saved['gpus'])
     asked = resolve(with_whole_paths({**command, **given, 'gpus': gpus}))[1]
     try:
         with redirect_stderr(io.StringIO()):                # Warnings have been printed.
@@ -81,17 +81,17 @@ def with_changes(saved: Mapping[str, Any], before: Mapping[str, Any], asked: Map
 
 def with_processes(config: Config, gpus: int) -> Config:
     """The same run on so many processes: the batch stays as large as it is, and is divided among them."""
-    if gpus == config['num_gpus']:
+    if gpus == config['gpus']:
         return config
     from torch_utils import distributed
-    batch, group = config['batch_size'], config['D_kwargs']['epilogue_kwargs']['mbstd_group_size']
+    batch, group = config['batch'], config['D_kwargs']['epilogue_kwargs']['mbstd_group_size']
     require_power_of_two(gpus)
     require(batch % gpus == 0, f'--gpus={gpus}: the batch of this run, {batch}, cannot be divided among them')
     distributed.check_device(config['device'], gpus)
     sizes = [num for num in range(1, min(batch // gpus, config['batch_gpu']) + 1)
              if batch // gpus % num == 0 and num % min(group, num) == 0]
-    command = {**config['command'], 'gpus': config['command'].get('gpus', config['num_gpus'])}
-    return replace(config, num_gpus=gpus, batch_gpu=max(sizes), command=command)
+    command = {**config['command'], 'gpus': config['command'].get('gpus', config['gpus'])}
+    return replace(config, gpus=gpus, batch_gpu=max(sizes), command=command)
 
 
 def where_it_lies_now(error: OSError, command: Mapping[str, Any], saved: Mapping[str, Any]) -> str:

@@ -124,7 +124,7 @@ def data_now(config: Mapping[str, Any]) -> dict[str, Any]:
         is_subset = isinstance(subset, int) and subset < len(first)
         now['training_set_kwargs'] = {**kwargs, 'max_size': subset if is_subset else len(first)}
         if is_subset:
-            now['training_set_kwargs'].setdefault('random_seed', config['random_seed'])
+            now['training_set_kwargs'].setdefault('random_seed', config['seed'])
     return now
 
 

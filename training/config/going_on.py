@@ -27,7 +27,7 @@ def options_of(run_dir: str) -> Config:
 
 def is_finished(config: Mapping[str, Any]) -> bool:
     """Is there nothing left to do in the run's directory?"""
-    return kimg_of(config) >= config['total_kimg']
+    return kimg_of(config) >= config['kimg']
 
 
 def kimg_of(config: Mapping[str, Any]) -> float:
@@ -56,7 +56,7 @@ def refuse_changes(run_dir: str, config: Mapping[str, Any], changes: dict[str, s
 
 def refuse_lost_states(run_dir: str, config: Mapping[str, Any]) -> None:
     """Raises UserError if a run would begin again over what it has written, because its saved states are gone."""
-    lost = run_dirs.lost_progress(run_dir, config['batch_size'])
+    lost = run_dirs.lost_progress(run_dir, config['batch'])
     require(lost is None,
             f'{run_dir} has no saved state to continue from (training-state-*.safetensors), but there are {lost}, which '
             f'would be written over; bring a state back, or else {ways_on(run_dir)}, and --new starts another run')

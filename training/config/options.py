@@ -4,6 +4,7 @@ A table: what they mean together is settled in resolve.py, what they became is d
 """
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, Real, Whole
 from training.config.base_configs import CONFIG_NAMES
 from training.config.methods import LOSSES, METHODS, zoo_fields
 from training.config.presets import PRESETS
+from training.config.schema import Config
 from training.config.sources import TRANSFER_NETS
 
 AUGMENT_PIPES = ('blit', 'geom', 'color', 'filter', 'noise', 'cutout', 'bg', 'bgc', 'bgcf', 'bgcfn', 'bgcfnc')
@@ -198,10 +200,15 @@ def word_of(name: str, value: Any) -> str:
 
 
 def argv_of(config: Mapping[str, Any]) -> list[str] | None:
-    """What to type behind train.py to repeat a run; None if it was not recorded, or not by this version."""
+    """What to type behind train.py to repeat a run, recorded or made of what was; None if neither, or of another program."""
     if config.get('argv') is not None:
         return config['argv']
     command, run_dir = config.get('command', {'': 0}), config.get('run_dir')
     if run_dir is None or not command.keys() <= OPTIONS.keys():
         return None
-    return [f'--outdir={Path(run_dir).parent}', *words_of(command)]
+    return [f'--outdir={Path(run_dir).parent}', *words_of({name: command[name] for name in OPTIONS if name in command})]
+
+
+def with_argv(config: Config) -> Config:
+    """The configuration of a run as it is recorded: with what to type to repeat it."""
+    return replace(config, argv=argv_of(replace(config, argv=None)))

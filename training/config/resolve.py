@@ -28,7 +28,7 @@ def resolve(o: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     names: list[str] = []
     gpus = o.get('gpus', torchrun.world_size(1))
     require_power_of_two(gpus)
-    config = dict(num_gpus=gpus, random_seed=o.get('seed', 0),
+    config = dict(gpus=gpus, seed=o.get('seed', 0),
                   command={key: value for key, value in o.items() if key not in NOT_OF_THE_RUN})
     resolve_data(o, config, names)
     base = base_config(base_name(o), config['data_shape']['img_resolution'], gpus)
@@ -65,12 +65,12 @@ def require_power_of_two(gpus: int) -> None:
 
 def resolve_output(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]) -> None:
     """--snap, --metrics, --snapshot-format, --keep, --log: what is saved and shown, and when. Metrics are taken as they are."""
-    config['image_snapshot_ticks'] = config['network_snapshot_ticks'] = o.get('snap', base.snap)
+    config['snap'] = o.get('snap', base.snap)
     config['metrics'] = listed(o['metrics']) if 'metrics' in o else list(base.metrics)
     if 'snapshot_format' in o:
-        config['snapshot_formats'] = parse_formats(o['snapshot_format'])
+        config['snapshot_format'] = parse_formats(o['snapshot_format'])
     config['keep'] = parse_keep(o.get('keep', '2,best'))
-    config['logs'] = parse_log(o['log']) if 'log' in o else [name for name in ('tensorboard',) if is_installed(name)]
+    config['log'] = parse_log(o['log']) if 'log' in o else [name for name in ('tensorboard',) if is_installed(name)]
 
 
 def listed(text: str) -> list[str]:
@@ -122,9 +122,9 @@ def resolve_base(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any],
         names.append(f'kimg{o["kimg"]}')
     if 'batch' in o:
         names.append(f'batch{o["batch"]}')
-    config.update(total_kimg=o.get('kimg', base.kimg), kimg_per_tick=o.get('tick', base.kimg_per_tick),
+    config.update(kimg=o.get('kimg', base.kimg), tick=o.get('tick', base.tick),
                   ema_kimg=base.ema_kimg, ema_rampup=base.ema_rampup)
-    config['batch_size'], config['batch_gpu'] = batch_sizes(o, base, config['num_gpus'])
+    config['batch'], config['batch_gpu'] = batch_sizes(o, base, config['gpus'])
     require_whole_groups(config['batch_gpu'], config['D_kwargs']['epilogue_kwargs']['mbstd_group_size'])
 
 
@@ -152,12 +152,12 @@ def require_whole_groups(batch_gpu: int, group_size: int) -> None:
 def resolve_speed(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]) -> None:
     """--device, --ops, --precision, --workers and the switches of the reference."""
     from torch_utils import distributed
-    device = distributed.check_device(o.get('device', 'auto'), config['num_gpus'])      # Untouched: it is for the ranks.
+    device = distributed.check_device(o.get('device', 'auto'), config['gpus'])      # Untouched: it is for the ranks.
     precision = chosen_precision(o, device)
     set_precision(precision, config)
     if precision == 'bf16' and device == 'cuda':
-        distributed.check_bfloat16(config['num_gpus'])
-    check_ops(o.get('ops', 'auto'), device, precision, config['num_gpus'])
+        distributed.check_bfloat16(config['gpus'])
+    check_ops(o.get('ops', 'auto'), device, precision, config['gpus'])
     if o.get('nhwc'):
         config['G_kwargs']['synthesis_kwargs']['fp16_channels_last'] = True
         config['D_kwargs']['block_kwargs']['fp16_channels_last'] = True

@@ -57,7 +57,7 @@ def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str,
     before, after = dict(leaves(saved)), dict(leaves(asked))
     changes = {name: f'{before.get(name, "(none)")} -> {after.get(name, "(none)")}'
                for name in sorted({**before, **after}) if before.get(name) != after.get(name) and _matters(name)}
-    if before.get('num_gpus') != after.get('num_gpus'):
+    if before.get('gpus') != after.get('gpus'):
         changes.pop('batch_gpu', None)      # Another number of processes divides the same batch otherwise.
     if all(was != now for was, now in zip(_choice(saved), _choice(asked))):
         changes['subset'] = ' -> '.join(str(_choice(config)[0] or '(none)') for config in (saved, asked))

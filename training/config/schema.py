@@ -2,6 +2,10 @@
 
 This is `training_options.json`, what `train.py --dry-run` prints, what is compared when a run goes on, and the second table
 of docs/options.md. A file may be a stranger's: `Config.from_json` takes nothing that is not declared here. Imports no torch.
+
+An entry that is what one option says has that option's name. Other names are the reference's, for scripts that read its
+`training_options.json`: the tables of arguments (`training_set_kwargs`, in which --mirror is `xflip`, `G_kwargs`, ...),
+`resume_pkl` (--resume is a directory, too), `cudnn_benchmark` (the opposite of --nobench). Names of before: `RENAMED`.
 """
 import dataclasses
 import json
@@ -19,6 +23,13 @@ YES, WITH_OVERRIDE, NO = 'yes', 'with --override', 'no'
 # The classes that a configuration may name: no other is looked up.
 CLASSES = ('training.dataset.ImageFolderDataset', 'training.networks.Generator', 'training.networks.Discriminator',
            'training.augment.AugmentPipe', 'training.diffaugment.DiffAugment', 'torch.optim.Adam')
+
+# What entries were called in version 0.1.0 before they had the names of their options; still read.
+RENAMED = {
+    'total_kimg': 'kimg', 'kimg_per_tick': 'tick', 'image_snapshot_ticks': 'snap', 'network_snapshot_ticks': 'snap',
+    'snapshot_formats': 'snapshot_format', 'logs': 'log', 'random_seed': 'seed', 'num_gpus': 'gpus', 'batch_size': 'batch',
+    'augment_p': 'p', 'ada_target': 'target',
+}
 
 MAX_DEPTH = 32              # Of tables and lists in each other.
 
@@ -81,21 +92,21 @@ class LossArguments:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Config(Mapping):
-    """The configuration of a run. It is read like a dictionary, too: `config['total_kimg']`."""
+    """The configuration of a run. It is read like a dictionary, too: `config['kimg']`."""
 
     # The run.
     run_dir: str | None = setting('Directory of the run', changes=YES, default=None)
     command: dict = setting('The options of train.py that were given', changes=YES)
-    random_seed: int = setting('Of everything that is random', within=SEED)
-    num_gpus: int = setting('Processes, one per GPU', within=PROCESSES, changes=YES)
-    total_kimg: float = setting('Length of the run', unit='kimg', within='(0, inf)', changes=YES)
-    kimg_per_tick: float = setting('Length of a tick', unit='kimg', within='(0, inf)', changes=YES)
-    image_snapshot_ticks: int = setting('From one picture of fakes to the next', unit='ticks', within='[1, inf)', changes=YES)
-    network_snapshot_ticks: int = setting('From one snapshot to the next', unit='ticks', within='[1, inf)', changes=YES)
-    snapshot_formats: list[str] | None = setting('Files of each network snapshot; not given: native', changes=YES, default=None)
+    argv: list[str] | None = setting('The same as one would type them to repeat the run', changes=YES, default=None)
+    seed: int = setting('Of everything that is random', within=SEED)
+    gpus: int = setting('Processes, one per GPU', within=PROCESSES, changes=YES)
+    kimg: float = setting('Length of the run', unit='kimg', within='(0, inf)', changes=YES)
+    tick: float = setting('Length of a tick', unit='kimg', within='(0, inf)', changes=YES)
+    snap: int = setting('From one snapshot and picture of fakes to the next', unit='ticks', within='[1, inf)', changes=YES)
+    snapshot_format: list[str] | None = setting('Files of each network snapshot; not given: native', changes=YES, default=None)
     keep: dict = setting('Which saved states are kept', table=KeepRule, changes=YES)
     metrics: list[str] = setting('Metrics at each snapshot', changes=YES)
-    logs: list[str] = setting('Logs beside stats.jsonl', changes=YES, default_factory=list)
+    log: list[str] = setting('Logs beside stats.jsonl', changes=YES, default_factory=list)
 
     # The data.
     data_paths: list[str] = setting('The data sets; they are compared by data_fingerprints', changes=YES)
@@ -121,7 +132,7 @@ class Config(Mapping):
     resume_pkl: str | None = setting('Network file that the run starts from', default=None)
 
     # The step.
-    batch_size: int = setting('Images per iteration', unit='images', within=BATCH)
+    batch: int = setting('Images per iteration', unit='images', within=BATCH)
     batch_gpu: int = setting('Images at once on one GPU', unit='images', within=BATCH)
     loss: str = setting('Adversarial game')
     loss_options: dict | None = setting('Options of the game, if it has any', default=None)
@@ -134,9 +145,9 @@ class Config(Mapping):
 
     # Augmentation.
     augment_kwargs: dict | None = setting('Arguments of the augmentation; not given: none', default=None)
-    augment_p: float | None = setting('Its strength at the start', within='[0, 1]', default=None)
-    ada_target: float | None = setting("Mean sign of D's logits on reals that its strength is adapted to; not given: it is not",
-                                       within='[0, 1]', default=None)
+    p: float | None = setting('Its strength at the start', within='[0, 1]', default=None)
+    target: float | None = setting("Mean sign of D's logits on reals that its strength is adapted to; not given: it is not",
+                                   within='[0, 1]', default=None)
     ada_interval: int = setting('From one adaptation to the next', unit='iterations', within='[1, inf)')
     ada_kimg: float = setting('In which the strength can rise from 0 to 1', unit='kimg', within='(0, inf)')
 
@@ -148,11 +159,11 @@ class Config(Mapping):
 
     @classmethod
     def from_json(cls, values: Any) -> 'Config':
-        """From plain data. Raises ValueError with a sentence for people that names the entry which is wrong."""
+        """From plain data, also of before. Raises ValueError with a sentence that names the entry which is wrong."""
         problem = problem_of(values)
         if problem:
             raise ValueError(problem)
-        return cls(**values)
+        return cls(**with_names_of_now(values))
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -184,6 +195,11 @@ def may_change(name: str) -> str:
     return field.metadata['changes'] if field else WITH_OVERRIDE
 
 
+def with_names_of_now(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain data of a configuration with the names that its entries have today."""
+    return {RENAMED.get(name, name): value for name, value in values.items()}
+
+
 def problem_of(values: Any, complete: bool = True) -> str | None:
     """What is wrong with the plain data of a configuration, as a sentence that names the entry; None if nothing is.
 
@@ -196,7 +212,16 @@ def problem_of(values: Any, complete: bool = True) -> str | None:
     for name, value in leaves(values):
         if name.endswith('class_name') and value not in CLASSES:
             return f'{_shown(name)}={_shown(value)} is none of its classes'
-    return next(_problems(Config, values, complete), None)
+    return next(_contradictions(values), None) or next(_problems(Config, with_names_of_now(values), complete), None)
+
+
+def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences about entries that say different things under an old and a new name, or under two old ones."""
+    names: dict[str, str] = {}
+    for name in values:
+        other = names.setdefault(RENAMED.get(name, name), name)
+        if other != name and values[other] != values[name]:
+            yield f'{other}={_shown(values[other])} and {name}={_shown(values[name])} are two names of one entry'
 
 
 def _is_too_deep(value: Any) -> bool:

@@ -14,8 +14,8 @@ def print_config(config: Config) -> None:
     data, shape = config['training_set_kwargs'] or {}, config['data_shape']
     print(f'\nOutput directory:   {config["run_dir"]}')
     print(f'Training data:      {", ".join(config["data_paths"])}')
-    print(f'Training duration:  {config["total_kimg"]:g} kimg')
-    print(f'Number of GPUs:     {config["num_gpus"]}')
+    print(f'Training duration:  {config["kimg"]:g} kimg')
+    print(f'Number of GPUs:     {config["gpus"]}')
     print(f'Number of images:   {data.get("max_size", "all")}')
     print(f'Image resolution:   {shape["img_resolution"]}')
     print(f'Conditional model:  {shape["c_dim"] > 0}{unused_labels(config)}')

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from training.config.schema import problem_of
+from training.config.schema import problem_of, with_names_of_now
 
 OPTIONS_FILE = 'training_options.json'
 
@@ -63,7 +63,7 @@ def read_options(folder: str | os.PathLike) -> dict[str, Any]:
     problem = problem_of(config, complete=False)
     if problem:
         raise RunFileError(f'{Path(folder, OPTIONS_FILE)} was not written by this program: {problem}')
-    return config
+    return with_names_of_now(config)
 
 
 def read_options_file(folder: str | os.PathLike) -> Any:

@@ -1,6 +1,6 @@
 """What happens between iterations now and then: status, pictures, snapshots, metrics, statistics, and stopping.
 
-A tick is `kimg_per_tick` thousand images. The first one ends after the first iteration, so that everything periodic is
+A tick is `--tick` thousand images. The first one ends after the first iteration, so that everything periodic is
 seen to work at once.
 """
 import math
@@ -95,7 +95,7 @@ class Ticks:
             if states.saved_states(self.run_dir)[:1] == [states.state_path(self.run_dir, run.nimg)]:
                 self.services.run('removing old states', partial(       # A process may have been killed before it did.
                     states.prune, self.run_dir, Keep(**self.config['keep']), self._scores.scores))
-            self._logs = Logs(self.config.get('logs', ()), self.run_dir, dict(self.config), run.nimg, self.services)
+            self._logs = Logs(self.config.get('log', ()), self.run_dir, dict(self.config), run.nimg, self.services)
             self._bar = progress_bar(run.total_nimg, run.nimg)
 
     def begin_stage(self, run: Run) -> None:
@@ -118,7 +118,7 @@ class Ticks:
         if distributed.any(self.wants_stop()):
             self.stopped = True
         kimg = (run.nimg - self._tick_nimg) / 1000
-        if done or self.tick == 0 or kimg >= self.config['kimg_per_tick']:
+        if done or self.tick == 0 or kimg >= self.config['tick']:
             self._end_tick(run, done or self.stopped)
         elif self.stopped:
             self._interrupt_tick(run)
@@ -144,7 +144,7 @@ class Ticks:
         self._print_status(self._report_values(run, now))
         if self.is_main and (last or image_due):
             self._save_fakes(run)
-        snapshot_due = last or self.tick % self.config['network_snapshot_ticks'] == 0
+        snapshot_due = last or self.tick % self.config['snap'] == 0
         overdue = now - self._save_time > STATE_SEC or self.services.is_failing('saving the state')
         state_due = snapshot_due or distributed.any(self.is_main and overdue)
         if state_due:
@@ -217,7 +217,7 @@ class Ticks:
 
     def _image_due(self) -> bool:
         """On schedule, and early: also at ticks 1, 2, 4, 8, ..."""
-        return self.tick % self.config['image_snapshot_ticks'] == 0 or self.tick & (self.tick - 1) == 0
+        return self.tick % self.config['snap'] == 0 or self.tick & (self.tick - 1) == 0
 
     def _save_reals(self, path: Path, nimg: int) -> None:
         self._logs.grid('Reals', self._grid.save_reals(path), (0, 255), self._grid.columns, nimg)
@@ -246,7 +246,7 @@ class Ticks:
                 path, {**networks, 'augment_pipe': run.game.augment}, nimg=run.nimg,
                 training_set_kwargs=data, label_dim=self.config['data_shape']['c_dim'],
                 **{name: value for r in run.game.having('describe') for name, value in r.describe().items()})
-            if 'pkl' in self.config.get('snapshot_formats', ()):
+            if 'pkl' in self.config.get('snapshot_format', ()):
                 with writing.atomic(path.with_suffix('.pkl'), 'any', sync=True) as file:
                     reference.write(file, networks, data, run.game.augment)
 
