@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_utils import checkpoint
+from torch_utils import checkpoint, network_schema
 from torch_utils.checkpoint import CheckpointError
 
 
@@ -33,7 +33,7 @@ class Other(torch.nn.Module):
 
 @pytest.fixture(autouse=True)
 def toy_class(monkeypatch):
-    monkeypatch.setattr(checkpoint, 'CLASSES', (f'{__name__}.Toy',))
+    monkeypatch.setattr(network_schema, 'CLASSES', {f'{__name__}.Toy': ()})
 
 
 def assert_same_state(a, b):
@@ -144,7 +144,7 @@ def test_classes_of_one_name_are_told_apart(monkeypatch):
     name = f'{Generator.__module__}.{Generator.__qualname__}'
     with pytest.raises(TypeError, match=f'^{name} cannot be saved'):
         checkpoint.class_name_of(Generator())
-    monkeypatch.setattr(checkpoint, 'CLASSES', (*checkpoint.CLASSES, name))
+    monkeypatch.setitem(network_schema.CLASSES, name, ())
     assert checkpoint.class_name_of(Generator()) == name
 
 

@@ -3,7 +3,7 @@
 A file is a plain safetensors file; the metadata in its header has one JSON `document` and a checksum of everything.
 `save` and `load` deal with any tensors. `save_networks` and `load_networks` use them for the native snapshot: whole
 networks that can be rebuilt from the file alone. Nothing in a file is ever imported or executed: class names are only
-accepted from `CLASSES`. The format is described in docs/formats.md.
+accepted from `network_schema.CLASSES`. The format is described in docs/formats.md.
 """
 import io
 import json
@@ -29,14 +29,6 @@ from torch_utils import network_schema
 SNAPSHOT_FORMAT = 'stylegan2-loss-zoo/networks'
 SNAPSHOT_VERSION = 1
 SNAPSHOT_NAME = re.compile(r'network-snapshot-(\d+)\.(safetensors|pkl)')
-
-# The only classes that a file can ask for.
-CLASSES = (
-    'training.networks.Generator',
-    'training.networks.Discriminator',
-    'training.augment.AugmentPipe',
-    'training.diffaugment.DiffAugment',
-)
 
 DTYPES = {
     torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
@@ -255,7 +247,7 @@ def save_networks(path: str | os.PathLike, networks: dict[str, torch.nn.Module |
                   grafts: dict[str, dict[str, torch.Tensor]] | None = None, **meta: Any) -> None:
     """Writes a snapshot: networks by name ('G', 'D', 'G_ema', 'augment_pipe', further critics), and `meta`, plain data.
 
-    Each module must be of one of `CLASSES` and rebuildable from its `init_kwargs`. Tensors that it has beyond that
+    Each module must be of one of `network_schema.CLASSES` and rebuildable from its `init_kwargs`. Tensors that it has beyond that
     (layers that a method grafted on) are kept and come back from `load_networks` under 'grafts'; those of a loaded
     file can be handed on as `grafts`.
     `meta` usually has `training_set_kwargs`. Raises like `save`, and TypeError for a module that could not be rebuilt.
@@ -335,12 +327,11 @@ def build_network(class_name: str, kwargs: dict[str, Any], state: dict[str, torc
 def skeleton(class_name: str, kwargs: dict[str, Any], max_layers: int) -> dict[str, torch.Tensor]:
     """The state dict of the network that these arguments build. Only filters hold values; the rest takes no memory.
 
-    Raises ValueError for a class that is not in `CLASSES`, arguments that it does not accept (their ranges are in
+    Raises ValueError for a class that is not in `network_schema.CLASSES`, arguments that it does not accept (their ranges are in
     network_schema.py), or more layers than `max_layers`: a network has no more layers than tensors, which stops
     arguments that would build without end.
     """
-    if class_name not in CLASSES:
-        raise ValueError(f'class {class_name!r} is not one of {", ".join(CLASSES)}')
+    network_schema.require_known(class_name)
     _limit_layers(kwargs, max_layers)
     network_schema.check_options(kwargs)
     try:
@@ -374,10 +365,10 @@ class _ShapesOnly(TorchFunctionMode):
 
 
 def class_name_of(module: torch.nn.Module) -> str:
-    """The name of the module's class in `CLASSES`. Raises TypeError if it has none."""
+    """The full name of the module's class. Raises TypeError if it is none of `network_schema.CLASSES`."""
     name = f'{type(module).__module__}.{type(module).__qualname__}'
-    if name not in CLASSES:
-        raise TypeError(f'{name} cannot be saved; known are {", ".join(CLASSES)}')
+    if name not in network_schema.CLASSES:
+        raise TypeError(f'{name} cannot be saved; known are {", ".join(network_schema.CLASSES)}')
     return name
 
 

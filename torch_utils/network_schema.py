@@ -89,9 +89,31 @@ OPTIONS: dict[str, Number | Flag | Filter] = {      # Of all constructors in tra
     'mbstd_group_size': Number(1, 1 << 16, optional=True),
     'mbstd_num_channels': Number(0, 1 << 10),
 }
-CLASSES_OF = {          # What may stand under the names that have a meaning of their own.
-    'G': ('Generator',), 'G_ema': ('Generator',), 'D': ('Discriminator',), 'augment_pipe': ('AugmentPipe', 'DiffAugment'),
+
+# All classes of networks that a file or an option may name, and as which networks: no other class is ever looked up. A line
+# more makes one of your own known (docs/own/network.md).
+CLASSES: dict[str, tuple[str, ...]] = {
+    'training.networks.Generator': ('G', 'G_ema'),
+    'training.networks.Discriminator': ('D',),
+    'training.augment.AugmentPipe': ('augment_pipe',),
+    'training.diffaugment.DiffAugment': ('augment_pipe',),
 }
+
+
+def classes_for(network: str) -> dict[str, str]:
+    """{short name: full name} of the classes that a network of this name can be of."""
+    return {short_name(name): name for name, networks in CLASSES.items() if network in networks}
+
+
+def short_name(class_name: str) -> str:
+    """'Generator' of 'training.networks.Generator'."""
+    return class_name.rpartition('.')[2]
+
+
+def require_known(class_name: str) -> None:
+    """Raises ValueError for a class that is not in the table."""
+    if class_name not in CLASSES:
+        raise ValueError(f'class {class_name!r} is not one of {", ".join(CLASSES)}')
 
 
 def check_options(kwargs: dict[str, Any]) -> None:
@@ -105,8 +127,8 @@ def check_options(kwargs: dict[str, Any]) -> None:
 
 def check_class(network: str, class_name: str) -> None:
     """A network of this name must be of the class that everybody takes it for, not of that of another one."""
-    allowed, name = CLASSES_OF.get(network), class_name.rpartition('.')[2]
-    if allowed and name not in allowed and any(name in others for others in CLASSES_OF.values()):
+    allowed = classes_for(network)
+    if allowed and class_name in CLASSES and class_name not in allowed.values():
         raise ValueError(f'{network} is of class {in_words(class_name)}, not {" or ".join(allowed)}')
 
 
@@ -118,7 +140,7 @@ def check_document(entries: Any, others: dict[str, Any], reserved: Collection[st
         if not re.fullmatch(r'[A-Za-z]\w{0,99}', name) or name in (*reserved, 'training_set_kwargs', *others):
             raise ValueError(f'a network cannot have the name {in_words(name)}')
     for name, value in others.items():
-        if name in CLASSES_OF:
+        if classes_for(name):
             raise ValueError(f'{name} is {in_words(value)}, not a network')
     if not isinstance(others.get('training_set_kwargs'), dict | None):
         raise ValueError('the description of its data set is malformed')

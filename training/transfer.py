@@ -7,7 +7,7 @@ import torch
 from torch_utils import checkpoint
 
 # Arguments of networks that follow the run (its data, precision, batch), whatever file it starts from.
-OF_THE_RUN = {'class_name', 'c_dim', 'img_resolution', 'img_channels', 'num_fp16_res', 'conv_clamp', 'reduced_dtype',
+OF_THE_RUN = {'c_dim', 'img_resolution', 'img_channels', 'num_fp16_res', 'conv_clamp', 'reduced_dtype',
               'fp16_channels_last', 'freeze_layers', 'mbstd_group_size'}
 SUBSTITUTES = {'G': 'G_ema', 'G_ema': 'G'}      # What a network starts from that is not in the file itself.
 SHOWN = 5                                       # Names in a report.
@@ -69,7 +69,8 @@ def adopt_architecture(config: dict[str, Any], networks: dict[str, Any]) -> None
     for name in ('G', 'D'):
         source = source_of(name, networks)
         if source is not None:
-            config[f'{name}_kwargs'] = _adopted(config[f'{name}_kwargs'], dict(source.init_kwargs))
+            theirs = {'class_name': checkpoint.class_name_of(source), **source.init_kwargs}
+            config[f'{name}_kwargs'] = _adopted(config[f'{name}_kwargs'], theirs)
 
 
 def _adopted(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ MAX_ITEMS = 10_000      # Options, modules, or tensors; real files have some hun
 @dataclass
 class NetworkRecord:
     """A network as arguments and tensors."""
-    class_name: str                     # One of checkpoint.CLASSES
+    class_name: str                     # One of network_schema.CLASSES
     kwargs: dict[str, Any]              # Its constructor's arguments, plain data
     state: dict[str, torch.Tensor]      # By the names of its state dict
     grafts: dict[str, torch.Tensor] = field(default_factory=dict)   # Layers that a method added

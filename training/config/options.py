@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, Real, Whole
+from torch_utils.network_schema import classes_for
 from training.config.base_configs import CONFIG_NAMES
 from training.config.methods import LOSSES, METHODS, zoo_fields
 from training.config.presets import PRESETS
@@ -92,6 +93,8 @@ OPTIONS_BY_HEADING = {
         Option('--preset', type=click.Choice(list(PRESETS)), help='Options for so many images: below 500, up to '
                '50 000, more; printed, and options that are given win (docs/choosing.md) [default: none]'),
         Option('--cfg', type=click.Choice(CONFIG_NAMES), help='Base configuration [default: auto]'),
+        Option('--G', 'G', type=click.Choice(list(classes_for('G'))), help='Class of the generator [default: Generator]'),
+        Option('--D', 'D', type=click.Choice(list(classes_for('D'))), help='Class of the critics [default: Discriminator]'),
         Option('--gamma', type=Real('[0, inf)'), metavar='FLOAT', help='Weight of R1 [default: by --cfg]'),
         Option('--kimg', type=Whole('[1, inf)'), metavar='INT',
                help='Length of the run in thousands of images [default: by --cfg]'),

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from dnnlib import torchrun
+from torch_utils.network_schema import classes_for
 from training.config.augmentation import resolve_augment
 from training.config.base_configs import BaseConfig, base_config, networks
 from training.config.data_sets import resolve_data, resolve_held_out
@@ -36,12 +37,14 @@ def resolve(o: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     base = with_details(o, base, names)
     resolve_output(o, base, config)
     config.update(networks(base))
+    resolve_networks(o, config, names)
     resolve_base(o, base, config, names)
     resolve_held_out(o, config)
     resolve_augment(o, base, config, names)
     resolve_source(o, config, names)
     resolve_speed(o, base, config)
     resolve_methods(o, config, names)
+    check_networks(o, config)
     check_source(o, config)
     return '-'.join(names), config
 
@@ -107,6 +110,31 @@ def parse_keep(text: str) -> dict:
         return asdict(Keep.parse(text))
     except ValueError as error:
         raise UserError(f'--keep={error}') from error
+
+
+def resolve_networks(o: Mapping[str, Any], config: dict[str, Any], names: list[str]) -> None:
+    """--G, --D: networks of other classes, which get the same arguments (training/network_protocol.py)."""
+    for network in ('G', 'D'):
+        usual = config[f'{network}_kwargs']['class_name']
+        class_name = classes_for(network)[o[network]] if network in o else usual
+        if class_name != usual:
+            require('init_from' not in o or 'cfg' in o, f'--{network} has no effect with --init-from, which takes the '
+                    'networks of the file; --cfg as well starts new ones from what matches')
+            require('pkl' not in config.get('snapshot_formats', ()), f'--{network}={o[network]} cannot be saved as pkl, in '
+                    'the form of the official snapshots: leave out --snapshot-format')
+            config[f'{network}_kwargs']['class_name'] = class_name
+            names.append(o[network])
+
+
+def check_networks(o: Mapping[str, Any], config: dict[str, Any]) -> None:
+    """Raises UserError if a class that --G or --D names cannot be built with what it gets."""
+    for network in {'G', 'D'} & o.keys():
+        from torch_utils.checkpoint import skeleton
+        kwargs = {**config['data_shape'], **config[f'{network}_kwargs']}
+        try:
+            skeleton(kwargs.pop('class_name'), kwargs, max_layers=1000)
+        except ValueError as error:
+            raise UserError(f'--{network}={o[network]}: {error}') from error
 
 
 def resolve_base(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any], names: list[str]) -> None:

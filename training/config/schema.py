@@ -16,13 +16,13 @@ from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_origin
 
 from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, in_words, is_within
+from torch_utils import network_schema
 
 # May a run that goes on have another value? It is compared with the value that was saved.
 YES, WITH_OVERRIDE, NO = 'yes', 'with --override', 'no'
 
-# The classes that a configuration may name: no other is looked up.
-CLASSES = ('training.dataset.ImageFolderDataset', 'training.networks.Generator', 'training.networks.Discriminator',
-           'training.augment.AugmentPipe', 'training.diffaugment.DiffAugment', 'torch.optim.Adam')
+# The classes that a configuration may name beside those of networks (network_schema.CLASSES): no other is looked up.
+CLASSES = ('training.dataset.ImageFolderDataset', 'torch.optim.Adam')
 
 # What entries were called in version 0.1.0 before they had the names of their options; still read.
 RENAMED = {
@@ -210,7 +210,7 @@ def problem_of(values: Any, complete: bool = True) -> str | None:
     if _is_too_deep(values):
         return f'it is nested more than {MAX_DEPTH} times'
     for name, value in leaves(values):
-        if name.endswith('class_name') and value not in CLASSES:
+        if name.endswith('class_name') and value not in (*CLASSES, *network_schema.CLASSES):
             return f'{_shown(name)}={_shown(value)} is none of its classes'
     return next(_contradictions(values), None) or next(_problems(Config, with_names_of_now(values), complete), None)
 
