@@ -47,6 +47,9 @@ def main(network: str, seeds: Sequence[int], layers: Sequence[int] | None, count
     import torch
     folder = output_folder(outdir)
     G = load_generator(network, device)
+    if not hasattr(G.synthesis, 'block_resolutions'):
+        raise click.BadParameter(f'{network} holds a {type(G).__name__}, which has no layers of styles to take directions from',
+                                 param_hint='--network')
     layers = list(range(G.num_ws)) if layers is None else list(dict.fromkeys(layers))
     if max(layers) >= G.num_ws:
         raise click.BadParameter(f'layer {max(layers)} does not exist: this network has 0 to {G.num_ws - 1}',

@@ -46,6 +46,10 @@ class GGDR(Regularizer):
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)
+        for player, network in ((game.G, game.G.module.synthesis), (game.D, game.D.module)):
+            if not hasattr(network, 'channels'):
+                raise ValueError(f'--reg_type=ggdr needs feature maps, which a {type(player.module).__name__} does not hand out: '
+                                 f'leave out ggdr, or give another --{player.name}')
         self._resolutions = [int(res) for res in options.res.split(',')]
         game.tap_G.update(self._resolutions)
         game.tap_D = True

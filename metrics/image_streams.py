@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import dnnlib.util
-from metrics.generator_inputs import GeneratorInputs, with_noise
+from metrics.generator_inputs import DatasetLabels, GeneratorInputs, Labels, with_noise
 from metrics.names import MetricError
 from training.data.stages import end_with_program, ignore_stop_signals
 
@@ -121,6 +121,22 @@ class GeneratedImages:
         if num_bad:
             raise MetricError(f'{num_bad} of {len(images)} generated images have NaN or infinite pixels')
         return images
+
+
+def generated_images(options: Any, num: int) -> GeneratedImages:
+    """The first images that the generator of an evaluation (`metric_main.MetricOptions`) makes, with labels of its data set.
+
+    Raises:
+        MetricError: If there is no generator, or no data set that has its labels.
+    """
+    if options.G is None:
+        raise MetricError('this metric needs a generator')
+    device = options.device if options.device is not None else next(options.G.parameters()).device
+    G = frozen_copy(options.G, device)
+    has_labels = G.c_dim and options.dataset_kwargs is not None
+    sources = [DatasetLabels(open_dataset(options.dataset_kwargs, max_size=None, xflip=False))] if has_labels else []
+    inputs = GeneratorInputs(options.seed, G.z_dim, Labels(G.c_dim, sources), device)
+    return GeneratedImages(G, inputs, num, options.batch_gen, options.G_kwargs)
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
