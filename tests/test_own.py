@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from tiny import make_dataset
 
+from torch_utils import checkpoint
+
 ROOT = Path(__file__).parent.parent
 PAGES = ['docs/methods/README.md', 'docs/own/game.md', 'docs/own/network.md', 'docs/own/metric.md']
 FILE = re.compile(r'^`([\w/]+\.py)`:\n\n```python\n(.*?)^```', re.S | re.M)
@@ -64,7 +66,7 @@ COMMON = ['--outdir=runs', '--data=data.zip', '--cond=1', '--cfg=tiny', '--batch
 
 
 def test_all_of_them_train_go_on_draw_and_are_scored(copy):
-    """None of the tools has to be told again what the networks are."""
+    """All at once. None of the tools has to be told again what the networks are; elsewhere their file is refused."""
     call(copy, 'train', *COMMON, *OWN, '--kimg=1', '--snap=1', '--keep=1,best')
     run, = (copy / 'runs').iterdir()
     assert 'PlainGenerator-PlainCritic' in run.name and 'squared_hinge' in run.name and 'small' in run.name
@@ -74,12 +76,24 @@ def test_all_of_them_train_go_on_draw_and_are_scored(copy):
     assert all(entry['score'] == -entry['metrics']['contrast1k'] for entry in scores.values() if entry['score'] is not None)
     call(copy, 'generate', f'--network={run}', '--outdir=out', '--seeds=0-3', '--class=1', '--trunc=0.7')
     assert len(list((copy / 'out').glob('*.png'))) == 4
-    call(copy, 'style_mixing', f'--network={run}', '--outdir=mixed', '--rows=1', '--cols=2', '--styles=0', '--class=0')
     assert '"contrast1k"' in call(copy, 'calc_metrics', f'--network={run}', '--metrics=contrast1k', '--data=data.zip')
+    # Here its class is in no table: the snapshot is refused, and nothing is imported.
+    snapshot = checkpoint.newest_snapshot(run)
+    with pytest.raises(checkpoint.CheckpointError, match="class 'training.plain_generator.PlainGenerator' is not one of"):
+        checkpoint.load_networks(snapshot)
+    assert 'training.plain_generator' not in sys.modules
+
+
+@pytest.mark.slow
+def test_other_tools_need_not_be_told_what_the_networks_are(copy):
+    call(copy, 'train', *COMMON, *OWN[:2], '--metrics=none', '--kimg=1', '--snap=1', '--seed=1')
+    run = next(path for path in (copy / 'runs').iterdir() if 'squared' not in path.name)
+    call(copy, 'style_mixing', f'--network={run}', '--outdir=mixed', '--rows=1', '--cols=2', '--styles=0', '--class=0')
     said = call(copy, 'directions', f'--network={run}', '--outdir=dirs', '--seeds=0-1', '--class=0', status=2)
     assert 'PlainGenerator' in said and 'Traceback' not in said
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_one_sentence(copy):
     said = call(copy, 'train', *COMMON, '--G=PlainGenerator', '--reg_type=ggdr', '-n', status=2)
     assert 'PlainGenerator' in said and 'ggdr' in said and 'Traceback' not in said
@@ -88,16 +102,8 @@ def test_what_does_not_fit_is_one_sentence(copy):
     assert 'PlainGenerator' in call(copy, 'train', *COMMON, '--G=Nobody', '-n', status=2)
 
 
+@pytest.mark.slow
 def test_a_game_of_ones_own_is_one_of_one_stage_training(copy):
     args = [*COMMON, '--loss=osgan', '--osgan_game=squared_hinge', '--aug=noaug', '-n']
     call(copy, 'train', *args)
     assert 'the ratio of the two losses' in call(copy, 'train', *args, '--osgan_form=simple', status=2)
-
-
-def test_a_file_cannot_name_a_class_that_is_not_in_the_table(copy, tmp_path):
-    """A snapshot of a class that is known there only: here it is refused, and nothing is imported."""
-    from torch_utils import checkpoint
-    snapshot = checkpoint.newest_snapshot(next((copy / 'runs').iterdir()))
-    with pytest.raises(checkpoint.CheckpointError, match="class 'training.plain_generator.PlainGenerator' is not one of"):
-        checkpoint.load_networks(snapshot)
-    assert 'training.plain_generator' not in sys.modules
