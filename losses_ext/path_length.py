@@ -52,8 +52,7 @@ class PathLength(Regularizer):
         self._mean.copy_(misc.finite_or(mean.detach(), self._mean))
         penalty = (lengths - mean).square()
         training_stats.report('Loss/pl_penalty', penalty)
-        training_stats.report('Loss/G/reg', penalty * self.options.weight)
-        return penalty * self.options.weight
+        return training_stats.report('Loss/G/reg', penalty * self.options.weight)
 
     def state_dict(self) -> dict:
         return dict(mean=self._mean)

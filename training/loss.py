@@ -1,9 +1,8 @@
 """What one training step is: the recipe of phases, their steps, and the moves that these are made of.
 
 Read from the top down: `two_stage` lists the phases of an iteration, `g_main` ... `d_both` are their steps, `Game` has the
-moves that steps are made of, `Verdict` is what a critic says. With the two terms that every run has (R1 and path length, in
-files of their own among the methods) that is every operation on tensors but for networks and augmentation. What a step is
-given is `context.py`, who takes part `cast.py`, what becomes of the gradients `training_loop.py`.
+moves that steps are made of. With R1 and path length, in files of their own among the methods, that is every operation but
+for networks and augmentation. What a step is given is `context.py`, who takes part `cast.py`.
 
 Source: Karras et al. 2020, arXiv:1912.04958, and arXiv:2006.06676 (StyleGAN2, StyleGAN2-ADA).
 """
@@ -149,10 +148,8 @@ class Game(Cast):
                  G: torch.nn.Module | None = None) -> Generated:
         """Fakes for z [N,z_dim] and c [N,c_dim], by G or another generator. What it draws is the same for the same `use`."""
         G, rng = G or self.G.module, ctx.rng(use)
-        if self.style_mixing_prob > 0:
-            ws = self._mixed_styles(G, z, c, rng, update_w_avg)                     # [N,num_ws,w_dim]
-        else:
-            ws = G.mapping(z, c, skip_w_avg_update=not update_w_avg)
+        ws = self._mixed_styles(G, z, c, rng, update_w_avg) if self.style_mixing_prob > 0 else \
+            G.mapping(z, c, skip_w_avg_update=not update_w_avg)                     # [N,num_ws,w_dim]
         out = G.synthesis(ws, return_feats=self.tap_G, noise_generator=rng)
         img, feats = out if self.tap_G else (out, {})
         return Generated(img, c, ws, feats)
@@ -186,10 +183,9 @@ class Game(Cast):
 
     def judge(self, ctx: StepContext, critic: Player, img: Tensor, c: Tensor, use: str, leaf: str | None = None, *,
               augment: Any = None, draw: Any = None) -> Verdict:
-        """Shows img [N,C,H,W] with labels c, augmented by a draw of `use`, to a critic.
+        """Shows img [N,C,H,W] with labels c to a critic, augmented by a new draw or one that a verdict had.
 
-        `leaf` cuts the graph and starts a new one at the images ('img') or at what the critic sees of them ('seen'). With
-        `augment` another augmentation takes the place of the game's; `draw` is one that a verdict had, to be used again.
+        `leaf` cuts the graph and starts a new one at the images ('img') or at what the critic sees of them ('seen').
         """
         img = img.detach().requires_grad_() if leaf == 'img' else img
         augment, seen = augment or self.augment, img

@@ -26,15 +26,18 @@ class Network(Protocol):
 
 class Mapping(Protocol):
     """Latents to the intermediate latents w that each layer of the synthesis gets one of."""
+    num_ws: int                     # How many each image takes: at least two where styles are mixed.
     w_avg: Tensor                   # [w_dim], a buffer: running mean of w, the only state that ranks do not share.
 
     def __call__(self, z: Tensor, c: Tensor | None, truncation_psi: float = 1, truncation_cutoff: int | None = None,
                  skip_w_avg_update: bool = False) -> Tensor:
         """ws [N,num_ws,w_dim] of z [N,z_dim] and labels c [N,c_dim].
 
-        Is called twice where styles are mixed. In training mode it moves `w_avg`, unless told to skip that. `truncation_psi`
-        pulls ws towards `w_avg` (the tools that draw).
+        In training mode it tracks w, unless told to skip that. `truncation_psi` pulls ws towards `w_avg` (the tools that draw).
         """
+
+    def track(self, w: Tensor) -> None:
+        """In training mode: moves `w_avg` towards the mean of w [N,w_dim] (steps that mix styles)."""
 
 
 class Synthesis(Protocol):
