@@ -125,17 +125,28 @@ private:
         int out_x, out_y, in_x, in_y;       // The first output, and the first sample that it or a later one needs.
     };
 
+    // The axes with their constants for the compiler to see: then no division by a factor is left in the kernel.
+    HOST_DEVICE Axis axis_x() const { return {X::up, X::down, r.x.before, r.x.in, r.x.out, X::taps}; }
+    HOST_DEVICE Axis axis_y() const { return {Y::up, Y::down, r.y.before, r.y.in, r.y.out, Y::taps}; }
+
+    // A grid has less than 2^31 blocks, so 32 bits do; divisions by 64 bits take several times as long.
     HOST_DEVICE Tile locate(int64_t block) const {
-        const int64_t tiles_x = divide_up(r.x.out, width), tiles_y = divide_up(r.y.out, height);
-        const int64_t groups = divide_up(r.channels, channels);
+        unsigned rest = unsigned(block);
         Tile tile;
-        tile.out_x = int(block % tiles_x) * width;
-        tile.out_y = int(block / tiles_x % tiles_y) * height;
-        tile.channel = block / (tiles_x * tiles_y) % groups * channels;
-        tile.batch = block / (tiles_x * tiles_y * groups);
-        tile.in_x = unbounded_span(r.x, tile.out_x).sample;
-        tile.in_y = unbounded_span(r.y, tile.out_y).sample;
+        tile.out_x = take(rest, r.x.out, width);
+        tile.out_y = take(rest, r.y.out, height);
+        tile.channel = take(rest, int(r.channels), channels);
+        tile.batch = rest;
+        tile.in_x = unbounded_span(axis_x(), tile.out_x).sample;
+        tile.in_y = unbounded_span(axis_y(), tile.out_y).sample;
         return tile;
+    }
+
+    // Where a block begins along an axis of `size`, which has a tile for every `step`; `rest` counts the tiles of the others.
+    HOST_DEVICE static int take(unsigned& rest, int size, int step) {
+        const unsigned tiles = (unsigned(size) + step - 1) / step, block = rest;
+        rest = block / tiles;
+        return int(block - rest * tiles) * step;
     }
 
     HOST_DEVICE void load(const Tile& tile, int thread, Shared& shared) const {
@@ -155,7 +166,7 @@ private:
         for (int i = thread; i < height * width * channels; i += block_threads) {
             const int c = i % channels, out_x = tile.out_x + i / channels % width, out_y = tile.out_y + i / channels / width;
             if (tile.channel + c >= r.channels || out_x >= r.x.out || out_y >= r.y.out) continue;
-            const Span rows = unbounded_span(r.y, out_y), cols = unbounded_span(r.x, out_x);
+            const Span rows = unbounded_span(axis_y(), out_y), cols = unbounded_span(axis_x(), out_x);
             const S* image = shared.image + ((rows.sample - tile.in_y) * samples_x + cols.sample - tile.in_x) * channels + c;
             S sum = 0;
             for (int v = 0; v < (Y::taps + Y::up - 1) / Y::up; ++v) {
