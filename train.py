@@ -20,6 +20,7 @@ import click
 
 from dnnlib import output, torchrun
 from training.config import run_dirs
+from training.config.config_file import with_file
 from training.config.continued_run import continued_run
 from training.config.going_on import is_finished, kimg_of
 from training.config.new_run import started_run
@@ -48,22 +49,23 @@ Examples:
 @with_options
 def main(**options):
     """Train a generator of images with the techniques of StyleGAN2-ADA, and a zoo of losses for limited data."""
-    o = with_whole_paths(given(options))
+    o = with_whole_paths(with_file(given(options)))
+    is_dry = 'dry_run' in o
     try:
         config = continued_run(o) if os.path.isdir(o.get('resume', '')) else started_run(o)
     except OSError as error:
         raise UserError(f'--data: {error}') from error
     config = with_argv(with_known_metrics(config))
-    measurable = measurable_metrics(config, options['download_detectors'], options['dry_run'])
-    if not options['dry_run']:
+    measurable = measurable_metrics(config, 'download_detectors' in o, is_dry)
+    if not is_dry:
         config = replace(config, metrics=measurable)
-    tables = checked_plan(config) if options['dry_run'] or has_methods(config) else ''
+    tables = checked_plan(config) if is_dry or has_methods(config) else ''
     if torchrun.is_main_process():
         print_config(config)
     if is_finished(config):
         click.echo(f'{config["run_dir"]} is finished: it has {kimg_of(config):g} kimg, {config["kimg"]:g} are asked '
                    'for. A larger --kimg continues it; --new starts another run.')
-    elif options['dry_run']:
+    elif is_dry:
         click.echo(tables)
         click.echo('Dry run; nothing was written.')
     else:
@@ -80,7 +82,7 @@ def config_of(options: Mapping[str, Any]) -> Config:
 
     Raises UserError with one sentence, OSError if the data cannot be opened.
     """
-    return with_known_metrics(Config.from_json(resolve(given(options))[1]))
+    return with_known_metrics(Config.from_json(resolve(with_file(given(options)))[1]))
 
 
 def with_known_metrics(config: Config) -> Config:

@@ -15,13 +15,14 @@ from torch_utils.network_schema import classes_for
 from training.config.base_configs import CONFIG_NAMES
 from training.config.methods import LOSSES, METHODS, zoo_fields
 from training.config.presets import PRESETS
+from training.config.rules import require
 from training.config.schema import Config
 from training.config.sources import TRANSFER_NETS
 
 AUGMENT_PIPES = ('blit', 'geom', 'color', 'filter', 'noise', 'cutout', 'bg', 'bgc', 'bgcf', 'bgcfn', 'bgcfnc')
 
 # Options that say nothing about the run itself.
-NOT_OF_THE_RUN = ('outdir', 'dry_run', 'new', 'override', 'preset', 'download_detectors')
+NOT_OF_THE_RUN = ('outdir', 'config', 'dry_run', 'new', 'override', 'preset', 'download_detectors')
 
 
 class Option(click.Option):
@@ -63,6 +64,8 @@ def option_type(name: str, within: str) -> Any:
 OPTIONS_BY_HEADING = {
     'General': [
         Option('--outdir', metavar='DIR', help='Where the run gets a directory of its own.'),
+        Option('--config', metavar='FILE', help='Options from a file (.toml, .json), or those of the run in a directory; options '
+               'that are given win (docs/options.md) [default: none]'),
         Option('--gpus', type=Whole(PROCESSES), metavar='INT', help='Processes, one per GPU; a power of two [default: 1]'),
         Option('--snap', type=Whole('[1, inf)'), metavar='TICKS', help='Ticks between snapshots [default: 50; tiny: 5]'),
         Option('--metrics', metavar='LIST', help='Metrics at each snapshot, or none [default: fid50k_full; tiny: none]'),
@@ -173,6 +176,8 @@ def parse_args(argv: Sequence[str]) -> dict[str, Any]:
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were given, or have a default of their own."""
+    unknown = [key for key in options if key not in OPTIONS]
+    require(not unknown, f'there is no option {unknown[0] if unknown else ""} (train.py --help lists all)')
     return {key: value for key, value in options.items()
             if value is not None and not (OPTIONS[key].is_flag and not value)}
 
