@@ -1,11 +1,12 @@
 """Adaptive pseudo augmentation, APA [Jiang et al. 2021, arXiv:2111.06849].
 
-With probability p a fake takes the place of a real. p follows how sure the critic is of what it takes for real:
+With probability p a fake takes the place of a real. p follows how sure the critic is
+of what it takes for real:
 
     p <- p + sign(r - target) * nimg / (1000 * kimg),   0 <= p <= 1,    r = mean of sign(D(real))
 
-nimg: images since the last step. The fakes are those of the generator's step of the iteration before: they exist
-already, and no critic meets an image in both roles at once.
+nimg: images since the last step. The fakes are those of the generator's step of the iteration before:
+they exist already, and no critic meets an image in both roles at once.
 """
 import sys
 from dataclasses import dataclass, replace
@@ -41,7 +42,8 @@ class APA(Regularizer):
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)
         self._p = torch.full([], options.p or 0.0, device=next(game.D.module.parameters()).device)
-        self._fakes: dict[int, list[Tensor]] = {}       # Of the iteration before: source -> images, are they finite?, labels.
+        # Of the iteration before: source -> images, are they finite?, labels.
+        self._fakes: dict[int, list[Tensor]] = {}
         self._made: dict[int, dict[int, tuple]] = {}    # Of this one: source -> micro-batch -> the same.
 
     @classmethod
@@ -70,7 +72,7 @@ class APA(Regularizer):
     def reals(self, ctx: StepContext, img: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         part = slice(ctx.round * len(img), (ctx.round + 1) * len(img))
         fake_img, is_sound, fake_c = (fakes[part] for fakes in self._fakes.get(ctx.source, (img[:0], img[:0], c[:0])))
-        if len(fake_img) < len(img):                    # In the first iteration, or the first with fewer processes.
+        if len(fake_img) < len(img):  # In the first iteration, or after a restart with fewer processes.
             return img, c
         replaced = torch.rand([len(img)], device=img.device, generator=ctx.shared_rng('apa')) < self._p
         replaced &= is_sound
@@ -86,7 +88,7 @@ class APA(Regularizer):
 
     def _adapt(self, batch_size: int) -> None:
         """One step of p by what the first critic said of reals since the last one."""
-        signs = self.game.D.real_signs                  # [2]: sum, count. Only one controller may read and clear it.
+        signs = self.game.D.real_signs  # [2]: sum, count. Only one controller may read and clear it.
         distributed.all_reduce_mean_([signs])
         controller = AdaptiveStrength(self.options.target, self.options.kimg, INTERVAL, batch_size)
         self._p.copy_(controller.step(self._p, (signs[0] / signs[1]).item()).clamp(max=1))

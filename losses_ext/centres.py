@@ -23,24 +23,25 @@ class Centre(Source):
         """The data set; asking opens it."""
         return dnnlib.util.construct_class_by_name(**self._kwargs)
 
-    def come(self) -> None:
-        """Remembers what outlives the stage."""
+    def note_contents(self) -> None:
+        """Counts the images and labels, which are remembered when the data set is closed."""
         self.num = len(self.dataset)
         labels = [self.dataset.get_label(i) for i in range(self.num)] if self.dataset.label_dim else [np.zeros(0, np.float32)]
         self.labels = np.unique(np.stack(labels), axis=0, return_counts=True)
 
-    def go(self) -> None:
+    def close(self) -> None:
         """Closes the data set."""
         if 'dataset' in self.__dict__:
             self.__dict__.pop('dataset').close()
 
     def without_path(self) -> tuple[str, tuple[dict, list[float]]]:
-        """`centre` but for the place of the data: what may be published with a network."""
+        """`centre` without the path of the data: what may be published with a network."""
         name, (kwargs, code) = self.centre
         return name, ({key: value for key, value in kwargs.items() if key != 'path'}, code)
 
     def describe(self) -> dict:
-        """What it takes to draw its labels without its data; a label is the number of a class where it is one."""
+        """What its labels can be drawn from without its data. One-hot labels become the number of their
+        class."""
         labels = [(int(c.argmax()) if sorted(c) == [0] * (len(c) - 1) + [1] else c.tolist(), int(count))
                   for c, count in zip(*self.labels)]
         return dict(index=self.index, code=self.code.tolist(), num=self.num, labels=labels)

@@ -4,7 +4,8 @@ A further critic sees only random frequency bands of every image, the lowest nev
 
     V_m(x) = F^-1( m(band(k)) * F(x)(k) )          m: 0 or 1 for each of 64 bands, one draw per sample
 
-The bands are nested square shells around frequency 0. Real i and fake i share their draw, in all phases of an iteration.
+The bands are nested square shells around frequency 0. Real i and fake i share their draw,
+in all phases of an iteration.
 """
 from dataclasses import dataclass
 from functools import cache
@@ -62,9 +63,10 @@ def num_kept(options: Options) -> int:
 
 
 def keep_bands(img: Tensor, keep: Tensor, mask: str = 'hermitian') -> Tensor:
-    """img [N,C,H,W] with the bands that keep [N,bands] does not mark taken out, in float32.
+    """img [N,C,H,W] with those bands only that `keep` [N,bands] marks, in float32.
 
-    The real part of a spectrum times m(k) is the spectrum times the mean of m(k) and m(-k), so half a spectrum will do.
+    The real part of a spectrum times m(k) is the spectrum times the mean of m(k) and m(-k),
+    so half a spectrum will do.
     """
     height, width = img.shape[2:]
     band = band_map(height, width, keep.shape[1], mask, img.device)                 # [H,W]

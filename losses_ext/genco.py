@@ -1,4 +1,5 @@
-"""What the two halves of GenCo share [Cui et al. 2022, AAAI, arXiv:2110.01254]: how several critics face one generator.
+"""What the two halves of GenCo share [Cui et al. 2022, AAAI, arXiv:2110.01254]:
+how several critics face one generator.
 
     L_G = sum_k L_G(D_k)
 """
@@ -18,7 +19,7 @@ class Options:
 
 
 class GenCo(Regularizer):
-    """Joins when `weco` or `daco` is chosen; adds no term."""
+    """Is part of every run with `weco` or `daco`; adds no term itself."""
     Options = Options
 
     def __init__(self, game: Game, options: Options):

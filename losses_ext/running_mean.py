@@ -2,7 +2,8 @@
 
     s <- decay * s + (1 - decay) * x,       mean = s / (1 - decay^k) after k updates
 
-The division is that of Adam [Kingma and Ba 2015, arXiv:1412.6980, section 3]. An x that is not finite is no update.
+The division is that of Adam [Kingma and Ba 2015, arXiv:1412.6980, section 3]. An x that is not finite is left
+out.
 """
 from typing import Any
 
@@ -27,10 +28,11 @@ class RunningMeans:
         self._added: dict[str, list[Tensor]] = {}
         self._sums: dict[str, Tensor] = {}              # name -> []
         self._num_updates: dict[str, int] = {}
-        self._num_bad: dict[str, Tensor] = {}           # name -> [], how many of them were none; on the device.
+        self._num_bad: dict[str, Tensor] = {}  # name -> [], updates that were not finite; on the device.
 
     def add(self, name: str, values: Tensor) -> None:
-        """Takes values, any shape, of one micro-batch; all micro-batches of an iteration have equally many."""
+        """Takes values, any shape, of one micro-batch; all micro-batches
+        of an iteration have equally many."""
         self._added.setdefault(name, []).append(values.detach().mean())
 
     def update(self) -> None:
@@ -65,7 +67,10 @@ class RunningMeans:
         return dict(sums=dict(self._sums), num_updates=dict(self._num_updates), num_bad=dict(self._num_bad))
 
     def load_state_dict(self, state: dict) -> None:
-        """Restores what `state_dict` returned. Means that are not finite, as of earlier versions, begin anew."""
+        """Restores what `state_dict` returned.
+
+        Means that are not finite, as of earlier versions, begin anew.
+        """
         self.reset()
         sound = {name: value for name, value in state['sums'].items() if value.isfinite()}
         if lost := sorted(state['sums'].keys() - sound.keys()):
@@ -78,7 +83,8 @@ class RunningMeans:
 
 
 class WithRunningMeans(Regularizer):
-    """A regularizer that follows running means, `_means`: they move after each iteration, and a new stage has new ones."""
+    """A regularizer that follows running means, `_means`: they move after each iteration,
+    and a new stage has new ones."""
 
     def __init__(self, game: Game, options: Any, decay: float):
         super().__init__(game, options)

@@ -1,13 +1,14 @@
-"""Temporary discriminators for data centres that come one after another [Qu et al. 2020, "Learn Distributed GAN with
-Temporary Discriminators", ECCV, arXiv:2007.09221].
+"""Temporary discriminators for data centres that come one after another [Qu et al. 2020,
+"Learn Distributed GAN with Temporary Discriminators", ECCV, arXiv:2007.09221].
 
-While centre k is on line it has a critic of its own, which is thrown away afterwards. G digests the centres on line and is
-reminded of what it, as it was when the stage began (G'), made for earlier ones:
+While centre k is on line it has a critic of its own, which is thrown away afterwards. G digests the centres
+on line and is reminded of what it, as it was when the stage began (G'), made for earlier ones:
 
     L_G = sum_k w_k L_G(D_k)  +  remind * A * mean |G(z, [c, e_j]) - G'(z, [c, e_j])|         k on line, j earlier
 
-e_j is the code of centre j, appended to G's label. Without it both terms would act on the same latents, and the result
-would be images between the centres, not of them. A = number of earlier centres. Both generators see the same random draws.
+e_j is the code of centre j, appended to G's label. Without it both terms would act on the same latents,
+and the result would be images between the centres, not of them. A = number of earlier centres. Both
+generators see the same random draws.
 """
 import copy
 import sys
@@ -78,7 +79,7 @@ def parse_schedule(options: Options) -> list[tuple[list[int], float]]:
 
 @dataclass
 class CentreStage(Stage):
-    """A stage with what went before it."""
+    """A stage, and which centres were on line before it."""
     memory: tuple[Centre, ...] = ()         # Seen earlier, not on line now.
     new: tuple[Centre, ...] = ()            # On line for the first time.
     previous: tuple[Centre, ...] = ()       # On line in the stage before.
@@ -119,7 +120,7 @@ class TDGAN(Regularizer):
         self._stage = None
         self._nimg = 0                      # Images shown so far.
         self._base_weights = None
-        self._kept = {}                     # {centre: its critics and strength of augmentation} with --tdgan_d=keep.
+        self._kept = {}  # {centre: its critics and strength of augmentation} with --tdgan_d=keep.
         self._schedule = parse_schedule(options)
         for source in range(1, max(len(ids) for ids, _ in self._schedule)):
             game.add_critic(f'D_{source}', source=source)
@@ -146,13 +147,13 @@ class TDGAN(Regularizer):
     def begin_stage(self, stage: Any, seed: int, resumed: bool) -> None:
         for centre in self._centres:
             if centre not in stage.sources:
-                centre.go()
+                centre.close()
         if not resumed:
             for centre in stage.new:
-                centre.come()
+                centre.note_contents()
             if stage.previous:
                 self._change_over(stage, seed)
-            self._report_who_is_here(stage)
+            self._report_stage(stage)
         self._stage = stage
         self._weigh_critics()
 
@@ -161,14 +162,15 @@ class TDGAN(Regularizer):
         if self.options.warmup:
             self._weigh_critics()
 
-    def _report_who_is_here(self, stage):
-        """Once: statistics keep their value until there is another."""
+    def _report_stage(self, stage):
+        """Reports the stage and its centres, once: statistics keep their value until the next report."""
         training_stats.report0('Progress/tdgan_stage', stage.number)
         for centre in self._centres:
             training_stats.report0(f'Progress/tdgan_centre_{centre.index}', float(centre in stage.sources))
 
     def _change_over(self, stage, seed):
-        """Freezes the teacher, replaces the critics, and lets new codes start where the previous centre is."""
+        """Freezes the teacher, replaces the critics, and lets new codes start
+        where the previous centre is."""
         game = self.game
         if self._sees_memory(stage):
             game.frozen[TEACHER] = copy.deepcopy(game.G_ema if self.options.prev == 'ema' else game.G.module)
@@ -189,14 +191,16 @@ class TDGAN(Regularizer):
             self._kept[centre.index] = copy.deepcopy(dict(critics=critics, p=getattr(self.game.augment, 'p', None)))
 
     def _renew_critics(self, stage, seed):
-        """Fresh critics, or those that a centre had when it went; with them goes an adaptive strength of augmentation."""
+        """Fresh critics, or those that the centres had when they were last on line, with their strength of
+        augmentation."""
         for number, critic in enumerate(self.game.critics.values()):
             critic.reset(seed + number)
         kept = [self._kept.get(centre.index) for centre in stage.sources]
         for source, old in enumerate(kept):
             for critic, state in zip(self.game.critics_of(source), old['critics'] if old else ()):
-                critic.load_state_dict(state)
-        if self._strength_adapts:                       # To the first critic.
+                # Optimizers keep and change the tensors that they get.
+                critic.load_state_dict(copy.deepcopy(state))
+        if self._strength_adapts:                       # It follows the first critic.
             self.game.augment.p.copy_(kept[0]['p'] if kept[0] else torch.zeros([]))
 
     @torch.no_grad()
@@ -209,7 +213,8 @@ class TDGAN(Regularizer):
         return bool(stage.memory) and 'g_main' in self.sites
 
     def _weigh_critics(self):
-        """Multiplies the critics' weights in G's loss by those of their centres; all are 0 while new critics warm up."""
+        """Multiplies the critics' weights in G's loss by those of their centres;
+        all are 0 while new critics warm up."""
         centres = self._stage.sources
         warm = not self._stage.previous or self._nimg >= self._stage.begin_nimg + self.options.warmup * 1000
         if self._base_weights is None:
@@ -235,7 +240,8 @@ class TDGAN(Regularizer):
         return rho * (self.options.remind * (len(memory) if self.options.memory == 'sum' else 1))
 
     def describe(self) -> dict:
-        """The centres of the schedule, but not where their data are; and what labels those on line so far have had."""
+        """The centres of the schedule, but not where their data are;
+        and what labels those on line so far have had."""
         scheduled = [centre for centre in self._centres if any(centre.index in ids for ids, _ in self._schedule)]
         seen = [centre for centre in self._centres if centre.labels is not None and centre.code is not None]
         labels = dict(centre_labels=[centre.describe() for centre in seen]) if seen else {}

@@ -1,11 +1,12 @@
 """Adaptive strength of the augmentation [Karras et al. 2020, arXiv:2006.06676, section 3].
 
-The critic overfits when it is sure of the training images: r = mean of sign(D(real)) rises towards 1. The strength p of
-the augmentation follows r in small steps:
+The critic overfits when it is sure of the training images: r = mean of sign(D(real)) rises towards 1.
+The strength p of the augmentation follows r in small steps:
 
     p <- max(p + sign(r - target) * nimg / (1000 * kimg), 0)        nimg: images since the last step
 
-There is no upper limit: p above 1 makes all that has a multiplier of 1 certain, and takes as long to come down.
+p has no upper limit. From 1 on, every transformation whose multiplier is 1 is certain to happen; a larger p
+only takes longer to fall again.
 """
 import math
 import warnings
@@ -14,7 +15,7 @@ from torch import Tensor
 
 
 class AdaptiveStrength:
-    """The rule above; has no state but the count of steps it could not take.
+    """The rule above. Its only state is `num_skipped`, the number of steps that it could not take.
 
     Arguments:
         target      wanted mean sign of the critic's logits on training images
@@ -34,10 +35,11 @@ class AdaptiveStrength:
         self.num_skipped = 0
 
     def step(self, p: Tensor, mean_sign: float) -> Tensor:
-        """The next strength, a new tensor like p (scalar). `mean_sign`: float, since the last step, of all processes.
+        """The next strength, a new tensor like p (scalar). `mean_sign`: float, since the last step,
+        of all processes.
 
-        A mean that is not a number (no logits were reported, or they were not finite) leaves p as it is, is counted in
-        `num_skipped`, and warned about.
+        A mean that is not a number (no logits were reported, or they were not finite) leaves p as it is,
+        is counted in `num_skipped`, and warned about.
         """
         if math.isnan(mean_sign):
             self.num_skipped += 1

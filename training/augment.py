@@ -1,11 +1,12 @@
 """Adaptive discriminator augmentation [Karras et al. 2020, arXiv:2006.06676].
 
-Every transformation happens to each sample of its own, with a chance of its multiplier times the common strength `p`:
+Every transformation happens to each sample of its own, with a chance
+of its multiplier times the common strength `p`:
 
     images = pipe.transform(images, draw)      with   draw = pipe.draw(images)
 
-A `Draw` holds everything random, so that images, targets and masks can be treated alike. `docs/augmentation.md` tells
-what each transformation does.
+A `Draw` holds everything random, so that images, targets and masks can be treated alike.
+`docs/augmentation.md` tells what each transformation does.
 """
 import math
 from collections.abc import Sequence
@@ -19,13 +20,14 @@ from torch import Tensor
 from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix, upfirdn2d
 from training.warp import REACH, Geometry, Warp, product
 
-# Decomposition low-pass of the symlet wavelet of order 6, which is not symmetric: its orientation matters.
+# Low-pass decomposition filter of the symlet wavelet of order 6. It is not symmetric: its orientation
+# matters.
 SYM6 = [
     0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633,
     0.4910559419267466, 0.787641141030194, 0.3379294217276218, -0.07263752278646252,
     -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
 ]
-BAND_POWER = np.array([10, 1, 1, 1]) / 13   # Expected power of natural images in the four bands, lowest first.
+BAND_POWER = np.array([10, 1, 1, 1]) / 13  # Expected power of natural images in the four bands, lowest first.
 
 _BLIT = {'xflip': 1, 'rotate90': 1, 'xint': 1}
 _GEOM = {'scale': 1, 'rotate': 1, 'aniso': 1, 'xfrac': 1}
@@ -50,7 +52,7 @@ PIPES: dict[str, dict] = {
 
 @dataclass(frozen=True)
 class AugmentOptions:
-    """What a pipe does. Multipliers: chance of the transformation at p = 1; at 0 it is not there at all."""
+    """What a pipe does. A multiplier is the chance of its transformation at p = 1; with 0 it is left out."""
     # Blits: pixels move, unchanged.
     xflip:           float = 0      # Multiplier: mirrored left to right in half of the cases.
     rotate90:        float = 0      # Multiplier: turned by 0 to 3 quarters.
@@ -113,7 +115,8 @@ class Draw:
     hole_center: torch.Tensor | None = None  # [N, 2] x and y, share of the image size
 
     def keep_mask(self, res: int) -> Tensor | None:
-        """[N, res, res] bool, False where cutout covers a map of resolution `res`; None if the pipe has no cutout."""
+        """[N, res, res] bool, False where cutout covers a map of resolution `res`;
+        None if the pipe has no cutout."""
         return None if self.hole_size is None else nearest_mask(self.image_mask(), res)
 
     def image_mask(self) -> Tensor:
@@ -128,10 +131,11 @@ class Draw:
 class AugmentPipe(torch.nn.Module):
     """Augmentation of image batches [N, C, H, W], float32, nominally -1 to 1, not clamped.
 
-    Differentiable any number of times with respect to the images. No parameters; the buffer `p` is the strength.
+    Differentiable any number of times with respect to the images. No parameters;
+    the buffer `p` is the strength.
 
-    Arguments: keywords, those of `AugmentOptions`; `PIPES` has the usual combinations. Raises TypeError for an unknown
-    option, ValueError for a value out of range.
+    Arguments: keywords, those of `AugmentOptions`; `PIPES` has the usual combinations.
+    Raises TypeError for an unknown option, ValueError for a value out of range.
     """
 
     def __init__(self, **options):
@@ -154,9 +158,10 @@ class AugmentPipe(torch.nn.Module):
              generator: torch.Generator | None = None) -> Draw:
         """Makes all random choices for a batch of this shape (N, C, H, W), as a `Draw`.
 
-        debug_percentile: 0 to 1: everything is applied, every value at this percentile, whatever p (the noise field
-        stays random). generator: source of all random numbers, on the pipe's device; None = that device's default.
-        Raises ValueError for images that an enabled transformation is not defined for.
+        debug_percentile: 0 to 1: everything is applied, every value at this percentile,
+        whatever p (the noise field stays random). generator: source of all random numbers, on the pipe's
+        device; None = that device's default. Raises ValueError for images
+        that an enabled transformation is not defined for.
         """
         shape = tuple(getattr(images_or_shape, 'shape', images_or_shape))
         num_samples, channels, height, width = shape
@@ -183,7 +188,8 @@ class AugmentPipe(torch.nn.Module):
         o, p = self.options, self.p
         if not o.moves:
             return None
-        p_rotate = 1 - (1 - o.rotate * p).clamp(0, 1).sqrt()    # Of each of two: at least one has rotate * p.
+        # Of each rotation, so that one or both happen with rotate * p.
+        p_rotate = 1 - (1 - o.rotate * p).clamp(0, 1).sqrt()
         blit = stretch = torch.eye(2, device=p.device).expand(dice.num_samples, 2, 2)
         xint = xfrac = torch.zeros([dice.num_samples, 2], device=p.device)
         if o.xflip:
@@ -218,7 +224,7 @@ class AugmentPipe(torch.nn.Module):
         if channels not in (1, 3):
             raise ValueError(f'brightness, contrast, lumaflip, hue, saturation: images have {channels} channels; '
                              f'colour transformations are defined for 1 and 3')
-        # All of them keep luma (the part along grey) and chroma (the part across) apart.
+        # Each maps luma, the component along grey, to luma and chroma, the rest, to chroma.
         luma = chroma = torch.ones([dice.num_samples], device=p.device)
         constant = theta = torch.zeros([dice.num_samples], device=p.device)
         if o.brightness:
@@ -281,11 +287,13 @@ class AugmentPipe(torch.nn.Module):
         return images
 
     def warp(self, maps: Tensor | dict[int, Tensor], draw: Draw, form: str = 'aligned') -> Tensor | dict[int, Tensor]:
-        """Moves feature maps [N, C, h, w], or {res: map}, as `draw` moves the images; nothing else is done to them.
+        """Moves feature maps [N, C, h, w], or {res: map}, as `draw` moves the images;
+        nothing else is done to them.
 
-        'aligned': maps follow the images exactly. 'official': the published form of GGDR, that is, whole-pixel shifts
-        are rounded at each map's own size, maps are low-passed and displaced by 0.2 pixels whatever the draw, and those
-        above 128 stay as they are. The very same maps come back if nothing geometric is enabled.
+        'aligned': maps follow the images exactly. 'official': the published form of GGDR,
+        that is, whole-pixel shifts are rounded at each map's own size, maps are low-passed and displaced by
+        0.2 pixels whatever the draw, and those above 128 stay as they are. If nothing geometric is enabled,
+        the maps themselves are returned, not a copy.
         """
         assert form in ('aligned', 'official'), f"form {form!r}, expected 'aligned' or 'official'"
         if draw.geometry is None:
@@ -310,12 +318,13 @@ class AugmentPipe(torch.nn.Module):
 
 
 def nearest_mask(mask: Tensor, res: int) -> Tensor:
-    """[N, H, W] bool -> [N, res, res] bool: what is at the centre of each of the fewer pixels."""
+    """[N, H, W] bool -> [N, res, res] bool: the value at the centre of each of the res x res pixels."""
     return F.interpolate(mask[:, None].float(), size=[res, res], mode='nearest-exact')[:, 0].bool()
 
 
 def band_filters() -> np.ndarray:
-    """[4, 43] Filters of four octave bands that add up to a unit impulse, lowest first, from the sym2 wavelet."""
+    """[4, 43] Filters of four octave bands that add up to a unit impulse, lowest first,
+    from the sym2 wavelet."""
     low = np.array([-1, 0, 9, 16, 9, 0, -1]) / 32           # sym2 correlated with itself, halved.
     high = low * [-1, 1, -1, 1, -1, 1, -1]
     bank = np.eye(4, 1)
@@ -329,7 +338,9 @@ def band_filters() -> np.ndarray:
 
 
 class _Dice:
-    """Random numbers for `num_samples` samples. At a percentile all are drawn as well, then replaced by it."""
+    """Random numbers for `num_samples` samples.
+
+    With a percentile the same numbers are drawn, and then replaced by the value at that percentile."""
 
     def __init__(self, num_samples, device, percentile, generator):
         self.num_samples = num_samples
@@ -342,7 +353,8 @@ class _Dice:
         return u if self.percentile is None else torch.full_like(u, self.percentile)
 
     def normal(self, *size):
-        """[N, *size] standard normal. (At a percentile narrower than that by the square root of two: as published.)"""
+        """[N, *size] standard normal. (A percentile gives a value smaller by sqrt(2), as the published
+        program does.)"""
         z = self.field(*size)
         return z if self.percentile is None else torch.full_like(z, 2 * self.percentile - 1).erfinv()
 

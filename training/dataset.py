@@ -1,7 +1,7 @@
 """Image data sets: what training and metrics read.
 
-An item is (image uint8 [C, H, W], label float32 [label_dim]). Nothing here needs torch: a `DataLoader` takes anything
-with `__len__` and `__getitem__`.
+An item is (image uint8 [C, H, W], label float32 [label_dim]). Nothing here needs torch:
+a `DataLoader` takes anything with `__len__` and `__getitem__`.
 """
 import os
 import shlex
@@ -19,7 +19,8 @@ from training.data.storage import DatasetError, fingerprint, open_files
 __all__ = ['BadFile', 'Dataset', 'DatasetError', 'Details', 'ImageFolderDataset']
 
 MIN_RESOLUTION = 8              # The networks begin at 4x4 and need at least one block above it.
-MAX_CHECKED_PIXELS = 2 ** 26    # Smaller sets are decoded before training (a few seconds); else headers are read.
+# Smaller sets are decoded before training (a few seconds); else headers are read.
+MAX_CHECKED_PIXELS = 2 ** 26
 
 
 class Details(NamedTuple):
@@ -134,7 +135,8 @@ class Dataset(ABC):
 
     @cached_property
     def label_shape(self) -> list[int]:
-        """[number of classes] over all images, whatever subset is used; [K] for vectors, [0] without labels."""
+        """[number of classes] over all images, whatever subset is used; [K] for vectors,
+        [0] without labels."""
         labels = self._raw_labels
         return [int(labels.max()) + 1] if labels.ndim == 1 else list(labels.shape[1:])
 
@@ -157,20 +159,22 @@ class Dataset(ABC):
 class ImageFolderDataset(Dataset):
     """The images in a folder and its subfolders or in a zip archive, in plain string order of their names.
 
-    Opening lists the files and decodes the first image, no more; the label file is read when labels are first needed,
-    and an archive is opened once in every process that reads from it, however that was started.
+    Opening lists the files and decodes the first image, no more;
+    the label file is read when labels are first needed, and an archive is opened once in every process that
+    reads from it, however that was started.
 
     Args:
         path: folder or .zip archive.
         resolution: side in pixels that the images must have; None takes it from the first image.
         max_size, use_labels, xflip, random_seed: as in `Dataset`.
-        labels_from: 'json' reads `dataset.json`; 'folders' makes every subfolder a class, in plain string order (10 before
-            2), which runs of before have recorded; 'natural-folders' goes by the numbers in the names (2 before 10).
+        labels_from: 'json' reads `dataset.json`; 'folders' makes every subfolder a class,
+            in plain string order (10 before 2), which older runs have recorded; 'natural-folders' goes by the
+            numbers in the names (2 before 10).
 
     Raises:
-        DatasetError: nothing to read at `path`, or the first image is damaged or of another resolution. Later, when the
-            file concerned is first needed: any other image is damaged or of another shape than the first, or the label
-            file is not what it should be.
+        DatasetError: nothing to read at `path`, or the first image is damaged or
+            of another resolution. Later, when the file concerned is first needed: any other image is damaged
+            or of another shape than the first, or the label file is not what it should be.
     """
 
     def __init__(
@@ -206,9 +210,10 @@ class ImageFolderDataset(Dataset):
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the content: names, lengths and checksums of all images and of the label file.
 
-        It does not depend on where the set lies, on the options that it is opened with, or on whether it is a folder
-        or an archive; but a label file in another place than the root counts only where it is used, since runs without
-        labels have never counted it. Of an archive only the directory is read; of a folder, every file.
+        It does not depend on where the set lies, on the options that it is opened with,
+        or on whether it is a folder or an archive; but a label file in another place than the root counts
+        only where it is used, since runs without labels have never counted it. Of an archive only the
+        directory is read; of a folder, every file.
         """
         names = [*self._image_names, *([LABEL_FILE] if LABEL_FILE in self._files.names else [])]
         if LABEL_FILE not in names and self._use_labels and self._labels_from == 'json':
@@ -217,15 +222,17 @@ class ImageFolderDataset(Dataset):
         return fingerprint(self._files, names)
 
     def passed_over(self) -> str:
-        """The files of this set that are none of its images, counted, in words; '' if there are none."""
+        """The files of this set that are not among its images, counted, in words; '' if there are none."""
         return listing.what_is_passed_over(self._files)
 
     def left_behind(self) -> list[str]:
-        """Names of the folders in this set that programs left behind; earlier versions also took pictures from them."""
+        """Folders in this set that other programs left behind (thumbnails, caches); earlier versions used
+        their pictures."""
         return sorted(kind.removeprefix('folder ') for kind in self._files.left_out if kind.startswith('folder '))
 
     def check(self, decode: bool = True) -> Iterator[BadFile]:
-        """Goes through the images of this set and yields those that cannot be used; without `decode`, by headers."""
+        """Goes through the images of this set and yields those that cannot be used; without `decode`,
+        by headers."""
         for raw_idx in np.unique(self._raw_idx):
             name = self._image_names[raw_idx]
             try:
@@ -239,8 +246,8 @@ class ImageFolderDataset(Dataset):
     def require_trainable(self) -> None:
         """Raises a DatasetError unless a network can be trained on this set.
 
-        Looked at are the side of the images, the labels (if used), and every image: decoded if there are not more than
-        MAX_CHECKED_PIXELS in all, else its header.
+        It looks at the side of the images, the labels (if used) and every image. Images are decoded if the
+        whole set has at most MAX_CHECKED_PIXELS pixels; otherwise only their headers are read.
         """
         problem = side_problem(self._first_shape)
         if problem:
@@ -263,8 +270,8 @@ class ImageFolderDataset(Dataset):
         return pixels.transpose(2, 0, 1)
 
     def about_labels(self) -> list[str]:
-        """Lines of text: what kind of labels are used, the classes with the number of their images, and how they were
-        found where that is not a matter of course."""
+        """Lines of text: what kind of labels are used, the classes with the number of their images,
+        and how they were found where that is not a matter of course."""
         labels = self._raw_labels
         if not self.has_labels:
             return ['none']
@@ -284,7 +291,8 @@ class ImageFolderDataset(Dataset):
         return None if labels is None else label_array(labels, self._image_names, self._path)
 
     def _decode(self, name: str, size: Sequence[int] | None = None) -> np.ndarray:
-        """One image, uint8 [H, W, C]; a WrongSizeError before it is decoded if it has another size than asked for."""
+        """One image, uint8 [H, W, C]; a WrongSizeError before it is decoded
+        if it has another size than asked for."""
         try:
             return images.decode(self._files.read(name), size=size)
         except images.WrongSizeError:
@@ -317,7 +325,7 @@ class ImageFolderDataset(Dataset):
 
 
 def shape_problem(shape: Sequence[int], first_shape: Sequence[int]) -> str | None:
-    """In what an image of `shape` [H, W, C] differs from the first one, None if in nothing."""
+    """How an image of `shape` [H, W, C] differs from the first one; None if it does not."""
     (height, width, channels), (first_height, first_width, first_channels) = shape, first_shape
     if (height, width) != (first_height, first_width):
         return f'is {width}x{height}; all images must be {first_width}x{first_height} like the first one'
@@ -327,7 +335,7 @@ def shape_problem(shape: Sequence[int], first_shape: Sequence[int]) -> str | Non
 
 
 def side_problem(shape: Sequence[int]) -> str | None:
-    """What keeps networks from images of `shape` [H, W, C], None if nothing does."""
+    """Why networks cannot be trained on images of `shape` [H, W, C]; None if they can."""
     height, width = shape[:2]
     if height == width and height >= MIN_RESOLUTION and height & (height - 1) == 0:
         return None
@@ -335,7 +343,8 @@ def side_problem(shape: Sequence[int]) -> str | None:
 
 
 def largest_side(shape: Sequence[int]) -> int:
-    """The largest side that networks can be trained at and that an image of `shape` [H, W, C] has pixels for."""
+    """The largest side that networks can be trained at and that an image of `shape` [H, W,
+    C] has pixels for."""
     return max(2 ** (min(shape[:2]).bit_length() - 1), MIN_RESOLUTION)
 
 

@@ -33,7 +33,7 @@ class Draw:
         if self.hole is None:
             return None
         covered = ~self.hole_mask()
-        if 'translation' in self.policies[self.policies.index('cutout'):]:      # The hole moves with the image.
+        if 'translation' in self.policies[self.policies.index('cutout'):]:  # The hole moves with the image.
             covered = _translate(covered[:, None], self.shift)[:, 0]
         return nearest_mask(~covered, res)
 
@@ -72,8 +72,8 @@ class DiffAugment(torch.nn.Module):
     def draw(self, images_or_shape: Tensor | Sequence[int], generator: torch.Generator | None = None) -> Draw:
         """Makes all random choices for these images, or for a shape (N, C, H, W), as a `Draw`.
 
-        generator: source of all random numbers; None = the default one of the device. The device is that of the
-        images, else that of the generator, else the default device.
+        generator: source of all random numbers; None = the default one of the device.
+        The device is that of the images, else that of the generator, else the default device.
         """
         shape = tuple(getattr(images_or_shape, 'shape', images_or_shape))
         device = getattr(images_or_shape, 'device', generator.device if generator is not None else None)
@@ -92,7 +92,10 @@ class DiffAugment(torch.nn.Module):
         return Draw(shape, self.policies, **drawn)
 
     def transform(self, images: Tensor, draw: Draw) -> Tensor:
-        """Applies `draw`, made for this shape: [N, C, H, W] -> [N, C, H, W]. Deterministic, any order of derivative."""
+        """Applies `draw`, made for this shape: [N, C, H, W] -> [N, C, H, W].
+
+        Deterministic, any order of derivative.
+        """
         assert images.shape == draw.shape, f'images {list(images.shape)}, drawn for {list(draw.shape)}'
         for name in draw.policies:
             if name == 'color':
@@ -106,8 +109,8 @@ class DiffAugment(torch.nn.Module):
     def warp(self, maps: Tensor | dict[int, Tensor], draw: Draw, form: str = 'aligned') -> Tensor | dict[int, Tensor]:
         """Shifts feature maps [N, C, h, w], or {res: map}, as `draw` shifts the images, by bilinear sampling.
 
-        The very same maps come back without translation. Raises ValueError for another form than 'aligned': there is
-        no published one for DiffAugment.
+        Without translation the maps themselves are returned, not a copy. Raises ValueError for another form
+        than 'aligned': there is no published one for DiffAugment.
         """
         if form != 'aligned':
             raise ValueError(f"DiffAugment moves feature maps in the form 'aligned' only, not {form!r}")

@@ -74,7 +74,7 @@ def convolve_modulated(
     x: Tensor, weight: Tensor, styles: Tensor, *, up: int, padding: int, resample_filter: Tensor | None, down: int = 1,
     demodulate: bool = True, flip_weight: bool, fused_modconv: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """`modulated_conv2d` without noise, and what its channels are still to be scaled by [N, O], if anything."""
+    """`modulated_conv2d` without noise, and the factors [N, O] that its channels still need, or None."""
     if demodulate and x.dtype == torch.float16:
         weight, styles = _prenormalize(weight, styles)
     demod = _demodulation(weight, styles) if demodulate else None

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class Player:
     """A network that learns, with an optimizer of its own: G, D, or a further critic.
 
-    `make_module()` returns the network on its device; `make_optimizer(parameters)` its optimizer, with the rates that the
-    configured `reg_interval` asks for (None: no lazy phase). `view(img, ctx)` maps [N,C,H,W] to what a critic sees of it.
+    `make_module()` returns the network on its device; `make_optimizer(parameters)` its optimizer,
+    with the rates that the configured `reg_interval` asks for (None: no lazy phase). `view(img, ctx)` maps
+    [N,C,H,W] to what a critic sees of it.
     """
 
     def __init__(self, name: str, make_module: Callable[[], torch.nn.Module],
@@ -29,7 +30,7 @@ class Player:
         self.view = view
         self.source = 0             # Index of the stage's source that this critic judges.
         self.weight = 1.0           # Of this critic in the generator's loss.
-        self.real_signs = None      # Running (sum, count) of the signs of its logits on reals: what ADA looks at.
+        self.real_signs = None  # Running (sum, count) of the signs of its logits on reals: what ADA looks at.
         self._make_module = make_module
         self._make_optimizer = make_optimizer
         self._grafts: dict[str, Callable] = {}
@@ -43,7 +44,10 @@ class Player:
         self.reset_optimizer()
 
     def reset(self, seed: int | None = None) -> None:
-        """Fresh weights (grafts too), from a seed if one is given, and an empty optimizer. Frozen layers stay as they are."""
+        """Fresh weights (grafts too), from a seed if one is given, and an empty optimizer.
+
+        Frozen layers stay as they are.
+        """
         former = getattr(self, 'module', None)
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
@@ -56,7 +60,8 @@ class Player:
         self.reset_optimizer()
 
     def copy_frozen(self, source: torch.nn.Module) -> None:
-        """Takes from a network of the same architecture what never learns: the weights of frozen layers are buffers."""
+        """Copies the buffers of a network of this architecture: the weights of frozen layers, which never
+        learn."""
         theirs = dict(source.named_buffers())
         for name, buffer in self.module.named_buffers():
             if name in theirs:
@@ -111,6 +116,7 @@ class Player:
 def in_layout_of(parameter: Tensor, value: Tensor) -> Tensor:
     """`value`, of the parameter's shape, laid out in memory as the parameter is.
 
-    The fused Adam walks through both element by element: on CPUs it takes wrong ones without a word, on GPUs it refuses.
+    The fused Adam walks through both element by element: if their layouts differ, it silently pairs the wrong
+    ones on CPUs, and refuses on GPUs.
     """
     return value if value.stride() == parameter.stride() else torch.empty_like(parameter).copy_(value)

@@ -1,6 +1,8 @@
-"""What a method is made of: all that its author needs to know is on this page, and how a step uses it in `loss.py`.
+"""What a method is made of: all that its author needs to know is on this page,
+and how a step uses it in `loss.py`.
 
-A method adds terms at the sites of a step, and has hooks for whatever else it needs. docs/methods/README.md shows one.
+A method adds terms at the sites of a step, and has hooks for whatever else it needs.
+docs/methods/README.md shows one.
 """
 from __future__ import annotations
 
@@ -25,13 +27,15 @@ OTHER_HOOKS = ('configure', 'reals', 'phases', 'stages', 'begin_stage', 'end_ite
 class Regularizer:
     """Base of everything that adds terms at the sites of a step, and of whatever else it needs for that.
 
-    A subclass overrides any of the methods below; each site takes the context and returns [N], a scalar, or None. What is
-    not listed must start with an underscore: a misspelt hook would otherwise never be called.
+    A subclass overrides any of the methods below; each site takes the context and returns [N], a scalar,
+    or None. What is not listed must start with an underscore:
+    a misspelt hook would otherwise never be called.
     """
     interval = 1                    # In main steps: act on every interval-th iteration ...
-    leaf: str | None = None         # 'img' or 'seen': `d_pair` differentiates the critic with respect to this.
-    brings_data = False             # Does the method open data sets of its own (`Options.data`), in place of --data?
-    through_fakes = False           # Is `d_fake` a function of the fakes themselves? Ratio forms of OSGAN refuse it by name.
+    leaf: str | None = None  # 'img' or 'seen': `d_pair` differentiates the critic with respect to this.
+    brings_data = False  # Does the method open data sets of its own (`Options.data`), in place of --data?
+    # Is `d_fake` a function of the fakes themselves? Ratio forms of OSGAN refuse it by name.
+    through_fakes = False
     strength = 'weight'             # The option that switches the method off when it is 0.
 
     @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class Regularizer:
         self.sites = {site for site in SITES if overrides(self, site)}
 
     def act_lazily_unless(self, interval: int | None, lazy_site: str, main_site: str) -> None:
-        """Acts at `lazy_site`, or, with an interval of its own, on every interval-th iteration at `main_site`."""
+        """Acts at `lazy_site`, or, with an interval of its own,
+        on every interval-th iteration at `main_site`."""
         is_lazy = interval in (None, self.game.D.reg_interval)
         self.sites = {lazy_site if is_lazy else main_site}
         self.interval = 1 if is_lazy else interval
@@ -59,7 +64,7 @@ class Regularizer:
 
     @property
     def gain(self) -> float:
-        """... and count this much then."""
+        """... and multiply the term by this factor then, to make up for the others."""
         return self.interval
 
     @classmethod
@@ -71,12 +76,14 @@ class Regularizer:
     def configure(cls, config: dict, options: Any) -> Any:
         """Checks and completes the options before anything is built; may change the configuration.
 
-        Returns the final options. Raises ValueError with one sentence for people, naming the options that clash.
+        Returns the final options. Raises ValueError with one sentence for people,
+        naming the options that clash.
         """
         return options
 
     def reals(self, ctx: StepContext, img: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """What takes the place of reals [N,C,H,W] and their labels [N,c_dim], in every phase and for every term."""
+        """What takes the place of reals [N,C,H,W] and their labels [N,c_dim],
+        in every phase and for every term."""
         return img, c
 
     def phases(self) -> Iterator[Phase]:
@@ -84,31 +91,40 @@ class Regularizer:
         return iter(())
 
     def stages(self, config: dict) -> list[Any]:
-        """The schedule of data: a list of `Stage`s (training/data/stages.py). At most one method brings one."""
+        """The schedule of data: a list of `Stage`s (training/data/stages.py).
+
+        At most one method brings one.
+        """
 
     def begin_stage(self, stage: Any, seed: int, resumed: bool) -> None:
-        """A stretch of the schedule begins, or a run resumes inside it (then what was saved is in place already)."""
+        """Called when a stage begins, and when a run resumes inside one: then `resumed`, and what was saved
+        is restored."""
 
     def end_iteration(self, nimg: int, batch_idx: int) -> None:
-        """All phases of an iteration are through; nimg images have been shown."""
+        """Called after all phases of an iteration, when `nimg` images have been shown."""
 
     def describe(self) -> dict:
         """Plain data that network snapshots carry, by name, for the tools that make pictures with them."""
         return {}
 
     def state_dict(self) -> dict:
-        """What the method must remember over a restart (players, grafts and optimizers are saved anyway), on each rank."""
+        """What the method must remember over a restart (players, grafts and optimizers are saved anyway),
+        on each rank."""
         return {}
 
     def load_state_dict(self, state: dict) -> None:
         """Restores what `state_dict` returned."""
 
     def shared_state_dict(self) -> dict:
-        """What of it is the same on all ranks: saved once, which counts for what is as large as a network."""
+        """The part of the state that is equal on all ranks. It is saved once: worth it for things as large as
+        a network."""
         return {}
 
     def load_shared_state_dict(self, state: dict) -> None:
-        """Restores what `shared_state_dict` returned, after `load_state_dict`. Not called if it was not saved."""
+        """Restores what `shared_state_dict` returned, after `load_state_dict`.
+
+        Not called if it was not saved.
+        """
 
     def g_main(self, ctx: StepContext) -> Term:
         """A term of the generator's step; `ctx.gen` has a graph."""

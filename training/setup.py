@@ -1,4 +1,5 @@
-"""From a configuration to everything that a run consists of: data, players, regularizers, phases, average, state.
+"""From a configuration to everything that a run consists of: data, players, regularizers, phases,
+average, state.
 
 The configuration is plain data (`training_options.json`); `build` is the only reader of most of it.
 """
@@ -36,8 +37,8 @@ class Run:
     batch_idx: int = 0                  # Iterations so far.
     stage_idx: int = 0
     stage_begun: bool = False           # Has the current stage's `begin_stage` been called?
-    rollbacks: int = 0                  # How often the run went back to a saved state; the reals' order depends on it.
-    micro_batch: int = 0                # Images at once on one rank: `batch_gpu`, or less after running out of memory.
+    rollbacks: int = 0  # How often the run went back to a saved state; the reals' order depends on it.
+    micro_batch: int = 0  # Images at once on one rank: `batch_gpu`, or less after running out of memory.
     reals: list[RealStream] | None = None   # Of the current stage's sources, once it is entered.
 
     @property
@@ -69,7 +70,8 @@ class Run:
         return self.stages[-1].end_nimg
 
     def enter_stage(self, stage_idx: int) -> None:
-        """Makes a stage the current one: opens its data; tells the regularizers, unless they were told already."""
+        """Makes a stage the current one: opens its data, and calls `begin_stage` of the regularizers,
+        once."""
         if stage_idx != self.stage_idx:
             self.stage_idx, self.stage_begun, self.reals = stage_idx, False, None
         seed = Streams(self.config['seed']).seed_of(self.nimg, 'stage')      # The same on all ranks.
@@ -81,7 +83,7 @@ class Run:
                           for source in self.stage.sources]
 
     def state_dict(self) -> dict:
-        """What a resumed run needs to go on as if nothing had happened, as far as it is the same on all ranks."""
+        """What a resumed run needs to continue exactly, as far as it is equal on all ranks."""
         augment = self.game.augment
         return dict(
             players={player.name: player.state_dict() for player in self.game.players},
@@ -93,7 +95,7 @@ class Run:
             rollbacks=self.rollbacks)
 
     def local_state_dict(self) -> dict:
-        """The rest: what every rank has for itself. Plain data and CPU tensors."""
+        """The rest of it, which differs between ranks: plain data and CPU tensors."""
         return dict(
             w_avg=self.game.G.module.mapping.w_avg.cpu(),
             real_signs={name: critic.real_signs.cpu() for name, critic in self.game.critics.items()},
@@ -117,10 +119,11 @@ class Run:
         self.game.G.module.mapping.w_avg.copy_(local['w_avg'])
         for name, critic in self.game.critics.items():
             signs = local['real_signs'][name]
-            critic.real_signs.copy_(signs if signs.isfinite().all() else torch.zeros_like(signs))   # Of an earlier version.
+            # Of an earlier version.
+            critic.real_signs.copy_(signs if signs.isfinite().all() else torch.zeros_like(signs))
         for regularizer in self.game.regularizers:
             regularizer.load_state_dict(local['regularizers'][type(regularizer).__name__])
-            if type(regularizer).__name__ in state.get('regularizers', {}):         # Earlier versions had none.
+            if type(regularizer).__name__ in state.get('regularizers', {}):  # Earlier versions had none.
                 regularizer.load_shared_state_dict(state['regularizers'][type(regularizer).__name__])
         training_stats.load_state_dict(local['statistics'])
 
@@ -148,9 +151,10 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
     precision.allow_tf32(config['allow_tf32'])
     precision.sum_in_float32()
 
-    if config['training_set_kwargs'] is not None:       # Else a method opens its own, when their time comes.
+    if config['training_set_kwargs'] is not None:       # Else a method opens its own, stage by stage.
         dataset = dataset or dnnlib.util.construct_class_by_name(**config['training_set_kwargs'])
-    torch.empty([], dtype=torch.int64).random_()        # The reference's loader takes one number here.
+    # As the reference's data loader does, so that weights are equal.
+    torch.empty([], dtype=torch.int64).random_()
     game = build_game(config, device)
     game.G_ema = copy.deepcopy(game.G.module).eval()
     for module in [*(player.module for player in game.players), game.G_ema]:
@@ -197,7 +201,7 @@ def build_optimizer(parameters: list[torch.nn.Parameter], class_name: str, **kwa
 
 
 def build_network(kwargs: dict, device: torch.device) -> torch.nn.Module:
-    """A network on its device, where that is a CPU with kernels in the memory format of the activations."""
+    """A network on its device. On a CPU its kernels have the memory format of the activations."""
     network = dnnlib.util.construct_class_by_name(**kwargs).to(device)
     return network.to(memory_format=torch.channels_last) if device.type == 'cpu' else network
 
@@ -215,7 +219,7 @@ def lazy_rates(opt_kwargs: dict, reg_interval: int | None) -> dict:
 
 
 def build_augment(config: dict, device: torch.device) -> torch.nn.Module | None:
-    """The augmentation, if it can ever do anything."""
+    """The augmentation; None if nothing in this run can ever switch it on."""
     if config.get('augment_kwargs') is None:
         return None
     augment = dnnlib.util.construct_class_by_name(**config['augment_kwargs']).train().requires_grad_(False).to(device)
@@ -232,7 +236,10 @@ def build_ada(config: dict) -> AdaptiveStrength | None:
 
 
 def build_phases(config: dict, game: Game) -> list[Phase]:
-    """What an iteration consists of: the phases of the recipe, then those that methods add. Raises ValueError."""
+    """What an iteration consists of: the phases of the recipe, then those that methods add.
+
+    Raises ValueError.
+    """
     phases = list(losses_ext.recipe(config)(game))
     phases += [phase for regularizer in game.regularizers for phase in regularizer.phases()]
     check_sites(game, phases, config['loss'])
@@ -249,10 +256,11 @@ def check_sites(game: Game, phases: list[Phase], loss: str) -> None:
 
 
 def init_from(run: Run, networks: dict[str, Any], allow_partial: bool = False) -> None:
-    """Copies players and G_ema from what a network file holds, by name, on rank 0; then makes all ranks equal.
+    """Copies players and G_ema from what a network file holds, by name, on rank 0;
+    then makes all ranks equal.
 
-    What the file lacks keeps its fresh values. So does, with `allow_partial`, what has another shape there; else a
-    ValueError names it, and nothing has been copied of that network.
+    What the file lacks keeps its fresh values. A tensor of another shape raises a ValueError that names it,
+    before anything of that network is copied; with `allow_partial` it keeps its fresh values, too.
     """
     if distributed.rank() == 0:
         mine = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
@@ -273,7 +281,8 @@ def init_from(run: Run, networks: dict[str, Any], allow_partial: bool = False) -
 
 
 def init_grafts_from(player: Player, tensors: dict[str, torch.Tensor]) -> None:
-    """Copies the layers grafted on a player from `tensors`, as far as they are there; says which ones start fresh."""
+    """Copies the layers grafted on a player from `tensors`, as far as they are there;
+    says which ones start fresh."""
     state, fresh = player.module.state_dict(), []
     for name in player.grafts:
         keys = [key for key in state if key.startswith(f'{name}.')]

@@ -58,7 +58,8 @@ def run_iteration(run: Run, ticks: Ticks) -> None:
 
 
 def next_reals(run: Run) -> list[tuple[Tensor, Tensor]]:
-    """A batch of each source. If a rank has none, an OutOfImagesError on all, so that all can save and leave."""
+    """A batch of each source. If one rank cannot load any, all raise OutOfImagesError: they save and end
+    together."""
     reals, problem = [], None
     try:
         reals = [stream.next_batch() for stream in run.reals]
@@ -70,13 +71,14 @@ def next_reals(run: Run) -> list[tuple[Tensor, Tensor]]:
 
 
 def run_phase(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared: dict) -> Tensor | None:
-    """Accumulates the gradients of the phase's players over its micro-batches, then steps; returns as `finish_phase`.
+    """Accumulates the gradients of the phase's players over its micro-batches, then steps; returns what
+    `finish_phase` returns.
 
-    If the memory of the device does not suffice, the phase begins anew with smaller micro-batches.
+    If the device runs out of memory, the phase is repeated with smaller micro-batches.
     """
     while not accumulate_gradients(run, phase, reals, shared):
         shrink_micro_batch(run)
-        shared.clear()      # It holds things of the former size.
+        shared.clear()      # What phases share has the former size.
     return finish_phase(phase.players)
 
 
@@ -91,17 +93,19 @@ def accumulate_gradients(run: Run, phase: Phase, reals: list[tuple[Tensor, Tenso
     except RuntimeError as error:
         if run.micro_batch == 1 or not is_out_of_memory(error):
             raise
-        return False        # What holds the memory is free only when this function is left.
+        # The tensors of the failed step are freed when this function returns; then the caller repeats it.
+        return False
     return True
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Did the device's memory not suffice, for torch, for the driver, or for a library that takes its own?"""
+    """Does this error of torch, the driver or a library say that the device has run out of memory?"""
     return isinstance(error, torch.OutOfMemoryError) or re.search(OUT_OF_MEMORY, str(error)) is not None
 
 
 def shrink_micro_batch(run: Run) -> None:
-    """From now on at most half as many images at once. Gradients stay those of the configured micro-batches."""
+    """Halves, for good, the images that are computed at once. Gradients stay those of the configured
+    micro-batches."""
     group = run.config['D_kwargs']['epilogue_kwargs']['mbstd_group_size']
     before = run.micro_batch
     run.micro_batch = max(num for num in range(1, before // 2 + 1) if run.batch_gpu % num == num % min(group, num) == 0)
@@ -138,7 +142,8 @@ def sources_of(run: Run, phase: Phase) -> list[int]:
 
 
 def fake_labels(run: Run, source: Source, ctx: StepContext) -> tuple[Tensor, Tensor]:
-    """Labels of the fakes of a micro-batch, for G and for critics; a paired game compares like with like."""
+    """Labels of the fakes of a micro-batch, for G and for critics. In a paired game they are those of the
+    reals."""
     if run.game.adversarial.paired and source is run.stage.sources[ctx.source]:
         return source.with_code(ctx.real_c), ctx.real_c
     labels = source.draw_labels(len(ctx.real_img), ctx.numpy_rng('labels'))
@@ -146,7 +151,7 @@ def fake_labels(run: Run, source: Source, ctx: StepContext) -> tuple[Tensor, Ten
 
 
 def finish_phase(players: list[Player]) -> Tensor | None:
-    """One gradient for all ranks; one optimizer step. A phase that back-propagated nothing takes none.
+    """Averages the gradient over all ranks and takes one optimizer step; none if nothing was back-propagated.
 
     Returns whether the gradient is not finite (a boolean on the device), None without a step. If it is not, or so large
     that its squares are not, the step is left out on the device, and the host need not know of it.

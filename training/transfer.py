@@ -1,4 +1,5 @@
-"""Fine-tuning: which architecture a network file asks for, and which of its tensors fit the networks of a run."""
+"""Fine-tuning: which architecture a network file asks for,
+and which of its tensors fit the networks of a run."""
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch_utils import checkpoint
 # Arguments of networks that follow the run (its data, precision, batch), whatever file it starts from.
 OF_THE_RUN = {'c_dim', 'img_resolution', 'img_channels', 'num_fp16_res', 'conv_clamp', 'reduced_dtype',
               'fp16_channels_last', 'freeze_layers', 'mbstd_group_size'}
-SUBSTITUTES = {'G': 'G_ema', 'G_ema': 'G'}      # What a network starts from that is not in the file itself.
+SUBSTITUTES = {'G': 'G_ema', 'G_ema': 'G'}      # What a network starts from if the file lacks it.
 SHOWN = 5                                       # Names in a report.
 
 
@@ -22,7 +23,7 @@ class Match:
 
     @property
     def is_complete(self) -> bool:
-        """Does the file have everything?"""
+        """Does the file have every tensor of the run's network?"""
         return not self.missing and not self.mismatched
 
     def __str__(self) -> str:

@@ -25,7 +25,8 @@ class Geometry:
     xfrac: torch.Tensor         # [N, 2] shares of width and height
 
     def at(self, width: int, height: int) -> 'Warp':
-        """The same in the pixels of images of this size. Shifts by whole pixels are rounded here, half to even."""
+        """This geometry in pixels of images of this size. Whole-pixel shifts are rounded here, half to
+        even."""
         size = _size(width, height, self.blit.device)
         linear = product(self.blit, self.stretch)                                               # [N, 2, 2]
         shift = product(self.blit, (self.xint * size).round()[:, :, None]) + product(linear, (self.xfrac * size)[:, :, None])
@@ -35,11 +36,14 @@ class Geometry:
 class Warp:
     """A geometry at one image size: position x of the output shows the input at `linear x + offset`.
 
-    Beyond its borders the image continues as its reflection, by as many pixels as some sample of the batch needs, at
-    most size - 1; then comes zero. The host has to know these margins to allocate memory. Their way there begins at
-    once, and only `padding()` waits for its end: whoever draws well before transforming does not hold up the device.
-    (Always padding by size - 1 would need no waiting, but the work of nine images per image. What a batch needs is 1.1
-    at p = 0, 2 to 3 at p = 0.2, 4 to 6 at p = 1, for pipe bgc at 64 to 1024 pixels.)
+    Beyond its borders the image continues as its reflection, by as many pixels as some sample of the batch
+    needs, at most size - 1; farther out it is zero. The host must know these margins to allocate memory. The
+    constructor starts to copy them to the host and does not wait; only `padding()` waits until they have
+    arrived. A step that draws well before it transforms therefore does not hold up the device.
+
+    Padding by size - 1 in all cases would need no copy, but would cost the work of nine images per image. The
+    margins of a batch cost that of 1.1 images at p = 0, of 2 to 3 at p = 0.2, of 4 to 6 at p = 1 (pipe bgc,
+    64 to 1024 pixels).
     """
 
     def __init__(self, width: int, height: int, linear: torch.Tensor, offset: torch.Tensor):
@@ -48,9 +52,10 @@ class Warp:
         self.linear = linear                            # [N, 2, 2]
         self.offset = offset                            # [N, 2, 1]
         corner = (self.size[:, None] - 1) / 2
-        extent = product(linear.abs(), corner[None])    # [N, 2, 1] of the input that the output shows, half of it.
+        extent = product(linear.abs(), corner[None])    # [N, 2, 1] half the size of what the output shows.
         margins = torch.stack([extent - offset, extent + offset]).amax(dim=1)[:, :, 0] + (2 * REACH - corner[:, 0])
-        self.margins = torch.minimum(margins.clamp(min=0), self.size - 1).ceil()    # [before and after, x and y]
+        # [before and after, x and y]
+        self.margins = torch.minimum(margins.clamp(min=0), self.size - 1).ceil()
         self._on_host, self._arrived = self.margins, None
         if self.margins.is_cuda:
             self._on_host = self.margins.to('cpu', non_blocking=True)               # Into pinned memory.
@@ -65,10 +70,11 @@ class Warp:
         return [int(left), int(right), int(top), int(bottom)]
 
     def sampling_grid(self) -> torch.Tensor:
-        """[N, 2 (H + 2 REACH), 2 (W + 2 REACH), 2] for `grid_sample`, in the image after padding and doubling.
+        """[N, 2 (H + 2 REACH), 2 (W + 2 REACH), 2] for `grid_sample`,
+        in the image after padding and doubling.
 
-        The output is doubled, too, with a border of REACH pixels. Doubling by the wavelet filter centres the doubled
-        pixels half of one beside their places.
+        The output is doubled, too, with a border of REACH pixels. The wavelet filter that doubles the
+        resolution shifts the image by half a doubled pixel; the grid makes up for it.
         """
         before, after = self.margins
         size_in = 2 * (self.size + before + after)
@@ -78,22 +84,25 @@ class Warp:
         return affine_grid(theta, 2 * (self.width + 2 * REACH), 2 * (self.height + 2 * REACH))
 
     def apply_to(self, maps: torch.Tensor) -> torch.Tensor:
-        """Feature maps [N, C, h, w] that show what the image shows, moved in the same way, by bilinear sampling.
+        """Moves feature maps [N, C, h, w] as the images are moved, by bilinear sampling.
 
-        They are reflected where the image is, at the centres of its outermost pixels, and zero where it is.
+        Where the image continues as its reflection, so do the maps, about the centres of the image's
+        outermost pixels; where the image is zero, so are they.
         """
         height, width = maps.shape[2:]
         theta = torch.cat([self.linear * self.size, 2 * self.offset], dim=2) / self.size[:, None]
-        position = affine_grid(theta, width, height)                                # [N, h, w, 2], +-1 at the borders.
+        position = affine_grid(theta, width, height)  # [N, h, w, 2], +-1 at the borders.
         mirror = 1 - 1 / self.size
         limit = 1 - 1 / _size(width, height, maps.device)
         folded = position.sign() * (mirror - (position.abs() - mirror).abs())
         folded = torch.minimum(torch.maximum(folded, -limit), limit)
-        grid = torch.where(position.abs() <= 3 * mirror, folded, 3)                 # At 3 there is nothing: zero.
+        # 3 is outside: grid_sample gives 0 there.
+        grid = torch.where(position.abs() <= 3 * mirror, folded, 3)
         return grid_sample_gradfix.grid_sample(maps, grid.to(maps.dtype))
 
 
-# Positions are formed without matrix products: in TF32 these keep ten bits, a quarter of a pixel at 1024 pixels.
+# Positions are formed without matrix products: in TF32 these keep ten bits,
+# a quarter of a pixel at 1024 pixels.
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -102,7 +111,8 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def affine_grid(theta: torch.Tensor, width: int, height: int) -> torch.Tensor:
-    """[N, height, width, 2] theta (x, y, 1) at the centres of pixels, -1 ... 1 from edge to edge; theta is [N, 2, 3].
+    """[N, height, width, 2] theta (x, y, 1) at the centres of pixels, -1 ... 1 from edge to edge;
+    theta is [N, 2, 3].
 
     What `torch.nn.functional.affine_grid` computes with `align_corners=False`, to rounding.
     """

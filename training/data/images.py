@@ -8,8 +8,8 @@ Whatever Pillow reads becomes uint8 [H, W, C], C = 1 (grey) or 3 (RGB), by the m
     P                             RGB by its palette, even if all its colours are grey
     RGBA, PA, transparent P/RGB   RGB, flattened on the background (white unless told otherwise)
 
-Anything else (floating point, L*a*b*, integers beyond 16 bits) has no agreed 8-bit form and is refused. The EXIF
-orientation is applied, colour profiles are ignored, and of an animation the first frame counts.
+Anything else (floating point, L*a*b*, integers beyond 16 bits) has no agreed 8-bit form and is refused.
+The EXIF orientation is applied, colour profiles are ignored, and of an animation the first frame counts.
 """
 import io
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ COLOR_CHOICES = ('auto', 'rgb', 'gray')
 _GREY_MODES = {'1', 'L', 'LA', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N'}
 _COLOR_MODES = {'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr', 'HSV'}
 
-_BLOCK_PIXELS = 2 ** 20         # Handled at once: what is needed beside the result stays small.
+_BLOCK_PIXELS = 2 ** 20         # Handled at once, so that temporary arrays stay small.
 
 # EXIF orientation -> what turns the stored picture upright; 5 to 8 exchange width and height.
 _UPRIGHT = {
@@ -46,7 +46,8 @@ ImageError = PictureError
 
 
 class WrongSizeError(ImageError):
-    """An image that was not decoded, for it has not the size asked for; `shape` is what `read_shape` would give."""
+    """An image that was not decoded because it has another size than expected;
+    `shape` is what `read_shape` would give."""
 
     def __init__(self, shape: tuple[int, int, int]):
         super().__init__(f'is {shape[1]}x{shape[0]}')
@@ -54,7 +55,8 @@ class WrongSizeError(ImageError):
 
 
 def is_image_name(name: str) -> bool:
-    """Whether the extension is one of an image format, in upper or lower case, and no program left the file behind."""
+    """Whether the extension is one of an image format, in upper or lower case,
+    and no program left the file behind."""
     if left_behind(name) is not None:
         return False
     file_name = name.rpartition('/')[2]
@@ -64,9 +66,9 @@ def is_image_name(name: str) -> bool:
 
 def decode(data: bytes, background: tuple[int, int, int] = WHITE, max_pixels: int = MAX_PIXELS,
            size: Sequence[int] | None = None) -> np.ndarray:
-    """The image in `data` as uint8 [H, W, C], C = 1 or 3, by the rules at the head of this file; not to be written to.
+    """The image in `data` as uint8 [H, W, C], C = 1 or 3, by the rules at the head of this file; read-only.
 
-    Of another size than `size`, (W, H) or (H, W), where that is given, nothing is decoded.
+    If `size` is given, (W, H) or (H, W), images of other sizes are not decoded.
 
     Raises:
         WrongSizeError: it has another size.
@@ -80,7 +82,8 @@ def decode(data: bytes, background: tuple[int, int, int] = WHITE, max_pixels: in
 
 
 def read_shape(file: BinaryIO) -> tuple[int, int, int]:
-    """The shape, (H, W, C), that `decode` would give for this open file, from the header if the image is square.
+    """The shape, (H, W, C), that `decode` would give for this open file,
+    from the header if the image is square.
 
     Raises:
         ImageError: as `decode`, as far as the header tells.
@@ -91,7 +94,8 @@ def read_shape(file: BinaryIO) -> tuple[int, int, int]:
 
 
 def recolor(pixels: np.ndarray, color: str) -> np.ndarray:
-    """`pixels` uint8 [H, W, C] in grey (luma, ITU-R 601), in RGB, or as they are; `color` is one of COLOR_CHOICES."""
+    """`pixels` uint8 [H, W, C] in grey (luma, ITU-R 601), in RGB, or as they are;
+    `color` is one of COLOR_CHOICES."""
     assert color in COLOR_CHOICES, f'{color!r} is not one of {COLOR_CHOICES}'
     if color == 'rgb' and pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2)
@@ -170,7 +174,9 @@ def _upper_bits(values: np.ndarray) -> np.ndarray:
 
 
 def _flatten(pixels: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
-    """Pixels over a background, rounded to nearest; uint8 [H, W, C + 1] with alpha last -> [H, W, C], C = 1 or 3."""
+    """Pixels over a background, rounded to nearest; uint8 [H, W, C + 1] with alpha last -> [H, W, C],
+    C = 1 or 3."""
     color, alpha = pixels[:, :, :-1].astype(np.uint16), pixels[:, :, -1:].astype(np.uint16)
     behind = recolor(np.array([[background]], dtype=np.uint8), 'rgb' if color.shape[2] == 3 else 'gray')     # [1, 1, C]
-    return ((color * alpha + behind * (255 - alpha) + 127) // 255).astype(np.uint8)     # At most 65152 before division.
+    # At most 65152 before division.
+    return ((color * alpha + behind * (255 - alpha) + 127) // 255).astype(np.uint8)

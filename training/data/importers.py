@@ -1,4 +1,5 @@
-"""Where `dataset_tool.py` takes images from: folders, archives, LSUN databases, the files of CIFAR-10 and MNIST."""
+"""Where `dataset_tool.py` takes images from: folders, archives, LSUN databases,
+the files of CIFAR-10 and MNIST."""
 import gzip
 import math
 import os
@@ -34,14 +35,15 @@ class Originals(NamedTuple):
     items: Iterable[Item]
     count: int
     class_names: list[str] | None = None
-    label_note: str | None = None   # How labels were found, where that is not a matter of course: a sentence.
-    skips_bad: bool = False         # Whether unreadable images are a matter of course in files of this kind.
-    passed_over: str = ''           # The files that are no images, counted, in words.
+    label_note: str | None = None   # A sentence on how labels were found, if that needs one.
+    skips_bad: bool = False         # Are unreadable images usual in files of this kind?
+    passed_over: str = ''           # Files that are not images, counted, in words.
 
 
 def open_originals(path: str, labels_from: str = 'json', background: tuple[int, int, int] = WHITE,
                    max_pixels: int = MAX_PIXELS) -> Originals:
-    """The images at `path`, of the kind that its name tells, with labels from 'json', 'folders' or 'none' at all.
+    """The images at `path`, of the kind that its name tells, with labels from 'json',
+    'folders' or 'none' at all.
 
     Raises:
         DatasetError: nothing there, not of a known kind, damaged, or without the labels asked for.
@@ -68,7 +70,8 @@ def open_originals(path: str, labels_from: str = 'json', background: tuple[int, 
 
 
 def _files(path: str, labels_from: str, read: Callable[[bytes], np.ndarray]) -> Originals:
-    """A folder, in the order of path components, or an archive, in string order, which puts 'a-z' before 'a/x'."""
+    """A folder, in the order of path components, or an archive, in string order,
+    which puts 'a-z' before 'a/x'."""
     files = open_files(path)
     names = listing.image_names(files)
     if isinstance(files, FolderFiles):

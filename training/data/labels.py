@@ -1,7 +1,8 @@
 """Labels of an image set: `dataset.json`, or the folders that the images lie in.
 
-`dataset.json` is an object whose key `labels` is null or a list of [file name, label] pairs. A label is a class (0, 1,
-2, ...) or a list of numbers. `label_names`, which `dataset_tool.py` adds where it knows them, names the classes.
+`dataset.json` is an object whose key `labels` is null or a list of [file name, label] pairs.
+A label is a class (0, 1, 2, ...) or a list of numbers. `label_names`, which `dataset_tool.py` adds where it
+knows them, names the classes.
 """
 import json
 import os
@@ -18,10 +19,11 @@ from training.data.storage import DatasetError, FolderFiles, ZipFiles
 
 LABEL_FILE = 'dataset.json'
 MAX_CLASSES = 10 ** 6           # A one-hot label has one entry per class.
-FEW_CLASSES = 1000              # So many may have gaps of any size between their numbers,
-MAX_GAPS = 10                   # more only so many numbers per class that occurs.
+FEW_CLASSES = 1000              # Numbers of up to so many classes may have gaps of any size;
+MAX_GAPS = 10                   # of more, at most so many numbers per class that occurs.
 
-# 'folders' has the classes in plain string order (10 before 2), 'natural-folders' by the numbers in their names.
+# 'folders' has the classes in plain string order (10 before 2),
+# 'natural-folders' by the numbers in their names.
 LABEL_SOURCES = ('json', 'folders', 'natural-folders')
 
 _MAX_ROWS = 24                  # Of the table of classes.
@@ -35,14 +37,15 @@ class Labels(NamedTuple):
     """Labels by the names of the images; None where the set has none."""
     by_name: dict[str, Any] | None
     class_names: list[str] | None = None
-    note: str | None = None     # How they were found, where that is not a matter of course: a sentence.
+    note: str | None = None     # A sentence on how they were found, if that needs one.
 
 
 def find_labels(files: FolderFiles | ZipFiles, image_names: Sequence[str], labels_from: str = 'json') -> Labels:
     """The labels of a folder or archive: from its `dataset.json`, or one class per folder.
 
     Raises:
-        DatasetError: `dataset.json` is not what it should be, or names no image, or the folders tell no classes apart.
+        DatasetError: `dataset.json` is not what it should be, or names no image,
+            or the folders tell no classes apart.
     """
     assert labels_from in LABEL_SOURCES, f'labels_from={labels_from!r} is not one of {LABEL_SOURCES}'
     if labels_from != 'json':
@@ -61,7 +64,8 @@ def find_labels(files: FolderFiles | ZipFiles, image_names: Sequence[str], label
 
 
 def label_file(files: FolderFiles | ZipFiles, image_names: Sequence[str]) -> str | None:
-    """The label file of a set: at its root, or in a folder that holds all images, as file managers make archives."""
+    """The label file of a set: at its root, or in a folder that holds all images,
+    as file managers make archives."""
     if LABEL_FILE in files.names:
         return LABEL_FILE
     common = '/'.join([*os.path.commonprefix([name.split('/')[:-1] for name in image_names]), ''])
@@ -71,7 +75,7 @@ def label_file(files: FolderFiles | ZipFiles, image_names: Sequence[str]) -> str
 
 
 def _refuse_scattered(files: FolderFiles | ZipFiles, image_names: Sequence[str]) -> None:
-    """Raises MisplacedLabels if there are label files, but beside a part of the images each."""
+    """Raises MisplacedLabels if there are several label files, each beside a part of the images."""
     in_order = [*sorted(image_names), '']
 
     def has_images(folder: str) -> bool:
@@ -85,7 +89,7 @@ def _refuse_scattered(files: FolderFiles | ZipFiles, image_names: Sequence[str])
 
 
 def _of_images(found: Labels, image_names: Sequence[str], path: str) -> Labels:
-    """The labels by the names of the images, where the file may write them differently."""
+    """The labels by the names of the images, which the file may spell differently."""
     entry, num = next(iter(found.by_name)), len(found.by_name)
     wanted = 'names must be relative to the root of the set, with forward slashes'
     try:
@@ -111,8 +115,8 @@ def label_array(labels: dict[str, Any], image_names: Sequence[str], path: str) -
     Entries for other files are ignored.
 
     Raises:
-        DatasetError: an image has no label, or one that is negative, a fraction, too large, no number, or unlike the
-            others; or so few of the classes occur that their numbers must mean something else.
+        DatasetError: an image has no label, or one that is negative, a fraction, too large, no number,
+            or unlike the others; or so few of the classes occur that their numbers must mean something else.
     """
     missing = [name for name in image_names if labels.get(name) is None]
     if missing:
@@ -141,7 +145,10 @@ def label_array(labels: dict[str, Any], image_names: Sequence[str], path: str) -
 
 
 def _refuse_sparse(classes: np.ndarray, path: str) -> None:
-    """Raises a DatasetError if almost none of very many classes occur. A part of a set of 1000 classes is fine."""
+    """Raises a DatasetError if almost none of very many classes occur.
+
+    A part of a set of 1000 classes is fine.
+    """
     num, used = int(classes.max()) + 1, len(np.unique(classes))
     if num > max(FEW_CLASSES, MAX_GAPS * used):
         raise DatasetError(f'{path}: the labels go up to {num - 1}, but only {used} different ones occur; every number up '
@@ -235,12 +242,13 @@ def _labels_from_folders(image_names: Sequence[str], path: str, natural: bool) -
 
 
 def _with_numbers_in_order(name: str) -> str:
-    """A key that puts 2 before 10, and otherwise sorts as strings do: each number begins with how many digits it has."""
+    """A key that puts 2 before 10, and otherwise sorts as strings do:
+    each number begins with how many digits it has."""
     return re.sub('[0-9]+', lambda number: f'{len(number[0].lstrip("0")):05d}{number[0].lstrip("0")}', name)
 
 
 def _note_on_order(in_string_order: list[str], natural: bool) -> str | None:
-    """A sentence about the order of classes, where there are two that one could think of."""
+    """A sentence about the order of the classes, if numbers in their names suggest another one."""
     for i, (name, other) in enumerate(zip(in_string_order, sorted(in_string_order, key=_with_numbers_in_order))):
         if name != other:
             taken = other if natural else name

@@ -1,24 +1,26 @@
 """Which entry of a label file belongs to which image, where the two do not write the names alike.
 
-Names that are equal belong together. What is left over is compared without differences of spelling (back slashes, './',
-composed and decomposed accents), then of letter case, where that leaves one entry for one image. If nothing matches
-so, all names may differ by one beginning: absolute paths, a folder too much on either side.
+Equal names belong together. The rest is compared regardless of spelling (back slashes, './', composed and
+decomposed accents), and then of letter case, as far as that leaves one entry for one image. If nothing
+matches, all names may differ by one common beginning: an absolute path, or a folder too many on either side.
 """
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-MAX_DEPTH = 16          # So many folders that all images lie in may be left out.
+MAX_DEPTH = 16          # Folders around all images that may be left out, at most.
 
 
 class Match(NamedTuple):
-    """The entries that belong to images, and an example of two names that are not equal, (of the file, of the image)."""
+    """The entries that belong to images, and an example of two names that are not equal, (of the file,
+    of the image)."""
     by_image: dict[str, Any]
     example: tuple[str, str] | None = None
 
 
 class AmbiguousError(ValueError):
-    """All names fit in several ways; the arguments are two names of the file that would do for one image, and that."""
+    """The names fit in several ways. Arguments: two names in the file that fit one image, and that image's
+    name."""
 
 
 def match(entries: dict[str, Any], image_names: Sequence[str]) -> Match:
@@ -27,7 +29,7 @@ def match(entries: dict[str, Any], image_names: Sequence[str]) -> Match:
     Raises:
         AmbiguousError: several beginnings fit equally well.
     """
-    found = {name: name for name in image_names if name in entries}             # {image name: name in the file}
+    found = {name: name for name in image_names if name in entries}  # {image name: name in the file}
     for key in (_spelling, _letters):
         if len(found) < len(image_names):
             used = set(found.values())
@@ -64,10 +66,10 @@ def _unique(names: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:
 
 
 def _by_beginning(theirs: dict[str, str], ours: dict[str, str]) -> dict[str, str]:
-    """{image name: name in the file}, from {key: name} of both, of all images or of none.
+    """{image name: name in the file}, from {key: name} of both, for all images or for none.
 
-    As much as possible of the images' names counts: folders that all of them lie in are only left out, one by one from
-    the outside, while nothing fits.
+    It compares as much of the images' names as possible: folders around all images are left out one by one,
+    the outermost first, until something fits.
     """
     for depth in range(min(_common_depth(ours), MAX_DEPTH) + 1):
         inner = {k.split('/', depth)[-1]: name for k, name in ours.items()} if depth else ours
@@ -88,7 +90,7 @@ def _common_depth(names: Iterable[str]) -> int:
 
 
 def _fitting_beginnings(names: list[str], known: dict[str, str]) -> Iterator[str]:
-    """Beginnings that make known names of all the names: '' or what ends in a slash."""
+    """Beginnings that turn all of the names into known ones: '' or a path that ends in a slash."""
     end = names[0]
     for candidate in known:
         beginning = candidate[:len(candidate) - len(end)]

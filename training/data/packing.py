@@ -27,8 +27,8 @@ class Outcome(NamedTuple):
     item: Item
     pixels: np.ndarray | None = None        # uint8 [H, W, C]
     problem: str | None = None              # Continues a sentence that begins with the image's name.
-    remedy: str = ''                        # What would do about the problem.
-    unreadable: bool = False                # The file itself is bad; otherwise it does not go with the others.
+    remedy: str = ''                        # How to solve the problem.
+    unreadable: bool = False                # Is the file damaged? If not, the image does not fit the others.
 
 
 class Summary(NamedTuple):
@@ -49,11 +49,12 @@ def pack(
 ) -> Summary:
     """Writes the transformed `originals`, with their labels, to the folder or .zip archive `dest`.
 
-    Files are numbered by their position among the originals, so a dropped image leaves a gap. Up to `max_bad` unreadable
-    images are named and skipped. Unless all goes well nothing is written.
+    Files are numbered by their position among the originals, so a dropped image leaves a gap.
+    Up to `max_bad` unreadable images are named and skipped. Unless all goes well nothing is written.
 
     Raises:
-        DatasetError: `dest` is taken, there is one unreadable image too many, an image does not go with the others, or
+        DatasetError: `dest` is taken, there is one unreadable image too many, an image does not fit the
+        others, or
             none is left.
     """
     shape, labels, num_dropped, num_bad = None, {}, 0, 0

@@ -1,7 +1,8 @@
-"""What lies in a data set and is none of its images: what programs leave behind, and one line about all of it.
+"""Files in a data set that are not among its images: what programs leave behind, and one line about all of
+it.
 
-Galleries keep thumbnails beside pictures, notebooks keep copies, systems keep what was deleted. None of that was meant to be
-learnt, and a folder of it would be a class.
+Galleries keep thumbnails beside pictures, notebooks keep copies, systems keep what was deleted. None of that
+was meant to be learnt, and a folder of it would be a class.
 """
 import os
 import re
@@ -11,15 +12,16 @@ from collections.abc import Iterable
 LINKED_FOLDER, DANGLING_LINK, SPECIAL_FILE, ARCHIVED_LINK = 'linked folder', 'dangling link', 'special file', 'archived link'
 _NOTE = 'note of macOS (._*)'
 
-# In lower case. All names that begin with a dot come on top: .ipynb_checkpoints, ._NAME, .thumbnails, .Trash-1000, .DS_Store.
+# In lower case. All names that begin with a dot count, too: .ipynb_checkpoints, ._NAME,
+# .thumbnails, .Trash-1000, .DS_Store.
 _LEFT_BEHIND = frozenset({
-    '__macosx', 'icon\r', 'network trash folder', 'temporary items', 'thevolumesettingsfolder',             # macOS
-    '$recycle.bin', 'recycler', 'system volume information', 'found.000',                                   # Windows
+    '__macosx', 'icon\r', 'network trash folder', 'temporary items', 'thevolumesettingsfolder',  # macOS
+    '$recycle.bin', 'recycler', 'system volume information', 'found.000',  # Windows
     'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini', 'picasa.ini', 'zbthumbnail.info',
-    'lost+found', 'lost.dir', 'aquota.user', 'aquota.group',                                                # Linux, Android
-    '@eadir', '#recycle', '#snapshot', '@tmp', '@synoresource',                                             # Synology
-    '@recycle', '@recently-snapshot', '@__thumb', '~snapshot',                                              # QNAP, NetApp
-    '__pycache__', 'node_modules', '_vti_cnf', '_notes', '_gsdata_',                                        # Programs
+    'lost+found', 'lost.dir', 'aquota.user', 'aquota.group',  # Linux, Android
+    '@eadir', '#recycle', '#snapshot', '@tmp', '@synoresource',  # Synology
+    '@recycle', '@recently-snapshot', '@__thumb', '~snapshot',  # QNAP, NetApp
+    '__pycache__', 'node_modules', '_vti_cnf', '_notes', '_gsdata_',  # Programs
 })
 _LEFT_BEHIND_ENDINGS = ('.lrdata', '@synoeastream', '@synoresource')
 
@@ -66,7 +68,8 @@ def kinds_by_ending(names: Iterable[str]) -> Counter[str]:
 
 
 def in_words(kinds: Counter[str]) -> str:
-    """'5 files passed over: 3 .heic (convert them first), 1 dangling link, 1 linked folder'; '' if there are none.
+    """'5 files passed over: 3 .heic (convert them first), 1 dangling link, 1 linked folder';
+    '' if there are none.
 
     First come those for which something can be done.
     """

@@ -18,7 +18,7 @@ from training.data.storage import DatasetError
 
 MAX_BAD_IMAGES = 10     # Per process that loads images.
 MAX_RESTARTS = 10       # Of the processes that load images, of one source on one rank.
-WORKER_IS_GONE = 'DataLoader worker (pid'       # So torch begins a RuntimeError about one that has ended unasked.
+WORKER_IS_GONE = 'DataLoader worker (pid'       # How torch's RuntimeError about a worker that was killed begins.
 STOP_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1', 'SIGHUP')
                 if hasattr(signal, name)]
 
@@ -58,7 +58,8 @@ class Source:
 
 @dataclass
 class Stage:
-    """A stretch of the run, until `end_nimg` images have been shown, with its own sources."""
+    """A stretch of the run, until `end_nimg` images have been shown; its `sources` are on line: steps use
+    them."""
     end_nimg: int
     sources: list[Source]
     reg_source: Source | None = None    # Labels for the generator's lazy step. None: the first source's.
@@ -111,7 +112,7 @@ def ignore_stop_signals(worker: int) -> None:
 def end_with_program(batches: Iterator) -> None:
     """Sees to it that the workers of a loader's iterator end when this program does; nobody else will after an error.
 
-    What Python itself does at the end of a program is to send SIGTERM, which they ignore, and to wait for ever.
+    Without this, Python would send them SIGTERM at its end, which they ignore, and wait for them for ever.
     """
     atexit.register(end_workers, weakref.ref(batches), workers_of(batches))
 
@@ -123,7 +124,7 @@ def workers_of(batches: Iterator) -> list[multiprocessing.Process]:
 
 def end_workers(batches: Callable[[], Iterator | None], workers: Iterable[multiprocessing.Process]) -> None:
     """Asks the workers of a loader's iterator, if it still is there, to end; kills those that do not."""
-    shut_down = getattr(batches(), '_shutdown_workers', None)       # There is no public name; none without workers.
+    shut_down = getattr(batches(), '_shutdown_workers', None)       # torch has no public name for it.
     if shut_down is not None:
         shut_down()
     for worker in workers:
@@ -138,7 +139,8 @@ def _without_traceback(error: DatasetError) -> str:
 
 @contextmanager
 def no_exception_from_signals():
-    """Within it torch installs no handler for the end of its workers: that would raise anywhere, in the middle of a step."""
+    """Keeps torch from installing its handler for workers that end: it would raise in the middle of a
+    step."""
     can_listen = hasattr(signal, 'SIGCHLD') and threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if can_listen else None
     try:
@@ -151,8 +153,9 @@ def no_exception_from_signals():
 class RealStream:
     """This rank's share of the reals of one source, from any position of the run.
 
-    Every rank runs the same permutation of the data set and takes interleaved elements. Processes that load images and are
-    killed, as systems do whose memory is exhausted, are replaced by others that go on with the same images.
+    Every rank runs the same permutation of the data set and takes interleaved elements. If a process that
+    loads images is killed, as systems do when memory runs out, another one takes its place and continues with
+    the same images.
     """
 
     def __init__(self, dataset: Any, batch_size: int, rank: int, world_size: int, seed: int, loader_kwargs: dict,
@@ -194,7 +197,7 @@ class RealStream:
         return img, misc.to_device(c, self.device)
 
     def _replace_workers(self, error: RuntimeError) -> None:
-        """Loads on with new processes. Raises a DatasetError if that has been tried often enough."""
+        """Continues to load, with new processes. Raises a DatasetError if that has been tried often enough."""
         end_workers(lambda: self._batches, workers_of(self._batches))
         self._num_restarts += 1
         if self._num_restarts > MAX_RESTARTS:

@@ -1,4 +1,4 @@
-"""A folder or a zip archive as a set of named files, read by any process and written all or nothing.
+"""A folder or a zip archive as a set of named files, read by any process, written completely or not at all.
 
 Names are relative to the folder or archive and have forward slashes.
 """
@@ -67,8 +67,9 @@ class FolderFiles:
 class ZipFiles:
     """The members of a zip archive.
 
-    The archive is opened when first needed, once in every process: a forked worker that used its parent's open file
-    would share its position and read garbage, and a spawned one cannot receive it at all.
+    The archive is opened when first needed, once in every process:
+    a forked worker that used its parent's open file would share its position and read garbage, and a spawned
+    one cannot receive it at all.
 
     Attributes:
         path: the archive, as given.
@@ -94,7 +95,8 @@ class ZipFiles:
             return _read_all(file, self._archive().getinfo(name).file_size)
 
     def size_and_crc(self, name: str) -> tuple[int, int]:
-        """Length in bytes and CRC-32 of one member as the archive's directory states them; nothing is read."""
+        """Length in bytes and CRC-32 of one member as the archive's directory states them;
+        nothing is read."""
         info = self._archive().getinfo(name)
         return info.file_size, info.CRC
 
@@ -130,7 +132,8 @@ def open_files(path: str) -> FolderFiles | ZipFiles:
 
 
 def fingerprint(files: FolderFiles | ZipFiles, names: Iterable[str]) -> str:
-    """SHA-256, in hex, over name, length and CRC-32 of each named file: equal for a folder and the zip made of it."""
+    """SHA-256, in hex, over name, length and CRC-32 of each named file:
+    equal for a folder and the zip made of it."""
     digest = hashlib.sha256()
     for name in names:
         size, crc = files.size_and_crc(name)
@@ -139,10 +142,12 @@ def fingerprint(files: FolderFiles | ZipFiles, names: Iterable[str]) -> str:
 
 
 def open_writer(path: str):
-    """Context manager that writes a folder, or a zip archive where `path` ends in .zip, and gives `add(name, data)`.
+    """Context manager that writes a folder, or a zip archive where `path` ends in .zip,
+    and gives `add(name, data)`.
 
-    Everything goes under a temporary name beside `path`, which takes its place when the block ends; if it ends with an
-    exception nothing is left behind. An archive of this program is replaced; an existing folder must be empty.
+    Everything goes under a temporary name beside `path`, which takes its place when the block ends;
+    if it ends with an exception nothing is left behind. An archive of this program is replaced; an existing
+    folder must be empty.
 
     Raises:
         DatasetError: `path` is taken.
@@ -196,7 +201,8 @@ def _folder_writer(path: str) -> Iterator[Callable[[str, bytes], None]]:
 
 @contextmanager
 def _in_place_of(path: str) -> Iterator[str]:
-    """A temporary name beside `path`; after an exception it is removed, and so are the parents made for it."""
+    """A temporary name beside `path`; after an exception it is removed,
+    and so are the parents made for it."""
     temporary = f'{path}.tmp{os.getpid()}'
     made = [parent for parent in Path(path).parents if not parent.exists()]     # The innermost first.
     try:
@@ -267,7 +273,8 @@ def _open_zip(path: str) -> zipfile.ZipFile:
 
 @contextmanager
 def _zip_errors() -> Iterator[None]:
-    """What zipfile and its decompressors raise on damaged or encrypted members, as OSError with the reason alone."""
+    """What zipfile and its decompressors raise on damaged or encrypted members,
+    as OSError with the reason alone."""
     try:
         yield
     except OSError:

@@ -1,7 +1,8 @@
 """What a run directory may say: its files read, bounded, and their types checked. Imports no torch.
 
-A run directory may be a stranger's, cut, or edited. Whoever shows one reads it here: `read_options` raises one sentence;
-the readers of rows and pictures pass over what is none.
+A run directory may come from a stranger, be incomplete, or have been edited. Programs that show one read it
+through this file: `read_options` raises an error of one sentence; the readers of rows and pictures skip
+whatever is not a row or a picture.
 """
 import json
 import os
@@ -15,7 +16,7 @@ from training.config.schema import problem_of, with_names_of_now
 OPTIONS_FILE = 'training_options.json'
 
 MAX_OPTIONS_BYTES = 2 ** 24
-MAX_ROWS_BYTES = 2 ** 28            # Of a file of rows or a log; what is longer is read up to there.
+MAX_ROWS_BYTES = 2 ** 28            # Longer files of rows, and longer logs, are read up to there.
 MAX_NUMBER, MIN_NUMBER = 1e100, 1e-100      # Charts can show these; what is smaller is 0.
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -23,7 +24,8 @@ Rule = tuple[Callable[[Any], bool], str]
 
 def finite(value: Any) -> float | None:
     """A number that a curve can go through; None for all else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:   # NaN neither.
+    # NaN neither.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
         return None
     return float(value) if abs(value) >= MIN_NUMBER else 0.0
 
@@ -49,7 +51,7 @@ META: dict[str, Rule] = {'nimg': COUNT, 'finished': FLAG}
 PROGRESS: dict[str, Rule] = {'nimg': COUNT, 'batch_idx': COUNT, 'stage_idx': COUNT, 'stage_begun': FLAG, 'rollbacks': COUNT}
 TICKS: dict[str, Rule] = {'tick': COUNT, 'metrics': NUMBERS, 'total_sec': NUMBER, 'num_rows': COUNT, 'collector': TABLE}
 REPORTED: Rule = (lambda value: _of(list)(value) and all(map(MOMENTS[0], value)), 'a list of objects of three numbers each')
-LATER_TICKS: dict[str, Rule] = {        # What states of before do not have.
+LATER_TICKS: dict[str, Rule] = {        # Entries that older states lack.
     'unwritten': TEXTS, 'tick_nimg': COUNT, 'tick_sec': NUMBER, 'reported': REPORTED}
 
 
@@ -58,7 +60,10 @@ class RunFileError(ValueError):
 
 
 def read_options(folder: str | os.PathLike) -> dict[str, Any]:
-    """The configuration of a run, to be shown: what there is of its entries is of their types. Raises RunFileError."""
+    """The configuration of a run, for display: entries may be missing, but none has a wrong type.
+
+    Raises RunFileError.
+    """
     config = read_options_file(folder)
     problem = problem_of(config, complete=False)
     if problem:
@@ -100,7 +105,7 @@ def problem_of_entries(table: Any, rules: dict[str, Rule]) -> str | None:
 
 
 def problem_of_state(state: Any, meta: dict[str, Any], num_stages: int) -> str | None:
-    """What the numbers of a saved state say that cannot be; None if there is nothing."""
+    """Which number of a saved state is impossible; None if all are possible."""
     if not isinstance(state, dict) or not isinstance(state.get('ranks'), list) or not state['ranks']:
         return 'it does not hold the state of every process'
     run, ticks = state.get('run'), state.get('ticks')
@@ -132,7 +137,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def objects_of(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects in a file of one a line; passes over lines that are none."""
+    """The JSON objects of a file that has one in each line; other lines are skipped."""
     for line in lines_of(path):
         try:
             row = json.loads(line)
@@ -143,7 +148,8 @@ def objects_of(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_stats(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """{statistic: [(kimg, mean)], by kimg} of stats.jsonl. Passes over what is not finite or not complete yet."""
+    """{statistic: [(kimg, mean)], by kimg} of stats.jsonl. Skips values that are not finite and rows that are
+    not complete."""
     curves: dict[str, list] = {}
     for row in objects_of(path):
         kimg = _mean(row.get('Progress/kimg'))

@@ -1,8 +1,9 @@
 """Whether a run is well: steps that cannot be taken, and early signs of what goes wrong in such runs.
 
-A phase whose gradient holds anything that is not finite leaves the weights where they are (`finish_phase`). The counts
-stay on the device until the end of a tick, so that nothing waits for them. A phase that fails again and again, or
-anything in a state to be saved that is not finite, raise `Diverged`: the run goes back to its last saved state, once.
+A phase whose gradient holds anything that is not finite leaves the weights
+where they are (`finish_phase`). The counts stay on the device until the end of a tick, so that nothing waits
+for them. `Diverged` is raised if a phase fails again and again, or if anything in a state about to be saved
+is not finite. The run then returns to its last saved state, once.
 """
 import math
 from collections.abc import Iterator, Mapping
@@ -14,11 +15,11 @@ import torch
 from torch_utils import distributed
 
 MAX_STREAK = 8              # Steps of one phase, one after the other, without a finite gradient.
-OVERFIT_SIGN = 0.95         # Mean sign of the critic's logits on reals, above which it knows them by heart.
+OVERFIT_SIGN = 0.95         # Mean sign of the critic's logits on reals, above which it has memorised them.
 SATURATED_P = 0.85          # Strength of the augmentation, above which fakes begin to look augmented.
-DEAD_SPREAD = 1e-4          # Spread of a critic's logits, below which it says the same of everything.
+DEAD_SPREAD = 1e-4          # Spread of a critic's logits, below which it rates all images alike.
 POOR_DIVERSITY = 0.1        # Spread among the fakes of the grid, as a share of that among its reals.
-PATIENCE = 3                # Ticks in a row, before any of these is worth a word.
+PATIENCE = 3                # Ticks in a row for which one must hold before it is reported.
 
 
 class Diverged(Exception):
@@ -30,10 +31,10 @@ class Health:
 
     def __init__(self):
         self._steps: dict[str, int] = {}                # Phase -> steps in this tick.
-        self._skipped: dict[str, torch.Tensor] = {}     # Phase -> how many of them were skipped; on the device.
+        self._skipped: dict[str, torch.Tensor] = {}  # Phase -> how many of them were skipped; on the device.
         self._streak: dict[str, torch.Tensor] = {}      # Phase -> how many in a row, up to now.
         self._longest: dict[str, torch.Tensor] = {}     # Phase -> how many in a row, at most in this tick.
-        self._signs: dict[str, int] = {}                # Warning -> for how many ticks there was reason for it.
+        self._signs: dict[str, int] = {}                # Warning -> for how many ticks in a row it has held.
 
     def note_step(self, phase: str, is_broken: torch.Tensor | None) -> None:
         """Counts a step of a phase by whether its gradient was not finite (None: there was no step)."""
@@ -48,7 +49,7 @@ class Health:
     def end_tick(self, stats: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
         """Sentences about the steps skipped since the last call; `stats` as from `Collector.as_dict`.
 
-        Raises Diverged if a phase has not come through for long.
+        Raises Diverged if a phase was skipped MAX_STREAK times in a row.
         """
         skipped = {phase: int(count) for phase, count in self._skipped.items()}
         streaks = {phase: int(count) for phase, count in self._longest.items()}
@@ -66,10 +67,11 @@ class Health:
 
     def warnings(self, stats: Mapping[str, Mapping[str, float]], p: float, diversity: float | None,
                  zero_decides: bool = True) -> Iterator[str]:
-        """Early signs, each told when it has held for PATIENCE ticks, and again only after it was gone.
+        """Early signs of trouble. Each is reported once it has held for PATIENCE ticks, and again only after
+        it has ceased.
 
-        `p` is the strength of the augmentation, `diversity` the spread among fakes relative to reals if it was
-        measured, `zero_decides` whether the sign of a logit means anything in this game.
+        `p` is the strength of the augmentation, `diversity` the spread among fakes relative
+        to reals if it was measured, `zero_decides` whether the sign of a logit means anything in this game.
         """
         for name, (holds, sentence) in self._all_signs(stats, p, diversity, zero_decides).items():
             if holds is None:                           # Nothing was measured in this tick.
@@ -149,5 +151,6 @@ def _numbers(state: Any, name: str = '') -> Iterator[tuple[str, float | torch.Te
 
 
 def diversity(fakes: np.ndarray, reals: np.ndarray) -> float:
-    """Standard deviation among fakes [N,C,H,W], averaged over pixels, divided by that among reals [N,C,H,W]."""
+    """Standard deviation among fakes [N,C,H,W], averaged over pixels,
+    divided by that among reals [N,C,H,W]."""
     return float(fakes.std(0).mean() / max(reals.std(0).mean(), 1e-8))

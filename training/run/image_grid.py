@@ -56,7 +56,8 @@ def to_grid(images: np.ndarray, value_range: tuple[float, float], columns: int) 
 
 
 def corner(images: np.ndarray, columns: int, size: tuple[int, int]) -> np.ndarray:
-    """The images [n,C,H,W] in the upper left corner, `size` columns x rows at most, of a grid of images [N,C,H,W]."""
+    """The images [n,C,H,W] in the upper left corner, `size` columns x rows at most,
+    of a grid of images [N,C,H,W]."""
     rows = images.reshape(len(images) // columns, columns, *images.shape[1:])
     return rows[:size[1], :size[0]].reshape(-1, *images.shape[1:])
 
@@ -67,10 +68,10 @@ def save_picture(picture: PIL.Image.Image, path: str | os.PathLike) -> None:
 
 
 def append_row(row: PIL.Image.Image, path: str | os.PathLike, nimg: int, max_rows: int = 64) -> None:
-    """Adds the row after `nimg` images to a film strip, in place of any of as many images or more.
+    """Adds the row after `nimg` images to a film strip, in place of rows after as many images or more.
 
-    When there are `max_rows` it is thinned out by half. All rows are of one size; a strip that cannot be read begins anew,
-    with a word.
+    Once there are `max_rows`, every second one is removed. All rows have one size. A strip that cannot be
+    read is started anew, and a message says so.
     """
     past, rows = _read_strip(Path(path), row)
     past = [other for other in past if other < nimg] + [nimg]
@@ -86,7 +87,7 @@ def append_row(row: PIL.Image.Image, path: str | os.PathLike, nimg: int, max_row
 
 
 def thinned(items: list, most: int) -> list:
-    """Those that are left of items that came one by one, if every second one goes whenever there are `most`."""
+    """What is left of a sequence if every second item is removed whenever there are `most`."""
     left: list = []
     for item in items:
         left = (left[::2] if len(left) >= most else left) + [item]
@@ -94,7 +95,7 @@ def thinned(items: list, most: int) -> list:
 
 
 def _read_strip(path: Path, row: PIL.Image.Image) -> tuple[list[int], dict[int, PIL.Image.Image]]:
-    """(images after which there was a row so far, the rows that are left by that number)."""
+    """([images after which a row was added], {images: row} of the rows that are left)."""
     if not path.exists():
         return [], {}
     try:
@@ -102,7 +103,7 @@ def _read_strip(path: Path, row: PIL.Image.Image) -> tuple[list[int], dict[int, 
             num_rows = strip.height // row.height
             if (strip.mode, strip.size) != (row.mode, (row.width, num_rows * row.height)):
                 raise ValueError('its rows are of another size')
-            unnamed = list(range(-num_rows, 0))         # Of an earlier version, which did not write it down.
+            unnamed = list(range(-num_rows, 0))         # Earlier versions did not write these numbers down.
             known = json.loads(strip.text.get(STRIP_TEXT, json.dumps(dict(past=unnamed, shown=unnamed))))
             past, shown = known['past'], known['shown']
             if len(shown) != num_rows or not all(type(nimg) is int for nimg in [*past, *shown]):

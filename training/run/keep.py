@@ -1,9 +1,9 @@
 """Which saved states of a run are kept: the newest ones, the best one, milestones.
 
-What counts for the best is not each score: distances to the data often rank the untrained network first, rise from there
-while it learns its first colours and shapes, and fall for the rest of the run. A state of this ramp would be the best for
-long. So the scores of a run that has one from its first thousand images count from the first that is better than the one
-before it; whatever comes later, those before it do not.
+What counts for the best is not each score: distances to the data often rank the untrained network first,
+rise from there while it learns its first colours and shapes, and fall for the rest of the run.
+A state from this early ramp would count as the best for a long time. So, if a run has a score from its first
+thousand images, its scores count only from the first one that is better than the one before it.
 """
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,21 +17,25 @@ NEWEST, EVERY_KIMG = '[1, inf)', '(0, inf)'
 
 @dataclass(frozen=True)
 class Saved:
-    """What counts of a saved state when it is decided whether to keep it. `score`: lower is better; None: not known."""
+    """What decides whether a saved state is kept. `score`: lower is better; None: not known."""
     nimg: int
     score: float | None = None
 
 
 @dataclass(frozen=True)
 class Keep:
-    """The newest so many states, the one with the best score, the first at or after each multiple of `every_kimg`."""
+    """The newest so many states, the one with the best score,
+    the first at or after each multiple of `every_kimg`."""
     newest: int = 2
     best: bool = True
     every_kimg: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> 'Keep':
-        """From '3', '3,best', '3,every=1000', '3,best,every=1000'. Raises ValueError with a sentence for people."""
+        """From '3', '3,best', '3,every=1000', '3,best,every=1000'.
+
+        Raises ValueError with a sentence for people.
+        """
         newest, *rest = text.split(',')
         try:
             every = [float(word.removeprefix('every=')) for word in rest if word != 'best']
@@ -45,7 +49,10 @@ class Keep:
         return keep
 
     def choose(self, states: Iterable[Saved], earlier: Mapping[int, float] = MappingProxyType({})) -> set[int]:
-        """The `nimg` of those to keep; never without the last. `earlier`: scores {nimg: score} of states that are gone."""
+        """The `nimg` of the states to keep, the last always among them.
+
+        `earlier`: scores {nimg: score} of states that are gone.
+        """
         states = sorted(states, key=lambda state: state.nimg)
         kept = {state.nimg for state in states[-self.newest:]}
         scores = {state.nimg: state.score for state in states if state.score is not None}
@@ -64,14 +71,15 @@ class Keep:
 
 
 def best_of(scores: Mapping[int, float], all_scores: Mapping[int, float]) -> int | None:
-    """The `nimg` of the best of some scores {nimg: score}, the earlier of equal ones; of all, the ramp does not count."""
+    """The `nimg` of the best of some scores {nimg: score}, the earlier of equal ones; of all,
+    the ramp does not count."""
     first = end_of_ramp(all_scores)
     counting = [nimg for nimg in scores if first is not None and nimg >= first]
     return min(counting, key=lambda nimg: (scores[nimg], nimg), default=None)
 
 
 def end_of_ramp(scores: Mapping[int, float]) -> int | None:
-    """The `nimg` from which on scores count; None: no one does as yet."""
+    """The `nimg` from which on scores count; None: none does yet."""
     order = sorted(scores)
     if not order or order[0] >= UNTRAINED_NIMG:
         return order[0] if order else None

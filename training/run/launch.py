@@ -23,7 +23,7 @@ from training.run.ticks import Ticks
 from training.training_loop import training_loop
 
 MAX_ROLLBACKS = 1
-STATE_FACTOR = 5        # A state (weights, two moments each, averages) and a snapshot, in multiples of all weights.
+STATE_FACTOR = 5  # A state (weights, two moments each, averages) and a snapshot, in multiples of all weights.
 
 
 def train_process(rank: int, config: dict, **services: Callable) -> None:
@@ -31,7 +31,8 @@ def train_process(rank: int, config: dict, **services: Callable) -> None:
 
     Raises click.ClickException with one sentence, on all ranks, for what a user can do something about.
     """
-    config = distributed.broadcast_object(config)       # Under torchrun every rank made its own; one run has one.
+    # Under torchrun every rank has made one; that of rank 0 counts.
+    config = distributed.broadcast_object(config)
     run_dir = Path(config['run_dir'])
     require_appendable(run_dir / 'stats.jsonl')
     with log_file(run_dir / 'log.txt'):
@@ -108,14 +109,14 @@ def where_to_go_on(run_dir: Path) -> str:
 
 
 def whether_sound(run_dir: Path) -> str:
-    """What is left of a run that has diverged for good. What is saved was looked at before."""
+    """What is left of a run that has diverged for good: states are checked before they are saved."""
     return 'The saved states are sound.' if states.saved_states(run_dir) else 'No state is saved.'
 
 
 def start_or_continue(
     config: dict, run_dir: Path, device: torch.device, rollbacks: int,
 ) -> tuple[setup.Run, dict | None]:
-    """(the run where it was last saved or at its start, what its `Ticks` are to continue with)."""
+    """(the run, at its start or as it was last saved; the saved state of its `Ticks`, None at the start)."""
     run = setup.build(config, device)
     is_main = distributed.rank() == 0
     if is_main:
@@ -190,6 +191,6 @@ def stop_on_signals() -> Callable[[], bool]:
         print('\nSaving and stopping after this iteration; once more to stop at once.', file=sys.stderr, flush=True)
 
     for number in STOP_SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:          # As nohup wants it for SIGHUP.
+        if signal.getsignal(number) != signal.SIG_IGN:          # nohup has SIGHUP ignored; that stays so.
             signal.signal(number, ask)
     return lambda: bool(asked)

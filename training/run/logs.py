@@ -1,7 +1,7 @@
 """Optional logs beside stats.jsonl, `train.py --log`: TensorBoard, and Weights & Biases.
 
-Both get the statistics and metrics of every tick and a part of every grid. A log that fails is a service that fails:
-it is named, and training goes on.
+Both get the statistics and metrics of every tick and a part of every grid.
+A log that fails is a service that fails: it is named, and training goes on.
 """
 import os
 import time
@@ -25,7 +25,8 @@ WANDB_ID_FILE = 'wandb-id'                  # In the run directory: a continued 
 
 
 class TensorBoard:
-    """Event files in the run directory, which `tensorboard --logdir=runs` shows; whatever is behind `nimg` is purged."""
+    """Event files in the run directory, which `tensorboard --logdir=runs` shows; what was logged beyond
+    `nimg` before is removed."""
     title = 'TensorBoard'
 
     def __init__(self, run_dir: Path, config: dict[str, Any], nimg: int):
@@ -50,7 +51,8 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run on wandb.ai, of the name of the run directory; it is told the configuration and sent all that is logged."""
+    """A run on wandb.ai, of the name of the run directory;
+    it is told the configuration and sent all that is logged."""
     title = 'Weights & Biases'
 
     def __init__(self, run_dir: Path, config: dict[str, Any], nimg: int):
@@ -63,7 +65,8 @@ class WeightsAndBiases:
             project=os.environ.get('WANDB_PROJECT', WANDB_PROJECT), name=run_dir.name, dir=os.fspath(run_dir),
             id=id_file.read_text(encoding='utf-8'), resume='allow', config=config,
             settings=wandb.Settings(console='off'))
-        self._run.define_metric('*', step_metric='kimg')    # Their own step cannot go back, a continued run can.
+        # Their own step cannot go back, a continued run can.
+        self._run.define_metric('*', step_metric='kimg')
 
     def scalars(self, values: dict[str, float], nimg: int) -> None:
         """{name: value} after `nimg` images."""
@@ -78,7 +81,8 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-LOGS = {'tensorboard': TensorBoard, 'wandb': WeightsAndBiases}      # By the name of the option, the package, the extra.
+# By the name of the option, the package, the extra.
+LOGS = {'tensorboard': TensorBoard, 'wandb': WeightsAndBiases}
 
 
 class Logs:

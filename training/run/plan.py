@@ -16,7 +16,10 @@ from training.regularizer import LAZY_SITES, SITES, Regularizer, overrides
 
 
 def plan(config: dict) -> str:
-    """The tables of a configuration. Raises ValueError, in the user's words, for what does not fit together."""
+    """The tables of a configuration.
+
+    Raises ValueError, in the user's words, for what does not fit together.
+    """
     device = torch.device('meta')
     with device:
         game = setup.build_game(config, device)
@@ -49,7 +52,7 @@ def _method_rows(config: dict, game: Game, phases: list[Phase]) -> Iterator[tupl
 
 
 def _where(regularizer: Regularizer, phases: list[Phase]) -> tuple[str, int | str, float | str]:
-    """(sites or hooks, iterations from one time to the next, how much the term counts then)."""
+    """(sites or hooks, every how many iterations the method acts, the factor of its term then)."""
     sites = [site for site in SITES if site in regularizer.sites]
     hooks = [hook for hook in ('reals', 'phases', 'stages') if overrides(regularizer, hook)]
     if not sites:

@@ -1,7 +1,7 @@
 """What the metrics said of the saved states of a run: `scores.json` in its directory.
 
-States are saved before they are scored, so that nothing is lost while metrics run; their scores come later, and of those that
-a signal breaks off, never. Runs of before have the score in the state itself.
+A state is saved before it is scored, so that nothing is lost while metrics run. Its score is written here
+afterwards, or never if a signal interrupts the metrics. Older runs have the score in the state itself.
 """
 import json
 import math
@@ -21,7 +21,8 @@ class Scores:
     """
 
     def __init__(self, run_dir: Path, nimg: int | None = None):
-        """`nimg`: where the run goes on; what was written after it is of another life. None: everything counts."""
+        """`nimg`: where the run continues. Scores of later states are ignored: they belong to what was lost.
+        None: all count."""
         self._path = Path(run_dir) / SCORES_FILE
         entries = _read(self._path)
         self._entries = {key: entry for key, entry in entries.items() if nimg is None or key <= nimg}
@@ -42,7 +43,7 @@ class Scores:
 
 
 def _read(path: Path) -> dict[int, dict[str, Any]]:
-    """What the file says, as far as it is of the kind that is written here: it may be damaged, or a stranger's."""
+    """The valid entries of the file, which may be damaged, or a stranger's."""
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
         items = [(int(nimg), entry) for nimg, entry in content.items() if _is_entry(entry)]

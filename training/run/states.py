@@ -1,4 +1,5 @@
-"""The saved states of a run directory: writing one, pruning the old ones, finding the newest that is sound."""
+"""The saved states of a run directory: writing one, pruning the old ones,
+finding the newest that is sound."""
 import math
 import re
 import shutil
@@ -47,7 +48,7 @@ def readable_states(run_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def options_in_states(run_dir: Path) -> Config | None:
-    """The configuration that the newest readable state was saved with, None if no state has one of this program."""
+    """The configuration that the newest readable state was saved with, None if no state can be read."""
     for _, meta in readable_states(run_dir):
         if problem_of(meta.get('config')) is None:
             return Config.from_json(meta['config'])
@@ -76,7 +77,8 @@ def write_state(
 def prune(run_dir: Path, keep: Keep, scores: Mapping[int, float] = MappingProxyType({})) -> None:
     """Removes what is not to be kept, and what a killed process left half written. Damaged files stay.
 
-    `scores`: {images shown: score} of all states there have been. Runs of before have them in the states themselves.
+    `scores`: {images shown: score} of all states there have been.
+    Runs of before have them in the states themselves.
     """
     found = [(path, Saved(meta['nimg'], scores.get(meta['nimg'], meta.get('score'))))
              for path, meta in readable_states(run_dir)]
@@ -89,14 +91,18 @@ def prune(run_dir: Path, keep: Keep, scores: Mapping[int, float] = MappingProxyT
 
 
 def sweep(run_dir: Path) -> None:
-    """Removes what killed processes left half written, of files of all kinds. Nobody else may write there now."""
+    """Removes what killed processes left half written, of files of all kinds.
+
+    Nobody else may write there now.
+    """
     for partial in Path(run_dir).glob('.*.tmp'):
         if partial.is_file() and not partial.is_symlink():
             partial.unlink()
 
 
 def restore_newest(run_dir: Path, apply: Callable[[Any, dict[str, Any]], None]) -> dict[str, Any] | None:
-    """Hands the newest sound state and its meta to `apply` on all ranks; returns the meta, None if nothing was saved.
+    """Hands the newest sound state and its meta to `apply` on all ranks; returns the meta,
+    None if nothing was saved.
 
     A state that cannot be read or applied is named and skipped.
 

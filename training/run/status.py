@@ -51,7 +51,8 @@ def resources(device: torch.device) -> dict[str, float]:
 
 
 class PhaseTimer:
-    """Milliseconds of the latest execution of each phase, measured on the device without making the host wait."""
+    """Milliseconds of the latest execution of each phase,
+    measured on the device without making the host wait."""
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -86,8 +87,9 @@ class StatsWriter:
 
     Args:
         run_dir: Where to.
-        num_ticks: How many ticks of an earlier process hold; the file keeps one row of each and nothing else.
-        unwritten: Rows of these that were never written.
+        num_ticks: How many ticks the saved state has; the file keeps one row of each of them and nothing
+        else.
+        unwritten: Rows of these ticks that could not be written then.
     """
 
     def __init__(self, run_dir: str | os.PathLike, num_ticks: int = 0, unwritten: Sequence[str] = ()):
@@ -107,7 +109,10 @@ class StatsWriter:
         self._unwritten.append(json.dumps({**stats, 'timestamp': time.time()}) + '\n')
 
     def write(self) -> None:
-        """Writes all rows that are not yet written. After an OSError they still are not; the next call overwrites."""
+        """Writes all rows that are not yet written.
+
+        After an OSError they still are not; the next call overwrites.
+        """
         data = ''.join(self._unwritten).encode()
         with self._open() as file:
             size = file.seek(0, os.SEEK_END)
@@ -131,7 +136,7 @@ class StatsWriter:
 
 
 def tick_of(row: str | bytes) -> int | None:
-    """The tick whose row of `stats.jsonl` this is, None if it is no whole row."""
+    """The tick whose row of `stats.jsonl` this is, None if it is not a complete row."""
     try:
         tick = json.loads(row)['Progress/tick']['mean']
         return int(tick) if tick >= 0 else None
@@ -142,8 +147,8 @@ def tick_of(row: str | bytes) -> int | None:
 def mend_rows(path: Path, num_ticks: int, elsewhere: Collection[int | None] = ()) -> tuple[int, str | None]:
     """Makes a file of statistics hold one row of each tick before `num_ticks`, in order, and nothing else.
 
-    Ticks `elsewhere` have no row there. Returns its length, and a sentence about what was wrong, None if nothing was:
-    that rows follow, or a part of one, is usual after a kill.
+    Ticks `elsewhere` have no row there. Returns its length, and a sentence about what was wrong,
+    None if nothing was: that rows follow, or a part of one, is usual after a kill.
     """
     with writing.append(path):          # Makes the file.
         pass

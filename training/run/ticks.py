@@ -46,7 +46,8 @@ class Ticks:
         resumed: What `state_dict` said when the run was saved; None at its start.
         evaluate: Calculates metrics, `metrics.metric_main.evaluate`; None: there are none.
         higher_is_better: Is a metric? `metrics.names.higher_is_better`.
-        overfitting_gap: Compares the critic's scores, `metrics.overfitting.overfitting_gap`; None: nobody does.
+        overfitting_gap: Compares the critic's scores, `metrics.overfitting.overfitting_gap`; None: not
+        measured.
         report: Writes a page about the run into its directory, `report.refresh`; None: there is none.
     """
 
@@ -83,7 +84,7 @@ class Ticks:
             self._restore_statistics(self._state)
             self.tick, self._metrics = self._state['tick'], self._state['metrics']
             total_sec, unwritten = self._state['total_sec'], self._state.get('unwritten', [])
-            self._tick_nimg = self._state.get('tick_nimg', run.nimg)        # States of before are of whole ticks.
+            self._tick_nimg = self._state.get('tick_nimg', run.nimg)        # Older states are of ends of ticks.
             self._tick_sec = self._state.get('tick_sec', 0.0)
         self._tick_time = self._save_time = time.time()
         self._start_time = self._tick_time - total_sec
@@ -93,7 +94,7 @@ class Ticks:
             self._scores = Scores(self.run_dir, run.nimg)
             self._metrics.update(self._scores.metrics(run.nimg))
             if states.saved_states(self.run_dir)[:1] == [states.state_path(self.run_dir, run.nimg)]:
-                self.services.run('removing old states', partial(       # A process may have been killed before it did.
+                self.services.run('removing old states', partial(       # A killed process may have left some.
                     states.prune, self.run_dir, Keep(**self.config['keep']), self._scores.scores))
             self._logs = Logs(self.config.get('log', ()), self.run_dir, dict(self.config), run.nimg, self.services)
             self._bar = progress_bar(run.total_nimg, run.nimg)
@@ -113,7 +114,7 @@ class Ticks:
     def after_iteration(self, run: Run) -> None:
         """Ends a tick if it is time."""
         if self.is_main:
-            self._bar.update(min(run.nimg / 1000, self._bar.total) - self._bar.n)     # The last batch goes beyond.
+            self._bar.update(min(run.nimg / 1000, self._bar.total) - self._bar.n)     # The last batch may exceed it.
         done = run.nimg >= run.stage.end_nimg
         if distributed.any(self.wants_stop()):
             self.stopped = True
@@ -158,7 +159,7 @@ class Ticks:
         self.tick, self._tick_nimg, self._tick_time, self._tick_sec = self.tick + 1, run.nimg, time.time(), 0.0
         if state_due:
             self._save_state(run)
-        if score_due:           # Last: it may take long, and be broken off.
+        if score_due:           # Last, since it may take long and be interrupted.
             self._score(run, path)
         if self.is_main and self._report is not None and (snapshot_due or image_due):
             self.services.run('report.html', partial(self._report, self.run_dir))
@@ -168,7 +169,8 @@ class Ticks:
         self._maintenance_sec = self._tick_time - now
 
     def _interrupt_tick(self, run: Run) -> None:
-        """Saves everything for a run that stops inside a tick, which goes on with the run: no row of statistics ends here."""
+        """Saves everything for a run that stops inside a tick. The tick ends when the run continues: no row
+        is written now."""
         self._print_status(self._values(run, time.time()))
         if self.is_main:
             self._save_fakes(run)
@@ -298,11 +300,11 @@ class Ticks:
             print(f'Best so far by {metric}: none, while it is still on the way up from the untrained network.', flush=True)
 
     def _sign(self, metric: str) -> int:
-        """By which a score is multiplied so that lower is better."""
+        """The factor, 1 or -1, that makes a lower score the better one."""
         return -1 if self._higher_is_better(metric) else 1
 
     def _report_gap(self, run: Run) -> None:
-        """Statistics of what the first critic makes of images that it does not learn from, if the run has any."""
+        """Reports how the first critic rates images that it does not learn from, if the run has any."""
         held_out = self.config.get('held_out')
         if self._overfitting_gap is None or held_out is None:
             return
@@ -345,7 +347,7 @@ class Ticks:
             self.services.run_beside('saving the state', partial(
                 states.write_state, self.run_dir, states.copy_of(state), meta, Keep(**self.config['keep']),
                 self._scores.scores))
-            if self.tick == 1:      # With it on the disk, whatever comes after the first tick can be gone on from.
+            if self.tick == 1:      # Once it is on the disk, the run can be continued whenever it ends.
                 self.services.wait()
 
     def state_dict(self) -> dict[str, Any]:
@@ -357,9 +359,9 @@ class Ticks:
                     total_sec=now - self._start_time, unwritten=unwritten, num_rows=self.tick - len(unwritten))
 
     def _restore_statistics(self, state: dict[str, Any]) -> None:
-        """What was reported in the unfinished tick goes on as sums of each rank, so that further values round alike.
-
-        If there are other ranks now, or the state is of before, it goes on as the sum over the ranks that there were.
+        """Restores what was reported in the unfinished tick, as sums of each rank, so that later values are
+        rounded in the same way. If the number of ranks has changed, or the state is an older one, the total
+        over the former ranks is restored.
         """
         reported = state.get('reported', [])
         if len(reported) != distributed.world_size():
