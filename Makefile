@@ -12,10 +12,10 @@ KIMG ?= 36
 REG  ?= none
 LOSS ?= logistic
 
-.PHONY: help demo test slow lint bench clean
+.PHONY: help demo test slow lint bench gpu-check clean
 
 help:            ## This list.
-	@grep -hE '^[a-z]+: *##|^[a-z]+: .*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+: *##|^[a-z-]+: .*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(READY): pyproject.toml requirements.txt
 	@echo '== Creating the environment in $(VENV) (once)'
@@ -41,6 +41,9 @@ lint: $(READY)   ## Check style.
 
 bench: $(READY)  ## Measure everything on this machine (half an hour; `benchmarks/all.py --quick` takes three minutes).
 	@$(BIN)/python benchmarks/all.py
+
+gpu-check: $(READY) ## Check everything on the GPU of this machine, in under eight minutes (benchmarks/gpu_check.py).
+	@$(BIN)/python benchmarks/gpu_check.py
 
 clean:           ## Remove the environment and what the demo wrote.
 	rm -rf $(VENV) $(DEMO)

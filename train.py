@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from dnnlib import output, torchrun
+from torch_utils.allocator import let_segments_grow
 from training.config import run_dirs
 from training.config.config_file import with_file
 from training.config.continued_run import continued_run
@@ -151,4 +152,5 @@ def start(config: Config) -> int:
 
 if __name__ == '__main__':
     output.prepare(may_fail=True)
+    let_segments_grow()
     sys.exit(main())

@@ -1,8 +1,11 @@
 """Freed memory stays with the process."""
+import os
 import subprocess
 import sys
 
 import pytest
+
+from torch_utils import allocator
 
 PROGRAM = '''
 import resource
@@ -30,3 +33,15 @@ def test_freed_memory_is_used_again_without_new_pages():
     if not kept:
         pytest.skip('a C library without mallopt')
     assert later < first / 3
+
+
+@pytest.mark.parametrize('name', allocator.ALLOC_CONF)
+def test_segments_grow_unless_a_variable_says_otherwise(monkeypatch, name):
+    for each in allocator.ALLOC_CONF:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setattr(sys, 'platform', 'linux')
+    allocator.let_segments_grow()
+    assert os.environ.pop(allocator.ALLOC_CONF[0]) == 'expandable_segments:True'
+    monkeypatch.setenv(name, 'max_split_size_mb:64')
+    allocator.let_segments_grow()
+    assert {each: os.environ.get(each) for each in allocator.ALLOC_CONF if each in os.environ} == {name: 'max_split_size_mb:64'}
