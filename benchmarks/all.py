@@ -1,11 +1,12 @@
-"""Runs all benchmarks of speed, prints their figures as tables, and with --write puts them into docs/performance.md.
+"""Runs all benchmarks of speed, prints their figures as tables,
+and with --write puts them into docs/performance.md.
 
     python benchmarks/all.py --quick            # Three minutes on two idle cores.
     python benchmarks/all.py --write            # Half an hour, mostly the full widths; the machine should be idle.
     python benchmarks/all.py --only=training --quick
 
-Every figure comes from a process of its own, so that peak memory is that of one thing. On a machine with a GPU training and
-generation run there.
+Every figure comes from a process of its own, so that peak memory is that of one thing.
+On a machine with a GPU training and generation run there.
 """
 import json
 import os

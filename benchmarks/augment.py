@@ -1,11 +1,13 @@
-"""Times the augmentation: drawing, transforming, and its first and second derivative with respect to the images.
+"""Times the augmentation: drawing, transforming, and its first and second derivative
+with respect to the images.
 
     OMP_NUM_THREADS=1 python benchmarks/augment.py                                    # bgc at 64 and 256 pixels, CPU.
     OMP_NUM_THREADS=1 python benchmarks/augment.py --pipe=bgcfnc --res=64 --p=1
     python benchmarks/augment.py --res=256 --batch=32 --device=cuda
 
-Prints the shortest of several runs in milliseconds (of processor time on a CPU), and how many times its own area the
-images were padded to, which rules the cost and depends on the draw (seed 1).
+Prints the shortest of several runs in milliseconds (of processor time on a CPU),
+and how many times its own area the images were padded to,
+which rules the cost and depends on the draw (seed 1).
 """
 import sys
 import time

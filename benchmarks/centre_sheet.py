@@ -2,8 +2,9 @@
 
     python benchmarks/centre_sheet.py zoo/tdgan/0*                        # Into docs/methods/tdgan_centres.webp.
 
-A row for every centre: some of its images, then fakes of the average generator at the end of every stage, from the same
-latents with the centre's code. What a generator would draw for centres that it has not met yet is left out.
+A row for every centre: some of its images, then fakes of the average generator at the end
+of every stage, from the same latents with the centre's code. What a generator would draw for centres that it
+has not met yet is left out.
 """
 import sys
 from collections.abc import Iterator

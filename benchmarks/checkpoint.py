@@ -2,9 +2,9 @@
 
     python benchmarks/checkpoint.py --res=256 --repeats=3
 
-The state is that of a run after a step of Adam: G, D, both moments of each, G_ema. Both files go into the same directory.
-`torch.save + fsync` is what it takes with torch alone to have the file on the disk when the call returns. A run waits
-for the copy only; `save_state` works beside it.
+The state is that of a run after a step of Adam: G, D, both moments of each, G_ema.
+Both files go into the same directory. `torch.save + fsync` is what it takes with torch alone to have the file
+on the disk when the call returns. A run waits for the copy only; `save_state` works beside it.
 """
 import copy
 import os

@@ -4,9 +4,10 @@
     OMP_NUM_THREADS=1 python benchmarks/compile.py --res=64 --channel-base=4096 --channel-max=256 --batch=8
     python benchmarks/compile.py --res=256 --channel-base=16384 --channel-max=512 --batch=16 --device=cuda
 
-For compiled and for plain operators: drawing (G in inference mode), and forward with backward of G (constant noise) and of
-D. `eager` and `compiled` are medians of alternating runs in milliseconds (on a CPU: of processor time, for one thread);
-`first call` is what compiling takes in seconds of processor time, with nothing kept from earlier runs.
+For compiled and for plain operators: drawing (G in inference mode),
+and forward with backward of G (constant noise) and of D. `eager` and `compiled` are medians of alternating
+runs in milliseconds (on a CPU: of processor time, for one thread); `first call` is what compiling takes in
+seconds of processor time, with nothing kept from earlier runs.
 """
 import os
 import resource
@@ -68,7 +69,8 @@ def measure(module, inputs, learns, device, runs):
     import torch
     torch.compiler.reset()
     module.train(learns).requires_grad_(learns)
-    options = {} if inputs[-1] is None else dict(noise_mode='const')        # G draws no noise: it is to be the same work.
+    # G draws no noise: it is to be the same work.
+    options = {} if inputs[-1] is None else dict(noise_mode='const')
 
     def call(*inputs):
         return module(*inputs, **options)

@@ -5,9 +5,10 @@
     python benchmarks/count_launches.py --only=base --ops=reference  # Without compiled operators.
     python benchmarks/count_launches.py --write                      # And put the table into docs/performance.md.
 
-Lazy phases and terms count with their share of an iteration. What is counted, and what is not seen: `meta_cuda.py`.
-Compiled operators count as on CUDA (one kernel each); their schemas and shapes come with the library for CPUs, which is
-built if need be. Images are augmented with margins of a quarter of their size.
+Lazy phases and terms count with their share of an iteration. What is counted,
+and what is not seen: `meta_cuda.py`. Compiled operators count as on CUDA (one kernel each); their schemas and
+shapes come with the library for CPUs, which is built if need be. Images are augmented with margins of a
+quarter of their size.
 """
 import math
 import sys
@@ -49,10 +50,11 @@ class Cost:
 
 
 def kinds_of_iterations(run):
-    """[(batch_idx, share of all iterations, of {phase: share})] of iterations in which different things are due.
+    """[(batch_idx, share of all iterations, of {phase: share})] of iterations in
+    which different things are due.
 
-    Two iterations are of one kind if the same terms of the main steps are due in them; a lazy phase runs in every kind and
-    counts with its share.
+    Two iterations are of one kind if the same terms of the main steps are due in them;
+    a lazy phase runs in every kind and counts with its share.
     """
     intervals = [regularizer.interval for regularizer in run.game.regularizers]
     period = math.lcm(*intervals, *(phase.interval for phase in run.phases))

@@ -3,7 +3,8 @@
     python benchmarks/data.py
     python benchmarks/data.py --data=photos.zip --batch=32 --workers=3
 
-One epoch at least, after the first batch. The loop never waits if this is more than its own images per second.
+One epoch at least, after the first batch. The loop never waits if this is more than its own images per
+second.
 """
 import json
 import sys

@@ -3,8 +3,9 @@
     python benchmarks/generate.py                                       # 256 px, full width, random weights.
     python benchmarks/generate.py --res=32 --channel-base=1024 --channel-max=64 --threads=1
 
-Wall time of `--count` pictures, the best of three: `draw` without files; `write` the encoding and writing alone, one
-thread; `both` as generate.py does it; `fused` and `not fused` drawing with modulation in the weights and in the activations.
+Wall time of `--count` pictures, the best of three: `draw` without files;
+`write` the encoding and writing alone, one thread; `both` as generate.py does it; `fused` and `not fused`
+drawing with modulation in the weights and in the activations.
 """
 import json
 import sys
@@ -62,7 +63,8 @@ def measure(G, count, batch):
         def synthesis(fused):
             with torch.inference_mode():
                 for rows in ws.split(batch):
-                    G.synthesis(rows, noise_mode='const', force_fp32=True, fused_modconv=fused).cpu()     # Waits for a GPU.
+                    # Waits for a GPU.
+                    G.synthesis(rows, noise_mode='const', force_fp32=True, fused_modconv=fused).cpu()
         return {'draw': best_seconds(lambda: list(images_of_ws(G, ws, batch))), 'write': best_seconds(write),
                 'both': best_seconds(both), 'fused': best_seconds(lambda: synthesis(True)),
                 'not fused': best_seconds(lambda: synthesis(False))}

@@ -1,11 +1,13 @@
-"""What ptxas says of the CUDA kernels: registers, shared memory and spills, for every architecture. Needs nvcc, no GPU.
+"""What ptxas says of the CUDA kernels: registers, shared memory and spills, for every architecture.
+Needs nvcc, no GPU.
 
     python benchmarks/kernel_table.py                                # sm_75 to sm_120
     python benchmarks/kernel_table.py --arch=90 --source=upfirdn2d.cu --all
     python benchmarks/kernel_table.py --write                        # And put the table into docs/operators.md.
 
-A kernel is there once for each type of image and, of filters, for each memory format; a line has the most of any. With
-`cuobjdump` on PATH (the full toolkit has it) the machine instructions of each are counted, too.
+A kernel is there once for each type of image and, of filters, for each memory format;
+a line has the most of any. With `cuobjdump` on PATH (the full toolkit has it) the machine instructions of
+each are counted, too.
 """
 import re
 import shutil
@@ -44,7 +46,8 @@ def name_of(mangled):
 
 
 def figures_of(nvcc, source, architecture, folder):
-    """[(kind, type, registers, shared bytes, spilled bytes, instructions or None)] of all kernels of a source."""
+    """[(kind, type, registers, shared bytes, spilled bytes,
+    instructions or None)] of all kernels of a source."""
     cubin = Path(folder) / f'{source}.{architecture}.cubin'
     answer = subprocess.run(
         [nvcc, '-std=c++17', '-O3', '-Xptxas', '-v', f'-gencode=arch=compute_{architecture},code=sm_{architecture}', '-cubin',
@@ -70,7 +73,8 @@ def instructions(cubin):
 
 
 def table_of(rows):
-    """Lines for each kind of kernel; rows are (architecture, kind, type, registers, shared, spilled, instructions)."""
+    """Lines for each kind of kernel; rows are (architecture, kind, type, registers, shared,
+    spilled, instructions)."""
     kinds = list(dict.fromkeys(row[1] for row in rows))
     architectures = list(dict.fromkeys(row[0] for row in rows))
     lines = ['| kernel | registers: ' + ' | '.join(f'sm_{a}' for a in architectures) + ' | shared bytes | spilled bytes |',

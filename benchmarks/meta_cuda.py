@@ -1,13 +1,15 @@
-"""A CUDA device without numbers: counts the kernels that a GPU would be asked to run, and the bytes that they move.
+"""A CUDA device without numbers: counts the kernels that a GPU would be asked to run,
+and the bytes that they move.
 
-Within `MetaCuda` this machine seems to have one GPU. A `MetaTensor` says that it lies there and has a shape, a type and a
-memory format, but no numbers, so that a training step at full size takes seconds. Every operation that reaches the device
-is noted with the line of this project that called for it:
+Within `MetaCuda` this machine seems to have one GPU. A `MetaTensor` says that it lies there and has a shape,
+a type and a memory format, but no numbers, so that a training step at full size takes seconds. Every
+operation that reaches the device is noted with the line of this project that called for it:
 
     launches    one for most operations; `LAUNCHES` has those that take more, as read in torch's sources
     bytes       every tensor that is read or written, once; places that a broadcast repeats count once
 
-What a library does inside of one call (workspaces of convolutions, a second kernel that adds up parts) is not seen.
+What a library does inside of one call (workspaces of convolutions, a second kernel that adds up parts)
+is not seen.
 """
 import sys
 from collections import Counter
@@ -28,7 +30,8 @@ VALUES = {torch.int64: 7, torch.int32: 7, torch.bool: True, torch.float16: 0.5, 
 FREE = {'empty', 'empty_like', 'new_empty', 'empty_strided', 'new_empty_strided', 'detach', 'alias', 'lift_fresh',
         '_unsafe_view', '_reshape_alias', 'set_', 'resize_', 'is_pinned', 'is_same_size'}
 DRAWS = {'random_', 'normal_', 'uniform_', 'bernoulli_'}
-CHUNK, CHUNKS = 2 ** 16, 320        # Of kernels for lists of tensors: elements of a block's share, shares of a launch.
+# Of kernels for lists of tensors: elements of a block's share, shares of a launch.
+CHUNK, CHUNKS = 2 ** 16, 320
 
 
 def of_list(tensors, most):
@@ -188,9 +191,9 @@ def moved(name, args, tensors, result, launches):
     """Bytes that an operation reads and writes."""
     read = tensors[1:] if name == 'copy_' else tensors
     size = sum(map(size_of, {id(x): x for x in read}.values())) + sum(map(size_of, tensors_in(result)))
-    if result is None:                                  # Lists, in place: Adam writes three of them, others one.
+    if result is None:  # Lists, in place: Adam writes three of them, others one.
         size += sum(map(size_of, args[0])) * (3 if name == '_fused_adam_' else 1)
-    if name == 'convolution_backward':                  # The output's gradient is read by each of the kernels.
+    if name == 'convolution_backward':  # The output's gradient is read by each of the kernels.
         size += (launches - 1) * size_of(args[0])
     return size
 
@@ -280,12 +283,14 @@ _by_device = torch.optim.Optimizer._group_tensors_by_device_and_dtype
 
 
 def by_device(*args, **kwargs):
-    """How optimizers sort their tensors: by the devices that these say they lie on, which is more than C++ knows."""
+    """How optimizers sort their tensors: by the devices that these say they lie on,
+    which is more than C++ knows."""
     return {(group[0][0][0].device, dtype): group for (_, dtype), group in _by_device(*args, **kwargs).items()}
 
 
 def total_norm(tensors, *args, **kwargs):
-    """`torch.nn.utils.get_total_norm`, which puts its list in order by tables of devices that know no such one."""
+    """`torch.nn.utils.get_total_norm`, which puts its list in order by tables of devices
+    that know no such one."""
     tensors = list(tensors)
     meter.note('get_total_norm', 2 * of_list(tensors, 110) + 2, sum(map(size_of, tensors)))
     return torch.zeros([], device=CUDA)

@@ -4,9 +4,10 @@
     python benchmarks/methods.py --rounds=5 --write                  # And puts the figures into docs/methods/*.md.
     python benchmarks/methods.py --only=ggdr,diggan --cfg=auto       # Further options are those of train.py.
 
-Each round runs a block of 16 iterations (every lazy phase once or more) of each method in turn; the figure is the median over
-rounds of the ratio to the base's block of the same round, so that a machine that gets slower or faster does not matter. On
-a CPU processor time counts, so that other work on the machine does not matter either.
+Each round runs a block of 16 iterations (every lazy phase once or more) of each method in turn;
+the figure is the median over rounds of the ratio to the base's block of the same round, so that a machine
+that gets slower or faster does not matter. On a CPU processor time counts, so that other work on the machine
+does not matter either.
 """
 import re
 import statistics
@@ -57,7 +58,8 @@ class NoTicks:
 
 
 def build(arguments, device):
-    """A run of a method at its first iteration; TDGAN at the start of its second stage, where there is something to remember."""
+    """A run of a method at its first iteration; TDGAN at the start of its second stage,
+    where there is something to remember."""
     import train
     from training import setup
     data = [] if any(argument.startswith('--tdgan') for argument in arguments) else [f'--data={DATA}']

@@ -1,4 +1,5 @@
-"""Measures the metrics: speed and exactness of the Frechet distance, speed of the detector, response to corruption.
+"""Measures the metrics: speed and exactness of the Frechet distance, speed of the detector,
+response to corruption.
 
     OMP_NUM_THREADS=1 python benchmarks/metrics.py frechet                            # Against scipy.linalg.sqrtm.
     OMP_NUM_THREADS=1 python benchmarks/metrics.py detector --data=DIR_OR_ZIP         # Against its convolutions alone.
@@ -49,7 +50,8 @@ def main():
 @click.option('--dim', type=int, default=2048, show_default=True)
 @click.option('--num', type=int, multiple=True, default=[1000, 10_000], show_default=True, help='Images on each side')
 def frechet(dim, num):
-    """Frechet distance of features with a decaying spectrum: ours, the matrix root, and exact singular values."""
+    """Frechet distance of features with a decaying spectrum: ours, the matrix root,
+    and exact singular values."""
     print('| images | decay | ours, s | sqrtm, s | times faster | trace term, ours - exact | sqrtm - exact |')
     print('|---|---|---|---|---|---|---|')
     rng = np.random.default_rng(0)
@@ -81,7 +83,8 @@ def compare_frechet(x, y):
 @data_option
 @click.option('--num', type=int, default=921, show_default=True)
 def detector(data, num):
-    """Features of an image set from file to memory, and the share of it that convolutions take by themselves."""
+    """Features of an image set from file to memory, and the share of it
+    that convolutions take by themselves."""
     print('| detector | images | s per 1,000 images | its convolutions alone | share |')
     print('|---|---|---|---|---|')
     for name in ('efflite0_64px', 'efflite0', 'efflite0_224px'):
@@ -195,7 +198,8 @@ def pairs(paths, detector):
 
 
 def table(what, rows, clean):
-    """Prints the distances of (strength, features) to the clean features, and whether each column only rises."""
+    """Prints the distances of (strength, features) to the clean features,
+    and whether each column only rises."""
     print(f'\n| {what} | FD s4 | FD pool | KID x 1000 | coverage |\n|---|---|---|---|---|')
     reference = {tap: Moments.of(f) for tap, f in clean.items()}
     columns = []

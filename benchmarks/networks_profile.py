@@ -1,13 +1,15 @@
-"""What the rearrangements in training/layers.py are worth: the four kinds of step with the layers as they are, and with
-the equations of the papers taken literally (same numbers to rounding).
+"""What the rearrangements in training/layers.py are worth:
+the four kinds of step with the layers as they are, and with the equations
+of the papers taken literally (same numbers to rounding).
 
     OMP_NUM_THREADS=1 python benchmarks/networks_profile.py                 # 64 pixels, batch 8, CPU.
     python benchmarks/networks_profile.py --res=256 --channel-base=16384 --batch=16 --device=cuda
 
-Literal means: demodulation squares and sums a kernel per sample; ToRGB convolves a modulated copy of the activations;
-gains of dense layers multiply the weights; gains of residual branches multiply the activations. Prints the shortest of
-several alternating runs in milliseconds (on a CPU: of processor time, for one thread). Images are random, and there is
-neither optimizer nor augmentation.
+Literal means: demodulation squares and sums a kernel per sample;
+ToRGB convolves a modulated copy of the activations; gains of dense layers multiply the weights; gains of
+residual branches multiply the activations. Prints the shortest of several alternating runs in milliseconds
+(on a CPU: of processor time, for one thread). Images are random,
+and there is neither optimizer nor augmentation.
 """
 import sys
 import time

@@ -1,13 +1,15 @@
-"""Times the operators over the sizes that networks have, plain against compiled, and against the machine's copy rate.
+"""Times the operators over the sizes that networks have, plain against compiled,
+and against the machine's copy rate.
 
     python benchmarks/ops.py                      everything, one thread
     python benchmarks/ops.py --threads 2 --only bias_act --dtype float32
 
-Each line holds the best of several runs, in milliseconds of process time on one thread (steady on a shared machine), of
-wall time on more: a forward pass; forward and backward; forward, backward and the derivative of that (`double`).
-Behind them: plain or stock divided by this, and for bias_act the time that copying the tensor takes as a share of the
-forward pass. `textbook` is upfirdn2d written down in the words of its definition (insert zeros, pad, convolve, drop),
-with stock derivatives: what the plain implementation would be without thought of speed.
+Each line holds the best of several runs, in milliseconds of process time on one thread (steady
+on a shared machine), of wall time on more: a forward pass; forward and backward; forward, backward and the
+derivative of that (`double`). Behind them: plain or stock divided by this, and for bias_act the time that
+copying the tensor takes as a share of the forward pass. `textbook` is upfirdn2d written down in the words of
+its definition (insert zeros, pad, convolve, drop), with stock derivatives: what the plain implementation
+would be without thought of speed.
 """
 import itertools
 import json
@@ -31,7 +33,7 @@ from torch_utils.ops.upfirdn2d import filter_size, parse_padding, setup_filter, 
 SIZES = [(64, 64), (128, 32), (256, 16), (256, 8), (256, 4), (3, 64)]       # (channels, resolution).
 LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
 FIR = setup_filter([1, 3, 3, 1])
-RESAMPLING = {                                                              # As conv2d_resample calls upfirdn2d.
+RESAMPLING = {  # As conv2d_resample calls upfirdn2d.
     'fir': {'padding': 1},
     'up': {'up': 2, 'padding': (2, 1, 2, 1)},
     'down': {'down': 2, 'padding': 1},

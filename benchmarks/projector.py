@@ -3,10 +3,10 @@
     make demo
     python benchmarks/projector.py demo-out/00000-emoji-faces-noto-32-mirror-tiny-kimg36-noaug --seeds=3
 
-Two distances, of what is found and, to compare, of the average picture: the projector's own (perceptual), and the mean
-absolute difference in grey levels. Both are of the picture with the stored noise. The bounds are those that the projector is
-held to on the network of the demo; beyond them the exit status is 1. Networks that have hardly been trained do worse: much of
-their pictures is noise.
+Two distances, of what is found and, to compare, of the average picture: the projector's own (perceptual),
+and the mean absolute difference in grey levels. Both are of the picture with the stored noise. The bounds are
+those that the projector is held to on the network of the demo; beyond them the exit status is 1. Networks
+that have hardly been trained do worse: much of their pictures is noise.
 """
 import sys
 import time
@@ -43,7 +43,8 @@ def distances(embed, targets: torch.Tensor, images: torch.Tensor) -> Distances:
 
 
 def measure(G: torch.nn.Module, seeds: Sequence[int], num_steps: int) -> tuple[Distances, Distances, float]:
-    """(of the average picture, of what is found, seconds of CPU time) for targets that G makes of these seeds."""
+    """(of the average picture, of what is found, seconds of CPU time)
+    for targets that G makes of these seeds."""
     def draw(ws):
         with torch.no_grad():
             return ((G.synthesis(ws, noise_mode='const', force_fp32=True) + 1) * 127.5).clamp(0, 255)

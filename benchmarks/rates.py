@@ -1,15 +1,16 @@
 """Counts the arithmetic of a training iteration, and measures how fast this machine could do it at best.
 
-Counted are dense convolutions and matrix products, two operations per multiplication (as `torch.utils.flop_counter` counts,
-but right for weight gradients of several groups); filters, which have one group per channel, and elementwise arithmetic
-are overhead. The attainable time of that is what the same operations take
+Counted are dense convolutions and matrix products, two operations per multiplication (as
+`torch.utils.flop_counter` counts, but right for weight gradients of several groups); filters, which have one
+group per channel, and elementwise arithmetic are overhead.
+The attainable time of that is what the same operations take
 
     convolutions    at the rate of plain 3x3 convolutions of the network's own sizes, each layer with its input and weight
                     gradient, in the faster of the two memory formats
     matrices        at the rate of one large square product
 
-per type of number, on the same threads, measured with the same clock in the same run. Convolutions with a stride and
-transposed ones stand there as the plain one that multiplies as often.
+per type of number, on the same threads, measured with the same clock in the same run.
+Convolutions with a stride and transposed ones stand there as the plain one that multiplies as often.
 """
 import itertools
 import math
@@ -31,8 +32,8 @@ Size = tuple[int, int, int, int]            # Batch, input channels, output chan
 
 
 class FlopCount(TorchDispatchMode):
-    """Within, counts operations by ('convolution' or 'matrix', dtype) and calls of tensor operations other than views,
-    and notes the sizes of 3x3 convolutions.
+    """Within, counts operations by ('convolution' or 'matrix', dtype)
+    and calls of tensor operations other than views, and notes the sizes of 3x3 convolutions.
     """
 
     def __init__(self):
@@ -69,7 +70,8 @@ class FlopCount(TorchDispatchMode):
 class AttainableRate:
     """Operations per second of convolutions of given sizes, and of matrix products, for one dtype.
 
-    `measure` may be called several times, at different moments of a run; rates follow from the medians of all samples.
+    `measure` may be called several times, at different moments of a run;
+    rates follow from the medians of all samples.
     """
 
     def __init__(self, sizes: list[Size], dtype: torch.dtype, clock: Callable[[], float],
@@ -128,7 +130,8 @@ def attainable_seconds(flops: Counter, rates: dict[torch.dtype, AttainableRate])
 
 
 def clock_of(threads: int, device: torch.device) -> Callable[[], float]:
-    """Processor time for one thread, steady on a shared machine; else the time on the wall, on a GPU when all is done."""
+    """Processor time for one thread, steady on a shared machine; else the time on the wall,
+    on a GPU when all is done."""
     if device.type == 'cpu':
         return time.process_time if threads == 1 else time.perf_counter
 

@@ -4,11 +4,11 @@
     python benchmarks/same_numbers.py ../before .
     python benchmarks/same_numbers.py ../before . "--only=base;osgan+lecam"
 
-Each checkout runs the same short trainings (8 pixels, networks of a few thousand weights, 21 iterations) through its own
-`train.py`, in a process of its own with one thread. The states at their ends are then compared tensor by tensor, by name
-and bit by bit: weights, moments of the optimizers, running means, strength of augmentation, statistics. Names of files and
-what stands in headers may differ; times may, too. Exit status 1 if any tensor differs, is missing or is new, or a training
-fails.
+Each checkout runs the same short trainings (8 pixels, networks of a few thousand weights,
+21 iterations) through its own `train.py`, in a process of its own with one thread. The states at their ends
+are then compared tensor by tensor, by name and bit by bit: weights, moments of the optimizers, running means,
+strength of augmentation, statistics. Names of files and what stands in headers may differ; times may, too.
+Exit status 1 if any tensor differs, is missing or is new, or a training fails.
 """
 import os
 import re
@@ -30,7 +30,8 @@ from tiny import make_dataset  # noqa: E402
 from torch_utils.checkpoint import save_networks  # noqa: E402
 from training.networks import Discriminator, Generator  # noqa: E402
 
-START, LABELLED = 'start.safetensors', 'labelled.safetensors'     # Files of small networks that trainings start from.
+# Files of small networks that trainings start from.
+START, LABELLED = 'start.safetensors', 'labelled.safetensors'
 COMMON = ['--outdir=runs', '--kimg=1', '--batch=48', '--seed=3', '--snap=99', '--workers=0', '--device=cpu',
           '--ops=reference', '--log=none', '--metrics=none', '--new']
 DATA = ['--data=a.zip', f'--init-from={START}']

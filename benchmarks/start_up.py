@@ -2,8 +2,9 @@
 
     python benchmarks/start_up.py
 
-`help` is `train.py --help` (median of several), `iteration` from the start of `train.py --cfg=tiny` on the bundled images to
-the end of its first iteration with operators that are already built, in wall time; `processor` is what it took of all cores.
+`help` is `train.py --help` (median of several), `iteration` from the start
+of `train.py --cfg=tiny` on the bundled images to the end of its first iteration with operators that are
+already built, in wall time; `processor` is what it took of all cores.
 """
 import json
 import os

@@ -5,10 +5,10 @@
     python benchmarks/train_step.py --share --precision=bf16 --threads=2
     python benchmarks/train_step.py --reg_type=ggdr --aug=noaug --json=out.json
 
-Times are medians over the iterations, of processor time on one thread, else on the wall; a lazy phase counts with its
-share of an iteration. With `--share`, behind them is the time that counted convolutions and matrix products would take
-at the attainable rate, measured in the same run, as a share, and how many operations are called. Images are random: what
-the loader does is not in the figures.
+Times are medians over the iterations, of processor time on one thread, else on the wall;
+a lazy phase counts with its share of an iteration. With `--share`, behind them is the time that counted
+convolutions and matrix products would take at the attainable rate, measured in the same run, as a share, and
+how many operations are called. Images are random: what the loader does is not in the figures.
 """
 import json
 import resource
@@ -125,7 +125,8 @@ def peak_memory_gib(device):
 
 
 def config_for(res, arguments):
-    """The configuration that train.py makes of these arguments for images of that size, of which one black one is enough."""
+    """The configuration that train.py makes of these arguments for images of that size,
+    of which one black one is enough."""
     import PIL.Image
 
     import train

@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=2 python benchmarks/zoo_runs.py --kimg=100 --outdir=zoo
     python benchmarks/zoo_runs.py --kimg=100 --outdir=zoo --only=tdgan --centres=a.zip,b.zip,c.zip,d.zip
 
-Every method has a folder under `--outdir`. Call it again whenever you like: finished runs are skipped, unfinished ones
-continued, and with a larger `--kimg` finished ones go on (but for TDGAN, whose stages `--kimg` decides). After each run
-OUTDIR/contact_sheet.webp shows all that there is so far (`contact_sheet.py` and `centre_sheet.py` draw those in docs/).
-All runs have the same seed, and their pictures the same latents.
+Every method has a folder under `--outdir`. Call it again whenever you like:
+finished runs are skipped, unfinished ones continued, and with a larger `--kimg` finished ones go on (but for
+TDGAN, whose stages `--kimg` decides). After each run OUTDIR/contact_sheet.webp shows all that there is so far
+(`contact_sheet.py` and `centre_sheet.py` draw those in docs/). All runs have the same seed, and their
+pictures the same latents.
 """
 import subprocess
 import sys
@@ -51,7 +52,10 @@ def run_dir(folder: Path) -> Path | None:
 
 
 def command(name: str, folder: Path, kimg: int, centres: str | None) -> list[str]:
-    """How to start a method's run, or to go on with it. `train.py` itself finds out whether there is anything to do."""
+    """How to start a method's run, or to go on with it.
+
+    `train.py` itself finds out whether there is anything to do.
+    """
     started = run_dir(folder)
     if started and name != TDGAN:
         options = [f'--resume={started}']

@@ -36,8 +36,8 @@ def set_cache_dir(path: str) -> None:
 def make_cache_dir_path(*paths: str) -> str:
     """A path below the cache directory, which is the first known of these; nothing is created.
 
-    The one set by `set_cache_dir`; $DNNLIB_CACHE_DIR; .cache/dnnlib below $HOME, $USERPROFILE, the system's directory
-    for temporary files.
+    The one set by `set_cache_dir`; $DNNLIB_CACHE_DIR; .cache/dnnlib below $HOME, $USERPROFILE,
+    the system's directory for temporary files.
     """
     cache_dir = _cache_dir or os.environ.get('DNNLIB_CACHE_DIR')
     if not cache_dir:
@@ -72,8 +72,8 @@ def open_url(
     """Opens a URL, or a local file, for reading in binary; a download is kept and found again.
 
     The file is moved into the cache when it is complete, so several processes may ask for it at once, and an
-    interrupted download leaves nothing that could be taken for it. With the environment variable DNNLIB_OFFLINE=1, only
-    the cache is asked.
+    interrupted download leaves nothing that could be taken for it.
+    With the environment variable DNNLIB_OFFLINE=1, only the cache is asked.
 
     Args:
         url: 'https://...' ('http://...' too), 'file://...', or a path.
@@ -82,9 +82,10 @@ def open_url(
         verbose: Print what is downloaded.
         return_filename: Return the path of the file instead.
         cache: False: keep nothing, look for nothing. (Not with `return_filename`.)
-        sha256: Hexadecimal checksum that the content must have, downloaded, cached or local. A cached file with another
-            one is replaced.
-        max_bytes: A download ends when it is larger; also when it is very slow (see the constants of this module).
+        sha256: Hexadecimal checksum that the content must have, downloaded, cached or local.
+            A cached file with another one is replaced.
+        max_bytes: A download ends when it is larger; also when it is very slow (see the constants
+            of this module).
 
     Raises:
         OSError: The file cannot be had or has another checksum; the message is one sentence.
@@ -162,7 +163,10 @@ def _sound_cached_path(url, cache_dir, sha256):
 
 
 def discard_download(path: str | os.PathLike) -> bool:
-    """Deletes a file from the cache of downloads, because it is not what was wanted. False if it is not in there."""
+    """Deletes a file from the cache of downloads, because it is not what was wanted.
+
+    False if it is not in there.
+    """
     folder, name = os.path.split(os.path.abspath(path))
     if folder != os.path.abspath(make_cache_dir_path('downloads')) or not re.match('[0-9a-f]{32}_', name):
         return False
@@ -202,7 +206,8 @@ class _TryAgain(Exception):
 
 
 def _download(url, file, num_attempts, verbose, max_bytes):
-    """Writes the content of the URL to a file, with several attempts; returns the name that the server gives it."""
+    """Writes the content of the URL to a file, with several attempts;
+    returns the name that the server gives it."""
     if os.environ.get('DNNLIB_OFFLINE', '0') not in ('', '0'):
         raise OSError(f'{url} is not in the cache and DNNLIB_OFFLINE is set: get the file by other means and give its '
                       'path, or unset the variable')
@@ -247,7 +252,8 @@ def _download_once(url, file, max_bytes):
 
 
 def _receive(url, response, file, max_bytes, declared):
-    """Writes what comes; OSError if that is more than `max_bytes`, or too slow to be the file that is wanted."""
+    """Writes what comes; OSError if that is more than `max_bytes`,
+    or too slow to be the file that is wanted."""
     start = time.monotonic()
     if declared > max_bytes:
         raise OSError(f'{url} has {declared} bytes, at most {max_bytes} are downloaded')
@@ -261,7 +267,8 @@ def _receive(url, response, file, max_bytes, declared):
 
 
 def _pieces(response) -> Iterator[bytes]:
-    """The content as it comes: a piece that is waited for until it is full could be waited for without end."""
+    """The content as it comes: a piece that is waited for until it is full could be waited
+    for without end."""
     raw = getattr(response, 'raw', None)
     if not hasattr(raw, 'read1'):       # Before version 2.1 of urllib3.
         yield from response.iter_content(1 << 10 if raw else CHUNK_BYTES)
@@ -271,7 +278,10 @@ def _pieces(response) -> Iterator[bytes]:
 
 
 def _hopeless(error):
-    """Why a further attempt would fail, too: the machine has no network, or the host no name. None if it may not."""
+    """Why a further attempt would fail, too: the machine has no network, or the host no name.
+
+    None if it may not.
+    """
     while error is not None:
         if isinstance(error, socket.gaierror):
             return 'the name of the host is not known here; is the machine without a network?'

@@ -12,8 +12,8 @@ class Logger:
 
     Writing never raises: the file tells if stdout cannot be written, and stdout tells if the file cannot.
 
-    Leaving its `with` block by an exception writes the traceback to the file: nothing else would, as the interpreter
-    prints it when the logger is closed.
+    Leaving its `with` block by an exception writes the traceback to the file: nothing else would,
+    as the interpreter prints it when the logger is closed.
 
     Args:
         file_name: The file; None: only stderr is led into stdout.
@@ -88,7 +88,10 @@ class Logger:
         self.file = None
 
     def close(self) -> None:
-        """Closes the file and puts the streams back. What still holds this logger then writes to stdout only."""
+        """Closes the file and puts the streams back.
+
+        What still holds this logger then writes to stdout only.
+        """
         self.flush()
         if sys.stdout is self:
             sys.stdout = self.stdout

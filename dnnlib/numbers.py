@@ -1,11 +1,13 @@
 """Which numbers an option may have: the one place that reads them from a command line and checks their range.
 
-A range is an interval as it is written in mathematics, '[0, 1)' or '(0, inf)', and stands where the option is declared:
+A range is an interval as it is written in mathematics, '[0, 1)' or '(0, inf)',
+and stands where the option is declared:
 
     @click.option('--fps', type=Whole('[1, 120]'), default=30)
 
-Neither NaN nor infinity is in any interval. One that is open to infinity ends at `LARGEST`, and what is nearer to 0 than
-`LEAST` is refused: beyond them, products in float32 overflow or vanish, and a picture is black without a word.
+Neither NaN nor infinity is in any interval. One that is open to infinity ends at `LARGEST`, and what is
+nearer to 0 than `LEAST` is refused: beyond them, products in float32 overflow or vanish, and a picture is
+black without a word.
 """
 import math
 import re
@@ -31,7 +33,10 @@ def is_within(value: float, within: str) -> bool:
 
 
 def in_words(within: str, value: float = math.nan) -> str:
-    """'[0, 1)' -> 'at least 0 and less than 1': what a value must be that is not. `LARGEST` is named where it is passed."""
+    """'[0, 1)' -> 'at least 0 and less than 1': what a value must be that is not.
+
+    `LARGEST` is named where it is passed.
+    """
     if _vanishes(value):
         return f'0, or further from 0 than {LEAST:g}'
     low, high = _borders(within)
@@ -44,7 +49,10 @@ def in_words(within: str, value: float = math.nan) -> str:
 
 
 class _Number(click.ParamType):
-    """A number of an interval. Whatever is wrong is one sentence that names the option and says what would do."""
+    """A number of an interval.
+
+    Whatever is wrong is one sentence that names the option and says what would do.
+    """
     kind = 'number'
 
     def __init__(self, within: str):

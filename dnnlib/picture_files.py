@@ -1,8 +1,9 @@
 """The one place through which image files are opened, since anybody may have made them.
 
-Pillow chooses the reader by a file's content, whatever its name. Some of its readers hand what they find to outside
-programs (PostScript to Ghostscript), or open what is nested in a file with every reader there is (IPTC). Used here are
-those of `FORMATS` alone, none of which does either, and only if the picture is not larger than it may be.
+Pillow chooses the reader by a file's content, whatever its name.
+Some of its readers hand what they find to outside programs (PostScript to Ghostscript), or open what is
+nested in a file with every reader there is (IPTC). Used here are those of `FORMATS` alone, none of which does
+either, and only if the picture is not larger than it may be.
 """
 import os
 import re
@@ -15,8 +16,9 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-# The readers, in the order in which they try; TGA has no signature and takes much that is none. Not among them, though
-# Pillow decodes them itself: what it decodes pixel by pixel in Python (QOI, DDS), and what pictures are not kept in.
+# The readers, in the order in which they try; TGA has no signature and takes much that is none.
+# Not among them, though Pillow decodes them itself: what it decodes pixel by pixel in Python (QOI, DDS), and
+# what pictures are not kept in.
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'AVIF', 'GIF', 'BMP', 'DIB', 'TIFF', 'JPEG2000', 'PPM', 'ICO', 'ICNS', 'PSD', 'PCX',
            'SGI', 'TGA')
 
@@ -40,7 +42,8 @@ class TooManyPixelsError(PictureError):
 @contextmanager
 def open_picture(file: BinaryIO | str | os.PathLike, max_pixels: int = MAX_PIXELS,
                  formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
-    """The picture in an open file or at a path, its header read and its size checked; it is decoded when first needed.
+    """The picture in an open file or at a path, its header read and its size checked;
+    it is decoded when first needed.
 
     Whatever Pillow raises in the `with` block becomes a PictureError.
     """
@@ -94,7 +97,8 @@ def _as_picture_errors(max_pixels: int) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', UserWarning)
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)     # `_check_size` has a better sentence.
+            # `_check_size` has a better sentence.
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
             yield
     except PictureError:
         raise
@@ -118,7 +122,10 @@ def _pixel_limit(max_pixels: int) -> Iterator[None]:
 
 
 def _check_size(picture: Image.Image, max_pixels: int) -> None:
-    """Refuses what would take too much memory. A TIFF is decoded by whole tiles, which may exceed the picture."""
+    """Refuses what would take too much memory.
+
+    A TIFF is decoded by whole tiles, which may exceed the picture.
+    """
     tags = getattr(picture, 'tag_v2', {})
     tile = [tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)] if picture.format == 'TIFF' else [1, 1]
     for width, height in (picture.size, tile):

@@ -1,7 +1,7 @@
 """Was this process started by torchrun, as one of several? Asks the environment, and imports no torch.
 
-Only all of torchrun's variables together count. One that is left over in a shell, or that another program set, is not
-an order to be one process of several.
+Only all of torchrun's variables together count. One that is left over in a shell,
+or that another program set, is not an order to be one process of several.
 """
 import os
 from typing import NamedTuple

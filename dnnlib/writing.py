@@ -18,7 +18,8 @@ What stands at `path` already is replaced only if it is a regular file and `repl
     'any'   for names in a run directory or a cache, which only this program gives
     'none'  never
 
-Links, devices, pipes, sockets and folders are never written to, replaced or followed. A refusal is a TakenError.
+Links, devices, pipes, sockets and folders are never written to, replaced or followed.
+A refusal is a TakenError.
 """
 import errno
 import os
@@ -36,7 +37,7 @@ Replace = Literal['ours', 'any', 'none']
 
 MARK = 'made by stylegan2-loss-zoo'             # In what may be replaced, among its first or last bytes.
 MARK_WITHIN = 2 ** 16                           # Bytes at either end of a file that are searched for it.
-MAX_NAME = 50                                   # Characters of a name that its temporary name repeats, the last ones.
+MAX_NAME = 50  # Characters of a name that its temporary name repeats, the last ones.
 
 _BINARY = getattr(os, 'O_BINARY', 0)            # Windows.
 _NO_LINK = getattr(os, 'O_NOFOLLOW', 0)
@@ -47,14 +48,16 @@ _KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFLNK: 'a link', stat.S_IFCHR: 'a dev
 
 
 class TakenError(FileExistsError):
-    """Something stands where a file should go; the text is one sentence for users, `strerror` the same without name."""
+    """Something stands where a file should go; the text is one sentence for users,
+    `strerror` the same without name."""
 
     def __str__(self) -> str:
         return f'{self.filename}: {self.strerror}'
 
 
 def require_free(path: str | os.PathLike, replace: Replace = 'ours') -> None:
-    """Raises TakenError if a writer that allows `replace` may not write to `path`; OSError if nobody can tell."""
+    """Raises TakenError if a writer that allows `replace` may not write to `path`;
+    OSError if nobody can tell."""
     path = Path(path)
     try:
         mode = path.lstat().st_mode
@@ -145,7 +148,8 @@ def write_text(path: str | os.PathLike, text: str, replace: Replace = 'ours', sy
 
 
 def write_picture(path: str | os.PathLike, picture: 'Image', replace: Replace = 'ours', **options: Any) -> None:
-    """Writes a picture as `atomic` does, in the format of the name's ending (without one: PNG), with MARK in it.
+    """Writes a picture as `atomic` does, in the format of the name's ending (without one: PNG),
+    with MARK in it.
 
     Raises ValueError if Pillow writes no format of that ending.
     """
@@ -159,7 +163,8 @@ def write_picture(path: str | os.PathLike, picture: 'Image', replace: Replace = 
 
 
 def picture_mark(form: str) -> dict[str, Any]:
-    """What `Image.save` is to be given so that a file of this format ('PNG', 'WEBP', 'GIF', ...) holds MARK."""
+    """What `Image.save` is to be given so that a file of this format ('PNG', 'WEBP', 'GIF', ...)
+    holds MARK."""
     from PIL import Image, PngImagePlugin
     if form == 'PNG':
         text = PngImagePlugin.PngInfo()

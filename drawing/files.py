@@ -1,4 +1,5 @@
-"""Pictures and arrays as files: written complete or not at all, and only over files that these scripts wrote before."""
+"""Pictures and arrays as files: written complete or not at all,
+and only over files that these scripts wrote before."""
 import os
 import tempfile
 from collections.abc import Iterable
@@ -20,7 +21,8 @@ MAX_WAITING_BYTES = 2 ** 29
 
 
 class ImageWriter:
-    """Encodes and writes pictures in the background; leaving the `with` block waits for all and raises what failed.
+    """Encodes and writes pictures in the background; leaving the `with` block waits for all
+    and raises what failed.
 
     A line is printed for each picture once it is on the disk, in order; `total` is how many there will be.
     """
@@ -33,7 +35,10 @@ class ImageWriter:
         self._num_done = 0
 
     def write(self, path: Path, image: 'np.ndarray') -> None:
-        """Saves a uint8 picture [H, W, C], C = 1 or 3. Blocks while too many are waiting, so memory stays bounded."""
+        """Saves a uint8 picture [H, W, C], C = 1 or 3.
+
+        Blocks while too many are waiting, so memory stays bounded.
+        """
         while self._waiting and (self._waiting[0][2].done() or len(self._waiting) >= self._max_waiting
                                  or sum(num for _, num, _ in self._waiting) > MAX_WAITING_BYTES):
             self._finish_first()
@@ -65,7 +70,8 @@ def answered(path: Path):
 
 
 def require_free(folder: Path, names: Iterable[str]) -> None:
-    """A usage error, before any picture is made, if a file of this name stands there that these scripts did not write."""
+    """A usage error, before any picture is made, if a file of this name stands there
+    that these scripts did not write."""
     for name in names:
         try:
             writing.require_free(folder / name)
@@ -100,7 +106,10 @@ def save_image(path: Path, image: 'np.ndarray') -> None:
 
 
 def save_arrays(path: Path, **arrays: 'np.ndarray') -> None:
-    """Writes an .npz file. If that fails, it goes where temporary files do, so that nothing computed is lost."""
+    """Writes an .npz file.
+
+    If that fails, it goes where temporary files do, so that nothing computed is lost.
+    """
     try:
         _write_arrays(path, arrays)
     except OSError as error:

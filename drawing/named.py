@@ -1,4 +1,7 @@
-"""What the options of a script name: networks, folders, labels, latents. Whatever is wrong is a usage error."""
+"""What the options of a script name: networks, folders, labels, latents.
+
+Whatever is wrong is a usage error.
+"""
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +36,8 @@ def load_generator(network: str, device: str) -> 'torch.nn.Module':
 
 
 def load_snapshot(network: str, device: str) -> dict[str, Any]:
-    """What a network file, URL or run directory holds, only G_ema built, on the device; a usage error without it."""
+    """What a network file, URL or run directory holds, only G_ema built, on the device;
+    a usage error without it."""
     from torch_utils.allocator import keep_freed_memory
     from torch_utils.distributed import pick_device
     from torch_utils.network_file import load_network
@@ -61,7 +65,8 @@ def load_snapshot(network: str, device: str) -> dict[str, Any]:
 
 
 def class_label(G: 'torch.nn.Module', class_idx: int | None, label: Sequence[float] | None = None) -> 'torch.Tensor':
-    """The label [1, c_dim] that --class (one-hot) or --label says; a usage error where these and the network do not fit."""
+    """The label [1, c_dim] that --class (one-hot) or --label says;
+    a usage error where these and the network do not fit."""
     import torch
     c = torch.zeros([1, G.c_dim])
     if G.c_dim == 0:
@@ -111,7 +116,7 @@ def labels_of_seeds(G: 'torch.nn.Module', seeds: Sequence[int], class_idx: int |
     import numpy as np
     import torch
     if centre is None and (not centres or (class_idx is not None and G.c_dim == len(centres[0]['code']))):
-        return class_label(G, class_idx, vector)    # Without classes of its own, a centre's code is its class.
+        return class_label(G, class_idx, vector)  # Without classes of its own, a centre's code is its class.
     require_one(class_idx, vector)
     by_index = {str(entry['index']): entry for entry in centres}
     if not centres or (centre != 'mix' and centre not in by_index):
@@ -149,7 +154,8 @@ def load_ws(path: str, G: 'torch.nn.Module') -> 'torch.Tensor':
     try:
         shape, dtype = array_in_npz(path, 'w')
         ws = None
-        if shape[1:] == (G.num_ws, G.w_dim) and dtype.kind == 'f':      # Else it is not read: it may be of any size.
+        # Else it is not read: it may be of any size.
+        if shape[1:] == (G.num_ws, G.w_dim) and dtype.kind == 'f':
             check_latents(shape[0], G, hint)
             with np.load(path, allow_pickle=False) as arrays:
                 ws = arrays['w']
@@ -168,7 +174,10 @@ def load_ws(path: str, G: 'torch.nn.Module') -> 'torch.Tensor':
 
 
 def array_in_npz(path: str, name: str) -> 'tuple[tuple[int, ...], np.dtype]':
-    """Shape and type of an array as its header in the archive says them. Raises like zipfile and NumPy, or OSError."""
+    """Shape and type of an array as its header in the archive says them.
+
+    Raises like zipfile and NumPy, or OSError.
+    """
     import zipfile
 
     from numpy.lib import format as npy

@@ -24,7 +24,8 @@ def seeds_to_z(seeds: Iterable[int], G: 'torch.nn.Module') -> 'torch.Tensor':
 
 def images_of_seeds(G: 'torch.nn.Module', seeds: Sequence[int], c: 'torch.Tensor', batch: int = 8,
                     truncation_psi: float = 1, noise_mode: str = 'const') -> Iterator['np.ndarray']:
-    """One uint8 picture [H, W, C] per seed, with labels c [N, c_dim] or [1, c_dim], computed `batch` at a time."""
+    """One uint8 picture [H, W, C] per seed, with labels c [N, c_dim] or [1, c_dim],
+    computed `batch` at a time."""
     c = c.expand(len(seeds), -1)
     batch = min(batch, len(seeds))
     for start in range(0, len(seeds), batch):
@@ -64,7 +65,8 @@ def device_of(G: 'torch.nn.Module') -> 'torch.device':
 
 
 def tile(images: Iterable['np.ndarray'], columns: int, rows: int) -> 'np.ndarray':
-    """One picture [rows * H, columns * W, C] of at most columns * rows pictures [H, W, C], row by row, rest black."""
+    """One picture [rows * H, columns * W, C] of at most columns * rows pictures [H, W, C], row by row,
+    rest black."""
     import numpy as np
     for idx, image in enumerate(images):
         height, width, channels = image.shape

@@ -22,7 +22,8 @@ SOFTWARE = 0x0131           # Exif's tag of the program that has written a file.
 
 
 def pick_format(name: str) -> str:
-    """One of FORMATS for that or 'auto'; a usage error, naming the extra, if mp4 is asked for and cannot be written."""
+    """One of FORMATS for that or 'auto'; a usage error, naming the extra,
+    if mp4 is asked for and cannot be written."""
     import importlib.util
     has_ffmpeg = importlib.util.find_spec('imageio_ffmpeg') is not None
     if name == 'auto':
@@ -35,8 +36,9 @@ def pick_format(name: str) -> str:
 class VideoWriter:
     """Writes frames to PATH.mp4, PATH.webp, PATH.gif, or as png to frame00000.png, ... beside PATH.
 
-    mp4 and png frames are written as they come, webp and gif ones are kept in memory until the end of the `with` block.
-    `path` is the file (png: the folder); it has its name once it is complete, and nothing is left of one that fails.
+    mp4 and png frames are written as they come, webp and gif ones are kept
+    in memory until the end of the `with` block. `path` is the file (png: the folder); it has its name once it
+    is complete, and nothing is left of one that fails.
     """
 
     def __init__(self, path: Path, video_format: str, fps: int):
@@ -103,7 +105,8 @@ class VideoWriter:
 
 
 class _Ffmpeg:
-    """A process that encodes frames to an mp4 file; whatever it complains of is an error that names `path`."""
+    """A process that encodes frames to an mp4 file; whatever it complains of is an error
+    that names `path`."""
 
     def __init__(self, file: Path, path: Path, width: int, height: int, fps: int):
         import imageio_ffmpeg

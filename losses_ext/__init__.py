@@ -1,7 +1,9 @@
-"""The registry of the loss zoo: what `--loss` and `--reg_type` may name. One line per method; nothing is imported unasked.
+"""The registry of the loss zoo: what `--loss` and `--reg_type` may name. One line per method;
+nothing is imported unasked.
 
-A `--loss` is a recipe of phases and, unless the recipe has an option for it, the rules of the game of the same name.
-A `--reg_type` is a `Regularizer` (training/regularizer.py) in a file of its own, with a dataclass `Options` beside it.
+A `--loss` is a recipe of phases and, unless the recipe has an option for it,
+the rules of the game of the same name. A `--reg_type` is a `Regularizer` (training/regularizer.py) in a file
+of its own, with a dataclass `Options` beside it.
 """
 import ast
 import importlib
@@ -14,7 +16,8 @@ from typing import Any
 
 from losses_ext.option import check_ranges
 
-# Adversarial games, what each side wants of the critic's logits (training/adversarial.py). Any of them is a --loss.
+# Adversarial games, what each side wants of the critic's logits (training/adversarial.py).
+# Any of them is a --loss.
 GAMES: dict[str, str] = {
     'logistic': 'training.loss:LOGISTIC',
     'saturating': 'losses_ext.games:SATURATING',
@@ -30,7 +33,8 @@ LOSSES: dict[str, str] = {
     'osgan': 'losses_ext.osgan:one_stage',
 }
 
-# In every run, before the others, unless their weight is 0. Their options are NAME_FIELD of the configuration's `loss_kwargs`.
+# In every run, before the others, unless their weight is 0. Their options are NAME_FIELD of the
+# configuration's `loss_kwargs`.
 BASE_TYPES = {
     'pl': 'losses_ext.path_length:PathLength',
     'r1': 'losses_ext.r1:R1',
@@ -52,7 +56,8 @@ REG_TYPES: dict[str, str] = {
 # Naming a group means all its members; it joins, with options of its own, when any member is chosen.
 GROUPS = {'genco': ('weco', 'daco')}
 
-# What --reg_type is for an adversarial game unless it is given: R1 and R2 together are part of the relativistic recipe.
+# What --reg_type is for an adversarial game unless it is given:
+# R1 and R2 together are part of the relativistic recipe.
 DEFAULT_REG_TYPES = {'relativistic': 'r2'}
 
 
@@ -80,7 +85,10 @@ def recipe(config: dict) -> Callable:
 
 
 def parse_reg_type(text: str) -> list[str]:
-    """The names in a `--reg_type`, in registry order. Raises ValueError for unknown, repeated or contradicting names."""
+    """The names in a `--reg_type`, in registry order.
+
+    Raises ValueError for unknown, repeated or contradicting names.
+    """
     asked = [name.strip() for name in text.split(',') if name.strip()]
     valid = f'valid: none, {", ".join(REG_TYPES)}'
     names = [full for name in asked for full in GROUPS.get(name, (name,))]
@@ -96,10 +104,11 @@ def parse_reg_type(text: str) -> list[str]:
 
 
 def configure(config: dict, loss_options: dict) -> None:
-    """Lets the chosen recipe and regularizers check and complete their options, in `config`, in registry order.
+    """Lets the chosen recipe and regularizers check and complete their options, in `config`,
+    in registry order.
 
-    A recipe's module may have a function `configure(config, options)` like a regularizer's. Raises ValueError with a
-    sentence for people.
+    A recipe's module may have a function `configure(config, options)` like a regularizer's.
+    Raises ValueError with a sentence for people.
     """
     target = LOSSES[config['loss']]
     module = importlib.import_module(target.split(':')[0])
@@ -117,7 +126,8 @@ def configure(config: dict, loss_options: dict) -> None:
 
 
 def base_options(config: dict, name: str) -> dict:
-    """What the configuration says of a method of `BASE_TYPES`; fields that it does not name have their defaults."""
+    """What the configuration says of a method of `BASE_TYPES`;
+    fields that it does not name have their defaults."""
     prefix = f'{name}_'
     return {key.removeprefix(prefix): value for key, value in config['loss_kwargs'].items() if key.startswith(prefix)}
 
@@ -161,7 +171,8 @@ def method_options(target: str) -> list[OptionSpec]:
 
 
 def _option_spec(node):
-    """From the statement `name: type = option(default, 'help', choices=(...), within='...')`, all literals."""
+    """From the statement `name: type = option(default, 'help', choices=(...), within='...')`,
+    all literals."""
     default, text = [ast.literal_eval(arg) for arg in node.value.args]
     keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.value.keywords}
     return OptionSpec(node.target.id, ast.unparse(node.annotation), default, text, **keywords)

@@ -4,7 +4,8 @@ The critic's gradient with respect to its input must be as long on reals as on f
 
     L = weight * (||grad D(x_r)|| - ||grad D(x_f)||)^2      x_r: real, x_f: fake, a constant
 
-Lengths are taken over all pixels of an image, the i-th real is paired with the i-th fake, and the mean is over pairs.
+Lengths are taken over all pixels of an image, the i-th real is paired with the i-th fake,
+and the mean is over pairs.
 """
 from dataclasses import dataclass, replace
 

@@ -4,8 +4,8 @@ From a fake x alone, the critic must tell the feature map F that the generator m
 
     L = weight * (1 - cos(P(x), F))         cosine over channels, mean over positions and samples
 
-F, a constant, is what the generator's block of resolution R hands to its ToRGB layer. P is a linear decoder on the
-critic's features E_r, the output of its block that ends at resolution r:
+F, a constant, is what the generator's block of resolution R hands to its ToRGB layer.
+P is a linear decoder on the critic's features E_r, the output of its block that ends at resolution r:
 
     y_8  = U_8(E_4)
     y_2r = U_2r(concat[y_r, E_r])           for r = 8 ... R/2;  P = y_R
@@ -89,7 +89,8 @@ def _decoder_resolutions(res: int) -> list[int]:
 
 
 def _graft_decoder(critic: Player, G_channels: dict[int, int], res: int) -> None:
-    """Gives a critic the layers `b{r}_dec` for r = 8 ... res, with the generator's numbers of channels as outputs."""
+    """Gives a critic the layers `b{r}_dec` for r = 8 ... res,
+    with the generator's numbers of channels as outputs."""
     assert critic.view is None, f'GGDR asks {critic.name} for a feature map of images that its view hides from it'
     for r in _decoder_resolutions(res):
         D_channels = critic.module.channels[r // 2]
@@ -112,7 +113,8 @@ def _decode(D: torch.nn.Module, feats: dict[int, Tensor], res: int) -> dict[int,
 
 
 def _cosine_distance(prediction: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
-    """[N]: 1 - cos of maps [N,C,r,r] over channels, mean over the positions of `keep` [N,r,r] that have a target."""
+    """[N]: 1 - cos of maps [N,C,r,r] over channels, mean over the positions of `keep` [N,r,r]
+    that have a target."""
     shown = target.norm(dim=1) >= EPS                                               # [N,r,r]
     shown = shown if keep is None else shown & keep
     distance = (1 - cosine_similarity(prediction, target, dim=1, eps=EPS)) * shown

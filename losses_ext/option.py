@@ -14,7 +14,8 @@ def option(default: Any, help: str, choices: tuple[str, ...] = (), within: str =
 
 
 def check_ranges(prefix: str, options: Any) -> None:
-    """Raises ValueError, with the option `PREFIX_FIELD`, for a number that is outside its interval; None is none."""
+    """Raises ValueError, with the option `PREFIX_FIELD`, for a number that is outside its interval;
+    None is none."""
     for field in dataclasses.fields(options):
         value, within = getattr(options, field.name), field.metadata.get('within')
         if within and value is not None and not is_within(value, within):

@@ -1,1 +1,2 @@
-"""Evaluation metrics: distances between image sets, what they depend on, and the networks they look through."""
+"""Evaluation metrics: distances between image sets, what they depend on,
+and the networks they look through."""

@@ -8,7 +8,8 @@ import torch
 
 
 class Detector(torch.nn.Module):
-    """Base class. A detector is called with uint8 images [N, 3, H, W] and returns features {tap: float32 [N, width]}.
+    """Base class. A detector is called with uint8 images [N, 3, H, W] and returns features {tap:
+    float32 [N, width]}.
 
     Attributes:
         name: The name that metrics and records use; stands for the weights and the resize rule.
@@ -16,8 +17,8 @@ class Detector(torch.nn.Module):
         resize_rule: How images reach the network's input size, in words.
         taps: {tap: width}.
         main_tap: The tap that kernel distance, precision and recall use.
-        fd_taps: Taps of the Frechet distance. The first gives the metric's value, the others are added under the
-            metric's name and theirs.
+        fd_taps: Taps of the Frechet distance. The first gives the metric's value,
+            the others are added under the metric's name and theirs.
     """
     name: str
     sha256: str
@@ -31,7 +32,8 @@ class Detector(torch.nn.Module):
         raise NotImplementedError
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Perceptual embedding [N, D] of float images [N, 3, H, W] in 0..255, which are neither clamped nor rounded.
+        """Perceptual embedding [N, D] of float images [N, 3, H, W] in 0..255,
+        which are neither clamped nor rounded.
 
         The squared distance between two embeddings is the perceptual distance between the images.
         """
@@ -39,7 +41,8 @@ class Detector(torch.nn.Module):
 
 
 def embedding_of_maps(maps: Sequence[torch.Tensor], weights: Sequence[torch.Tensor | float]) -> torch.Tensor:
-    """Concatenates feature maps [N, C_l, H_l, W_l] so that squared distances are LPIPS distances [arXiv:1801.03924].
+    """Concatenates feature maps [N, C_l, H_l, W_l] so that squared distances are LPIPS distances
+    [arXiv:1801.03924].
 
     Every pixel's channel vector is brought to unit length; then
     |e(a) - e(b)|^2 = sum_l mean_hw sum_c w_lc (g_lc(a) - g_lc(b))^2, with weights w_l [C_l] or a number.
@@ -55,5 +58,6 @@ def embedding_of_maps(maps: Sequence[torch.Tensor], weights: Sequence[torch.Tens
 def load_torchscript(path: str) -> torch.nn.Module:
     """A TorchScript file on the CPU in evaluation mode."""
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', DeprecationWarning)    # The format is deprecated; the published files are not.
+        # The format is deprecated; the published files are not.
+        warnings.simplefilter('ignore', DeprecationWarning)
         return torch.jit.load(path, map_location='cpu').eval()

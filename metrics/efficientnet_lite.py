@@ -1,7 +1,7 @@
 """EfficientNet-Lite0, the detector that needs no download: its ImageNet weights come with a Python package.
 
-EfficientNet [Tan & Le 2019, arXiv:1905.11946] without squeeze-and-excitation and with ReLU6 for Swish. Input RGB,
-(v - 127) / 128. Distances through it are not FID and are never called so.
+EfficientNet [Tan & Le 2019, arXiv:1905.11946] without squeeze-and-excitation and with ReLU6 for Swish.
+Input RGB, (v - 127) / 128. Distances through it are not FID and are never called so.
 """
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _STAGES = [
 
 
 class EfficientNetLite0(Detector):
-    """Taps s4, s5, s6 (stage outputs, averaged over positions), pool (after the head) and logits (1000 classes).
+    """Taps s4, s5, s6 (stage outputs, averaged over positions), pool (after the head)
+    and logits (1000 classes).
 
     Args:
         state: The published state dict.
@@ -97,5 +98,6 @@ class _Conv(FoldedConv):
     def __init__(self, state, conv, norm, stride=1, linear=False):
         kernel = state[f'{conv}.weight'].shape[2]
         super().__init__(state, conv, norm, stride, padding=(kernel - 1) // 2, limits=(None, None) if linear else (0, 6))
-        if stride == 2:    # The odd zero comes at the end of an even size: equally padded, the kernel starts later.
+        # The odd zero comes at the end of an even size: equally padded, the kernel starts later.
+        if stride == 2:
             self.weight = F.pad(self.weight, [1, 0, 1, 0])

@@ -1,7 +1,9 @@
-"""Features of image streams: computed by a detector, shared out among processes, those of data sets kept in a cache.
+"""Features of image streams: computed by a detector, shared out among processes,
+those of data sets kept in a cache.
 
-A cache entry is found by everything it depends on (content of the data set, options, detector, taps), never by a path
-alone, so it cannot be stale. It is a safetensors file with a checksum, written under a temporary name first.
+A cache entry is found by everything it depends on (content of the data set, options, detector, taps),
+never by a path alone, so it cannot be stale. It is a safetensors file with a checksum,
+written under a temporary name first.
 """
 from __future__ import annotations
 

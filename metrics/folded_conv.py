@@ -1,4 +1,5 @@
-"""A convolution with the batch norm behind it folded in: what is left of both in a network that no longer learns."""
+"""A convolution with the batch norm behind it folded in: what is left of both in a network
+that no longer learns."""
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -2,8 +2,9 @@
 
     d^2 = |mu_a - mu_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2)
 
-The last trace needs no root of the non-symmetric product: with any factors S = F^T F it is the sum of the singular
-values of M = F_a F_b^T, because S_a S_b has the non-zero eigenvalues of M M^T, whose roots are M's singular values.
+The last trace needs no root of the non-symmetric product:
+with any factors S = F^T F it is the sum of the singular values of M = F_a F_b^T, because S_a S_b has the
+non-zero eigenvalues of M M^T, whose roots are M's singular values.
 """
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def frechet_distance(a: Moments, b: Moments, ddof: int = 1) -> float:
         ddof: Covariances have divisor num - ddof: 1, or 0 as in the metrics with the reference's names.
 
     Raises:
-        MetricError: If a set has fewer than two vectors or non-finite ones, or if the result is far below zero.
+        MetricError: If a set has fewer than two vectors or non-finite ones,
+            or if the result is far below zero.
     """
     cov_a, cov_b = a.cov(ddof).cpu(), b.cov(ddof).cpu()
     traces = float(cov_a.trace() + cov_b.trace())
@@ -44,9 +46,10 @@ def trace_of_root(cov_a: torch.Tensor, cov_b: torch.Tensor) -> float:
 def _factor(cov: torch.Tensor) -> torch.Tensor:
     """The pivoted Cholesky factor: F [rank, d] with F^T F = cov, its rows in the order of decreasing weight.
 
-    The order is what makes the roots of the eigenvalues above as good as singular values: the Gram matrix is graded, so
-    small eigenvalues do not drown in the rounding of the large ones (measured: benchmarks/metrics.py frechet). The rank
-    is found on the way; it is below d with fewer samples than dimensions or with features that are constant.
+    The order is what makes the roots of the eigenvalues above as good as singular values:
+    the Gram matrix is graded, so small eigenvalues do not drown in the rounding of the large ones (measured:
+    benchmarks/metrics.py frechet). The rank is found on the way; it is below d with fewer samples than
+    dimensions or with features that are constant.
     """
     from scipy.linalg import lapack  # Here: a training run need not wait for it to start.
     upper, order, rank, _ = lapack.dpstrf(cov.numpy())

@@ -17,7 +17,8 @@ class Labels:
     """Labels of generated images: those of uniformly random real images, so that they follow the data.
 
     Args:
-        c_dim: Width of the label that the generator takes; 0 for an unconditional one, which needs no sources.
+        c_dim: Width of the label that the generator takes; 0 for an unconditional one,
+            which needs no sources.
         sources: For each data set a sequence of its images' labels, [K] each; one entry per image.
         codes: For each source what is appended to its labels (the code of a data centre), or None.
 
@@ -68,7 +69,8 @@ class GeneratorInputs:
         seed: Of everything.
         z_dim: Width of a latent.
         labels: Where labels come from.
-        device: Of what is returned. Latents and labels are drawn on the CPU, hence equal everywhere, noise on it.
+        device: Of what is returned. Latents and labels are drawn on the CPU, hence equal everywhere,
+            noise on it.
     """
 
     def __init__(self, seed: int, z_dim: int, labels: Labels, device: torch.device | str = 'cpu'):
@@ -103,7 +105,8 @@ class GeneratorInputs:
 
 
 def with_noise(network: torch.nn.Module, noise: dict[str, torch.Tensor], *args, **kwargs) -> torch.Tensor:
-    """Calls a network with other values in its noise buffers; [N, 1, H, W] gives each image noise of its own."""
+    """Calls a network with other values in its noise buffers; [N, 1, H,
+    W] gives each image noise of its own."""
     if not noise:
         return network(*args, **kwargs)
     return torch.func.functional_call(network, noise, args, {**kwargs, 'noise_mode': 'const'})

@@ -34,7 +34,8 @@ class DatasetImages:
         dataset_kwargs: Class name and arguments of the data set.
         max_num: At most that many images; None takes all.
         keep_xflip: Keep mirrored images if the arguments ask for them; else they are left out.
-        whole: The whole data set, even if the arguments ask for a subset: a run on few images is scored against all.
+        whole: The whole data set, even if the arguments ask for a subset:
+            a run on few images is scored against all.
         num_workers: Processes that decode images.
 
     Raises:
@@ -63,7 +64,10 @@ class DatasetImages:
         return self.path, self.num, tuple(sorted((name, str(value)) for name, value in options.items()))
 
     def fingerprint(self) -> str | None:
-        """SHA-256 of the content of the data set; None if its class offers none. Read again only if files changed."""
+        """SHA-256 of the content of the data set; None if its class offers none.
+
+        Read again only if files changed.
+        """
         if not hasattr(self.dataset, 'fingerprint'):
             return None
         key = (self.path, _stamp(self.path))
@@ -76,12 +80,13 @@ class DatasetImages:
         loader = torch.utils.data.DataLoader(
             self.dataset, batch_sampler=[list(batch) for batch in batches], collate_fn=_stack,
             num_workers=min(self.num_workers, os.cpu_count() or 1, len(batches)), worker_init_fn=ignore_stop_signals,
-            generator=torch.Generator())    # Of the workers' seeds, which else would come from the training run's.
+            # Of the workers' seeds, which else would come from the training run's.
+            generator=torch.Generator())
         try:
             items = iter(loader)
             end_with_program(items)
             yield from map(as_rgb, items)
-        except OSError as error:    # From a worker it brings a traceback in its text; the sentence comes last.
+        except OSError as error:  # From a worker it brings a traceback in its text; the sentence comes last.
             raise MetricError(str(error).strip().splitlines()[-1]) from error
 
     def pick(self, indices: Sequence[int]) -> torch.Tensor:
@@ -105,7 +110,7 @@ class GeneratedImages:
         self.G, self.inputs, self.num = G, inputs, num
         self.batch_gen, self.G_kwargs = batch_gen, dict(G_kwargs or {})
         if torch.device(inputs.device).type != 'cuda' and any(getattr(module, 'use_fp16', False) for module in G.modules()):
-            self.G_kwargs.setdefault('force_fp32', True)        # As generate.py: half precision is for CUDA only.
+            self.G_kwargs.setdefault('force_fp32', True)  # As generate.py: half precision is for CUDA only.
 
     @torch.no_grad()
     def batches(self, batches: Sequence[range]) -> Iterator[torch.Tensor]:
@@ -124,7 +129,8 @@ class GeneratedImages:
 
 
 def generated_images(options: Any, num: int) -> GeneratedImages:
-    """The first images that the generator of an evaluation (`metric_main.MetricOptions`) makes, with labels of its data set.
+    """The first images that the generator of an evaluation (`metric_main.MetricOptions`) makes, with labels
+    of its data set.
 
     Raises:
         MetricError: If there is no generator, or no data set that has its labels.
@@ -154,7 +160,8 @@ def frozen_copy(G: torch.nn.Module, device: torch.device | str) -> torch.nn.Modu
     return copy.deepcopy(G).eval().requires_grad_(False).to(device)
 
 
-_fingerprints: dict[tuple, str] = {}    # Of all data sets of this process: that of a folder takes reading every file.
+# Of all data sets of this process: that of a folder takes reading every file.
+_fingerprints: dict[tuple, str] = {}
 
 
 def _stamp(path):

@@ -1,7 +1,9 @@
-"""The FID network: the ImageNet classifier "Inception v3" of December 2015 [Szegedy et al. 2015, arXiv:1512.00567].
+"""The FID network: the ImageNet classifier "Inception v3" of December 2015 [Szegedy et al.
+2015, arXiv:1512.00567].
 
-It differs from later Inception v3 networks in three places: average pools do not count padding, the last block pools by
-maximum, and there are 1008 outputs. Layers are named as in the state dict of pytorch-fid, from which it is loaded.
+It differs from later Inception v3 networks in three places: average pools do not count padding,
+the last block pools by maximum, and there are 1008 outputs. Layers are named as in the state dict of
+pytorch-fid, from which it is loaded.
 """
 from __future__ import annotations
 
@@ -59,7 +61,8 @@ class Inception(Detector):
 
     Args:
         state: State dict with the names of pytorch-fid's file.
-        name: 'inception' resizes as the reference does, 'inception_clean' as clean-fid; scores do not compare.
+        name: 'inception' resizes as the reference does, 'inception_clean' as clean-fid;
+            scores do not compare.
         sha256: See `Detector`.
     """
     taps = {'pool': 2048, 'logits': 1008}
@@ -106,7 +109,8 @@ class TorchScriptInception(Detector):
         features = {}
         if 'pool' in taps:
             features['pool'] = self.network(images, return_features=True)
-        if 'logits' in taps:    # It returns probabilities; a probability that is 0 in float32 gets the smallest one.
+        # It returns probabilities; a probability that is 0 in float32 gets the smallest one.
+        if 'logits' in taps:
             probabilities = self.network(images, no_output_bias=True)
             features['logits'] = probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
         return features

@@ -1,10 +1,12 @@
-"""Kernel distance: the squared maximum mean discrepancy under a cubic kernel [Binkowski et al. 2018, arXiv:1801.01401].
+"""Kernel distance: the squared maximum mean discrepancy under a cubic kernel [Binkowski et al.
+2018, arXiv:1801.01401].
 
     k(x, y) = (x.y / d + 1)^3
     MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
 
-is unbiased at every number of samples, hence now and then slightly negative. Two conventions: the mean over random
-subsets (the published metric), and all samples at once (no random numbers, and an error estimate of its own).
+is unbiased at every number of samples, hence now and then slightly negative. Two conventions:
+the mean over random subsets (the published metric), and all samples at once (no random numbers, and an error
+estimate of its own).
 """
 from __future__ import annotations
 
@@ -23,8 +25,9 @@ def kernel_distance(real: torch.Tensor, gen: torch.Tensor) -> tuple[float, float
     """(MMD^2, its standard error) of two feature sets [n, d], [m, d], from all samples, in float64.
 
     The standard error is that of the U-statistic's linear part: with h(x_i) = mean_{j != i} k(x_i, x_j) -
-    mean_j k(x_i, y_j), and likewise h(y_j), it is the root of 4 var h(x) / n + 4 var h(y) / m [Hoeffding 1948]. It is
-    too small only where the two distributions are (nearly) equal and the linear part vanishes.
+    mean_j k(x_i, y_j), and likewise h(y_j), it is the root of 4 var h(x) / n + 4 var h(y)
+    / m [Hoeffding 1948]. It is too small only where the two distributions are (nearly)
+    equal and the linear part vanishes.
 
     Raises:
         MetricError: If a set has fewer than two samples, or non-finite features.
@@ -40,7 +43,8 @@ def kernel_distance(real: torch.Tensor, gen: torch.Tensor) -> tuple[float, float
 def subset_kernel_distance(
     real: torch.Tensor, gen: torch.Tensor, num_subsets: int = 100, max_subset_size: int = 1000, rng=None,
 ) -> tuple[float, float]:
-    """(mean, standard error) of MMD^2 over random subsets of both sets, each of min(n, m, max_subset_size) samples.
+    """(mean, standard error) of MMD^2 over random subsets of both sets, each of min(n, m,
+    max_subset_size) samples.
 
     Subsets overlap, so the standard error (spread over subsets / root of their number) is an underestimate.
 
@@ -65,7 +69,8 @@ def subset_kernel_distance(
 
 
 def _row_means(x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-    """For every row of x [n, d] the mean kernel with all rows of y, or with all *other* rows of x: float64 [n]."""
+    """For every row of x [n, d] the mean kernel with all rows of y, or with all *other* rows of x:
+    float64 [n]."""
     others = x if y is None else y
     sums = torch.zeros(len(x), dtype=torch.float64)
     for i in range(0, len(x), _BLOCK):

@@ -17,7 +17,7 @@ from metrics.precision_recall import density_coverage, precision_recall
 from metrics.sharding import in_order, on_main
 from torch_utils.ops import backend
 
-_PATHS_AT_ONCE = 2      # Path lengths divide rounding by 1e-4: the same batches whatever the number of processes.
+_PATHS_AT_ONCE = 2  # Path lengths divide rounding by 1e-4: the same batches whatever the number of processes.
 
 
 def _fd(work):

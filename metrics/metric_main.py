@@ -1,8 +1,8 @@
 """Calculates metrics by name and reports them.
 
-A metric is an entry of `metrics.names`: a kind of distance, a detector, counts. `calc_metric` puts the three together,
-`report_metric` writes what came out and everything it depends on, `evaluate` does both for a training run and never
-ends it.
+A metric is an entry of `metrics.names`: a kind of distance, a detector, counts.
+`calc_metric` puts the three together, `report_metric` writes what came out and everything it depends on,
+`evaluate` does both for a training run and never ends it.
 """
 from __future__ import annotations
 
@@ -49,13 +49,15 @@ __all__ = [
 
 
 class Centre(NamedTuple):
-    """A data centre of federated training: its images, and the code appended to its labels for the generator."""
+    """A data centre of federated training: its images, and the code appended to its labels
+    for the generator."""
     dataset_kwargs: Mapping[str, Any]
     code: Sequence[float] = ()
 
 
 class Scores(NamedTuple):
-    """What became of several metrics: {result name: value}, and {metric: why it could not be calculated, or recorded}."""
+    """What became of several metrics: {result name: value}, and {metric: why it could not be calculated,
+    or recorded}."""
     values: dict[str, float]
     failures: dict[str, str]
     unrecorded: dict[str, str]
@@ -69,8 +71,9 @@ class MetricOptions:
         G: The generator: G(z, c) -> images in -1..1, z_dim, c_dim, img_resolution, img_channels.
         dataset_kwargs: Class name and arguments of the data set of real images.
         images_kwargs: The same of a set of generated images, instead of G.
-        centres: {name: Centre, or its two fields} instead of dataset_kwargs. A metric is scored against the union of
-            all, or with '@name' at its end against one of them, with labels (and codes) to match.
+        centres: {name: Centre, or its two fields} instead of dataset_kwargs.
+            A metric is scored against the union of all, or with '@name' at its end against one of them, with
+            labels (and codes) to match.
         G_kwargs: Further arguments of G's call, for example truncation_psi.
         device: Where to compute; None: where G's parameters are.
         num_gpus, rank: Accepted for compatibility; the process group knows.
@@ -78,13 +81,13 @@ class MetricOptions:
         weights: Where the detector's weights are.
         seed: Of latents, labels, noise and subsets.
         batch_gen: Images per call of the generator.
-        batch_size: Images per call of the detector; rounded up to a multiple of batch_gen, so that it and the number of
-            processes change no bit of a generated image.
+        batch_size: Images per call of the detector; rounded up to a multiple of batch_gen,
+            so that it and the number of processes change no bit of a generated image.
         num_workers: Processes that decode real images.
         cache, cache_dir: See `FeatureOptions`.
         progress: Show a progress bar?
-        shared: Features are kept here, and found here by later metrics of the same generator: `shared_by` of all metrics
-            that follow, so that each image is looked at once.
+        shared: Features are kept here, and found here by later metrics of the same generator:
+            `shared_by` of all metrics that follow, so that each image is looked at once.
     """
     G: torch.nn.Module | None = None
     dataset_kwargs: Mapping[str, Any] | None = None
@@ -114,8 +117,9 @@ def calc_metric(metric: str, **kwargs: Any) -> dnnlib.EasyDict:
         **kwargs: See `MetricOptions`.
 
     Returns:
-        results {name: float}, metric, total_time (seconds), total_time_str, num_gpus, and what the numbers depend on:
-        detector, detector_sha256, resize, dataset, num_real, num_gen, seed, params, and std_err where there is one.
+        results {name: float}, metric, total_time (seconds), total_time_str, num_gpus,
+        and what the numbers depend on: detector, detector_sha256, resize, dataset, num_real, num_gen, seed,
+            params, and std_err where there is one.
 
     Raises:
         MetricError: On all processes, with one sentence for the user.
@@ -143,7 +147,8 @@ def calc_metric(metric: str, **kwargs: Any) -> dnnlib.EasyDict:
 
 def report_metric(result_dict: Mapping[str, Any], run_dir: str | None = None,
                   snapshot_pkl: str | None = None) -> str | None:
-    """Prints a result as a line of JSON, appends it to `metric-<name>.jsonl` of the run, and redraws the run's plot.
+    """Prints a result as a line of JSON, appends it to `metric-<name>.jsonl` of the run,
+    and redraws the run's plot.
 
     Args:
         result_dict: From `calc_metric`.
@@ -162,7 +167,7 @@ def report_metric(result_dict: Mapping[str, Any], run_dir: str | None = None,
             with writing.append(os.path.join(run_dir, f'metric-{result_dict["metric"]}.jsonl')) as file:
                 file.write(f'{line}\n'.encode())
             plots.plot_run(run_dir)
-        except OSError as error:        # The result stands above: what comes next is worth more than this file.
+        except OSError as error:  # The result stands above: what comes next is worth more than this file.
             reason = error.strerror or str(error)
             print(f'Note: {result_dict["metric"]} is not recorded in {run_dir}: {reason}', file=sys.stderr, flush=True)
             return reason
@@ -175,13 +180,14 @@ def evaluate(
 ) -> Scores:
     """Calculates and reports metrics of a run; one that fails costs a printed sentence, never the run.
 
-    With a process group, all processes call this together. With data centres, each metric is taken on their union and on
-    every one of them.
+    With a process group, all processes call this together. With data centres,
+    each metric is taken on their union and on every one of them.
 
     Args:
         metrics: Their names.
         run_dir, snapshot_pkl: See `report_metric`.
-        wants_stop: Asked all the time; once it is true on any process, what is not calculated yet fails on all.
+        wants_stop: Asked all the time; once it is true on any process,
+            what is not calculated yet fails on all.
         **kwargs: See `MetricOptions`.
 
     Returns:
@@ -219,7 +225,8 @@ def shared_by(metrics: Sequence[str]) -> dict:
 
 
 def _print_failure(metric: str, error: Exception):
-    """A sentence for what a user can do something about, told once; a defect, or memory that ran out, in full."""
+    """A sentence for what a user can do something about, told once; a defect, or memory that ran out,
+    in full."""
     if not isinstance(error, MetricError | OSError):
         print(f'{metric} could not be calculated:\n{"".join(traceback.format_exception(error))}', flush=True)
     elif distributed.rank() == 0:
@@ -227,7 +234,8 @@ def _print_failure(metric: str, error: Exception):
 
 
 class Evaluation:
-    """One metric on one generator or image set: the images on both sides, and the detector that looks at them.
+    """One metric on one generator or image set: the images on both sides,
+    and the detector that looks at them.
 
     Raises:
         MetricError: On all processes, before any work is done, if something is missing or does not fit.
@@ -283,7 +291,8 @@ class Evaluation:
         self.fake = GeneratedImages(self.G, self.inputs, metric.num_gen, options.batch_gen, options.G_kwargs)
 
     def _label_sources(self, centres):
-        """The data sets that labels are drawn from: those of the real images; for path lengths those trained on."""
+        """The data sets that labels are drawn from: those of the real images;
+        for path lengths those trained on."""
         if self.real:
             return [images.dataset for images in self.real]
         changes = {} if self.metric.kind == 'ppl' else {'max_size': None, 'xflip': False}
@@ -322,7 +331,8 @@ class Evaluation:
         return self.options.shared[key]
 
     def real_moments(self, images: DatasetImages, taps: Sequence[str]) -> dict[str, Moments] | None:
-        """{tap: moments} of real images on process 0; from their features where some metric needs these anyway."""
+        """{tap: moments} of real images on process 0; from their features
+        where some metric needs these anyway."""
         if all(tap in self._known_rows(images) for tap in taps) or self._is_shared_with('kid', 'pr', 'prdc'):
             rows = self.real_rows(images, taps)
             return rows and {tap: Moments.of(rows[tap]) for tap in taps}
@@ -342,14 +352,16 @@ class Evaluation:
         return self.options.shared.setdefault((self.detector.name, *images.key), {})
 
     def _is_shared_with(self, *kinds):
-        """Does a metric of these kinds, among those that share, look at the same real images through the same detector?"""
+        """Does a metric of these kinds, among those that share,
+        look at the same real images through the same detector?"""
         others = [find_metric(name) for name in self.options.shared.get('metrics', ())]
         return any(isinstance(other, Metric) and other.kind in kinds and other.detector == self.detector.name
                    and (other.max_real or self.num_real) >= self.num_real and other.keep_xflip == self.metric.keep_xflip
                    for other in others)
 
     def on_rows(self, function: Callable[[torch.Tensor, torch.Tensor], Any]) -> Any:
-        """What `function` makes of the features [N, d] of real and generated images; process 0 calls it, all get it."""
+        """What `function` makes of the features [N, d] of real and generated images; process 0 calls it,
+        all get it."""
         tap = self.detector.main_tap
         real = [self.real_rows(images, [tap]) for images in self.real]
         fake = self.fake_rows()

@@ -4,8 +4,9 @@ Two blocks a, b of n_a, n_b vectors with means mu and scatter matrices M = sum (
 
     mu = mu_a + delta n_b / n,   M = M_a + M_b + delta delta^T n_a n_b / n,   delta = mu_b - mu_a   [Chan et al. 1983]
 
-so that nothing cancels, however far the mean lies from zero, and so that the moments of a union follow from the moments
-of its parts without their features (several ranks, or data centres that keep their images to themselves).
+so that nothing cancels, however far the mean lies from zero,
+and so that the moments of a union follow from the moments of its parts without their features (several ranks,
+or data centres that keep their images to themselves).
 """
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _BLOCK = 1024    # Vectors gathered before one matrix product; its size has no i
 class Moments:
     """Count, mean [d] and scatter matrix [d, d] (float64) of a stream of feature vectors.
 
-    Vectors with NaN or infinite entries are counted in `num_bad` and spoil the moments, never silently: `cov` raises.
+    Vectors with NaN or infinite entries are counted in `num_bad` and spoil the moments, never silently:
+    `cov` raises.
     """
 
     def __init__(self, dim: int, device: torch.device | str = 'cpu'):

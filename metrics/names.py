@@ -1,10 +1,12 @@
-"""Which metrics there are, and what each name stands for. Imports no torch, so that option parsing stays fast.
+"""Which metrics there are, and what each name stands for. Imports no torch,
+so that option parsing stays fast.
 
-A name fixes everything a number depends on but the data and the network: the kind of distance, the detector with its
-resize rule, the counts, the estimator. The reference's names keep the reference's definitions. The project's own follow
-the pattern `<kind><count>_<detector>`, for example `fd5k_efflite0`; without a count (`fd_efflite0`) they compare two
-image sets, all of both. `lite` is short for `efflite0` (`fd5k_lite`, `fd_lite`); records have the full name. A name that
-starts with `fid` always means Inception features at the reference's resize rule.
+A name fixes everything a number depends on but the data and the network: the kind of distance,
+the detector with its resize rule, the counts, the estimator. The reference's names keep the reference's
+definitions. The project's own follow the pattern `<kind><count>_<detector>`, for example `fd5k_efflite0`;
+without a count (`fd_efflite0`) they compare two image sets, all of both. `lite` is short for `efflite0`
+(`fd5k_lite`, `fd_lite`); records have the full name. A name that starts with `fid` always means Inception
+features at the reference's resize rule.
 """
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from dataclasses import dataclass, field
 
 
 class MetricError(Exception):
-    """A metric cannot be computed; the message is one sentence for the user. Never a reason to end a training run."""
+    """A metric cannot be computed; the message is one sentence for the user.
+
+    Never a reason to end a training run.
+    """
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Metric:
     detector: str                        # A key of `weights.DETECTORS`.
     num_gen: int | None = None           # Generated images (ppl: paths). None: all of a given image set.
     max_real: int | None = None          # Real images, the first in data-set order. None: all.
-    keep_xflip: bool = False             # Score against the mirrored images as well if the run trained on them?
+    keep_xflip: bool = False  # Score against the mirrored images as well if the run trained on them?
     params: Mapping = field(default_factory=dict)    # Arguments of the estimator.
 
     @property
@@ -35,7 +40,7 @@ class Metric:
         return self.kind in ('is', 'pr', 'prdc')
 
 
-_REFERENCE_FD = {'ddof': 0}              # The reference divides covariances by n, the project's own metrics by n - 1.
+_REFERENCE_FD = {'ddof': 0}  # The reference divides covariances by n, the project's own metrics by n - 1.
 _REFERENCE_KID = {'num_subsets': 100, 'max_subset_size': 1000}
 
 
@@ -82,8 +87,8 @@ def _own_metrics():
                 yield Metric(f'{kind}{text}_{detector}', kind, detector, count, params=params)
 
 
-# Metrics that are a function in a file of their own, 'name': 'module:function' (docs/own/metric.md). They are imported when
-# they are asked for. What such a function is and returns: `register_metric`.
+# Metrics that are a function in a file of their own, 'name': 'module:function' (docs/own/metric.md).
+# They are imported when they are asked for. What such a function is and returns: `register_metric`.
 FUNCTIONS: dict[str, str] = {
 }
 
@@ -93,9 +98,10 @@ _registry: dict[str, Metric | Callable] = {metric.name: metric for metric in [*_
 def register_metric(function: Callable) -> Callable:
     """Makes `function` a metric under its own name (a decorator), for this process.
 
-    It is called with the `metric_main.MetricOptions` of the evaluation and returns {result name: float}; the names begin
-    with the metric's. With several processes it runs on all of them, and what rank 0 returns counts. Its results are better
-    when they are lower, unless it has an attribute `higher_is_better` that is true.
+    It is called with the `metric_main.MetricOptions` of the evaluation and returns {result name: float};
+    the names begin with the metric's. With several processes it runs on all of them, and what rank 0 returns
+    counts. Its results are better when they are lower, unless it has an attribute `higher_is_better`
+    that is true.
 
     Raises:
         ValueError: If the name is taken.
@@ -112,7 +118,8 @@ def full_name(name: str) -> str:
 
 
 def parse_names(text: str, needs_images: bool | None = False) -> list[str]:
-    """Full names from a comma list; nothing or 'none' is an empty list. `needs_images`: see `is_valid_metric`; None: both.
+    """Full names from a comma list; nothing or 'none' is an empty list. `needs_images`: see
+    `is_valid_metric`; None: both.
 
     Raises:
         MetricError: If there is no such metric.
@@ -141,7 +148,8 @@ def find_metric(name: str) -> Metric | Callable:
 
 
 def higher_is_better(result: str) -> bool:
-    """Is a result, as 'pr50k3_full_recall' or 'fd5k_efflite0@north', better when it is higher? Its metric says so.
+    """Is a result, as 'pr50k3_full_recall' or 'fd5k_efflite0@north',
+    better when it is higher? Its metric says so.
 
     Of results whose metric is not known here, as in records of other programs, it is not.
     """
@@ -159,7 +167,8 @@ def is_valid_metric(metric: str, needs_images: bool = False) -> bool:
 def list_valid_metrics(needs_images: bool = False) -> list[str]:
     """All metrics of a generator in the order of registration, the reference's first.
 
-    With `needs_images`, those that compare two image sets instead: only images, no paths through a latent space.
+    With `needs_images`, those that compare two image sets instead: only images,
+    no paths through a latent space.
     """
     def is_listed(entry):
         if not isinstance(entry, Metric):

@@ -1,7 +1,8 @@
 """Has the generator memorised its training images? Fakes beside the training images nearest to them.
 
-Nearness is measured in the features of a detector. For scale, each distance is divided by a typical one between
-training images themselves: the median distance of a training image to its nearest other. Far below 1, a fake is a copy.
+Nearness is measured in the features of a detector. For scale,
+each distance is divided by a typical one between training images themselves: the median distance of a
+training image to its nearest other. Far below 1, a fake is a copy.
 """
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class Neighbours:
 def nearest_sheet(
     path: str | os.PathLike, options: MetricOptions, num: int = 8, k: int = 6, detector: str = 'efflite0',
 ) -> Neighbours:
-    """Writes a picture with a row per fake: the fake, then its nearest training images. Processes call this together.
+    """Writes a picture with a row per fake: the fake, then its nearest training images.
+    Processes call this together.
 
     Args:
         path: Of the picture, a .png or .jpg.

@@ -1,4 +1,5 @@
-"""Distances between two sets of feature vectors, in blocks of bounded memory, and nearest neighbours by them."""
+"""Distances between two sets of feature vectors, in blocks of bounded memory,
+and nearest neighbours by them."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -7,11 +8,13 @@ import torch
 
 from metrics.sharding import check_stop
 
-_SAME = 1e-12    # Squared distances below this share of the squared lengths are rounding: the vectors are one point.
+# Squared distances below this share of the squared lengths are rounding: the vectors are one point.
+_SAME = 1e-12
 
 
 def distance_blocks(a: torch.Tensor, b: torch.Tensor, block: int = 4096) -> Iterator[tuple[slice, slice, torch.Tensor]]:
-    """Yields (rows, columns, distances float64 [rows, columns]) until all pairs of a [n, d] and b [m, d] were seen."""
+    """Yields (rows, columns, distances float64 [rows, columns]) until all pairs of a [n, d] and b [m,
+    d] were seen."""
     for i in range(0, len(a), block):
         x = a[i:i + block].double()
         x_sq = x.square().sum(dim=1, keepdim=True)
@@ -25,7 +28,8 @@ def distance_blocks(a: torch.Tensor, b: torch.Tensor, block: int = 4096) -> Iter
 
 
 def nearest(probes: torch.Tensor, points: torch.Tensor, k: int, block: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
-    """(distances float64 [n, k], indices [n, k]) of the k points [m, d] nearest to each probe [n, d], nearest first."""
+    """(distances float64 [n, k], indices [n, k]) of the k points [m, d] nearest to each probe [n, d],
+    nearest first."""
     best = torch.full((len(probes), k), torch.inf, dtype=torch.float64)
     who = torch.zeros(len(probes), k, dtype=torch.int64)
     for rows, columns, distances in distance_blocks(probes, points, block):

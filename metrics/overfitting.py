@@ -2,8 +2,9 @@
 
     gap = E D(train) - E D(held out),    r_v = gap / (E D(train) - E D(generated))
 
-Without overfitting both are 0. As the discriminator memorises its training images, held-out ones look more and more
-like generated ones to it, and r_v goes to 1: with little data, the number to watch.
+Without overfitting both are 0. As the discriminator memorises its training images,
+held-out ones look more and more like generated ones to it, and r_v goes to 1: with little data,
+the number to watch.
 """
 from __future__ import annotations
 
@@ -27,14 +28,14 @@ def overfitting_gap(
 ) -> dict[str, float]:
     """Compares a discriminator's mean scores on training, held-out and generated images.
 
-    All are scored in random batches of equal size, because a discriminator may look at the whole batch; the same number
-    of each. Images are not augmented.
+    All are scored in random batches of equal size, because a discriminator may look at the whole batch;
+    the same number of each. Images are not augmented.
 
     Args:
         D: The discriminator: D(images in -1..1, labels) -> logits.
         dataset_kwargs: Class name and arguments of the training set.
-        held_out_kwargs: Those of a set that D was not trained on. None: the images that training left out, if it saw
-            a subset (`max_size`).
+        held_out_kwargs: Those of a set that D was not trained on. None: the images that training left out,
+            if it saw a subset (`max_size`).
         G: The generator; without it there is no r_v.
         max_num: At most so many images of each kind.
         batch_size: Images per batch.

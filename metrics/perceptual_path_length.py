@@ -1,12 +1,15 @@
-"""Perceptual path length [Karras et al. 2019, arXiv:1812.04948]: how far images move for a small step in latent space.
+"""Perceptual path length [Karras et al. 2019, arXiv:1812.04948]:
+how far images move for a small step in latent space.
 
     d = |e(G(w(t + eps))) - e(G(w(t)))|^2 / eps^2,    PPL = mean of d without its lowest and highest percent
 
-e embeds images so that squared distances are perceptual (LPIPS); w(t) runs from one random latent to another, straight
-in W or along the sphere in Z; t is uniform ("full") or 0 ("end").
+e embeds images so that squared distances are perceptual (LPIPS); w(t)
+runs from one random latent to another, straight in W or along the sphere in Z; t is uniform ("full")
+or 0 ("end").
 
-The definition is in float32. A step moves w by a ten-thousandth of its size, so what rounds in another way (other kernels,
-threads, batches, processors) changes the result in its fourth digit: it is precise to one part in a thousand.
+The definition is in float32. A step moves w by a ten-thousandth of its size,
+so what rounds in another way (other kernels, threads, batches, processors) changes the result in its fourth
+digit: it is precise to one part in a thousand.
 """
 from __future__ import annotations
 
@@ -34,12 +37,14 @@ def path_distances(
         z: Both ends of each path [N, 2, z_dim].
         c: A label for each path [N, c_dim].
         t: Where on the path [N]; zeros for "end".
-        noise: {name of a noise buffer of G.synthesis: [N, 1, H, W] or [H, W]}, the same for both images of a path.
+        noise: {name of a noise buffer of G.synthesis: [N, 1, H, W] or [H, W]},
+            the same for both images of a path.
         space: 'w' or 'z'.
         crop: Keep only the lower middle of the images, where faces are.
         epsilon: The step.
     """
-    ws = torch.stack(_two_points(G, z, c, t[:, None], space, epsilon), dim=1).flatten(0, 1)    # [2N, num_ws, w_dim]
+    # [2N, num_ws, w_dim]
+    ws = torch.stack(_two_points(G, z, c, t[:, None], space, epsilon), dim=1).flatten(0, 1)
     noise = {name: n if n.ndim == 2 else n.repeat_interleave(2, dim=0) for name, n in noise.items()}
     images = with_noise(G.synthesis, noise, ws, noise_mode='const', force_fp32=True)    # [2N, C, H, W]
     if crop:
@@ -58,7 +63,8 @@ def path_distance(a: torch.Tensor, b: torch.Tensor, epsilon: float) -> torch.Ten
 
 
 def trimmed_mean(distances: torch.Tensor) -> float:
-    """Mean of the distances [N] from the 1st percentile (next lower value) to the 99th (next higher), inclusive.
+    """Mean of the distances [N] from the 1st percentile (next lower value)
+    to the 99th (next higher), inclusive.
 
     Raises:
         MetricError: If there are none, or non-finite ones.

@@ -20,7 +20,8 @@ Curve = Sequence[tuple[float, float]]                       # Points (kimg, valu
 
 
 def plot_run(run_dir: str):
-    """Plots every value in the `metric-*.jsonl` files of a run, a panel each; makes no picture if there are none."""
+    """Plots every value in the `metric-*.jsonl` files of a run, a panel each;
+    makes no picture if there are none."""
     curves = read_curves(run_dir)
     if curves:
         writing.write_bytes(os.path.join(run_dir, 'metrics.svg'), svg(curves).encode(errors='backslashreplace'), 'any')

@@ -1,7 +1,8 @@
-"""Precision, recall [Kynkaanniemi et al. 2019, 1904.06991], density, coverage [Naeem et al. 2020, 2002.09797].
+"""Precision, recall [Kynkaanniemi et al. 2019, 1904.06991], density, coverage [Naeem et al.
+2020, 2002.09797].
 
-Around every sample p of a set A lies a ball that reaches to its k-th nearest other sample, radius r_A(p). With real x
-and generated g:
+Around every sample p of a set A lies a ball that reaches to its k-th nearest other sample,
+radius r_A(p). With real x and generated g:
 
     precision  share of g with |g - x| <= r_R(x) for some x
     recall     share of x with |x - g| <= r_G(g) for some g

@@ -1,7 +1,8 @@
 """Resizing with the two filters that published scores were made with, as matrix products.
 
-Resizing is linear and separable: out = A img B^T with one interpolation matrix [size out, size in] per axis. Written
-down like this there is nothing left to differ between libraries, devices or versions.
+Resizing is linear and separable: out = A img B^T with one interpolation matrix [size out,
+size in] per axis. Written down like this there is nothing left to differ between libraries,
+devices or versions.
 """
 from __future__ import annotations
 
@@ -11,14 +12,18 @@ import torch
 
 
 def resize(images: torch.Tensor, size: int, matrix) -> torch.Tensor:
-    """Images [N, C, H, W] (float) at size x size. `matrix(size_in, size_out)` is one of the two functions below."""
+    """Images [N, C, H, W] (float) at size x size.
+
+    `matrix(size_in, size_out)` is one of the two functions below.
+    """
     rows, columns = (matrix(length, size).to(images.dtype).to(images.device) for length in images.shape[2:])
     return rows @ images @ columns.T
 
 
 @lru_cache(maxsize=32)
 def tf1_bilinear(size_in: int, size_out: int) -> torch.Tensor:
-    """TensorFlow 1's bilinear rule, float64 [size_out, size_in]: pixel i of the output is taken at i * in / out.
+    """TensorFlow 1's bilinear rule, float64 [size_out, size_in]:
+    pixel i of the output is taken at i * in / out.
 
     No half-pixel offset, no antialiasing, the last pixel repeated. The FID network was always fed like this.
     """
@@ -34,7 +39,8 @@ def tf1_bilinear(size_in: int, size_out: int) -> torch.Tensor:
 
 @lru_cache(maxsize=32)
 def bicubic(size_in: int, size_out: int) -> torch.Tensor:
-    """Pillow's antialiasing bicubic rule (a = -1/2), float64 [size_out, size_in]; the filter widens when shrinking."""
+    """Pillow's antialiasing bicubic rule (a = -1/2), float64 [size_out, size_in];
+    the filter widens when shrinking."""
     scale = size_in / size_out
     width = max(scale, 1)
     centre = (torch.arange(size_out, dtype=torch.float64) + 0.5) * scale

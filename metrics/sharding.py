@@ -1,8 +1,8 @@
 """Work on numbered things, shared out among processes and put together again in order.
 
-The numbers 0 ... num-1 are cut into batches; process r of R does batches r, r + R, ... Since batches are whole, each is
-computed from the same numbers whatever R is, and results come back in the order of the numbers: for every R the same
-bits.
+The numbers 0 ... num-1 are cut into batches; process r of R does batches r, r + R, ...
+Since batches are whole, each is computed from the same numbers whatever R is, and results come back in the
+order of the numbers: for every R the same bits.
 """
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class StopAsked(Exception):
 
 @contextmanager
 def stoppable(wants_stop: Callable[[], bool]) -> Iterator[None]:
-    """Work in this block ends by StopAsked, on all processes at the same place, soon after `wants_stop` is true on any."""
+    """Work in this block ends by StopAsked, on all processes at the same place,
+    soon after `wants_stop` is true on any."""
     token = _wants_stop.set(wants_stop)
     try:
         yield
@@ -37,7 +38,10 @@ def stoppable(wants_stop: Callable[[], bool]) -> Iterator[None]:
 
 
 def check_stop() -> None:
-    """Raises StopAsked if this process is asked to stop. For what takes long in one process, inside of `together`."""
+    """Raises StopAsked if this process is asked to stop.
+
+    For what takes long in one process, inside of `together`.
+    """
     if _wants_stop.get()():
         raise StopAsked
 
@@ -70,9 +74,11 @@ def in_order(
 
 
 def together(function: Callable[[], Any]) -> list[Any]:
-    """What `function` returns on each process, by rank, on all of them. If it raises on one, it raises on all.
+    """What `function` returns on each process, by rank, on all of them. If it raises on one,
+    it raises on all.
 
-    If any is asked to stop, before it or meanwhile, all raise StopAsked. (What then breaks, breaks of the same signal.)
+    If any is asked to stop, before it or meanwhile, all raise StopAsked. (What then breaks,
+    breaks of the same signal.)
     """
     outcome, error = None, None
     try:
@@ -93,7 +99,10 @@ def together(function: Callable[[], Any]) -> list[Any]:
 
 
 def on_main(function: Callable[[], Any]) -> Any:
-    """What `function` returns on process 0, where alone it runs, on all processes. If it raises, it raises on all."""
+    """What `function` returns on process 0, where alone it runs, on all processes.
+
+    If it raises, it raises on all.
+    """
     return together(lambda: function() if distributed.rank() == 0 else None)[0]
 
 

@@ -1,4 +1,5 @@
-"""VGG16 [Simonyan & Zisserman 2014, arXiv:1409.1556], configuration D, with the LPIPS heads [arXiv:1801.03924].
+"""VGG16 [Simonyan & Zisserman 2014, arXiv:1409.1556], configuration D,
+with the LPIPS heads [arXiv:1801.03924].
 
 Precision and recall use its second fully connected layer, perceptual path length its LPIPS embedding.
 """
@@ -12,7 +13,8 @@ import torch.nn.functional as F
 from metrics.detector import Detector, embedding_of_maps, load_torchscript
 from metrics.resize import resize, tf1_bilinear
 
-_STAGES = [(0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)]    # Layer numbers in the published state dict.
+# Layer numbers in the published state dict.
+_STAGES = [(0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)]
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)              # Of ImageNet, for values in 0..1.
 _RESIZE_RULE = 'TensorFlow-1 bilinear to 224x224'
 

@@ -1,4 +1,5 @@
-"""Where the weights of the detectors come from: which files will do, where they are looked for, how they are checked.
+"""Where the weights of the detectors come from: which files will do, where they are looked for,
+how they are checked.
 
 Imports no torch, so that a training run can be refused in the first second, not at its first snapshot.
 """
@@ -32,7 +33,8 @@ class Weights:
     """Weights that several detectors may share, and the files that hold them."""
     title: str
     files: tuple[File, ...]
-    package: tuple[str, str, str] | None = None    # (name for pip, module, path in it) of a package that has the file.
+    # (name for pip, module, path in it) of a package that has the file.
+    package: tuple[str, str, str] | None = None
 
 
 _CDN = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/'
@@ -102,7 +104,8 @@ def require_weights(metrics: Iterable[str], options: WeightOptions | None = None
     """Checks that everything is there that these metrics need.
 
     Raises:
-        MetricError: With the sentence for the user, if a weight file is missing, damaged or of an unknown kind.
+        MetricError: With the sentence for the user, if a weight file is missing,
+            damaged or of an unknown kind.
     """
     for name in metrics:
         metric = find_metric(name)
@@ -114,7 +117,8 @@ def find_all_weights(metric: Metric, options: WeightOptions) -> dict[str, Found]
     """{weights: file} for a metric; raises MetricError as `require_weights`."""
     key = DETECTORS[metric.detector]
     found = {key: find_weights(key, metric.name, options)}
-    if key == 'vgg16' and metric.kind == 'ppl' and found[key].path.suffix != '.pt':    # The .pt has the heads inside.
+    # The .pt has the heads inside.
+    if key == 'vgg16' and metric.kind == 'ppl' and found[key].path.suffix != '.pt':
         found['lpips'] = find_weights('lpips', metric.name, options)
     return found
 

@@ -1,1 +1,2 @@
-"""What the networks, the training loop and the metrics share and that needs torch: operators, statistics, processes."""
+"""What the networks, the training loop and the metrics share and that needs torch: operators,
+statistics, processes."""

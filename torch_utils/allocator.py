@@ -1,8 +1,8 @@
 """Allocators: the C library's keeps what a process frees, torch's on CUDA lets its blocks grow.
 
-glibc hands large blocks back to the system as soon as they are free, and the system hands them out again as pages that
-have to be mapped and zeroed at the first touch. A training step allocates the same tensors over and over: on a CPU this
-took a tenth of its time (docs/performance.md).
+glibc hands large blocks back to the system as soon as they are free,
+and the system hands them out again as pages that have to be mapped and zeroed at the first touch. A training
+step allocates the same tensors over and over: on a CPU this took a tenth of its time (docs/performance.md).
 """
 import ctypes
 import os
@@ -14,7 +14,8 @@ LIMIT = 2 ** 31 - 1                                 # The largest value mallopt(
 
 
 def keep_freed_memory() -> bool:
-    """From now on freed memory stays with this process, for its next tensors; False where the C library has no say."""
+    """From now on freed memory stays with this process, for its next tensors;
+    False where the C library has no say."""
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
     return mallopt is not None and all([mallopt(M_TRIM_THRESHOLD, LIMIT), mallopt(M_MMAP_THRESHOLD, LIMIT)])
 

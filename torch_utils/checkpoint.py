@@ -1,9 +1,10 @@
 """Files that hold tensors and a description of them, written so that a crash never costs the previous one.
 
-A file is a plain safetensors file; the metadata in its header has one JSON `document` and a checksum of everything.
-`save` and `load` deal with any tensors. `save_networks` and `load_networks` use them for the native snapshot: whole
-networks that can be rebuilt from the file alone. Nothing in a file is ever imported or executed: class names are only
-accepted from `network_schema.CLASSES`. The format is described in docs/formats.md.
+A file is a plain safetensors file; the metadata in its header has one JSON `document`
+and a checksum of everything. `save` and `load` deal with any tensors. `save_networks` and `load_networks` use
+them for the native snapshot: whole networks that can be rebuilt from the file alone. Nothing in a file is
+ever imported or executed: class names are only accepted from `network_schema.CLASSES`. The format is
+described in docs/formats.md.
 """
 import io
 import json
@@ -35,18 +36,21 @@ DTYPES = {
     torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL',
 }
 
-RESERVED = ('format', 'version', 'networks', 'grafts')      # Keys of a snapshot's document that `meta` cannot use.
+# Keys of a snapshot's document that `meta` cannot use.
+RESERVED = ('format', 'version', 'networks', 'grafts')
 MAX_HEADER_BYTES = 100_000_000      # The safetensors limit.
-MAX_HEADER_ITEMS = 1_000_000        # Commas and brackets: as objects they take many times the memory of the text.
+MAX_HEADER_ITEMS = 1_000_000  # Commas and brackets: as objects they take many times the memory of the text.
 MAX_PIPE_BYTES = 1 << 33            # Of a file that comes through a pipe, of which nobody knows the end.
 MAX_MESSAGE = 1000                  # Characters; files may quote themselves at any length.
 PIECE_BYTES = 1 << 24
 
 
 class CheckpointError(ValueError):
-    """A file that is damaged, foreign, from a newer version, or does not hold what it claims. The text is for users.
+    """A file that is damaged, foreign, from a newer version, or does not hold what it claims.
+    The text is for users.
 
-    What files say of themselves is part of it; nothing that would command a terminal, or that it cannot show, is left.
+    What files say of themselves is part of it; nothing that would command a terminal,
+    or that it cannot show, is left.
     """
 
     def __init__(self, message: str):
@@ -54,9 +58,12 @@ class CheckpointError(ValueError):
 
 
 def open_file(path: str | os.PathLike) -> BinaryIO:
-    """Opens a file for reading in binary. CheckpointError for a device, a pipe, or whatever else has no end."""
+    """Opens a file for reading in binary.
+
+    CheckpointError for a device, a pipe, or whatever else has no end.
+    """
     def opener(name, flags):
-        return os.open(name, flags | getattr(os, 'O_NONBLOCK', 0))      # Opening a pipe would wait for a writer.
+        return os.open(name, flags | getattr(os, 'O_NONBLOCK', 0))  # Opening a pipe would wait for a writer.
 
     file = open(path, 'rb', opener=opener)  # noqa: SIM115 (closed by the caller)
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -80,14 +87,17 @@ def read_pipe(file: BinaryIO) -> io.BytesIO:
 # Any tensors with a document.
 
 def save(path: str | os.PathLike, tensors: dict[str, torch.Tensor], document: dict[str, Any]) -> None:
-    """Writes `tensors` (any device and memory format, may share memory) and `document` (plain data) to `path`.
+    """Writes `tensors` (any device and memory format, may share memory) and `document` (plain data)
+    to `path`.
 
-    The file appears complete or not at all: it is written under a temporary name in the same directory, synced, read
-    back, and renamed. Tensors go to disk one at a time, so no second copy of them is held in memory.
+    The file appears complete or not at all: it is written under a temporary name
+    in the same directory, synced, read back, and renamed. Tensors go to disk one at a time, so no second copy
+    of them is held in memory.
 
     Raises:
         OSError: the file could not be written; whatever was at `path` before is still there.
-        TypeError: `document` holds something that JSON cannot say, or a tensor has a type without a name in the format.
+        TypeError: `document` holds something that JSON cannot say,
+            or a tensor has a type without a name in the format.
     """
     text = document_to_json(document)
     with writing.atomic(path, 'any', sync=True) as file:
@@ -142,12 +152,16 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
 
 
 def _crc_field(crc: int) -> bytes:
-    """The checksum as it stands in the header. Inside the document its quotes would be escaped: it occurs once."""
+    """The checksum as it stands in the header.
+
+    Inside the document its quotes would be escaped: it occurs once.
+    """
     return f'"crc32":"{crc:08x}"'.encode()
 
 
 def _header(tensors: dict[str, torch.Tensor], document: str, crc: int = 0) -> bytes:
-    """Everything before the data: the length of the JSON text (uint64) and the text, padded to a multiple of 8."""
+    """Everything before the data: the length of the JSON text (uint64) and the text,
+    padded to a multiple of 8."""
     entries: dict[str, Any] = {'__metadata__': {'crc32': f'{crc:08x}', 'document': document}}
     end = 0
     for name, tensor in tensors.items():
@@ -209,7 +223,8 @@ def _name_of(file: BinaryIO) -> str:
 # Plain data as JSON.
 
 def document_to_json(document: dict[str, Any]) -> str:
-    """Strict JSON of plain data. Tuples become lists, NumPy scalars numbers; NaN and infinities are {'$float': 'nan'}.
+    """Strict JSON of plain data. Tuples become lists, NumPy scalars numbers;
+    NaN and infinities are {'$float': 'nan'}.
 
     Raises TypeError, naming the place, for anything else.
     """
@@ -245,12 +260,14 @@ def _plain(value: Any, where: str) -> Any:
 
 def save_networks(path: str | os.PathLike, networks: dict[str, torch.nn.Module | None],
                   grafts: dict[str, dict[str, torch.Tensor]] | None = None, **meta: Any) -> None:
-    """Writes a snapshot: networks by name ('G', 'D', 'G_ema', 'augment_pipe', further critics), and `meta`, plain data.
+    """Writes a snapshot: networks by name ('G', 'D', 'G_ema', 'augment_pipe', further critics),
+    and `meta`, plain data.
 
-    Each module must be of one of `network_schema.CLASSES` and rebuildable from its `init_kwargs`. Tensors that it has beyond that
-    (layers that a method grafted on) are kept and come back from `load_networks` under 'grafts'; those of a loaded
-    file can be handed on as `grafts`.
-    `meta` usually has `training_set_kwargs`. Raises like `save`, and TypeError for a module that could not be rebuilt.
+    Each module must be of one of `network_schema.CLASSES` and rebuildable from its `init_kwargs`. Tensors
+    that it has beyond that (layers that a method grafted on) are kept and come back from `load_networks`
+    under 'grafts'; those of a loaded file can be handed on as `grafts`.
+    `meta` usually has `training_set_kwargs`. Raises like `save`,
+    and TypeError for a module that could not be rebuilt.
     """
     assert not set(meta) & {*RESERVED, *networks}, f'names with a meaning of their own among {sorted(meta)}'
     entries: dict[str, Any] = dict.fromkeys(networks)
@@ -272,7 +289,8 @@ def save_networks(path: str | os.PathLike, networks: dict[str, torch.nn.Module |
 
 
 def without_place(dataset_kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Arguments of a data set with the last part of its path only: networks are shared, and folders name their owners."""
+    """Arguments of a data set with the last part of its path only: networks are shared,
+    and folders name their owners."""
     if not isinstance(dataset_kwargs, dict) or not isinstance(dataset_kwargs.get('path'), str):
         return dataset_kwargs
     return {**dataset_kwargs, 'path': re.split(r'[/\\]', dataset_kwargs['path'].rstrip('/\\'))[-1]}
@@ -280,11 +298,12 @@ def without_place(dataset_kwargs: dict[str, Any] | None) -> dict[str, Any] | Non
 
 def load_networks(path_or_file: str | os.PathLike | BinaryIO,
                   only: Collection[str] | None = None) -> dict[str, Any]:
-    """Reads a snapshot: every network by its name, rebuilt, on the CPU, in eval mode, without gradients (or None).
+    """Reads a snapshot: every network by its name, rebuilt, on the CPU, in eval mode,
+    without gradients (or None).
 
-    The dict also has `training_set_kwargs` (None if the file has none), everything else that was saved as `meta`, and
-    'grafts': {network: {key: tensor}} for tensors that the network's class does not have.
-    With `only`, other networks than these are not built; None stands for them.
+    The dict also has `training_set_kwargs` (None if the file has none),
+    everything else that was saved as `meta`, and 'grafts': {network: {key: tensor}} for tensors that the
+    network's class does not have. With `only`, other networks than these are not built; None stands for them.
     The caller's random state is untouched. Raises like `load`.
     """
     name = path_or_file if not hasattr(path_or_file, 'read') else _name_of(path_or_file)
@@ -312,10 +331,11 @@ def load_networks(path_or_file: str | os.PathLike | BinaryIO,
 
 def build_network(class_name: str, kwargs: dict[str, Any], state: dict[str, torch.Tensor]) \
         -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    """(a network of class `class_name` that holds `state`, the tensors of `state` that the class has no place for).
+    """(a network of class `class_name` that holds `state`,
+    the tensors of `state` that the class has no place for).
 
-    All shapes are compared before memory for the network is taken, so untrusted arguments cannot ask for more than
-    the file holds. Raises ValueError.
+    All shapes are compared before memory for the network is taken,
+    so untrusted arguments cannot ask for more than the file holds. Raises ValueError.
     """
     grafts = _extra_tensors(class_name, kwargs, state)
     with torch.random.fork_rng(devices=[]), _Undrawn():
@@ -325,11 +345,12 @@ def build_network(class_name: str, kwargs: dict[str, Any], state: dict[str, torc
 
 
 def skeleton(class_name: str, kwargs: dict[str, Any], max_layers: int) -> dict[str, torch.Tensor]:
-    """The state dict of the network that these arguments build. Only filters hold values; the rest takes no memory.
+    """The state dict of the network that these arguments build. Only filters hold values;
+    the rest takes no memory.
 
-    Raises ValueError for a class that is not in `network_schema.CLASSES`, arguments that it does not accept (their ranges are in
-    network_schema.py), or more layers than `max_layers`: a network has no more layers than tensors, which stops
-    arguments that would build without end.
+    Raises ValueError for a class that is not in `network_schema.CLASSES`, arguments that it does not accept
+    (their ranges are in network_schema.py), or more layers than `max_layers`: a network has no more layers
+    than tensors, which stops arguments that would build without end.
     """
     network_schema.require_known(class_name)
     _limit_layers(kwargs, max_layers)
@@ -342,7 +363,8 @@ def skeleton(class_name: str, kwargs: dict[str, Any], max_layers: int) -> dict[s
 
 
 class _Undrawn(TorchFunctionMode):
-    """While active, nobody draws random numbers: tensors that will be overwritten are left as memory has them."""
+    """While active, nobody draws random numbers: tensors that will be overwritten are left
+    as memory has them."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return torch.empty(*args) if func is torch.randn else func(*args, **(kwargs or {}))
@@ -381,7 +403,8 @@ def newest_snapshot(run_dir: str | os.PathLike) -> Path:
 
 
 def snapshots(run_dir: str | os.PathLike) -> list[Path]:
-    """The snapshots in a run directory by number, of each the native file if there are several formats of it."""
+    """The snapshots in a run directory by number, of each the native file
+    if there are several formats of it."""
     found = sorted((int(match[1]), match[2] == 'safetensors', path) for path in Path(run_dir).iterdir()
                    if (match := SNAPSHOT_NAME.fullmatch(path.name)))
     return list({number: path for number, _, path in found}.values())
@@ -406,7 +429,10 @@ def _check_snapshot(document: dict[str, Any], name: Any) -> dict[str, Any]:
 
 
 def _extra_tensors(class_name: str, kwargs: dict[str, Any], state: dict[str, torch.Tensor]) -> dict[str, None]:
-    """Names, as keys, of the tensors in `state` that the described network lacks. ValueError unless all others fit."""
+    """Names, as keys, of the tensors in `state` that the described network lacks.
+
+    ValueError unless all others fit.
+    """
     expected = skeleton(class_name, kwargs, len(state))
     for key, tensor in expected.items():
         if key not in state:

@@ -1,7 +1,9 @@
-"""What the processes of a data-parallel run do together. Without a process group, everything here is a no-op for one.
+"""What the processes of a data-parallel run do together. Without a process group,
+everything here is a no-op for one.
 
-Each rank holds whole networks and its share of the batch. The ranks start equal (`broadcast_module_`), average their
-gradients once per phase (`all_reduce_mean_`), and hence stay equal, which `check_equal` verifies.
+Each rank holds whole networks and its share of the batch.
+The ranks start equal (`broadcast_module_`), average their gradients once per phase (`all_reduce_mean_`), and
+hence stay equal, which `check_equal` verifies.
 """
 import os
 import re
@@ -45,15 +47,16 @@ def _has_group():
 # Devices.
 
 DEVICES = ('auto', 'cpu', 'cuda', 'mps')
-CPU_PROCESSES = 16          # More need as many processors: each takes some hundred megabytes before it does anything.
+CPU_PROCESSES = 16  # More need as many processors: each takes some hundred megabytes before it does anything.
 
 
 def check_device(name: str, num_processes: int = 1) -> str:
-    """Makes sure, without touching any device, that each of `num_processes` processes can have one of this kind.
+    """Makes sure, without touching any device, that each of `num_processes` processes can have one
+    of this kind.
 
     Args:
-        name: One of DEVICES. 'auto' is CUDA if there is any, else the CPU. ('mps' must be asked for: it has no float64
-            and lacks some second derivatives.)
+        name: One of DEVICES. 'auto' is CUDA if there is any, else the CPU. ('mps' must be asked for:
+            it has no float64 and lacks some second derivatives.)
         num_processes: Under torchrun, what it has started on this machine counts instead.
 
     Returns:
@@ -86,7 +89,8 @@ BFLOAT16_SINCE = 8, 0       # Compute capability of the first CUDA devices that 
 
 
 def check_bfloat16(num_processes: int = 1) -> None:
-    """Makes sure that the CUDA devices of `num_processes` processes calculate in bfloat16; click.UsageError if not.
+    """Makes sure that the CUDA devices of `num_processes` processes calculate in bfloat16;
+    click.UsageError if not.
 
     Others take several times as long as in float32, and many convolutions are missing there.
     """
@@ -140,7 +144,10 @@ def _reduced_flag(flag, op):
 
 
 def all_reduce_mean_(tensors: Sequence[torch.Tensor]) -> None:
-    """Replaces each tensor, in place, by its mean over the ranks. One exchange for all tensors of one type."""
+    """Replaces each tensor, in place, by its mean over the ranks.
+
+    One exchange for all tensors of one type.
+    """
     if world_size() > 1:
         _in_one_piece(tensors, lambda flat: (dist.all_reduce(flat), flat.div_(world_size())))
 
@@ -154,7 +161,10 @@ def broadcast_object(value: Any) -> Any:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Plain data and CPU tensors of all ranks, by rank, on every rank. (By pickle, as in `broadcast_object`.)"""
+    """Plain data and CPU tensors of all ranks, by rank, on every rank.
+
+    (By pickle, as in `broadcast_object`.)
+    """
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -189,8 +199,8 @@ def check_equal(modules: Mapping[str, torch.nn.Module], ignore: str = r'.*\.w_av
 
     Args:
         modules: The modules under names of their own, like 'G'.
-        ignore: Tensors whose full names, like 'G.mapping.w_avg', match this are left out. (The average of w follows the
-            latents of each rank.)
+        ignore: Tensors whose full names, like 'G.mapping.w_avg', match this are left out.
+            (The average of w follows the latents of each rank.)
 
     Raises:
         RuntimeError: On all ranks, naming rank, tensor and difference.
@@ -208,7 +218,8 @@ def check_equal(modules: Mapping[str, torch.nn.Module], ignore: str = r'.*\.w_av
 
 
 def _difference_in_layout(tensors):
-    """A sentence about the first name, shape or type that rank 0 does not have, or the other way round; else None."""
+    """A sentence about the first name, shape or type that rank 0 does not have, or the other way round;
+    else None."""
     here = [f'{name} {list(tensor.shape)} {tensor.dtype}' for name, tensor in tensors.items()]
     there = broadcast_object(here)
     if here == there:

@@ -1,7 +1,8 @@
 """Starts the processes of a data-parallel run, and ends them all when one of them fails.
 
-Two ways lead to a process group: `launch` spawns the processes of one machine itself, or torchrun has started them, on
-one or several machines, and `launch` only joins them. Tensors on the CPU travel by gloo, CUDA tensors by nccl.
+Two ways lead to a process group: `launch` spawns the processes of one machine itself,
+or torchrun has started them, on one or several machines, and `launch` only joins them. Tensors on the CPU
+travel by gloo, CUDA tensors by nccl.
 """
 import ctypes
 import json
@@ -27,14 +28,15 @@ import torch.distributed as dist
 
 from dnnlib import output, torchrun
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # For what no parent sees: a machine or a network that falls silent.
-SECONDARY_SEC = 1                           # So long after a failure, further ones are taken for its consequences.
+# For what no parent sees: a machine or a network that falls silent.
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+SECONDARY_SEC = 1  # So long after a failure, further ones are taken for its consequences.
 TERMINATE_SEC = 5                           # Between asking a process to end and killing it.
 INTERRUPT_SEC = 600                         # After Ctrl-C, for ranks that finish and save something.
 PASSED_ON = ('SIGTERM', 'SIGUSR1', 'SIGHUP')          # Requests to end, as far as the system knows them.
 INTERRUPTED = 130                           # Exit status of a process after Ctrl-C, as in shells.
 QUIET_TRACKER = 'ignore::UserWarning:multiprocessing.resource_tracker'
-PR_SET_PDEATHSIG = 1                        # Of Linux's prctl: the signal that a process gets when its parent ends.
+PR_SET_PDEATHSIG = 1  # Of Linux's prctl: the signal that a process gets when its parent ends.
 
 
 class RankError(click.ClickException):
@@ -50,14 +52,14 @@ def torchrun_world_size() -> int | None:
 def launch(fn: Callable, num_processes: int, args: Sequence = ()) -> None:
     """Runs `fn(rank, *args)` in `num_processes` processes that form a process group, and waits for their end.
 
-    One process is this one, without a group. Several are spawned, hence `fn` and `args` must be picklable. Under
-    torchrun this process is one of the group already.
+    One process is this one, without a group. Several are spawned,
+    hence `fn` and `args` must be picklable. Under torchrun this process is one of the group already.
 
     If a spawned process raises or dies, the others are ended within seconds. The traceback goes to stderr.
 
     Raises:
-        RankError: For the first process that failed. A `click.ClickException` of it (a user's error) is raised as such,
-            without a traceback.
+        RankError: For the first process that failed. A `click.ClickException` of it (a user's error)
+            is raised as such, without a traceback.
         click.UsageError: torchrun has started another number of processes.
     """
     world_size = torchrun_world_size()
@@ -72,7 +74,10 @@ def launch(fn: Callable, num_processes: int, args: Sequence = ()) -> None:
 
 
 def _run_in_group(fn, rank, world_size, args, store=None):
-    """Calls `fn` with the process group up. Without a store, the ranks meet where torchrun's environment says."""
+    """Calls `fn` with the process group up.
+
+    Without a store, the ranks meet where torchrun's environment says.
+    """
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
     backend = 'cpu:gloo,cuda:nccl' if nccl else 'gloo'
     dist.init_process_group(backend, rank=rank, world_size=world_size, store=store, timeout=COLLECTIVE_TIMEOUT)
@@ -95,7 +100,8 @@ def in_child(function: Callable, *args: Any) -> Any:
 
 
 def ask(function: Callable, *args: Any, num_processes: int) -> Any:
-    """`function(*args)`, about a GPU: in this process if it is the only one that will compute, else in a child."""
+    """`function(*args)`, about a GPU: in this process if it is the only one that will compute,
+    else in a child."""
     return function(*args) if num_processes == 1 else in_child(function, *args)
 
 
@@ -124,7 +130,8 @@ def _spawn(fn, num_processes, args):
 
 
 class _Interrupts:
-    """Counts Ctrl-C instead of raising KeyboardInterrupt, which could come anywhere, also while the processes are ended.
+    """Counts Ctrl-C instead of raising KeyboardInterrupt, which could come anywhere,
+    also while the processes are ended.
 
     number: so many so far.
     reader: a connection that has something to read after one.
@@ -135,7 +142,7 @@ class _Interrupts:
         self.reader, self._writer = multiprocessing.Pipe(duplex=False)
 
     def __enter__(self):
-        is_ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN      # As in the background of some shells.
+        is_ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # As in the background of some shells.
         self._is_heard = threading.current_thread() is threading.main_thread() and not is_ignored
         if self._is_heard:
             self._previous = signal.signal(signal.SIGINT, self._count)
@@ -160,9 +167,11 @@ class _Interrupts:
 
 
 def _start_resource_tracker():
-    """Starts the process that multiprocessing needs beside the spawned ones, deaf to requests that a whole group gets.
+    """Starts the process that multiprocessing needs beside the spawned ones,
+    deaf to requests that a whole group gets.
 
-    It would die of them with a traceback. What it says of objects that killed processes left behind helps nobody.
+    It would die of them with a traceback. What it says of objects
+    that killed processes left behind helps nobody.
     """
     numbers = [getattr(signal, name) for name in PASSED_ON if hasattr(signal, name)]
     previous = [signal.signal(number, signal.SIG_IGN) for number in numbers]
@@ -183,7 +192,8 @@ def _wait_to_the_end(processes, interrupts):
     _wait(processes, interrupts, 1)
     if interrupts.number == 0:
         return
-    _wait(processes, interrupts, 2, INTERRUPT_SEC)      # They got it too, and may take their time to end in good order.
+    # They got it too, and may take their time to end in good order.
+    _wait(processes, interrupts, 2, INTERRUPT_SEC)
     if interrupts.number >= 2:
         raise SystemExit(INTERRUPTED)
     if any(process.exitcode != 0 for process in processes):
@@ -191,7 +201,8 @@ def _wait_to_the_end(processes, interrupts):
 
 
 def _wait(processes, interrupts, max_interrupts, patience_sec=math.inf):
-    """Returns when all have ended, soon after one has failed, after so many interrupts, or when the time is up."""
+    """Returns when all have ended, soon after one has failed, after so many interrupts,
+    or when the time is up."""
     deadline = time.monotonic() + patience_sec
     while running := [process.sentinel for process in processes if process.exitcode is None]:
         if _ended_badly(processes):
@@ -199,7 +210,8 @@ def _wait(processes, interrupts, max_interrupts, patience_sec=math.inf):
             return
         if time.monotonic() > deadline or interrupts.number >= max_interrupts:
             return
-        connection.wait([*running, interrupts.reader], min(deadline - time.monotonic(), 60))    # It takes no infinite number.
+        # It takes no infinite number.
+        connection.wait([*running, interrupts.reader], min(deadline - time.monotonic(), 60))
         interrupts.take()
 
 
@@ -228,7 +240,8 @@ def _end(processes):
 def _cause(processes, folder):
     """The exception for what went wrong first, None if nothing did.
 
-    A process that was killed left no report, but its peers may have, of a broken connection: gloo raises, nccl aborts.
+    A process that was killed left no report, but its peers may have, of a broken connection:
+    gloo raises, nccl aborts.
     """
     failed = _ended_badly(processes)
     reports = [json.loads(path.read_text()) for path in Path(folder).glob('failure*.json')]
@@ -262,8 +275,8 @@ def _reported_error(report, num_processes):
 def _signals_passed_on(processes):
     """Who asks this process to end means all of them. (Only the main thread can listen for it.)
 
-    It reaches them as SIGINT: some senders ask the whole process group, and a second SIGTERM might cut short what the
-    first one began.
+    It reaches them as SIGINT: some senders ask the whole process group,
+    and a second SIGTERM might cut short what the first one began.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -275,7 +288,8 @@ def _signals_passed_on(processes):
                 os.kill(process.pid, signal.SIGINT)
 
     numbers = [getattr(signal, name) for name in PASSED_ON if hasattr(signal, name)]
-    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]      # nohup ignores SIGHUP.
+    # nohup ignores SIGHUP.
+    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     previous = [signal.signal(number, pass_on) for number in numbers]
     try:
         yield
@@ -300,19 +314,21 @@ def _child(fn, rank, num_processes, args, folder):
     except Exception as error:
         _report(error, rank, folder)
         sys.stdout.flush()
-        os._exit(1)                         # Not sys.exit(): tearing down a broken group may wait for its peers.
+        os._exit(1)  # Not sys.exit(): tearing down a broken group may wait for its peers.
 
 
 def _end_with_parent():
     """Ends this process as soon as its parent has ended, also while it waits inside of torch.
 
-    A thread of Python cannot do that: it needs the interpreter, which torch may hold, as it does while it tears down the
-    connections to peers that are gone. Linux can; elsewhere the thread has to do.
+    A thread of Python cannot do that: it needs the interpreter, which torch may hold,
+    as it does while it tears down the connections to peers that are gone. Linux can;
+    elsewhere the thread has to do.
     """
     parent = multiprocessing.parent_process()
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()      # If it has ended before, too.
+    # If it has ended before, too.
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _report(error, rank, folder):

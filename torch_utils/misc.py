@@ -54,13 +54,16 @@ def _constant(content, content_dtype, content_shape, shape, dtype, device, memor
 
 
 def finite_or(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """`new`, and `old` where `new` is not finite: what is kept from step to step must outlive a bad one. Never waits."""
+    """`new`, and `old` where `new` is not finite: what is kept from step to step must outlive a bad one.
+
+    Never waits.
+    """
     return torch.where(new.isfinite(), new, old)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the CPU on a device. From pinned memory a CUDA device fetches it by itself, while the host goes on; for
-    others the host waits: on MPS what follows would not.
+    """A tensor of the CPU on a device. From pinned memory a CUDA device fetches it by itself,
+    while the host goes on; for others the host waits: on MPS what follows would not.
     """
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor.to(device)
 
@@ -88,12 +91,12 @@ def copy_params_and_buffers(
 ) -> None:
     """Copies, in place, every parameter and buffer that both modules have, whatever else either has.
 
-    Names decide: a parameter may be copied into a buffer and the other way round (a frozen layer holds its weights as
-    buffers). The destination keeps its types, devices and requires_grad.
+    Names decide: a parameter may be copied into a buffer and the other way round (a frozen layer holds its
+    weights as buffers). The destination keeps its types, devices and requires_grad.
 
     Raises:
-        ValueError: A shape differs, or, with `require_all`, the source lacks a tensor of the destination. Then nothing
-            has been copied.
+        ValueError: A shape differs, or, with `require_all`,
+            the source lacks a tensor of the destination. Then nothing has been copied.
     """
     src_tensors = dict(named_params_and_buffers(src_module))
     pairs = []

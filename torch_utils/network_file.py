@@ -19,10 +19,11 @@ from torch_utils.foreign.record import NetworkRecord
 NETWORKS = ('G', 'D', 'G_ema')
 
 # How files begin.
-SAFETENSORS = b'\0\0\0\0{'      # From the fifth byte on; the four before are the length of a header, any number.
+SAFETENSORS = b'\0\0\0\0{'  # From the fifth byte on; the four before are the length of a header, any number.
 PICKLE = b'\x80'
 TORCH_ARCHIVE = b'PK\x03\x04'
-TORCH_STREAM = inert_pickle.dumps(tensors.MAGIC, 2)[2:-1]       # Of torch.save before the archives, soon after PICKLE.
+# Of torch.save before the archives, soon after PICKLE.
+TORCH_STREAM = inert_pickle.dumps(tensors.MAGIC, 2)[2:-1]
 START_BYTES = 32
 
 
@@ -32,15 +33,17 @@ def load_network_pkl(f: str | os.PathLike | BinaryIO, force_fp16: bool = False,
 
     Args:
         f: a path, or a file open for reading in binary mode.
-        force_fp16: rebuild G, D and G_ema with the four highest resolutions in float16 and activations clamped at 256.
+        force_fp16: rebuild G, D and G_ema with the four highest resolutions in float16
+            and activations clamped at 256.
         only: build no other networks than these, which is faster. None = all.
 
-    Reads native snapshots, snapshots of the official PyTorch implementation, its GGDR fork and the StyleGAN3 code (with
-    StyleGAN2 networks), the TensorFlow pickles before that, and rosinality's checkpoints; whole or a generator alone.
+    Reads native snapshots, snapshots of the official PyTorch implementation,
+    its GGDR fork and the StyleGAN3 code (with StyleGAN2 networks), the TensorFlow pickles before that, and
+    rosinality's checkpoints; whole or a generator alone.
 
     Returns:
-        At least 'G', 'D', 'G_ema', 'augment_pipe' (modules on the CPU, in eval mode, without gradients; None where the
-        file has none) and 'training_set_kwargs' (dict or None).
+        At least 'G', 'D', 'G_ema', 'augment_pipe' (modules on the CPU, in eval mode, without gradients;
+        None where the file has none) and 'training_set_kwargs' (dict or None).
 
     Raises:
         checkpoint.CheckpointError: the file is damaged or of no known format; one sentence.
@@ -58,7 +61,8 @@ def load_network_pkl(f: str | os.PathLike | BinaryIO, force_fp16: bool = False,
 
 def load_network(network: str | os.PathLike, force_fp16: bool = False,
                  only: Collection[str] | None = None) -> dict[str, Any]:
-    """`load_network_pkl` for whatever a user may name: a file, a URL, or a run directory (its newest snapshot)."""
+    """`load_network_pkl` for whatever a user may name: a file, a URL,
+    or a run directory (its newest snapshot)."""
     if dnnlib.util.is_url(str(network), allow_file_urls=True):
         network = dnnlib.util.open_url(str(network), return_filename=True)
     if not os.path.exists(network):
@@ -112,7 +116,10 @@ def _read_foreign(file: BinaryIO, start: bytes, only: Collection[str] | None) ->
 
 
 def is_torch_stream(start: bytes) -> bool:
-    """Does a file begin as torch.save wrote it before the archives? Protocol, perhaps a frame, then its magic number."""
+    """Does a file begin as torch.save wrote it before the archives?
+
+    Protocol, perhaps a frame, then its magic number.
+    """
     return re.match(rb'\x80.(\x95.{8})?' + re.escape(TORCH_STREAM), start, re.S) is not None
 
 

@@ -1,7 +1,9 @@
-"""What the description inside a network file may say. Files come from strangers: everything is checked before it is used.
+"""What the description inside a network file may say. Files come from strangers:
+everything is checked before it is used.
 
-Ranges are those of networks that could exist, not of networks that make sense: they keep out what would compute without
-end, take memory that nobody has, or fail only when the network is used. Raises ValueError with one sentence.
+Ranges are those of networks that could exist, not of networks that make sense:
+they keep out what would compute without end, take memory that nobody has, or fail only when the network is
+used. Raises ValueError with one sentence.
 """
 import re
 from collections.abc import Collection
@@ -90,8 +92,8 @@ OPTIONS: dict[str, Number | Flag | Filter] = {      # Of all constructors in tra
     'mbstd_num_channels': Number(0, 1 << 10),
 }
 
-# All classes of networks that a file or an option may name, and as which networks: no other class is ever looked up. A line
-# more makes one of your own known (docs/own/network.md).
+# All classes of networks that a file or an option may name, and as which networks: no other class is ever
+# looked up. A line more makes one of your own known (docs/own/network.md).
 CLASSES: dict[str, tuple[str, ...]] = {
     'training.networks.Generator': ('G', 'G_ema'),
     'training.networks.Discriminator': ('D',),
@@ -117,7 +119,8 @@ def require_known(class_name: str) -> None:
 
 
 def check_options(kwargs: dict[str, Any]) -> None:
-    """Compares the numbers among a constructor's arguments, also in nested groups of them, with their ranges."""
+    """Compares the numbers among a constructor's arguments, also in nested groups of them,
+    with their ranges."""
     for name, value in kwargs.items():
         if isinstance(value, dict):
             check_options(value)
@@ -158,7 +161,8 @@ def _label_dim(entries: dict[str, Any]) -> Any:
 
 
 def check_centres(others: dict[str, Any], c_dim: Any) -> None:
-    """`centre_labels` and `centres` of docs/formats.md, where there are any; `c_dim`: width of the generator's labels."""
+    """`centre_labels` and `centres` of docs/formats.md, where there are any; `c_dim`:
+    width of the generator's labels."""
     centres = others.get('centre_labels', [])
     if not isinstance(centres, list) or not all(_is_centre(centre, c_dim, centres[0]) for centre in centres):
         raise ValueError('what it says of its data centres (centre_labels) is malformed or does not fit the generator')

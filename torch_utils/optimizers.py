@@ -1,8 +1,9 @@
 """Optimizers of torch: without what they do for torch.compile, and with steps that the device may leave out.
 
-An optimizer of torch keeps its methods out of compiled graphs. The wrappers that see to it import torch._dynamo when they
-are first called, which takes a second; that is a third of the time from the start of `train.py` to the end of the first
-iteration (benchmarks/start_up.py). Nothing here compiles an optimizer.
+An optimizer of torch keeps its methods out of compiled graphs.
+The wrappers that see to it import torch._dynamo when they are first called, which takes a second; that is a
+third of the time from the start of `train.py` to the end of the first iteration (benchmarks/start_up.py).
+Nothing here compiles an optimizer.
 """
 import inspect
 from functools import cache
@@ -24,8 +25,8 @@ def untraced(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
 def step_unless(is_broken: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     """A step of the optimizer; none if `is_broken` (a boolean on the device, which the host does not read).
 
-    Fused optimizers leave the step out themselves, as they do for gradient scalers: weights and moments stay as they are.
-    For others the gradient counts as zero.
+    Fused optimizers leave the step out themselves, as they do for gradient scalers:
+    weights and moments stay as they are. For others the gradient counts as zero.
     """
     if all(group.get('fused') for group in optimizer.param_groups):
         optimizer.found_inf = is_broken.float()

@@ -1,8 +1,8 @@
 """Random numbers that are a function of where in the run they are used, not of what was drawn before.
 
-Every consumer of random numbers (the latents of one phase, the augmentation of one micro-batch, ...) asks for a
-generator under its own name. Its seed is a hash of (seed, rank, images so far, name). Hence a resumed run needs no
-generator state, and switching a consumer on or off changes the numbers of no other.
+Every consumer of random numbers (the latents of one phase, the augmentation of one micro-batch, ...)
+asks for a generator under its own name. Its seed is a hash of (seed, rank, images so far, name). Hence a
+resumed run needs no generator state, and switching a consumer on or off changes the numbers of no other.
 """
 import hashlib
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ class Streams:
     device: torch.device | str = 'cpu'
 
     def seed_of(self, nimg: int, consumer: str) -> int:
-        """The seed, 64 bits, of the stream of `consumer` after `nimg` images: BLAKE2b of 'seed/rank/nimg/consumer'."""
+        """The seed, 64 bits, of the stream of `consumer` after `nimg` images: BLAKE2b of
+        'seed/rank/nimg/consumer'."""
         key = f'{self.seed}/{self.rank}/{nimg}/{consumer}'
         return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), 'big')
 

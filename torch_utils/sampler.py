@@ -1,4 +1,5 @@
-"""The order in which training sees the data: endless, shuffled, shared by all ranks, and startable anywhere."""
+"""The order in which training sees the data: endless, shuffled, shared by all ranks,
+and startable anywhere."""
 import itertools
 from collections.abc import Iterator, Sized
 
@@ -9,9 +10,9 @@ import torch
 class InfiniteSampler(torch.utils.data.Sampler):
     """Yields indices into a data set for ever.
 
-    One order of all indices is walked round and round. Behind the walker it is reshuffled: the entry just passed is
-    swapped with one of those passed shortly before it. All ranks walk the same order, and each takes every
-    `num_replicas`-th entry, so that no two are handed the same one.
+    One order of all indices is walked round and round. Behind the walker it is reshuffled:
+    the entry just passed is swapped with one of those passed shortly before it. All ranks walk the same
+    order, and each takes every `num_replicas`-th entry, so that no two are handed the same one.
 
     Args:
         dataset: Anything with a length, at least 1.
@@ -19,10 +20,11 @@ class InfiniteSampler(torch.utils.data.Sampler):
         num_replicas: Number of ranks that share the order.
         shuffle: False walks 0, 1, 2, ... unchanged.
         seed: Seed of the order (legacy Mersenne Twister of NumPy). The same on all ranks.
-        window_size: How far back an entry may be swapped, as a fraction of the data set, 0 ... 1. A window of fewer
-            than two entries swaps nothing and draws nothing.
-        start: Number of indices this rank has had already. The stream goes on behind them, exactly as if they had been
-            read; replaying what was skipped takes about 0.3 s per million images of all ranks.
+        window_size: How far back an entry may be swapped, as a fraction of the data set, 0 ... 1.
+            A window of fewer than two entries swaps nothing and draws nothing.
+        start: Number of indices this rank has had already. The stream goes on behind them,
+            exactly as if they had been read; replaying what was skipped takes about 0.3 s per million images
+            of all ranks.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class InfiniteSampler(torch.utils.data.Sampler):
         order = np.arange(self.size)
         if self.shuffle:
             rng.shuffle(order)
-        order = order.tolist()                              # A list, since its entries are read and swapped singly.
+        order = order.tolist()  # A list, since its entries are read and swapped singly.
         first = self.start * self.num_replicas
         for t, back in enumerate(self._backs(rng)):
             i = t % self.size

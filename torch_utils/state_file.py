@@ -1,6 +1,7 @@
 """Nested state (dicts, lists, tensors, plain values) in one file: tensors as tensors, the rest as JSON.
 
-What optimizers and other objects return from `state_dict` fits in as it is. The file itself is `checkpoint.py`'s.
+What optimizers and other objects return from `state_dict` fits in as it is.
+The file itself is `checkpoint.py`'s.
 """
 import os
 from typing import Any

@@ -22,14 +22,16 @@ def print_module_summary(
 ) -> Any:
     """Runs the module once and prints one line per submodule, in the order in which they finish.
 
-    Leaves everything as it was: the pass is in evaluation mode and without gradients, and the random generators of the
-    CPU and of the module's CUDA devices are put back.
+    Leaves everything as it was: the pass is in evaluation mode and without gradients,
+    and the random generators of the CPU and of the module's CUDA devices are put back.
 
     Args:
         module: Any module.
         inputs: Positional arguments of its forward.
-        max_nesting: Submodules deeper than this have no line; what they hold is counted in the line above them.
-        skip_redundant: Leave out submodules that hold nothing of their own and return what another line shows.
+        max_nesting: Submodules deeper than this have no line;
+            what they hold is counted in the line above them.
+        skip_redundant: Leave out submodules that hold nothing of their own
+            and return what another line shows.
 
     Returns:
         The output of the module.

@@ -1,7 +1,8 @@
 """Statistics: anyone reports values under a name, collectors read count, mean and standard deviation.
 
-Reporting costs a copy of the values and never waits for the device. What was reported stays there, from time to time as
-three sums (number of values, values, squares), until a collector's `update()` adds them up over devices and ranks.
+Reporting costs a copy of the values and never waits for the device. What was reported stays there,
+from time to time as three sums (number of values, values, squares), until a collector's `update()` adds them
+up over devices and ranks.
 
     training_stats.report('Loss/signs/real', logits.sign())     # anywhere, on every rank
     collector = training_stats.Collector('Loss/.*')
@@ -24,7 +25,8 @@ WAITING_VALUES = 2 ** 12        # Of one statistic that wait on their device to 
 class _Sums:
     """Number, sum and sum of squares of values on one device, formed for many reports of equal size at once.
 
-    On a CPU, where nothing has to be launched, they are formed for each: the same numbers however a run was interrupted.
+    On a CPU, where nothing has to be launched, they are formed for each:
+    the same numbers however a run was interrupted.
     """
 
     def __init__(self, moments=None):
@@ -34,7 +36,8 @@ class _Sums:
     def add(self, elems):
         if self._waiting and self._waiting[0].numel() != elems.numel():
             self.take()
-        self._waiting.append(elems.to(torch.float32, copy=True))        # It may be written to before it is added up.
+        # It may be written to before it is added up.
+        self._waiting.append(elems.to(torch.float32, copy=True))
         if elems.device.type == 'cpu' or len(self._waiting) * elems.numel() >= WAITING_VALUES:
             self.take()
 
@@ -56,7 +59,7 @@ class _Registry:
         self.rank = 0
         self.sync_device = None                         # Where sums over ranks are made; None: one process.
         self.has_synced = False
-        self.pending = {}                               # name -> device -> _Sums, in the order of first report.
+        self.pending = {}  # name -> device -> _Sums, in the order of first report.
         self.collectors = weakref.WeakSet()
 
     def add(self, name, value):
@@ -66,7 +69,10 @@ class _Registry:
             sums.setdefault(elems.device, _Sums()).add(elems)
 
     def deliver(self, names):
-        """Tells the collectors what was reported under these names on all ranks. To be called by all ranks alike."""
+        """Tells the collectors what was reported under these names on all ranks.
+
+        To be called by all ranks alike.
+        """
         self.has_synced = True
         sums = self._take(names)
         if self.sync_device is None:
@@ -80,7 +86,8 @@ class _Registry:
                 collector._receive(name, moments)
 
     def _take(self, names):
-        """Removes and returns the sums of these names over the devices of this process, [len(names), 3] float64."""
+        """Removes and returns the sums of these names over the devices of this process, [len(names),
+        3] float64."""
         rows = defaultdict(list)
         for index, name in enumerate(names):
             for device, sums in self.pending[name].items():
@@ -124,8 +131,8 @@ def reset() -> None:
 def report(name: str, value: Any) -> Any:
     """Adds all elements of `value` (tensor, array, number or sequence) to the statistic of this name.
 
-    All ranks must report the same names in the same order; an empty value registers the name. Elements are taken as
-    float32. Returns `value`.
+    All ranks must report the same names in the same order; an empty value registers the name.
+    Elements are taken as float32. Returns `value`.
     """
     _registry.add(name, value)
     return value
@@ -138,7 +145,10 @@ def report0(name: str, value: Any) -> Any:
 
 
 def state_dict() -> dict:
-    """The registered names, as plain data. Their values are in the states of the collectors that watch them."""
+    """The registered names, as plain data.
+
+    Their values are in the states of the collectors that watch them.
+    """
     return {'names': list(_registry.pending)}
 
 
@@ -150,7 +160,8 @@ def load_state_dict(state: dict) -> None:
 
 
 def reported() -> dict[str, list[float]]:
-    """{name: [number, sum, sum of squares]} of what this rank has reported and no collector was told yet; plain data."""
+    """{name: [number, sum, sum of squares]} of what this rank has reported
+    and no collector was told yet; plain data."""
     return {name: torch.stack([part.take().cpu().to(torch.float64) for part in sums.values()]).sum(0).tolist()
             for name, sums in _registry.pending.items() if sums}
 
@@ -174,12 +185,13 @@ class _Moments(NamedTuple):
 class Collector:
     """Reads the statistics of all names that match, over the time between its last two updates.
 
-    Several collectors may watch one name. Each has sums of its own, which begin anew with every update, so a NaN does
-    not outlast it.
+    Several collectors may watch one name. Each has sums of its own, which begin anew with every update,
+    so a NaN does not outlast it.
 
     Args:
         regex: Which names; the whole name must match.
-        keep_previous: What a name shows that got no value since the previous update: what it showed before, or nothing.
+        keep_previous: What a name shows that got no value since the previous update:
+            what it showed before, or nothing.
     """
 
     def __init__(self, regex: str = '.*', keep_previous: bool = True):
@@ -199,7 +211,10 @@ class Collector:
         return [name for name in _registry.pending if self._regex.fullmatch(name)]
 
     def update(self) -> None:
-        """Makes visible what was reported, on all ranks, since the previous update. To be called by all ranks alike."""
+        """Makes visible what was reported, on all ranks, since the previous update.
+
+        To be called by all ranks alike.
+        """
         _registry.deliver(self.names())
         if not self._keep_previous:
             self._visible.clear()
@@ -237,7 +252,10 @@ class Collector:
         return self.mean(name)
 
     def state_dict(self) -> dict:
-        """All that was reported to this collector on all ranks, as plain data. To be called by all ranks alike."""
+        """All that was reported to this collector on all ranks, as plain data.
+
+        To be called by all ranks alike.
+        """
         _registry.deliver(self.names())
         return {'unread': _plain(self._unread), 'visible': _plain(self._visible)}
 

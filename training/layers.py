@@ -1,11 +1,12 @@
 """Layers of the StyleGAN2 networks: equalised learning rate, modulated convolution, minibatch statistics.
 
-Sources: equalised learning rate and minibatch deviation [Karras et al. 2018, arXiv:1710.10196]; styles and noise
-[Karras et al. 2019, arXiv:1812.04948]; modulation and demodulation [Karras et al. 2020, arXiv:1912.04958, section 2.2];
-clamped float16 activations [Karras et al. 2020, arXiv:2006.06676, appendix D].
+Sources: equalised learning rate and minibatch deviation [Karras et al. 2018, arXiv:1710.10196];
+styles and noise [Karras et al. 2019, arXiv:1812.04948]; modulation and demodulation [Karras et al. 2020,
+arXiv:1912.04958, section 2.2]; clamped float16 activations [Karras et al. 2020, arXiv:2006.06676,
+appendix D].
 
-All parameters are float32. A layer computes in the dtype of its input; only styles, demodulation and noise are formed
-in float32 and cast when they meet the activations.
+All parameters are float32. A layer computes in the dtype of its input; only styles,
+demodulation and noise are formed in float32 and cast when they meet the activations.
 """
 import math
 from collections.abc import Iterable, Sequence
@@ -52,14 +53,16 @@ def modulated_conv2d(
     flip_weight: bool = True,           # True: correlation, as in stock convolutions. False: convolution.
     fused_modconv: bool = True,         # True: modulate the weights. False: modulate the activations.
 ) -> Tensor:                            # [N, O, H', W'] in the dtype of x.
-    """Convolves every sample with its own kernel, modulated by its style [arXiv:1912.04958, equations 1 and 3].
+    """Convolves every sample with its own kernel, modulated by its style [arXiv:1912.04958,
+    equations 1 and 3].
 
         w'[n,o,i,k] = styles[n,i] * weight[o,i,k]
         d[n,o]      = 1 / sqrt(sum over i,k of w'[n,o,i,k]^2 + 1e-8)    or 1 without `demodulate`
         y[n]        = x[n] * (d[n] * w'[n]) + noise
 
-    Both evaluations agree to rounding and have derivatives of any order. The fused one runs a single convolution with N
-    groups; the other scales the activations before and after a plain convolution.
+    Both evaluations agree to rounding and have derivatives of any order.
+    The fused one runs a single convolution with N groups;
+    the other scales the activations before and after a plain convolution.
     """
     x, scale = convolve_modulated(
         x, weight, styles, up=up, down=down, padding=padding, resample_filter=resample_filter, demodulate=demodulate,
@@ -79,8 +82,8 @@ def convolve_modulated(
         weight, styles = _prenormalize(weight, styles)
     demod = _demodulation(weight, styles) if demodulate else None
 
-    # A 1x1 convolution is a matrix product per pixel. With one matrix per sample there is no modulated copy of x to be
-    # made, and none to be kept for the backward pass.
+    # A 1x1 convolution is a matrix product per pixel. With one matrix per sample there is no modulated copy
+    # of x to be made, and none to be kept for the backward pass.
     is_pointwise = weight.shape[2:] == (1, 1) and up == down == 1 and padding == 0
     if is_pointwise:
         return _mix_channels(x, _sample_weights(weight, styles, demod, x.dtype).flatten(2)), None
@@ -105,15 +108,18 @@ def _prenormalize(weight, styles):
 
 
 def _demodulation(weight, styles):
-    """d [N, O]. The sum over the kernel does not depend on the sample, so no weights per sample are formed."""
+    """d [N, O].
+
+    The sum over the kernel does not depend on the sample, so no weights per sample are formed.
+    """
     return _Demodulation.apply(weight, styles)
 
 
 class _Demodulation(torch.autograd.Function):
     """d = (S P' + eps)^(-1/2) with S = styles^2 [N, I] and P = sum over the kernel of weight^2 [O, I].
 
-    With h = -d^3 dL/dd the gradients are styles * (h P) and weight * (h' S): half of what stock derivatives run, which are
-    multiplied by 2 and 1/2 in passes of their own.
+    With h = -d^3 dL/dd the gradients are styles * (h P) and weight * (h' S):
+    half of what stock derivatives run, which are multiplied by 2 and 1/2 in passes of their own.
     """
     @staticmethod
     def forward(ctx, weight, styles):
@@ -140,7 +146,8 @@ def _power(weight):
 
 
 def _mix_channels(x, matrices):
-    """matrices[n] @ x[n] at every pixel: [N, I, H, W] and [N, O, I] -> [N, O, H, W] in the memory format of x."""
+    """matrices[n] @ x[n] at every pixel: [N, I, H, W] and [N, O, I] -> [N, O, H,
+    W] in the memory format of x."""
     if x.is_contiguous(memory_format=torch.channels_last):
         return (x.permute(0, 2, 3, 1).flatten(1, 2) @ matrices.mT).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
     return (matrices @ x.flatten(2)).unflatten(2, x.shape[2:])
@@ -157,7 +164,8 @@ def _sample_weights(weight, styles, demod, dtype):
 
 
 class FullyConnectedLayer(nn.Module):
-    """y = activation(x @ weight.T * lr_multiplier / sqrt(in_features) + bias * lr_multiplier), x [N, in_features]."""
+    """y = activation(x @ weight.T * lr_multiplier / sqrt(in_features) + bias * lr_multiplier),
+    x [N, in_features]."""
 
     def __init__(
         self,
@@ -193,8 +201,8 @@ class FullyConnectedLayer(nn.Module):
 class Conv2dLayer(nn.Module):
     """Convolution with optional resampling, bias, activation and clamp.
 
-    The weight is scaled by 1 / sqrt(fan-in) in every call. Layers that upsample are true convolutions, all others
-    correlations.
+    The weight is scaled by 1 / sqrt(fan-in) in every call. Layers that upsample are true convolutions,
+    all others correlations.
     """
 
     def __init__(
@@ -231,7 +239,8 @@ class Conv2dLayer(nn.Module):
             self.register_buffer('bias', bias)
 
     def forward(self, x: Tensor, gain: float = 1) -> Tensor:
-        """[N, in_channels, H, W] -> [N, out_channels, H * up / down, W * up / down]; `gain` scales output and clamp."""
+        """[N, in_channels, H, W] -> [N, out_channels, H * up / down, W * up / down];
+        `gain` scales output and clamp."""
         # Without bias, activation and clamp the gain joins the weight's, which saves a pass over the output.
         is_plain = self.bias is None and self.activation == 'linear' and self.conv_clamp is None
         weight_gain = self.weight_gain * gain if is_plain else self.weight_gain
@@ -242,7 +251,8 @@ class Conv2dLayer(nn.Module):
 
 
 class MinibatchStdLayer(nn.Module):
-    """Appends how much the samples of a group differ, as constant feature maps [arXiv:1710.10196, section 3]."""
+    """Appends how much the samples of a group differ, as constant feature maps [arXiv:1710.10196,
+    section 3]."""
 
     def __init__(
         self,
@@ -377,7 +387,8 @@ def _draw_weight(out_channels, in_channels, kernel_size, channels_last):
 
 
 def _kernel(weight, x, gain=1):
-    """The weight times `gain` in the dtype and memory format of x, so that no convolution in any derivative has to convert it."""
+    """The weight times `gain` in the dtype and memory format of x,
+    so that no convolution in any derivative has to convert it."""
     is_last = x.is_contiguous(memory_format=torch.channels_last)
     memory_format = torch.channels_last if is_last else torch.contiguous_format
     if gain == 1 or is_compiling():     # A compiler makes one pass of it anyway.
@@ -400,7 +411,8 @@ class _Scaled(torch.autograd.Function):
 
 
 def _activate(x, bias, activation, gain, clamp, scale=None, noise=None):
-    """Bias, activation with its own gain times `gain`, clamp scaled by `gain`; before that, scale [N, C] and noise."""
+    """Bias, activation with its own gain times `gain`, clamp scaled by `gain`; before that, scale [N,
+    C] and noise."""
     bias = None if bias is None else bias.to(x.dtype)
     options = {'act': activation, 'gain': bias_act.activation_funcs[activation].def_gain * gain,
                'clamp': None if clamp is None else clamp * gain}

@@ -1,17 +1,19 @@
-"""Generator and discriminator of StyleGAN2 [Karras et al. 2020, arXiv:1912.04958], with the reduced precision of
-StyleGAN2-ADA [Karras et al. 2020, arXiv:2006.06676, appendix D].
+"""Generator and discriminator of StyleGAN2 [Karras et al. 2020, arXiv:1912.04958],
+with the reduced precision of StyleGAN2-ADA [Karras et al. 2020, arXiv:2006.06676, appendix D].
 
     Generator(z, c) = SynthesisNetwork(MappingNetwork(z, c))        latents z, labels c -> ws -> images
     Discriminator(img, c)                                           images, labels c -> logits
 
-Both are pyramids of blocks, one per resolution (a power of two); a block's architecture [arXiv:1912.04958, figure 7] is
+Both are pyramids of blocks, one per resolution (a power of two);
+a block's architecture [arXiv:1912.04958, figure 7] is
 
     orig    features only; the image is made from, or enters at, the highest resolution
     skip    the generator adds up images of all resolutions; the discriminator sees the image at all resolutions
     resnet  residual branches around the two convolutions of a block
 
-Names of parameters and buffers, their order, and the order of the random numbers that initialise them are those of the
-published networks, so weights can be exchanged and a seed gives the same network.
+Names of parameters and buffers, their order, and the order of the random numbers
+that initialise them are those of the published networks, so weights can be exchanged
+and a seed gives the same network.
 """
 import copy
 import math
@@ -52,7 +54,8 @@ REDUCED_DTYPES = ('float16', 'bfloat16')
 class MappingNetwork(nn.Module):
     """Latents and labels to intermediate latents: a multilayer perceptron after normalisation.
 
-    In training mode it tracks the mean of its output in `w_avg` [w_dim], towards which `truncation_psi` pulls.
+    In training mode it tracks the mean of its output in `w_avg` [w_dim],
+    towards which `truncation_psi` pulls.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class MappingNetwork(nn.Module):
         z_dim: int,                             # 0 = no latent input.
         c_dim: int,                             # 0 = unconditional.
         w_dim: int,
-        num_ws: int | None,                     # Copies of the output, one per layer. None = the output itself.
+        num_ws: int | None,  # Copies of the output, one per layer. None = the output itself.
         num_layers: int = 8,
         embed_features: int | None = None,      # Width of the embedded label. None = w_dim.
         layer_features: int | None = None,      # Width of the hidden layers. None = w_dim.
@@ -95,7 +98,7 @@ class MappingNetwork(nn.Module):
         truncation_psi: float = 1,              # Distance from w_avg is multiplied by this.
         truncation_cutoff: int | None = None,   # In the first ws only. None = in all.
         skip_w_avg_update: bool = False,        # Leave w_avg alone although in training mode?
-    ) -> Tensor:                                # [N, num_ws, w_dim] float32, contiguous; [N, w_dim] if num_ws is None.
+    ) -> Tensor:  # [N, num_ws, w_dim] float32, contiguous; [N, w_dim] if num_ws is None.
         """Maps latents and labels to ws."""
         inputs = []
         if self.z_dim > 0:
@@ -126,7 +129,8 @@ class MappingNetwork(nn.Module):
 
 
 class _Block(nn.Module):
-    """What the blocks of both networks share: an architecture, a low-pass filter, and the precision they compute in."""
+    """What the blocks of both networks share: an architecture, a low-pass filter,
+    and the precision they compute in."""
 
     def __init__(self, resolution, architecture, resample_filter, use_fp16, fp16_channels_last, reduced_dtype):
         super().__init__()
@@ -142,7 +146,8 @@ class _Block(nn.Module):
     def cast(self, x, force_fp32):
         """x [N, C, H, W] in the dtype and memory format of this block.
 
-        On CPUs that format is always channels-last, in which convolutions are up to three times faster than contiguous.
+        On CPUs that format is always channels-last, in which convolutions are up
+        to three times faster than contiguous.
         """
         reduced = self.use_fp16 and not force_fp32
         channels_last = x.device.type == 'cpu' or (reduced and self.channels_last)
@@ -151,7 +156,8 @@ class _Block(nn.Module):
 
 
 class SynthesisBlock(_Block):
-    """One resolution of the generator: features at twice the resolution of the block before, and their image."""
+    """One resolution of the generator: features at twice the resolution of the block before,
+    and their image."""
 
     def __init__(
         self,
@@ -160,7 +166,7 @@ class SynthesisBlock(_Block):
         w_dim: int,
         resolution: int,                        # Of the output.
         img_channels: int,
-        is_last: bool,                          # Does the network end here? Then it has a ToRGB layer in any case.
+        is_last: bool,  # Does the network end here? Then it has a ToRGB layer in any case.
         architecture: str = 'skip',
         resample_filter: Sequence[float] | None = LOW_PASS,
         conv_clamp: float | None = None,        # Layers clamp their output to +-conv_clamp. None = no clamp.
@@ -192,15 +198,16 @@ class SynthesisBlock(_Block):
 
     def forward(
         self,
-        x: Tensor | None,                       # [N, in_channels, resolution / 2, resolution / 2]; None if first.
-        img: Tensor | None,                     # [N, img_channels, resolution / 2, resolution / 2] float32, if any.
+        x: Tensor | None,  # [N, in_channels, resolution / 2, resolution / 2]; None if first.
+        img: Tensor | None,  # [N, img_channels, resolution / 2, resolution / 2] float32, if any.
         ws: Tensor,                             # [N, num_conv + num_torgb, w_dim]
         force_fp32: bool = False,               # Ignore use_fp16?
-        fused_modconv: bool | None = None,      # As in modulated_conv2d. None = by mode, precision and batch, below.
+        # As in modulated_conv2d. None = by mode, precision and batch, below.
+        fused_modconv: bool | None = None,
         **layer_kwargs: Any,                    # Further arguments of SynthesisLayer.forward.
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns features [N, out_channels, resolution, resolution] in the block's dtype, and the image so far
-        [N, img_channels, resolution, resolution] float32, or None.
+        """Returns features [N, out_channels, resolution, resolution] in the block's dtype,
+        and the image so far [N, img_channels, resolution, resolution] float32, or None.
         """
         misc.assert_shape(ws, [None, self.num_conv + self.num_torgb, self.w_dim])
         w = iter(ws.unbind(dim=1))
@@ -210,7 +217,8 @@ class SynthesisBlock(_Block):
             misc.assert_shape(x, [None, self.in_channels, self.resolution // 2, self.resolution // 2])
         x = self.cast(x, force_fp32)
         if fused_modconv is None:
-            # On a CPU one grouped convolution of many groups is about three times slower than scaling activations.
+            # On a CPU one grouped convolution of many groups is about three times slower than scaling
+            # activations.
             fused_modconv = not self.training and x.device.type != 'cpu' and (x.dtype == torch.float32 or len(x) == 1)
         layer_kwargs['fused_modconv'] = fused_modconv
 
@@ -236,8 +244,9 @@ class SynthesisBlock(_Block):
 class SynthesisNetwork(nn.Module):
     """Intermediate latents to images, block by block from 4x4 upwards.
 
-    A ToRGB layer shares its w with the first convolution of the next block, hence num_ws = 2 log2(img_resolution) - 2.
-    Raises ValueError for an img_resolution that is not a power of two of at least 4.
+    A ToRGB layer shares its w with the first convolution of the next block,
+    hence num_ws = 2 log2(img_resolution) - 2. Raises ValueError for an img_resolution that is not a power of
+    two of at least 4.
     """
 
     def __init__(
@@ -272,10 +281,11 @@ class SynthesisNetwork(nn.Module):
         return_feats: Collection[int] = (),     # Resolutions whose feature maps are wanted.
         **block_kwargs: Any,                    # force_fp32, fused_modconv, noise_mode, noise_generator.
     ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
-        """Returns img [N, img_channels, img_resolution, img_resolution] float32, or (img, feats) with `return_feats`.
+        """Returns img [N, img_channels, img_resolution, img_resolution] float32, or (img, feats)
+        with `return_feats`.
 
-        feats is {resolution: [N, channels[resolution], resolution, resolution] float32}: what the block of that
-        resolution hands to its ToRGB layer and to the next block.
+        feats is {resolution: [N, channels[resolution], resolution, resolution] float32}:
+        what the block of that resolution hands to its ToRGB layer and to the next block.
         """
         misc.assert_shape(ws, [None, self.num_ws, self.w_dim])
         for res in return_feats:
@@ -339,7 +349,7 @@ class DiscriminatorBlock(_Block):
 
     def __init__(
         self,
-        in_channels: int,                       # 0 = first block, which sees the image only; else tmp_channels.
+        in_channels: int,  # 0 = first block, which sees the image only; else tmp_channels.
         tmp_channels: int,                      # Between the two convolutions.
         out_channels: int,
         resolution: int,                        # Of the input.
@@ -351,7 +361,7 @@ class DiscriminatorBlock(_Block):
         conv_clamp: float | None = None,        # Layers clamp their output to +-conv_clamp. None = no clamp.
         use_fp16: bool = False,                 # Compute in `reduced_dtype`?
         fp16_channels_last: bool = False,       # Use the channels-last memory format then?
-        freeze_layers: int = 0,                 # This many first layers of the network hold buffers, not parameters.
+        freeze_layers: int = 0,  # This many first layers of the network hold buffers, not parameters.
         reduced_dtype: str = 'float16',         # 'float16' or 'bfloat16'.
     ):
         super().__init__(resolution, architecture, resample_filter, use_fp16, fp16_channels_last, reduced_dtype)
@@ -377,11 +387,11 @@ class DiscriminatorBlock(_Block):
     def forward(
         self,
         x: Tensor | None,                       # [N, in_channels, resolution, resolution]; None if first.
-        img: Tensor | None,                     # [N, img_channels, resolution, resolution], if this block needs it.
+        img: Tensor | None,  # [N, img_channels, resolution, resolution], if this block needs it.
         force_fp32: bool = False,               # Ignore use_fp16?
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns features [N, out_channels, resolution / 2, resolution / 2] in the block's dtype, and for `skip` the
-        image at that resolution, else None.
+        """Returns features [N, out_channels, resolution / 2, resolution / 2] in the block's dtype,
+        and for `skip` the image at that resolution, else None.
         """
         if x is not None:
             misc.assert_shape(x, [None, self.in_channels, self.resolution, self.resolution])
@@ -416,7 +426,8 @@ class DiscriminatorEpilogue(nn.Module):
         mbstd_group_size: int | None = 4,       # As in MinibatchStdLayer.
         mbstd_num_channels: int = 1,            # Likewise; 0 = no such layer.
         activation: str = 'lrelu',
-        conv_clamp: float | None = None,        # The convolution's output is clamped to +-conv_clamp. None = no clamp.
+        # The convolution's output is clamped to +-conv_clamp. None = no clamp.
+        conv_clamp: float | None = None,
     ):
         super().__init__()
         check_choice('architecture', architecture, ARCHITECTURES)
@@ -436,7 +447,7 @@ class DiscriminatorEpilogue(nn.Module):
     def forward(
         self,
         x: Tensor,                              # [N, in_channels, resolution, resolution]
-        img: Tensor | None,                     # [N, img_channels, resolution, resolution]; only used by `skip`.
+        img: Tensor | None,  # [N, img_channels, resolution, resolution]; only used by `skip`.
         cmap: Tensor | None,                    # [N, cmap_dim]; only used with labels.
         force_fp32: bool = False,               # Accepted as by the blocks; the epilogue is always float32.
     ) -> Tensor:                                # [N, 1] float32
@@ -456,7 +467,8 @@ class DiscriminatorEpilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images and labels to logits, block by block down to 4x4. `init_kwargs` holds the constructor's arguments.
+    """Images and labels to logits, block by block down to 4x4.
+    `init_kwargs` holds the constructor's arguments.
 
     Raises ValueError for an img_resolution that is not a power of two of at least 8.
     """
@@ -512,8 +524,9 @@ class Discriminator(nn.Module):
     ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
         """Returns logits [N, 1] float32, or (logits, feats) with `return_feats`.
 
-        feats is {resolution: [N, channels[resolution], resolution, resolution]} for resolutions from half the image's
-        down to 4: the outputs of the blocks, in their dtype.
+        feats is {resolution: [N, channels[resolution], resolution,
+        resolution]} for resolutions from half the image's down to 4: the outputs of the blocks,
+        in their dtype.
         """
         x = None
         feats = {}

@@ -1,4 +1,7 @@
-"""Everything that the page says, from a plan and its results. The same results always give the same answer."""
+"""Everything that the page says, from a plan and its results.
+
+The same results always give the same answer.
+"""
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,9 +37,11 @@ class Answer:
     ranks: dict[str, Ranks]
     costs: dict[str, float]                             # Seconds a kimg relative to the base.
     correlations: dict[str, float]                      # Of every metric with the first.
-    progress: dict[str, tuple[int, int, int]] = field(default_factory=dict)     # Stage: finished, failed, planned.
+    # Stage: finished, failed, planned.
+    progress: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     seconds_to_base: dict[str, tuple[float, int, int]] = field(default_factory=dict)
-    # Stage/cell: median seconds until the base's last distance, relative to the base; runs that got there; runs.
+    # Stage/cell: median seconds until the base's last distance, relative to the base;
+    # runs that got there; runs.
 
 
 def analyse(plan: Plan, results: Sequence[Result]) -> Answer:
@@ -70,7 +75,8 @@ def _plain(values: dict) -> dict:
 
 
 def complete_blocks(values: dict, cells: Sequence[str]) -> dict:
-    """Only the blocks in which every cell has a response: half a block says more about its first cells than about methods."""
+    """Only the blocks in which every cell has a response:
+    half a block says more about its first cells than about methods."""
     blocks = {block for _, block in values}
     complete = {block for block in blocks if all((cell, block) in values for cell in cells)}
     return {(cell, block): value for (cell, block), value in values.items() if block in complete}
@@ -92,7 +98,8 @@ def _screen(plan: Plan, stage: dict, results: list[Result]) -> Screen | None:
     if not levels or not values:
         return None
     timed = complete_blocks(_plain(equal_seconds(results, metric, window, plan['base_cell'])), list(levels))
-    coverage = of(lambda r: -window_mean(r, plan['coverage'], window, log=False))      # The worst is the smallest.
+    # The worst is the smallest.
+    coverage = of(lambda r: -window_mean(r, plan['coverage'], window, log=False))
     memorised = of(lambda r: r.memorised)
     return Screen(
         stage['name'],

@@ -1,8 +1,8 @@
 """The cells of a two-level fractional factorial experiment, and which effects it cannot tell apart.
 
-Every run of such an experiment says something about every method: an effect is the mean of the half of the runs that
-have the method less the mean of the half that has not. Source: Box, Hunter & Hunter, Statistics for Experimenters
-(2nd edition, 2005), chapter 6.
+Every run of such an experiment says something about every method:
+an effect is the mean of the half of the runs that have the method less the mean of the half that has not.
+Source: Box, Hunter & Hunter, Statistics for Experimenters (2nd edition, 2005), chapter 6.
 """
 from collections.abc import Mapping
 from itertools import combinations, product
@@ -27,7 +27,10 @@ def cells(basic: list[str], generators: Mapping[str, str]) -> list[Levels]:
 
 
 def folded(design: list[Levels]) -> list[Levels]:
-    """The fold-over: every sign turned. With the design itself it frees interactions of two factors from one another."""
+    """The fold-over: every sign turned.
+
+    With the design itself it frees interactions of two factors from one another.
+    """
     return [{name: -sign for name, sign in levels.items()} for levels in design]
 
 

@@ -1,4 +1,7 @@
-"""What the responses of a plan say: effects of methods, comparisons of pairs, ranks. Logs in, per cent for people out."""
+"""What the responses of a plan say: effects of methods, comparisons of pairs, ranks.
+
+Logs in, per cent for people out.
+"""
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,9 +53,9 @@ class Effect:
 def factorial_effects(values: Responses, levels: Mapping[str, Levels], seed: int = 0) -> list[Effect]:
     """The main effect of every factor, from log response = block + sum of effects.
 
-    The interval is the wider one of two: a bootstrap over blocks, which knows that a method may help on one data set
-    and not on another, and Student's from the residuals of the model, which is right also for a handful of blocks, of
-    which a bootstrap makes too much.
+    The interval is the wider one of two: a bootstrap over blocks,
+    which knows that a method may help on one data set and not on another, and Student's from the residuals of
+    the model, which is right also for a handful of blocks, of which a bootstrap makes too much.
     """
     factors = list(next(iter(levels.values())))
     contrasts = {(name,): [levels[cell][name] for cell in levels] for name in factors}
@@ -95,8 +98,8 @@ def _effects(values: Responses, levels: Mapping[str, Levels], contrasts: Mapping
 def _bootstrap_blocks(y: np.ndarray, of_block: np.ndarray, signs: np.ndarray, seed: int) -> np.ndarray:
     """[effects, 2]: percentile intervals of the effects when blocks are drawn with replacement.
 
-    A block that is drawn twice counts twice, with an intercept that stays its own; centring within blocks takes the
-    intercepts out.
+    A block that is drawn twice counts twice, with an intercept that stays its own;
+    centring within blocks takes the intercepts out.
     """
     num_blocks = of_block.shape[1]
     counts = of_block.sum(axis=0)
@@ -110,7 +113,7 @@ def _bootstrap_blocks(y: np.ndarray, of_block: np.ndarray, signs: np.ndarray, se
     cross = np.stack([x[m].T @ z[m] for m in members])
     rng = np.random.default_rng(seed)
     draws = rng.integers(num_blocks, size=[RESAMPLES, num_blocks])
-    inverse = np.linalg.pinv(gram[draws].sum(axis=1), hermitian=True)               # [draws, effects, effects]
+    inverse = np.linalg.pinv(gram[draws].sum(axis=1), hermitian=True)  # [draws, effects, effects]
     solved = (inverse @ cross[draws].sum(axis=1)[..., None])[..., 0]                # [draws, effects]
     return np.quantile(solved, expanded_quantiles(num_blocks), axis=0).T
 
@@ -118,8 +121,8 @@ def _bootstrap_blocks(y: np.ndarray, of_block: np.ndarray, signs: np.ndarray, se
 def expanded_quantiles(num: int) -> tuple[float, float]:
     """Quantiles of a bootstrap of the mean of `num` values that make its interval as wide as it ought to be.
 
-    A plain percentile interval of a few values is too narrow, as if Student had never been. Source: Hesterberg, The
-    American Statistician 69 (2015), section 4.2, "expanded percentile" intervals.
+    A plain percentile interval of a few values is too narrow, as if Student had never been.
+    Source: Hesterberg, The American Statistician 69 (2015), section 4.2, "expanded percentile" intervals.
     """
     if num < 2:
         return (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
@@ -142,7 +145,8 @@ def with_holm(effects: Sequence[Effect]) -> list[Effect]:
 
 
 def pseudo_error(effects: Sequence[float]) -> float:
-    """Standard error of effects from the effects themselves, most of which are noise [Lenth 1989]; for one block."""
+    """Standard error of effects from the effects themselves, most of which are noise [Lenth 1989];
+    for one block."""
     sizes = np.abs(np.asarray(effects, float))
     first = 1.5 * np.median(sizes)
     return float(1.5 * np.median(sizes[sizes < 2.5 * first])) if first else 0.0
@@ -155,8 +159,8 @@ class Comparison:
     Attributes:
         cell, against: Names.
         num_blocks: How many.
-        value, low, high: Mean difference of the log response; interval by a bootstrap over blocks, or Student's where
-            that is wider.
+        value, low, high: Mean difference of the log response; interval by a bootstrap over blocks,
+            or Student's where that is wider.
         p: Wilcoxon's signed rank test; NaN for less than two blocks.
         improvement: Probability that a run of the one is better than a run of the other in its block.
     """
@@ -204,7 +208,8 @@ class Ranks:
 
 
 def ranks(values: Responses) -> Ranks | None:
-    """Over the data sets (with their sizes) on which every cell has a response; None for less than three cells or two sets."""
+    """Over the data sets (with their sizes) on which every cell has a response;
+    None for less than three cells or two sets."""
     cells = sorted({cell for cell, _ in values})
     groups: dict[tuple, dict[str, list[float]]] = {}
     for (cell, block), value in values.items():

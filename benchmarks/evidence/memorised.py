@@ -2,9 +2,9 @@
 
     memorised = share of fakes with d(fake) < q,    q = 1 % quantile of d(held out)
 
-d: distance to the nearest training image in the features of the offline detector. About 1 % is what a generator that
-copies nothing would get. Where held-out images have near copies among the training images (one drawing in several
-skin tones), q is small and the share says less.
+d: distance to the nearest training image in the features of the offline detector.
+About 1 % is what a generator that copies nothing would get. Where held-out images have near copies among the
+training images (one drawing in several skin tones), q is small and the share says less.
 
     python -m benchmarks.evidence.memorised RUN_DIR OUT.json
 """

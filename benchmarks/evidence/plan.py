@@ -1,10 +1,12 @@
 """A frozen plan: a JSON file that says what is run, on what, and how it is judged, before the first run.
 
     {"name": ..., "about": ..., "base": [options of every run], "kimg": 20, "snapshots": 10, "window": 5,
-     "metrics": [...], "factors": {method: [options with it]}, "data": {name: {"file", "fingerprint", "images"}},
-     "stages": [{"name", "about", "cells": {cell: {"options": [...], "levels": {...}}}, "blocks": [[data, n, seed], ...]}]}
+     "metrics": [...], "factors": {method: [options with it]}, "data": {name: {"file",
+     "fingerprint", "images"}}, "stages": [{"name", "about", "cells": {cell: {"options": [...], "levels":
+     {...}}}, "blocks": [[data, n, seed], ...]}]}
 
-The SHA-256 of the file stands in every result, so that results of a plan that was changed afterwards do not mix with it.
+The SHA-256 of the file stands in every result, so that results of a plan
+that was changed afterwards do not mix with it.
 """
 import hashlib
 import json
@@ -17,7 +19,8 @@ PLANS = Path(__file__).parent / 'plans'
 
 
 class Block(NamedTuple):
-    """What all cells of a comparison share: the data, how many images of it, and the seed of everything random."""
+    """What all cells of a comparison share: the data, how many images of it,
+    and the seed of everything random."""
     data: str
     num_images: int
     seed: int
@@ -79,8 +82,8 @@ class Plan:
         return {stage['name']: stage for stage in self.contents['stages']}
 
     def cells(self) -> Iterator[Cell]:
-        """All runs in the order in which they are to be made: block by block, so that wherever the time runs out, what
-        is there is complete blocks and a part of one.
+        """All runs in the order in which they are to be made: block by block,
+        so that wherever the time runs out, what is there is complete blocks and a part of one.
         """
         for stage in self.contents['stages']:
             for block in stage['blocks']:

@@ -1,7 +1,8 @@
-"""From curves to one number a run: the mean log distance of its last snapshots, at equal images or at equal seconds.
+"""From curves to one number a run: the mean log distance of its last snapshots,
+at equal images or at equal seconds.
 
-The mean over a window, never the best snapshot: the best of many noisy values is better the more of them there are. A
-run that failed counts as the worst of its block.
+The mean over a window, never the best snapshot: the best of many noisy values is better the more
+of them there are. A run that failed counts as the worst of its block.
 """
 import math
 from collections import defaultdict
@@ -35,7 +36,8 @@ def window_mean(result: Result, metric: str, window: int, log: bool = True) -> f
 def at_seconds(result: Result, metric: str, window: int, sec_per_kimg: float, seconds: float) -> float:
     """The same window, ending where a run of this cost is after so many seconds.
 
-    Between snapshots the logarithm is interpolated linearly. A run that has more time than images ends where it ends:
+    Between snapshots the logarithm is interpolated linearly.
+    A run that has more time than images ends where it ends:
     a cheaper method gets no credit for images that nobody trained on.
     """
     kimg, logs = zip(*((kimg, math.log(scores[metric])) for kimg, scores in result.curve))

@@ -1,7 +1,8 @@
 """Walks a plan: trains, scores and records every run that has no result yet, several at a time.
 
-Kill it whenever you like, start it again, or start it twice: a run is claimed by a lock that lives as long as the process
-that trains, a training that was cut off goes on where it was saved, and a result is written once.
+Kill it whenever you like, start it again, or start it twice:
+a run is claimed by a lock that lives as long as the process that trains, a training that was cut off goes on
+where it was saved, and a result is written once.
 """
 import fcntl
 import json
@@ -24,7 +25,7 @@ from benchmarks.evidence.results import Result, append_result, read_results
 
 ROOT = Path(__file__).parents[2]
 STOPPED = 75                # Exit status of a training that was asked to stop.
-TRIES = 2                   # So often a training may fail for a reason that is not its own before it counts as failed.
+TRIES = 2  # So often a training may fail for a reason that is not its own before it counts as failed.
 
 
 class PlanError(Exception):
@@ -104,7 +105,8 @@ class Runner:
 
     @contextmanager
     def _next_cell(self) -> Iterator[tuple[Cell, Path, int] | None]:
-        """The first run without a result that nobody works on, its folder, and the descriptor that holds the claim."""
+        """The first run without a result that nobody works on, its folder,
+        and the descriptor that holds the claim."""
         done = {(r.stage, r.cell, r.block) for r in read_results(self.results, self.plan)}
         for cell in self.plan.cells():
             if (self.stages and cell.stage not in self.stages) or (cell.stage, cell.name, cell.block) in done:
@@ -115,7 +117,7 @@ class Runner:
             try:
                 fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 known = {(r.stage, r.cell, r.block) for r in read_results(self.results, self.plan)}
-                if (cell.stage, cell.name, cell.block) not in known:        # It may have ended since we looked.
+                if (cell.stage, cell.name, cell.block) not in known:  # It may have ended since we looked.
                     yield cell, folder, claim
                     return
             except BlockingIOError:
@@ -167,7 +169,10 @@ class Runner:
             raise PlanError(f'{" ".join(command)} failed: {last_line(log)}')
 
     def _child(self, command: list[str], log: Path, claim: int) -> tuple[int, float]:
-        """(exit status, seconds of processor time). The child holds the claim as long as it lives, whatever we do."""
+        """(exit status, seconds of processor time).
+
+        The child holds the claim as long as it lives, whatever we do.
+        """
         environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
         with log.open('ab') as file:
             child = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file,

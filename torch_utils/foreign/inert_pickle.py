@@ -1,8 +1,10 @@
-"""Pickles as data: a reader that can build values but cannot call, import or look up anything, and a small writer.
+"""Pickles as data: a reader that can build values but cannot call, import or look up anything,
+and a small writer.
 
-A pickle is a program for a stack machine. The standard machine may call any function of any module; this one knows the
-instructions that build numbers, text, lists and dicts, and where a pickle asks for a function, takes a substitute of
-our own from a table or stops. The bytes of the file are all it can ask for: every size is checked against them.
+A pickle is a program for a stack machine. The standard machine may call any function of any module;
+this one knows the instructions that build numbers, text, lists and dicts, and where a pickle asks for a
+function, takes a substitute of our own from a table or stops. The bytes of the file are all it can ask for:
+every size is checked against them.
 """
 import io
 import pickletools
@@ -28,7 +30,8 @@ class Buildable:
 
 
 class Table(dict, Buildable):
-    """A dict of a class of its own: an OrderedDict, an EasyDict. Attributes that the file gives it are forgotten.
+    """A dict of a class of its own: an OrderedDict, an EasyDict.
+    Attributes that the file gives it are forgotten.
 
     (The `state_dict()` of a module has one, `_metadata`.)
     """
@@ -54,7 +57,8 @@ class Global:
 
 
 Substitute = Callable[..., Any]
-Substitutes = dict[tuple[str, str], Substitute]     # (module, name) as the file spells it -> what is called instead.
+# (module, name) as the file spells it -> what is called instead.
+Substitutes = dict[tuple[str, str], Substitute]
 
 _MARK = object()
 
@@ -257,10 +261,12 @@ _INSTRUCTIONS = _instructions()
 
 
 def load(file: BinaryIO, substitutes: Substitutes, persistent_load: Callable[[Any], Any] | None = None) -> Any:
-    """The value of the pickle that begins at the position of `file` (protocols 2 to 5), which is left behind it.
+    """The value of the pickle that begins at the position of `file` (protocols 2 to 5),
+    which is left behind it.
 
-    substitutes: what stands for each function or class that the pickle may name; it is given the pickle's arguments.
-    persistent_load: what stands for a reference out of the pickle, given its id. None = there are none.
+    substitutes: what stands for each function or class that the pickle may name;
+    it is given the pickle's arguments. persistent_load: what stands for a reference out of the pickle, given
+    its id. None = there are none.
 
     Sets become (). Raises CheckpointError, one sentence, for whatever else the pickle tries.
     """
@@ -300,9 +306,11 @@ class Reference:
 
 
 def dumps(value: Any, protocol: int = 3) -> bytes:
-    """A pickle of plain data (None, bool, int, float, str, bytes, tuple, list, dict), `TypedDict`s, `Call`s and `Reference`s.
+    """A pickle of plain data (None, bool, int, float, str, bytes, tuple, list, dict), `TypedDict`s,
+    `Call`s and `Reference`s.
 
-    Equal strings are written once. Only instructions of protocol 2, and of protocol 3 where there are `bytes`.
+    Equal strings are written once. Only instructions of protocol 2,
+    and of protocol 3 where there are `bytes`.
     """
     out = io.BytesIO()
     out.write(b'\x80' + bytes([protocol]))

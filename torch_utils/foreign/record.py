@@ -21,9 +21,11 @@ class NetworkRecord:
     grafts: dict[str, torch.Tensor] = field(default_factory=dict)   # Layers that a method added
 
     def build(self, num_bytes: int) -> torch.nn.Module:
-        """The network, as `checkpoint.build_network` makes it. Raises ValueError if anything is missing or left over.
+        """The network, as `checkpoint.build_network` makes it.
+        Raises ValueError if anything is missing or left over.
 
-        Also if its tensors are larger than `num_bytes`, the file they come from: then the file names some repeatedly.
+        Also if its tensors are larger than `num_bytes`, the file they come from:
+        then the file names some repeatedly.
         """
         if sum(tensor.numel() for tensor in self.state.values()) > num_bytes:
             raise CheckpointError('refused: the network is larger than the file it comes from')
@@ -41,7 +43,10 @@ def with_filters(record: NetworkRecord) -> NetworkRecord:
 
 
 def plain_data(value: Any) -> Any:
-    """A copy of nested dicts, lists, tuples, text and numbers. Raises CheckpointError for all else and for giants."""
+    """A copy of nested dicts, lists, tuples, text and numbers.
+
+    Raises CheckpointError for all else and for giants.
+    """
     left = MAX_ITEMS
 
     def copy(value: Any, depth: int) -> Any:

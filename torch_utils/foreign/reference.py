@@ -1,9 +1,10 @@
-"""Snapshots of the official PyTorch implementation of StyleGAN2-ADA, of its GGDR fork, and of the StyleGAN3 code as far
-as they hold StyleGAN2 networks (`--cfg=stylegan2`): `network-snapshot-*.pkl`.
+"""Snapshots of the official PyTorch implementation of StyleGAN2-ADA, of its GGDR fork,
+and of the StyleGAN3 code as far as they hold StyleGAN2 networks (`--cfg=stylegan2`):
+`network-snapshot-*.pkl`.
 
-The pickle holds a dict of modules; each module is a call to a function that would execute the Python source inside the
-file. Here that function has a substitute that keeps the class name and the state, and the source is never looked at.
-Layout: docs/formats.md.
+The pickle holds a dict of modules; each module is a call to a function
+that would execute the Python source inside the file. Here that function has a substitute that keeps the class
+name and the state, and the source is never looked at. Layout: docs/formats.md.
 """
 import re
 from collections import OrderedDict
@@ -31,12 +32,13 @@ POSITIONAL = {          # Names of arguments that may be given by position.
 NETWORKS = ('G', 'D', 'G_ema')
 PARTS = {'Generator': {'mapping', 'synthesis'}, 'Discriminator': {'b8', 'b4'}}
 
-# What the constructors of the StyleGAN3 code take if they are told nothing. Here, and in StyleGAN2-ADA, that is 0, none
-# and 0.995.
+# What the constructors of the StyleGAN3 code take if they are told nothing. Here, and in StyleGAN2-ADA, that
+# is 0, none and 0.995.
 STYLEGAN3_PRECISION = {'num_fp16_res': 4, 'conv_clamp': 256}
 STYLEGAN3_W_AVG_BETA = 0.998
 OF_SYNTHESIS = {'channel_base', 'channel_max', 'fused_modconv_default', 'architecture', 'resample_filter', 'activation',
-                'use_noise', 'fp16_channels_last', *STYLEGAN3_PRECISION}     # Its generator takes them beside the others.
+                # Its generator takes them beside the others.
+                'use_noise', 'fp16_channels_last', *STYLEGAN3_PRECISION}
 
 # Programs whose snapshots have the same form and other networks.
 PROGRAM_OF_CLASS = {
@@ -91,8 +93,8 @@ SUBSTITUTES: Substitutes = {
 def records(content: Any, only: Collection[str] | None = None) -> dict[str, Any]:
     """{'G', 'D', 'G_ema', 'augment_pipe': NetworkRecord or None, 'training_set_kwargs': dict or None}.
 
-    content: the dict of a snapshot, or a generator alone, which counts as G_ema. only: the networks that are wanted; what
-    the others are does not matter.
+    content: the dict of a snapshot, or a generator alone, which counts as G_ema. only:
+    the networks that are wanted; what the others are does not matter.
     """
     content = {'G_ema': content} if isinstance(content, Module) else content
     modules = {name: content[name] for name in (*NETWORKS, 'augment_pipe') if isinstance(content.get(name), Module)}
@@ -149,7 +151,8 @@ def _other_kind(module: Module) -> str | None:
 
 
 def whose(module: str) -> str:
-    """What a Python module that a pickle asks for says of the pickle: a sentence to be appended, or nothing."""
+    """What a Python module that a pickle asks for says of the pickle: a sentence to be appended,
+    or nothing."""
     found = [text for prefix, text in PROGRAM_OF_MODULE.items() if module == prefix or module.startswith(f'{prefix}.')]
     return f'. {found[0]}; {ONLY_STYLEGAN2}' if found else ''
 
@@ -158,7 +161,10 @@ def whose(module: str) -> str:
 # StyleGAN2 in the StyleGAN3 code: the same networks and tensors, and other constructors.
 
 def _is_of_stylegan3(module: Module) -> bool:
-    """Was the network built by the StyleGAN3 code? Its layers remember widths that those of StyleGAN2-ADA do not."""
+    """Was the network built by the StyleGAN3 code?
+
+    Its layers remember widths that those of StyleGAN2-ADA do not.
+    """
     if module.class_name == 'Generator' and module.table('_init_kwargs').keys() & OF_SYNTHESIS:
         return True
     return any(part.class_name == 'FullyConnectedLayer' and 'in_features' in part.state
@@ -170,7 +176,8 @@ def _as_in_stylegan2_ada(class_name: str, kwargs: dict[str, Any]) -> dict[str, A
     """Arguments that mean for our constructors what the given ones mean for those of the StyleGAN3 code."""
     kwargs.pop('fused_modconv_default', None)               # Only about speed.
     mapping = kwargs.get('mapping_kwargs') or {}
-    mapping = {key: value for key, value in mapping.items() if not key.startswith('freeze_')}   # Only about training.
+    # Only about training.
+    mapping = {key: value for key, value in mapping.items() if not key.startswith('freeze_')}
     if class_name == 'Generator':
         further = {key: kwargs.pop(key) for key in list(kwargs) if key not in POSITIONAL['Generator']}
         synthesis = {**STYLEGAN3_PRECISION, **(kwargs.get('synthesis_kwargs') or {}), **further}
@@ -208,7 +215,8 @@ def state_dict(module: Module) -> dict[str, torch.Tensor]:
 # Writing.
 
 OWN_OPTIONS = {'reduced_dtype'}         # Options that the reference does not know; none changes a weight.
-DATA_OPTIONS = ('class_name', 'path', 'use_labels', 'max_size', 'xflip', 'resolution', 'random_seed')   # That it knows.
+# That it knows.
+DATA_OPTIONS = ('class_name', 'path', 'use_labels', 'max_size', 'xflip', 'resolution', 'random_seed')
 ORDERED_DICT = Global('collections', 'OrderedDict')
 EASY_DICT = Global('dnnlib.util', 'EasyDict')
 
@@ -217,8 +225,9 @@ def write(file: BinaryIO, networks: dict[str, torch.nn.Module], training_set_kwa
           augment_pipe: torch.nn.Module | None = None) -> None:
     """Writes G, D and G_ema (of `training.networks`) as a snapshot that the reference reads.
 
-    The file brings its own source, `portable.py`, which a reader of that kind executes. Of the data set it says what
-    the reference knows of (`DATA_OPTIONS`). augment_pipe: of `training.augment`; another one is left out.
+    The file brings its own source, `portable.py`, which a reader of that kind executes.
+    Of the data set it says what the reference knows of (`DATA_OPTIONS`). augment_pipe: of `training.augment`;
+    another one is left out.
     """
     source = Path(portable.__file__).read_text(encoding='utf-8')
     data = None if training_set_kwargs is None else \
@@ -254,10 +263,11 @@ def _network_call(network: torch.nn.Module, kwargs: dict[str, Any], source: str)
 
 
 def _module_call(module: torch.nn.Module, source: str, kwargs: dict[str, Any]) -> Call:
-    """The call that rebuilds a module of `portable.py`: its attributes, with tensors and submodules as calls, too.
+    """The call that rebuilds a module of `portable.py`: its attributes,
+    with tensors and submodules as calls, too.
 
-    Tables of hooks must be OrderedDicts, to which hooks keep weak references, and options EasyDicts, whose entries some
-    readers set as attributes.
+    Tables of hooks must be OrderedDicts, to which hooks keep weak references, and options EasyDicts,
+    whose entries some readers set as attributes.
     """
     state: dict[str, Any] = {name: TypedDict(ORDERED_DICT, value) if isinstance(value, OrderedDict) else value
                              for name, value in vars(module).items()}

@@ -1,10 +1,11 @@
 """Checkpoints in the layout of rosinality's stylegan2-pytorch (`.pt` files with `g`, `d`, `g_ema`).
 
-One architecture: z and w of equal width, unconditional, RGB, a `skip` generator and a `resnet` discriminator, leaky
-ReLU, [1,3,3,1] filters, minibatch groups of 4. Kernels of layers that upsample have the orientation of ours, style
-biases include their 1, and noise strengths have shape [1]; so tensors only change name and shape (docs/formats.md).
-The layout has neither a learning-rate multiplier of the mapping (0.01 by default, assumed) nor, usually, the average
-of w; where `latent_avg` is missing, it is the mean over 4096 latents.
+One architecture: z and w of equal width, unconditional, RGB,
+a `skip` generator and a `resnet` discriminator, leaky ReLU, [1,3,3,1] filters, minibatch groups of 4. Kernels
+of layers that upsample have the orientation of ours, style biases include their 1, and noise strengths have
+shape [1]; so tensors only change name and shape (docs/formats.md). The layout has neither a learning-rate
+multiplier of the mapping (0.01 by default, assumed) nor, usually, the average of w; where `latent_avg` is
+missing, it is the mean over 4096 latents.
 """
 import math
 import re
@@ -176,7 +177,10 @@ def _count(state: dict[str, torch.Tensor], pattern: str) -> int:
 
 
 def _to_ours(state: dict[str, torch.Tensor], rows: list[Row]) -> dict[str, torch.Tensor]:
-    """Our state dict without filters. Raises CheckpointError for missing tensors and for filters that are not ours."""
+    """Our state dict without filters.
+
+    Raises CheckpointError for missing tensors and for filters that are not ours.
+    """
     result = {}
     for ours, theirs, before, after in rows:
         if theirs not in state:
@@ -214,7 +218,10 @@ FIXED = {       # What the layout cannot say otherwise. All of them are the defa
 
 
 def write(file: BinaryIO, networks: dict[str, torch.nn.Module]) -> None:
-    """Writes G, D and G_ema, or some of them. Raises CheckpointError, naming the option, if the layout has no place."""
+    """Writes G, D and G_ema, or some of them.
+
+    Raises CheckpointError, naming the option, if the layout has no place.
+    """
     content: dict[str, Any] = {}
     for name, key in (('G', 'g'), ('D', 'd'), ('G_ema', 'g_ema')):
         if name in networks:

@@ -1,8 +1,9 @@
 """Networks of the TensorFlow programs StyleGAN2 and StyleGAN2-ADA (pickles of `G, D, Gs`).
 
-Their variables are arrays by name; names, layouts and options translate by the tables below (docs/formats.md).
-Conventions that differ: dense weights are transposed, convolution weights are [kh, kw, in, out], the kernels of layers
-that upsample are stored reversed, and style biases are stored without the 1 that is their neutral value.
+Their variables are arrays by name; names, layouts and options translate
+by the tables below (docs/formats.md). Conventions that differ: dense weights are transposed, convolution
+weights are [kh, kw, in, out], the kernels of layers that upsample are stored reversed, and style biases are
+stored without the 1 that is their neutral value.
 """
 import re
 from collections.abc import Callable, Collection
@@ -51,7 +52,8 @@ SUBSTITUTES: Substitutes = {('dnnlib.tflib.network', 'Network'): Network}
 def records(content: Any, only: Collection[str] | None = None) -> dict[str, Any]:
     """{'G', 'D', 'G_ema': NetworkRecord or None, 'augment_pipe': None, 'training_set_kwargs': None}.
 
-    content: the tuple of three networks, of which some may be None, or one generator alone, which counts as G_ema.
+    content: the tuple of three networks, of which some may be None, or one generator alone,
+    which counts as G_ema.
     """
     content = (None, None, content) if isinstance(content, Network) else content
     if len(content) != 3 or not all(network is None or isinstance(network, Network) for network in content) \
@@ -65,7 +67,8 @@ def records(content: Any, only: Collection[str] | None = None) -> dict[str, Any]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Options. A row: name in the file -> (group of arguments or '', argument), and the value if the file has none.
+# Options. A row: name in the file -> (group of arguments or '', argument),
+# and the value if the file has none.
 
 OPTIONS_G = {
     'latent_size': ('', 'z_dim', 512), 'label_size': ('', 'c_dim', 0), 'dlatent_size': ('', 'w_dim', 512),

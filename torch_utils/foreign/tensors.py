@@ -1,11 +1,13 @@
-"""Tensors and arrays inside pickles: substitutes for the functions that torch and NumPy would be asked to call.
+"""Tensors and arrays inside pickles: substitutes for the functions that torch
+and NumPy would be asked to call.
 
-A tensor is a view (offset, size, stride) of a storage. A storage is bytes that must be in the file: a declared size is
-compared with the bytes at hand before any memory is taken, and all storages together with the size of the file.
+A tensor is a view (offset, size, stride) of a storage. A storage is bytes that must be in the file:
+a declared size is compared with the bytes at hand before any memory is taken, and all storages together with
+the size of the file.
 
-Layout of a `.pt` file before the zip archives, also that of each storage inside a reference pickle: pickles of a magic
-number, of the format's version, of a dict on the machine, of the content (with references to storages), of the list of
-storage keys; then per storage the number of elements (int64) and the elements.
+Layout of a `.pt` file before the zip archives, also that of each storage inside a reference pickle:
+pickles of a magic number, of the format's version, of a dict on the machine, of the content (with references
+to storages), of the list of storage keys; then per storage the number of elements (int64) and the elements.
 """
 import io
 import math
@@ -59,7 +61,8 @@ class Budget:
 # torch.
 
 def substitutes(num_bytes: int) -> Substitutes:
-    """For tensors, their storages as byte strings, NumPy arrays and scalars, and containers, in `num_bytes` of file."""
+    """For tensors, their storages as byte strings, NumPy arrays and scalars, and containers,
+    in `num_bytes` of file."""
     storages, arrays, texts = Budget(num_bytes), Budget(num_bytes), Budget(num_bytes)
     return {
         ('torch._utils', '_rebuild_tensor_v2'): rebuild_tensor,
@@ -130,7 +133,8 @@ def load_stream(file: BinaryIO, known: Substitutes, budget: Budget) -> Any:
 
 
 def load_archive(file: BinaryIO, known: Substitutes) -> Any:
-    """The content of a `.pt` file as torch writes it today: a zip archive of one pickle and a member per storage."""
+    """The content of a `.pt` file as torch writes it today:
+    a zip archive of one pickle and a member per storage."""
     budget = Budget(size_of(file))
     try:
         archive = zipfile.ZipFile(file)

@@ -1,7 +1,8 @@
 """The CIFAR-10 archive, `cifar-10-python.tar.gz` [Krizhevsky 2009], read without running what it contains.
 
-Its batches are pickles. A pickle names functions and has them called; here the few names that an array of bytes needs
-get stand-ins that only hold data, and any other name is refused.
+Its batches are pickles. A pickle names functions and has them called;
+here the few names that an array of bytes needs get stand-ins that only hold data,
+and any other name is refused.
 """
 import pickle
 import tarfile
@@ -9,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-_BATCHES = [f'cifar-10-batches-py/data_batch_{i}' for i in range(1, 6)]         # The test batch is not for training.
+_BATCHES = [f'cifar-10-batches-py/data_batch_{i}' for i in range(1, 6)]  # The test batch is not for training.
 _MAX_BATCH_BYTES = 2 ** 26      # Twice what they have.
 
 

@@ -1,4 +1,5 @@
-"""What feeds a step: sources of reals and labels, the stages that say which are on line, and endless batches of reals."""
+"""What feeds a step: sources of reals and labels, the stages that say which are on line,
+and endless batches of reals."""
 import atexit
 import multiprocessing
 import signal
@@ -18,7 +19,7 @@ from training.data.storage import DatasetError
 
 MAX_BAD_IMAGES = 10     # Per process that loads images.
 MAX_RESTARTS = 10       # Of the processes that load images, of one source on one rank.
-WORKER_IS_GONE = 'DataLoader worker (pid'       # How torch's RuntimeError about a worker that was killed begins.
+WORKER_IS_GONE = 'DataLoader worker (pid'  # How torch's RuntimeError about a worker that was killed begins.
 STOP_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1', 'SIGHUP')
                 if hasattr(signal, name)]
 
@@ -31,8 +32,9 @@ def centre_name(index: int) -> str:
 class Source:
     """One data set, and the labels that fakes of its kind get.
 
-    `code` [k] is appended to the labels that G gets of them; critics do not see it. `centre` is set if the source is one
-    of several data centres: its name, and the arguments of its data set with the code, as metrics take them.
+    `code` [k] is appended to the labels that G gets of them; critics do not see it.
+    `centre` is set if the source is one of several data centres: its name, and the arguments of its data set
+    with the code, as metrics take them.
     """
     centre: tuple[str, tuple[dict, list[float]]] | None = None
 
@@ -63,7 +65,8 @@ class Stage:
     end_nimg: int
     sources: list[Source]
     reg_source: Source | None = None    # Labels for the generator's lazy step. None: the first source's.
-    grid_sources: list[Source] | None = None    # Labels of the grid of fakes, row by row in turn. None: its reals'.
+    # Labels of the grid of fakes, row by row in turn. None: its reals'.
+    grid_sources: list[Source] | None = None
 
 
 class OutOfImagesError(DatasetError):
@@ -101,7 +104,8 @@ class WithoutBad(torch.utils.data.Dataset):
 
 
 def ignore_stop_signals(worker: int) -> None:
-    """In a process that loads images: schedulers and terminals signal all processes of a run, but its trainers decide.
+    """In a process that loads images: schedulers and terminals signal all processes of a run,
+    but its trainers decide.
 
     A worker ends when its trainer does (`end_with_program`).
     """
@@ -110,7 +114,8 @@ def ignore_stop_signals(worker: int) -> None:
 
 
 def end_with_program(batches: Iterator) -> None:
-    """Sees to it that the workers of a loader's iterator end when this program does; nobody else will after an error.
+    """Sees to it that the workers of a loader's iterator end when this program does;
+    nobody else will after an error.
 
     Without this, Python would send them SIGTERM at its end, which they ignore, and wait for them for ever.
     """
@@ -174,7 +179,8 @@ class RealStream:
         loader = DataLoader(self._images, self._batch_size, sampler=sampler, worker_init_fn=ignore_stop_signals,
                             generator=torch.Generator(), **self._loader_kwargs)
         with no_exception_from_signals():
-            self._batches = iter(loader)    # Starts the workers; their seeds come from a generator of their own.
+            # Starts the workers; their seeds come from a generator of their own.
+            self._batches = iter(loader)
         end_with_program(self._batches)
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,7 +203,10 @@ class RealStream:
         return img, misc.to_device(c, self.device)
 
     def _replace_workers(self, error: RuntimeError) -> None:
-        """Continues to load, with new processes. Raises a DatasetError if that has been tried often enough."""
+        """Continues to load, with new processes.
+
+        Raises a DatasetError if that has been tried often enough.
+        """
         end_workers(lambda: self._batches, workers_of(self._batches))
         self._num_restarts += 1
         if self._num_restarts > MAX_RESTARTS:

@@ -17,7 +17,7 @@ FILTERS = {'box': Image.Resampling.BOX, 'lanczos': Image.Resampling.LANCZOS}
 
 def make_transform(
     transform: str | None = None,       # None, 'center-crop' or 'center-crop-wide'.
-    width: int | None = None,           # Of the result; None keeps the image's own, which the crops do not allow.
+    width: int | None = None,  # Of the result; None keeps the image's own, which the crops do not allow.
     height: int | None = None,
     resize_filter: str = 'lanczos',     # 'lanczos' or 'box'.
     color: str = 'auto',                # 'auto' (as it is), 'rgb' or 'gray'.
@@ -45,10 +45,12 @@ def center_crop(pixels: np.ndarray, width: int, height: int, resample: int) -> n
 
 
 def center_crop_wide(pixels: np.ndarray, width: int, height: int, resample: int) -> np.ndarray | None:
-    """Middle rows at full width, in another size, on a black square of side `width`; too small an image is dropped.
+    """Middle rows at full width, in another size, on a black square of side `width`;
+    too small an image is dropped.
 
-    The number of rows is counted in pixels of the result yet cut from the original, so that an image wider than `width`
-    loses more of its height than its proportions ask for: data sets in use were made so, and others must match them.
+    The number of rows is counted in pixels of the result yet cut from the original,
+    so that an image wider than `width` loses more of its height than its proportions ask for: data sets in
+    use were made so, and others must match them.
     """
     old_height, old_width, num_channels = pixels.shape
     num_rows = round(width * old_height / old_width)

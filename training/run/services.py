@@ -1,7 +1,7 @@
 """What goes on beside training and must never end it: pictures, statistics, metrics, saved files.
 
-A service that fails is named with the reason, tried once more, and tried again the next time it is due. One that has
-not worked by the end of the run makes the run end with a failure, after all training is done.
+A service that fails is named with the reason, tried once more, and tried again the next time it is due.
+One that has not worked by the end of the run makes the run end with a failure, after all training is done.
 """
 import threading
 from collections.abc import Callable

@@ -1,7 +1,8 @@
-"""What happens between iterations now and then: status, pictures, snapshots, metrics, statistics, and stopping.
+"""What happens between iterations now and then: status, pictures, snapshots, metrics, statistics,
+and stopping.
 
-A tick is `--tick` thousand images. The first one ends after the first iteration, so that everything periodic is
-seen to work at once.
+A tick is `--tick` thousand images. The first one ends after the first iteration,
+so that everything periodic is seen to work at once.
 """
 import math
 import os
@@ -42,7 +43,8 @@ class Ticks:
         config: Of the run.
         run_dir: Where everything goes.
         device: Of this rank.
-        wants_stop: Asked after every iteration on every rank; if it is true on any, all stop after a last tick.
+        wants_stop: Asked after every iteration on every rank; if it is true on any,
+            all stop after a last tick.
         resumed: What `state_dict` said when the run was saved; None at its start.
         evaluate: Calculates metrics, `metrics.metric_main.evaluate`; None: there are none.
         higher_is_better: Is a metric? `metrics.names.higher_is_better`.
@@ -78,13 +80,14 @@ class Ticks:
         self._collector = training_stats.Collector(regex='.*')
         self._metrics: dict[str, float] = {}
         self._diversity = None
-        self._tick_nimg, self._tick_sec = run.nimg, 0.0     # Where the tick began, and how long it took before `_tick_time`.
+        # Where the tick began, and how long it took before `_tick_time`.
+        self._tick_nimg, self._tick_sec = run.nimg, 0.0
         total_sec, unwritten = 0, []
         if self._state is not None:
             self._restore_statistics(self._state)
             self.tick, self._metrics = self._state['tick'], self._state['metrics']
             total_sec, unwritten = self._state['total_sec'], self._state.get('unwritten', [])
-            self._tick_nimg = self._state.get('tick_nimg', run.nimg)        # Older states are of ends of ticks.
+            self._tick_nimg = self._state.get('tick_nimg', run.nimg)  # Older states are of ends of ticks.
             self._tick_sec = self._state.get('tick_sec', 0.0)
         self._tick_time = self._save_time = time.time()
         self._start_time = self._tick_time - total_sec
@@ -114,7 +117,8 @@ class Ticks:
     def after_iteration(self, run: Run) -> None:
         """Ends a tick if it is time."""
         if self.is_main:
-            self._bar.update(min(run.nimg / 1000, self._bar.total) - self._bar.n)     # The last batch may exceed it.
+            # The last batch may exceed it.
+            self._bar.update(min(run.nimg / 1000, self._bar.total) - self._bar.n)
         done = run.nimg >= run.stage.end_nimg
         if distributed.any(self.wants_stop()):
             self.stopped = True
@@ -257,7 +261,8 @@ class Ticks:
         return path
 
     def _score(self, run: Run, path: Path) -> None:
-        """Calculates the metrics of a snapshot whose state is on the disk; a signal breaks them off, and ends the run.
+        """Calculates the metrics of a snapshot whose state is on the disk; a signal breaks them off,
+        and ends the run.
 
         Of several data centres those that are on line count: the others stay closed.
         """
@@ -322,7 +327,8 @@ class Ticks:
             training_stats.report0(f'Overfitting/{name}', found.get(name, []))
 
     def _end_statistics(self, run: Run, metrics: dict[str, float]) -> None:
-        """Statistics of the tick and the latest metrics, for all logs, and what they say about the run's health."""
+        """Statistics of the tick and the latest metrics, for all logs,
+        and what they say about the run's health."""
         self.timer.report()
         self._collector.update()
         stats = self._collector.as_dict()
@@ -353,7 +359,7 @@ class Ticks:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to write the same statistics. To be called by all ranks alike."""
         unwritten, now = self._stats.unwritten if self.is_main else [], time.time()
-        reported = distributed.gather_objects(training_stats.reported())        # Before the collector sums it up.
+        reported = distributed.gather_objects(training_stats.reported())  # Before the collector sums it up.
         return dict(tick=self.tick, tick_nimg=self._tick_nimg, tick_sec=now - self._tick_time + self._tick_sec,
                     collector=self._collector.state_dict(), reported=reported, metrics=self._metrics,
                     total_sec=now - self._start_time, unwritten=unwritten, num_rows=self.tick - len(unwritten))
@@ -402,7 +408,8 @@ class Grid:
 
     @torch.no_grad()
     def save_fakes(self, G_ema: torch.nn.Module, path: Path, nimg: int) -> np.ndarray:
-        """The grid of what G_ema makes of the latents, with constant noise; its first images join the film strip.
+        """The grid of what G_ema makes of the latents, with constant noise;
+        its first images join the film strip.
 
         Returns the images, [N,C,H,W] in -1..1.
         """
