@@ -97,6 +97,8 @@ class Real(_Number):
     kind = 'a number'
 
     def parse(self, text: str) -> float:
+        if not text.isascii() or '_' in text:       # Python also takes 1_0 for 10, and digits of other scripts.
+            raise ValueError(text)
         return float(text)
 
 

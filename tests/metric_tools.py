@@ -1,5 +1,6 @@
 """What the tests of the metrics share: a detector of a few thousand weights, a tiny generator, small image sets."""
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,18 @@ import torch
 import torch.nn.functional as F
 from tiny import make_dataset
 
+from dnnlib.util import make_cache_dir_path
 from metrics.detector import Detector, embedding_of_maps
 from training.networks import Generator
+
+
+def own_cache(folder, monkeypatch):
+    """An empty cache for everything but the compiled operators, which would be compiled anew for each test."""
+    ops = make_cache_dir_path('ops')
+    os.makedirs(ops, exist_ok=True)
+    os.makedirs(f'{folder}/cache')
+    os.symlink(ops, f'{folder}/cache/ops')
+    monkeypatch.setenv('DNNLIB_CACHE_DIR', f'{folder}/cache')
 
 
 class TinyDetector(Detector):

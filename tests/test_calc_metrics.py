@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from metric_tools import TinyDetector, image_sets, make_generator
+from metric_tools import TinyDetector, image_sets, make_generator, own_cache
 from tiny import make_config, make_dataset
 
 import calc_metrics
@@ -22,7 +22,7 @@ def tiny(monkeypatch, tmp_path):
     """A metric of 20 images through a tiny detector; no weights that this machine may have."""
     monkeypatch.setattr(names, '_registry', {**names._registry, FD.name: FD})
     monkeypatch.setattr('metrics.metric_main.load_detector', lambda metric, weights, device: TinyDetector())
-    monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'cache'))
+    own_cache(tmp_path, monkeypatch)
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
 
 

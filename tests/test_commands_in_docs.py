@@ -131,7 +131,7 @@ def test_a_command_that_trains_passes_its_dry_run(line, tmp_path, monkeypatch):
     for word in arguments:
         if word.startswith(('--data=', '--tdgan_data=', '--held-out=')):
             for path in word.partition('=')[2].split(','):
-                make_dataset(tmp_path / (path if path.endswith('.zip') else f'{path.rstrip("/")}.zip'), num=600, res=32,
+                make_dataset(tmp_path / (path if path.endswith('.zip') else f'{path.rstrip("/")}.zip'), num=600, res=64,
                              num_classes=3 if '--cond=1' in arguments else 0)
     arguments = [word if word.endswith('.zip') or not word.startswith('--data=') else f'{word.rstrip("/")}.zip'
                  for word in arguments]

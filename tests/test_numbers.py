@@ -55,6 +55,8 @@ def test_numbers_are_read(kind, text, value):
     (Whole('[1, inf)'), '9' * 5000, f'--number={"9" * 40}...: must be a whole number, at least 1'),
     (Whole('[1, 9]'), '٣', '--number=٣: must be a whole number, at least 1 and at most 9'),
     (Whole('[1, 9]'), 'True', '--number=True: must be a whole number, at least 1 and at most 9'),
+    (Real('[0, 9]'), '1_0', '--number=1_0: must be a number, at least 0 and at most 9'),
+    (Real('[0, 9]'), '１', '--number=１: must be a number, at least 0 and at most 9'),
     (Real('[0, inf)'), 'nan', '--number=nan: must be a number, at least 0'),
     (Real('[0, inf)'), '1e308', '--number=1e+308: must be at least 0 and at most 1000000000'),
     (Real('(0, inf)'), 'inf', '--number=inf: must be more than 0 and at most 1000000000'),
