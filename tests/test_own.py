@@ -91,6 +91,10 @@ def test_other_tools_need_not_be_told_what_the_networks_are(copy):
     call(copy, 'style_mixing', f'--network={run}', '--outdir=mixed', '--rows=1', '--cols=2', '--styles=0', '--class=0')
     said = call(copy, 'directions', f'--network={run}', '--outdir=dirs', '--seeds=0-1', '--class=0', status=2)
     assert 'PlainGenerator' in said and 'Traceback' not in said
+    said = call(copy, 'train', *COMMON[:3], f'--init-from={run}', '--device=cpu', '--metrics=none', '-n')
+    assert 'training.plain_generator.PlainGenerator' in said and 'training.plain_critic.PlainCritic' in said
+    said = call(copy, 'train', *COMMON[:3], f'--init-from={run}', '--G=PlainGenerator', '-n', status=2)
+    assert '--G has no effect with --init-from' in said
 
 
 @pytest.mark.slow
