@@ -120,7 +120,7 @@ def resolve_networks(o: Mapping[str, Any], config: dict[str, Any], names: list[s
         if class_name != usual:
             require('init_from' not in o or 'cfg' in o, f'--{network} has no effect with --init-from, which takes the '
                     'networks of the file; --cfg as well starts new ones from what matches')
-            require('pkl' not in config.get('snapshot_formats', ()), f'--{network}={o[network]} cannot be saved as pkl, in '
+            require('pkl' not in config.get('snapshot_format', ()), f'--{network}={o[network]} cannot be saved as pkl, in '
                     'the form of the official snapshots: leave out --snapshot-format')
             config[f'{network}_kwargs']['class_name'] = class_name
             names.append(o[network])
