@@ -157,7 +157,7 @@ def resolve(o: Mapping[str, Any]) -> Job:
     if (o['network'] is None) == (o['images'] is None):
         raise click.UsageError('give either --network or --images: what shall be scored?')
     if o['nearest']:
-        check_nearest(o['nearest'])
+        check_picture(o['nearest'], '--nearest')
     snapshots = find_snapshots(o['network'], o['snapshots']) if o['network'] is not None else []
     options = dict(
         weights=find_detectors(o), seed=o['seed'], batch_size=o['batch'], batch_gen=o['batch_gen'],
@@ -175,15 +175,15 @@ def resolve(o: Mapping[str, Any]) -> Job:
         nearest=o['nearest'], held_out=o['held_out'], verbose=o['verbose'])
 
 
-def check_nearest(path: str) -> None:
+def check_picture(path: str, option: str) -> None:
     """A usage error unless a picture can be written there."""
     if os.path.splitext(path)[1].lower() not in NEAREST_FORMATS:
         raise click.BadParameter(f'{path} needs an ending that says what to write: {" or ".join(NEAREST_FORMATS)}',
-                                 param_hint='--nearest')
+                                 param_hint=option)
     try:
         writing.require_place(path)
     except OSError as error:
-        raise click.BadParameter(f'{path}: {error.strerror}', param_hint='--nearest') from error
+        raise click.BadParameter(f'{path}: {error.strerror}', param_hint=option) from error
 
 
 def find_detectors(o: Mapping[str, Any]) -> WeightOptions:

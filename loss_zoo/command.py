@@ -29,6 +29,7 @@ GROUPS = {
         'train': Program('train', 'Train a generator; the same command continues it.', may_fail=True),
         'report': Program('report', 'Show a run, or compare several, as one HTML page.'),
         'metrics': Program('calc_metrics', 'Score networks or folders of pictures.'),
+        'copied': Program('copied', 'Say whether a generator copies its training pictures.'),
     },
     'With a generator': {
         'generate': Program('generate', 'Draw pictures from seeds.'),

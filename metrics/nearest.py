@@ -7,6 +7,7 @@ training image to its nearest other. Far below 1, a fake is a copy.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,14 +71,14 @@ def nearest_sheet(
     def finish():
         distances, indices = nearest(fake[tap], real[tap], k)
         typical = float(neighbour_distances(real[tap], 1).median())
-        sheet = _sheet(next(work.fake.batches([range(num)])), [train.pick(row) for row in indices.tolist()])
+        sheet = sheet_of(next(work.fake.batches([range(num)])), [train.pick(row) for row in indices.tolist()])
         ratios = [float(d) / typical if typical else float('inf') for d in distances[:, 0]]
-        return Neighbours(indices.tolist(), ratios, typical, _failure_to_write(path, sheet))
+        return Neighbours(indices.tolist(), ratios, typical, failure_to_write(path, sheet))
 
     return on_main(finish)
 
 
-def _failure_to_write(path, sheet):
+def failure_to_write(path: str | os.PathLike, sheet: np.ndarray) -> str:
     """Why the picture could not be written, or nothing: what was found is worth more than it."""
     info = PngInfo()
     info.add_text('Software', writing.MARK)
@@ -89,7 +90,7 @@ def _failure_to_write(path, sheet):
     return ''
 
 
-def _sheet(fakes, neighbours):
+def sheet_of(fakes: torch.Tensor, neighbours: Sequence[torch.Tensor]) -> np.ndarray:
     """A picture [H, W, 3] of fakes: uint8 [num, 3, H, W]; neighbours: num tensors uint8 [k, 3, H, W]."""
     gap = torch.full((fakes.shape[2], _MARGIN, 3), 255, dtype=torch.uint8)
     rows = [torch.cat([_row(fake[None]), gap, _row(near)], dim=1) for fake, near in zip(fakes.cpu(), neighbours)]

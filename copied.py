@@ -1,0 +1,80 @@
+"""Says whether a trained generator copies its training pictures, and shows the worst pairs.
+
+    python copied.py --network=runs/00000-cats --out=copied.png
+"""
+import json
+import os
+from dataclasses import asdict
+
+import click
+
+import calc_metrics
+from dnnlib import output
+from dnnlib.numbers import SEED, WORKERS, Whole
+from metrics.names import MetricError
+
+
+@click.command(epilog='Example: python copied.py --network=runs/00000-cats --out=copied.png')
+@click.option('--network', metavar='FILE|URL|DIR', help='Network file, its URL, or a run directory.')
+@click.option('--images', metavar='PATH', help='A folder or zip of generated images instead of a network.')
+@click.option('--data', metavar='PATH', help='The training images [default: what the run was trained on]')
+@click.option('--held-out', metavar='PATH', help='Images like them that were not trained on [default: what --subset of the run '
+              'left out, else each training image is compared with the others]')
+@click.option('--num', type=Whole('[100, 1000000]'), default=1000, show_default=True, help='Images to generate.')
+@click.option('--out', metavar='FILE', help='A picture of the nearest pairs: .png or .jpg.')
+@click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', show_default=True,
+              help='What computes.')
+@click.option('--workers', type=Whole(WORKERS), default=3, show_default=True, help='Processes that decode images.')
+@click.option('--seed', type=Whole(SEED), default=0, show_default=True, help='Of the generated images.')
+def main(network: str | None, images: str | None, data: str | None, held_out: str | None, num: int, out: str | None,
+         device: str, workers: int, seed: int) -> None:
+    """Say whether a generator copies its training pictures.
+
+    Compares the distance of generated pictures to the nearest training picture with that of pictures the generator never saw.
+    Prints a sentence and, as JSON, its numbers.
+    """
+    if out:
+        calc_metrics.check_picture(out, '--out')
+    options = dict(network=network, images=images, data=data, device=device, workers=workers, seed=seed)
+    arguments = [f'--{key}={value}' for key, value in options.items() if value is not None]
+    job = calc_metrics.resolve(calc_metrics.main.make_context('copied.py', ['--metrics=none', *arguments]).params)
+    held_out_kwargs = calc_metrics.image_set(held_out, '--held-out') if held_out else None
+    try:
+        look(job, held_out_kwargs, num, out)
+    except MetricError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def look(job: calc_metrics.Job, held_out_kwargs: dict | None, num: int, out: str | None) -> None:
+    """Does the work, and says what was found. Raises MetricError."""
+    from metrics.copied import find_copies
+    from metrics.metric_main import MetricOptions
+    from metrics.nearest import failure_to_write, sheet_of
+    verdict, pairs = find_copies(MetricOptions(**target_of(job), **job.options), held_out_kwargs, num)
+    click.echo(str(verdict))
+    click.echo(json.dumps(asdict(verdict)))
+    if out:
+        failure = failure_to_write(out, sheet_of(pairs.fakes, [image[None] for image in pairs.train]))
+        if failure:
+            raise click.ClickException(f'--out: {out} cannot be written: {failure}')
+        click.echo(f'{out}: generated pictures, and beside each the training picture nearest to it; the nearest pair first.')
+
+
+def target_of(job: calc_metrics.Job) -> dict:
+    """Generator and training set, as options of a metric."""
+    from torch_utils.distributed import pick_device
+    device = pick_device(job.device)
+    calc_metrics.choose_ops(job, device.type)
+    if not job.snapshots:
+        return dict(device=device, dataset_kwargs=job.dataset_kwargs)
+    path = job.snapshots[-1]
+    networks = calc_metrics.load_networks(path, ['G_ema'])
+    G = networks['G_ema']
+    if job.dataset_kwargs is None and networks.get('centres'):
+        raise click.UsageError(f'{os.path.basename(path)} was trained on several data centres; give --data, one of them')
+    return dict(G=G, device=device, dataset_kwargs=calc_metrics.dataset_of_network(job, G, networks['training_set_kwargs'], path))
+
+
+if __name__ == '__main__':
+    output.prepare()
+    main()
