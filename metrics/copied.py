@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from metrics.detector import Detector
 from metrics.features import feature_rows
-from metrics.image_streams import DatasetImages
+from metrics.image_streams import DatasetImages, open_dataset
 from metrics.metric_main import Evaluation, MetricOptions
 from metrics.names import Metric, MetricError
 from metrics.neighbours import nearest
@@ -30,7 +30,7 @@ QUANTILE = 0.01
 NUM_FAKES = 1000
 CONFIDENCE = 0.95
 MIN_UNSEEN = 20             # The quantile of fewer says nothing.
-SIZE = 32                   # Pixels; images are made as small, smaller ones stay as they are.
+SIZE = 32                   # Pixels; larger images are made as small.
 SHIFTS = tuple(product((0, -0.5, 0.5), repeat=2))       # In small pixels.
 
 
@@ -38,13 +38,18 @@ class Pixels(Detector):
     """Small, slightly blurred images as features [N, 3 * H * W], one tap for each shift."""
     name = 'pixels'
     sha256 = 'none'
-    resize_rule = f'averages over areas to {SIZE}x{SIZE}'
-    taps = {f'shift{number}': 3 * SIZE ** 2 for number in range(len(SHIFTS))}
+    resize_rule = f'averages over areas, at most {SIZE}x{SIZE}'
+    taps = dict.fromkeys([f'shift{number}' for number in range(len(SHIFTS))], 3 * SIZE ** 2)
     main_tap = 'shift0'     # None.
     fd_taps = (main_tap,)
 
+    def __init__(self, size: int = SIZE):
+        super().__init__()
+        self.size = size
+        self.taps = dict.fromkeys(self.taps, 3 * size ** 2)
+
     def forward(self, images: torch.Tensor, taps: Sequence[str]) -> dict[str, torch.Tensor]:
-        small = images.float() if images.shape[2] <= SIZE else F.adaptive_avg_pool2d(images.float(), SIZE)
+        small = F.adaptive_avg_pool2d(images.float(), self.size)
         return {tap: _blurred(_shifted(small, *SHIFTS[[*self.taps].index(tap)])).flatten(1) for tap in taps}
 
 
@@ -125,7 +130,8 @@ def find_copies(options: MetricOptions, held_out_kwargs: Mapping[str, Any] | Non
     """
     if options.dataset_kwargs is None:
         raise MetricError('copies can only be looked for in one data set')
-    options = replace(options, detector=Pixels(), cache=False)
+    size = min(SIZE, open_dataset(options.dataset_kwargs).resolution)
+    options = replace(options, detector=Pixels(size), cache=False)
     num = num_fakes if options.images_kwargs is None else None
     work = Evaluation(Metric('copied', 'kid', Pixels.name, num), options)
     train = _TrainingImages(options, work)
