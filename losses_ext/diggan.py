@@ -4,8 +4,13 @@ The critic's gradient with respect to its input must be as long on reals as on f
 
     L = weight * (||grad D(x_r)|| - ||grad D(x_f)||)^2      x_r: real, x_f: fake, a constant
 
-Lengths are taken over all pixels of an image, the i-th real is paired with the i-th fake,
-and the mean is over pairs.
+Lengths are taken over all pixels of an image, the i-th real is paired with the i-th fake, and the mean is over pairs.
+
+With `pair=mean` it is the gap of the mean lengths, whose gradient has a factor that only the whole batch knows:
+
+    L = weight * gap^2,    dL = 2 weight * gap * d gap,    gap = mean ||grad D(x_r)|| - mean ||grad D(x_f)||
+
+Every micro-batch adds its part of gap and of d gap; their product joins the critic's gradient at the end of the phase.
 """
 from dataclasses import dataclass, replace
 
@@ -14,8 +19,8 @@ from torch import Tensor
 
 from losses_ext.option import option
 from losses_ext.running_mean import WithRunningMeans
-from torch_utils import training_stats
-from training.loss import Game, StepContext, Verdict
+from torch_utils import distributed, training_stats
+from training.loss import Game, Phase, StepContext, Verdict
 from training.regularizer import Term
 
 
@@ -39,6 +44,8 @@ class DigGAN(WithRunningMeans):
         super().__init__(game, options, options.ema)
         self.interval = options.interval
         self.leaf = 'seen' if options.wrt == 'aug' else 'img'
+        self._gaps: dict[str, list[Tensor]] = {}            # Critic -> gap [] of each micro-batch so far, of means.
+        self._slopes: dict[str, list[Tensor | None]] = {}   # Critic -> d gap of them all, for each parameter that it has.
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:
@@ -51,10 +58,32 @@ class DigGAN(WithRunningMeans):
         n_r = self._norms(ctx, ctx.real, 'real')                                    # [N]
         n_f = self._norms(ctx, ctx.fake, 'fake')                                    # [N]
         if self.options.pair == 'mean':
-            n_r, n_f = n_r.mean(), n_f.mean()
+            return self._hold(ctx, n_r.mean() - n_f.mean())
         gap = (n_r - n_f).square()
         training_stats.report(f'Loss/diggan/gap{ctx.critic.suffix}', gap)
         return self.options.weight * gap
+
+    def _hold(self, ctx: StepContext, gap: Tensor) -> None:
+        """Keeps a micro-batch's gap of means and its gradient until those of the whole batch are known."""
+        name, parameters = ctx.critic.name, list(ctx.critic.module.parameters())
+        slopes = torch.autograd.grad(gap * ctx.share, parameters, retain_graph=True, allow_unused=True)
+        if ctx.round == 0:                                  # Also of a phase that began anew.
+            self._gaps[name], self._slopes[name] = [], [None] * len(parameters)
+        self._gaps[name].append(gap.detach())
+        self._slopes[name] = [added if slope is None else slope if added is None else slope + added
+                              for slope, added in zip(self._slopes[name], slopes)]
+
+    def end_phase(self, phase: Phase) -> None:
+        (gaps, self._gaps), (slopes, self._slopes) = (self._gaps, {}), (self._slopes, {})
+        gaps = {name: torch.stack(parts).mean() for name, parts in gaps.items()}
+        distributed.all_reduce_mean_(list(gaps.values()))
+        for name, gap in gaps.items():
+            critic = self.game.critics[name]
+            training_stats.report(f'Loss/diggan/gap{critic.suffix}', gap.square())
+            for parameter, slope in zip(critic.module.parameters(), slopes[name]):
+                if slope is not None:
+                    grad = slope * (2 * self.options.weight * self.gain * gap)
+                    parameter.grad = grad if parameter.grad is None else parameter.grad + grad
 
     def _norms(self, ctx: StepContext, verdict: Verdict, kind: str) -> Tensor:
         """Norms of the input gradients [N], pulled towards their running mean."""
@@ -63,7 +92,7 @@ class DigGAN(WithRunningMeans):
         if self.options.ema == 0:
             return norms
         name = f'{ctx.critic.name}/{kind}'
-        self._means.add(name, norms)
+        self._means.add(name, ctx.round, norms)
         mean = self._means.get(name)
         return norms if mean is None else torch.lerp(norms, mean, self.options.ema)
 

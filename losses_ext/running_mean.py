@@ -25,20 +25,22 @@ class RunningMeans:
 
     def reset(self) -> None:
         """Forgets everything."""
-        self._added: dict[str, list[Tensor]] = {}
+        self._added: dict[str, dict[int, Tensor]] = {}  # name -> {number of a micro-batch: its mean []}
         self._sums: dict[str, Tensor] = {}              # name -> []
         self._num_updates: dict[str, int] = {}
         self._num_bad: dict[str, Tensor] = {}  # name -> [], updates that were not finite; on the device.
 
-    def add(self, name: str, values: Tensor) -> None:
-        """Takes values, any shape, of one micro-batch; all micro-batches
-        of an iteration have equally many."""
-        self._added.setdefault(name, []).append(values.detach().mean())
+    def add(self, name: str, round_idx: int, values: Tensor) -> None:
+        """Takes values, any shape, of the micro-batch of that number; all of an iteration have equally many.
+
+        Those of a phase that begins anew, with smaller micro-batches, take the place of what it had added before.
+        """
+        self._added.setdefault(name, {})[round_idx] = values.detach().mean()
 
     def update(self) -> None:
         """Moves each mean that was added to. On every rank, which have added to the same ones."""
         names, self._added, added = list(self._added), {}, self._added
-        means = [torch.stack(added[name]).mean() for name in names]
+        means = [torch.stack(list(added[name].values())).mean() for name in names]
         distributed.all_reduce_mean_(means)
         for name, mean in zip(names, means):
             self._move(name, mean)

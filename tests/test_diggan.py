@@ -167,15 +167,25 @@ def test_gradient_of_zero_has_a_finite_derivative_against_one_that_is_not():
 def test_zero_iff_norms_match():
     critic = Critic(lambda x, a: a / 2 * x.square().sum(1), a=torch.tensor(1.0))    # Norm: |x|.
     game, sample = toy_game(critic)
-    _, mean = toy_game(critic, pair='mean')
     x = torch.nn.functional.normalize(torch.randn([4, 1, 2, 2]).flatten(1)).view(4, 1, 2, 2)
     sizes = torch.tensor([1.0, 2, 3, 4])[:, None, None, None]
     assert gap(game, sample, x * sizes, -x * sizes).max() < 1e-12
     other = x * sizes.flip(0)
     torch.testing.assert_close(gap(game, sample, x * sizes, other), torch.tensor([9.0, 1, 1, 9]))
-    assert gap(game, mean, x * sizes, other) < 1e-12
-    assert gap(game, mean, x * sizes, other).shape == ()
-    torch.testing.assert_close(gap(game, mean, x * sizes, other * 2), torch.tensor(2.5 ** 2))
+
+
+@pytest.mark.parametrize(('scale', 'gap_of_means', 'slope'), [(1, 0.0, 0.0), (2, -2.5, -2.5)])
+def test_gap_of_means(scale, gap_of_means, slope):
+    """Norms are a |x|, so that the gap of means and its derivative by a are the gap of the mean |x|, at a = 1."""
+    critic = Critic(lambda x, a: a / 2 * x.square().sum(1), a=torch.tensor(1.0))
+    game, mean = toy_game(critic, pair='mean', weight=3.0, interval=2)
+    x = torch.nn.functional.normalize(torch.randn([4, 1, 2, 2]).flatten(1)).view(4, 1, 2, 2)
+    sizes = torch.tensor([1.0, 2, 3, 4])[:, None, None, None]
+    with Reports() as reports:
+        assert gap(game, mean, x * sizes.flip(0) * scale, x * sizes) is None
+        mean.end_phase(context(game).phase)
+    torch.testing.assert_close(reports.all('Loss/diggan/gap'), torch.tensor([gap_of_means ** 2]))
+    torch.testing.assert_close(critic.a.grad, torch.tensor(2 * 3.0 * 2 * gap_of_means * slope))
 
 
 def test_all_pairs_are_the_gap_and_two_variances():

@@ -97,7 +97,7 @@ class Follower(WithRunningMeans):
         super().__init__(game, options, 0.9)
 
     def d_fake(self, ctx):
-        self._means.add(ctx.critic.name, ctx.fake.logits)
+        self._means.add(ctx.critic.name, ctx.round, ctx.fake.logits)
         mean = self._means.get(ctx.critic.name)
         return None if mean is None else (ctx.fake.logits - mean).square()
 

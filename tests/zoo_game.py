@@ -42,6 +42,8 @@ def run_step(game, step, batch, interval=1, **context):
     ctx = StepContext(game, Phase('D', step, [game.D], interval, critic=game.D), STREAMS, **batch, **context)
     game.take_reals(ctx, ctx.real_img, ctx.real_c)
     step(game, ctx)
+    for regularizer in game.having('end_phase'):
+        regularizer.end_phase(ctx.phase)
     return ctx
 
 

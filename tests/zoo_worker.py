@@ -19,6 +19,7 @@ def gradients_of_two_iterations(rank=0, num_ranks=1):
     game.regularizers = [
         ggdr.GGDR(game, ggdr.Options(res='8')),
         diggan.DigGAN(game, diggan.Options(weight=50.0, interval=1, ema=0.5)),
+        diggan.DigGAN(game, diggan.Options(weight=50.0, interval=1, pair='mean')),
         lecam.LeCam(game, lecam.Options(weight=0.5, start=0)),
         r2.R2(game, r2.Options(gamma=3.0, interval=1)),
         weco.WeCo(game, weco.Options(weight=5.0, both=True))]

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 SITES = ('g_main', 'g_reg', 'd_fake', 'd_real', 'd_pair', 'd_reg', 'd_reg_pair')
 LAZY_SITES = ('g_reg', 'd_reg', 'd_reg_pair')
 Term = Tensor | float | None    # What a regularizer adds at a site: [N], a scalar, or nothing.
-OTHER_HOOKS = ('configure', 'reals', 'phases', 'stages', 'begin_stage', 'end_iteration', 'describe', 'state_dict',
-               'load_state_dict', 'shared_state_dict', 'load_shared_state_dict')
+OTHER_HOOKS = ('configure', 'reals', 'phases', 'stages', 'begin_stage', 'end_phase', 'end_iteration', 'describe',
+               'state_dict', 'load_state_dict', 'shared_state_dict', 'load_shared_state_dict')
 
 
 class Regularizer:
@@ -99,6 +99,9 @@ class Regularizer:
     def begin_stage(self, stage: Any, seed: int, resumed: bool) -> None:
         """Called when a stage begins, and when a run resumes inside one: then `resumed`, and what was saved
         is restored."""
+
+    def end_phase(self, phase: Phase) -> None:
+        """All micro-batches of a phase are through, on all ranks: may add to its players' gradients before their step."""
 
     def end_iteration(self, nimg: int, batch_idx: int) -> None:
         """Called after all phases of an iteration, when `nimg` images have been shown."""

@@ -79,6 +79,8 @@ def run_phase(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared
     while not accumulate_gradients(run, phase, reals, shared):
         shrink_micro_batch(run)
         shared.clear()      # What phases share has the former size.
+    for regularizer in run.game.having('end_phase'):
+        regularizer.end_phase(phase)
     return finish_phase(phase.players)
 
 
