@@ -102,6 +102,18 @@ class Real(_Number):
         return float(text)
 
 
+class RealOrWord(Real):
+    """The same, or one of some words instead."""
+
+    def __init__(self, within: str, words: tuple[str, ...]):
+        super().__init__(within)
+        self.words = words
+        self.kind = f'{", ".join(words)} or a number'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value in self.words else super().convert(value, param, ctx)
+
+
 class OutOfRange(click.BadParameter):
     """A number that an option cannot have; the sentence names the option itself."""
 

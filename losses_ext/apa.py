@@ -5,8 +5,10 @@ of what it takes for real:
 
     p <- p + sign(r - target) * nimg / (1000 * kimg),   0 <= p <= 1,    r = mean of sign(D(real))
 
-nimg: images since the last step. The fakes are those of the generator's step of the iteration before:
-they exist already, and no critic meets an image in both roles at once.
+nimg: images since the last step. The fakes are those of the generator's step of the iteration before: they exist
+already, and no critic meets an image in both roles at once.
+
+Beside adaptive augmentation there is one p for both: the strength of the augmentation, at most 1.
 """
 import sys
 from dataclasses import dataclass, replace
@@ -23,6 +25,7 @@ from training.loss import Game, StepContext
 from training.regularizer import Regularizer, Term
 
 INTERVAL = 4        # Iterations between two steps of p.
+SHARED = 'shared'   # A p that is the strength of the augmentation.
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Options:
     target: float | None = option(None, 'What to hold the mean sign of the logits of reals at; none: 0.6.', within='[-1, 1]')
     kimg: float | None = option(None, 'Thousands of images in which p moves by 1; none: 500, when fine-tuning 100.',
                                 within='(0, inf)')
-    p: float | None = option(None, 'A fixed probability; none: adaptive.', within='[0, 1]')
+    p: float | str | None = option(None, 'A fixed probability, or shared: the strength of --aug=ada or --aug=fixed; none: '
+                                   'shared with --aug=ada, else adaptive.', choices=('shared',), within='[0, 1]')
 
 
 class APA(Regularizer):
@@ -41,7 +45,9 @@ class APA(Regularizer):
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)
-        self._p = torch.full([], options.p or 0.0, device=next(game.D.module.parameters()).device)
+        self._is_adaptive, self._is_shared = options.p is None, options.p == SHARED
+        self._first_p = 0.0 if self._is_adaptive or self._is_shared else options.p
+        self._p = torch.full([], self._first_p, device=next(game.D.module.parameters()).device)
         # Of the iteration before: source -> images, are they finite?, labels.
         self._fakes: dict[int, list[Tensor]] = {}
         self._made: dict[int, dict[int, tuple]] = {}    # Of this one: source -> micro-batch -> the same.
@@ -50,18 +56,21 @@ class APA(Regularizer):
     def configure(cls, config: dict, options: Options) -> Options:
         if 'lecam' in config['regularizers']:
             print('Warning: --reg_type=lecam,apa: both weaken the critic; start with one.', file=sys.stderr)
+        has_ada = config.get('target') is not None
+        options = replace(options, p=SHARED) if options.p is None and has_ada else options
+        if options.p == SHARED and not has_ada and 'p' not in config:
+            raise ValueError('--apa_p=shared needs an augmentation whose strength it can be: give --aug=ada or --aug=fixed')
+        for name in ('target', 'kimg'):
+            if options.p is not None and getattr(options, name) is not None:
+                whose = 'is that of the augmentation' if options.p == SHARED else 'is fixed'
+                raise ValueError(f'--apa_{name} has no effect with --apa_p={options.p}, whose p {whose}'
+                                 f'{"; give --target" if options.p == SHARED and name == "target" and has_ada else ""}')
         if options.p is not None:
-            for name in ('target', 'kimg'):
-                if getattr(options, name) is not None:
-                    raise ValueError(f'--apa_{name} has no effect with --apa_p, which fixes the probability')
             return options
         game = config['loss_kwargs']['game']
         if not losses_ext.rules_of(game).zero_decides:
             raise ValueError(f'--reg_type=apa cannot adapt to --loss={config["loss"]}: the logits of the {game} game '
                              f'have no zero that separates real from fake; give a fixed --apa_p')
-        if config.get('target') is not None:
-            raise ValueError('--reg_type=apa and --aug=ada cannot both adapt to the same logits: give a fixed --apa_p, '
-                             '--aug=fixed, or --aug=noaug')
         target = 0.6 if options.target is None else options.target
         kimg = float(config['ada_kimg']) if options.kimg is None else options.kimg
         return replace(options, target=target, kimg=kimg)
@@ -74,7 +83,7 @@ class APA(Regularizer):
         fake_img, is_sound, fake_c = (fakes[part] for fakes in self._fakes.get(ctx.source, (img[:0], img[:0], c[:0])))
         if len(fake_img) < len(img):  # In the first iteration, or after a restart with fewer processes.
             return img, c
-        replaced = torch.rand([len(img)], device=img.device, generator=ctx.shared_rng('apa')) < self._p
+        replaced = torch.rand([len(img)], device=img.device, generator=ctx.shared_rng('apa')) < self._probability()
         replaced &= is_sound
         return torch.where(replaced[:, None, None, None], fake_img, img), torch.where(replaced[:, None], fake_c, c)
 
@@ -82,9 +91,13 @@ class APA(Regularizer):
         self._fakes = {source: [torch.cat(parts) for parts in zip(*rounds.values())]
                        for source, rounds in self._made.items()}
         self._made = {}
-        if self.options.p is None and batch_idx % INTERVAL == 0:
+        if self._is_adaptive and batch_idx % INTERVAL == 0:
             self._adapt(nimg // batch_idx)            # Images of one iteration.
-        training_stats.report0('Progress/apa_p', self._p)
+        training_stats.report0('Progress/apa_p', self._probability())
+
+    def _probability(self) -> Tensor:
+        """p, []: of its own, or what the strength of the augmentation is now."""
+        return self.game.augment.p.clamp(max=1) if self._is_shared else self._p
 
     def _adapt(self, batch_size: int) -> None:
         """One step of p by what the first critic said of reals since the last one."""
@@ -96,7 +109,7 @@ class APA(Regularizer):
 
     def begin_stage(self, stage: Any, seed: int, resumed: bool) -> None:
         if not resumed:
-            self._p.fill_(self.options.p or 0.0)
+            self._p.fill_(self._first_p)
             self._fakes = {}
 
     def state_dict(self) -> dict:

@@ -4,13 +4,15 @@ The critic's gradient with respect to its input must be as long on reals as on f
 
     L = weight * (||grad D(x_r)|| - ||grad D(x_f)||)^2      x_r: real, x_f: fake, a constant
 
-Lengths are taken over all pixels of an image, the i-th real is paired with the i-th fake, and the mean is over pairs.
+Lengths are taken over all pixels of an image, the i-th real is paired with the i-th fake,
+and the mean is over pairs.
 
 With `pair=mean` it is the gap of the mean lengths, whose gradient has a factor that only the whole batch knows:
 
     L = weight * gap^2,    dL = 2 weight * gap * d gap,    gap = mean ||grad D(x_r)|| - mean ||grad D(x_f)||
 
-Every micro-batch adds its part of gap and of d gap; their product joins the critic's gradient at the end of the phase.
+Every micro-batch adds its part of gap and of d gap; their product joins the critic's gradient
+at the end of the phase.
 """
 from dataclasses import dataclass, replace
 
@@ -44,8 +46,9 @@ class DigGAN(WithRunningMeans):
         super().__init__(game, options, options.ema)
         self.interval = options.interval
         self.leaf = 'seen' if options.wrt == 'aug' else 'img'
-        self._gaps: dict[str, list[Tensor]] = {}            # Critic -> gap [] of each micro-batch so far, of means.
-        self._slopes: dict[str, list[Tensor | None]] = {}   # Critic -> d gap of them all, for each parameter that it has.
+        # Critic -> gap [] of each micro-batch so far; d gap of them all, for each of its parameters.
+        self._gaps: dict[str, list[Tensor]] = {}
+        self._slopes: dict[str, list[Tensor | None]] = {}
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:

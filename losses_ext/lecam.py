@@ -52,7 +52,8 @@ class LeCam(WithRunningMeans):
         return None if e_f is None else self._term(ctx, 'real', ctx.real.logits - e_f)
 
     def _follow(self, ctx: StepContext, kind: str, logits: Tensor, against: str) -> Tensor | None:
-        """Moves the mean of one kind of logits; returns that of the other, once it has been followed long enough."""
+        """Moves the mean of one kind of logits; returns that of the other,
+        once it has been followed long enough."""
         self._means.add(f'{ctx.critic.name}/{kind}', ctx.round, logits)
         other = f'{ctx.critic.name}/{against}'
         return self._means.get(other) if self._means.num_updates(other) >= self.options.start else None

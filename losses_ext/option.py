@@ -8,7 +8,8 @@ from dnnlib.numbers import in_words, is_within
 def option(default: Any, help: str, choices: tuple[str, ...] = (), within: str = '') -> Any:
     """A dataclass field with what `--help` says of it, and which values it may have (empty: any).
 
-    `choices` are words; `within` is an interval of numbers, as in '[0, 1)' or '(0, inf)' (dnnlib/numbers.py).
+    `choices` are words; `within` is an interval of numbers, as in '[0, 1)' or '(0, inf)' (dnnlib/numbers.py). A field that
+    has both takes a number or a word.
     """
     return dataclasses.field(default=default, metadata=dict(help=help, choices=choices, within=within))
 
@@ -18,5 +19,5 @@ def check_ranges(prefix: str, options: Any) -> None:
     None is none."""
     for field in dataclasses.fields(options):
         value, within = getattr(options, field.name), field.metadata.get('within')
-        if within and value is not None and not is_within(value, within):
+        if within and value is not None and value not in field.metadata['choices'] and not is_within(value, within):
             raise ValueError(f'{prefix}_{field.name}={value:g}: must be {in_words(within, value)}')

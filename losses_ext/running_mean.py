@@ -31,9 +31,11 @@ class RunningMeans:
         self._num_bad: dict[str, Tensor] = {}  # name -> [], updates that were not finite; on the device.
 
     def add(self, name: str, round_idx: int, values: Tensor) -> None:
-        """Takes values, any shape, of the micro-batch of that number; all of an iteration have equally many.
+        """Takes values, any shape, of the micro-batch of that number;
+        all of an iteration have equally many.
 
-        Those of a phase that begins anew, with smaller micro-batches, take the place of what it had added before.
+        Those of a phase that begins anew, with smaller micro-batches,
+        take the place of what it had added before.
         """
         self._added.setdefault(name, {})[round_idx] = values.detach().mean()
 

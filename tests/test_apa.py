@@ -159,8 +159,9 @@ def test_adaptive_run_resumes_exactly(tmp_path):
     assert run.game.regularizers[-1].state_dict()['p'] == pytest.approx(4 * 4 / 20)
 
 
-def configure(game='logistic', loss=None, ada=None, ada_kimg=500, **options):
+def configure(game='logistic', loss=None, ada=None, ada_kimg=500, augment_p=None, **options):
     config = dict(loss=loss or game, loss_kwargs=dict(game=game), target=ada, ada_kimg=ada_kimg, regularizers=dict(apa={}))
+    config.update({} if augment_p is None else dict(p=augment_p))
     return APA.configure(config, Options(**options))
 
 
@@ -177,11 +178,41 @@ def test_e_ad1_no_adapting_without_a_zero(game, loss):
         configure(game, loss)
 
 
-def test_e_ad2_no_two_controllers():
-    with pytest.raises(ValueError, match='--reg_type=apa and --aug=ada .* --apa_p, --aug=fixed, or --aug=noaug'):
-        configure(ada=0.6)
+def test_beside_ada_there_is_one_controller():
+    assert configure(ada=0.6) == configure(ada=0.6, p='shared') == Options(p='shared')
+    assert configure(ada=0.6, p=0.3).p == 0.3
+    assert configure('wgan', augment_p=0.3, p='shared') == Options(p='shared')
+    with pytest.raises(ValueError, match='--apa_p=shared needs an augmentation .* give --aug=ada or --aug=fixed'):
+        configure(p='shared')
+    with pytest.raises(ValueError, match='--apa_target has no effect with --apa_p=shared, .* give --target'):
+        configure(ada=0.6, target=0.5)
+
+
+def test_the_shared_probability_is_the_strength_of_the_augmentation_but_at_most_1(tmp_path):
+    data = make_dataset(tmp_path / 'data.zip')
+    config = make_config(data, regularizers=dict(apa=dict(p='shared')), p=0.3, augment_kwargs=dict(
+        class_name='training.augment.AugmentPipe', xflip=1))
+    game = setup.build(config, torch.device('cpu')).game
+    apa = next(r for r in game.regularizers if isinstance(r, APA))
+    num = 10_000
+    ctx = StepContext(game, Phase('Dmain', d_main, [game.D], critic=game.D), STREAMS)
+    apa._fakes = {0: [torch.ones([num, 1, 1, 1]), torch.ones([num], dtype=torch.bool), torch.zeros([num, 0])]}
+    for strength, expected in ((0.3, 0.3), (1.7, 1.0), (0.0, 0.0)):
+        game.augment.p.fill_(strength)
+        img, _ = apa.reals(ctx, torch.zeros([num, 1, 1, 1]), torch.zeros([num, 0]))
+        assert abs(img.mean().item() - expected) < 3 * (expected * (1 - expected) / num) ** 0.5 + 1e-6
+    game.D.real_signs.fill_(4.0)
+    apa.end_iteration(16, 4)
+    assert (game.D.real_signs == 4).all()                                           # They are ADA's.
+
+
+def test_run_with_one_controller_resumes_exactly(tmp_path):
+    config = make_config(make_dataset(tmp_path / 'data.zip'), regularizers=dict(apa=dict(p='shared')), target=-1.0,
+                         ada_kimg=0.02, p=0, augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1))
+    run = assert_resumes_exactly(config, 6, 5)
+    assert run.game.augment.p == pytest.approx(4 * 4 / 20)
 
 
 def test_options_of_the_controller_have_no_effect_with_a_fixed_probability():
-    with pytest.raises(ValueError, match='--apa_kimg has no effect with --apa_p'):
+    with pytest.raises(ValueError, match='--apa_kimg has no effect with --apa_p=0.5'):
         configure(p=0.5, kimg=100.0)

@@ -180,7 +180,7 @@ REFUSED = [         # Every combination that cannot work: methods, loss, game of
       for name in ('ggdr', 'lecam') for game in ('logistic', 'saturating', 'wgan') for form in ('simple', 'full')),
     *([[], 'osgan', game, dict(form='simple', force=True), ['--osgan_form=simple', f'--osgan_game={game}']]
       for game in ('hinge', 'lsgan')),
-    [['apa'], 'logistic', None, dict(apa=dict(p=None), **ADA), ['--reg_type=apa', '--aug=ada']],
+    [['apa'], 'logistic', None, dict(apa=dict(p='shared')), ['--apa_p=shared', '--aug=ada']],
     [['gp'], 'logistic', None, dict(r1_gamma=1.0), ['--reg_type=gp', '--gamma']],
     [['gp', 'r2'], 'logistic', None, {}, ['gp', 'r2']],
 ]

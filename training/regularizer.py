@@ -101,7 +101,8 @@ class Regularizer:
         is restored."""
 
     def end_phase(self, phase: Phase) -> None:
-        """All micro-batches of a phase are through, on all ranks: may add to its players' gradients before their step."""
+        """All micro-batches of a phase are through, on all ranks:
+        may add to its players' gradients before their step."""
 
     def end_iteration(self, nimg: int, batch_idx: int) -> None:
         """Called after all phases of an iteration, when `nimg` images have been shown."""

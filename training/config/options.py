@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, Real, Whole
+from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, Real, RealOrWord, Whole
 from torch_utils.network_schema import classes_for
 from training.config.base_configs import CONFIG_NAMES
 from training.config.methods import LOSSES, METHODS, zoo_fields
@@ -50,12 +50,16 @@ class GroupedHelp(click.Command):
 def zoo_option(method: str, field: Any) -> Option:
     """`--METHOD_FIELD`, of a field of a method's `Options`."""
     default = 'none' if field.default in (None, '') else f'{field.default:g}' if field.type == 'float' else field.default
-    kind = click.Choice(field.choices) if field.choices else option_type(field.type.removesuffix(' | None'), field.within)
+    kind = option_type(field.type.removesuffix(' | None'), field.within, field.choices)
     return Option(f'--{method}_{field.name}', type=kind, help=f'{field.help} [default: {default}]')
 
 
-def option_type(name: str, within: str) -> Any:
+def option_type(name: str, within: str, choices: tuple[str, ...] = ()) -> Any:
     """The click type of a field of a method's options."""
+    if within and choices:
+        return RealOrWord(within, choices)
+    if choices:
+        return click.Choice(choices)
     if within:
         return {'float': Real, 'int': Whole}[name](within)
     return {'bool': bool, 'str': str}[name]
