@@ -66,7 +66,7 @@ def two_iterations(config, micro_batch, monkeypatch):
 @pytest.mark.parametrize(('name', 'options', 'loss', 'game'), CASES)
 def test_an_iteration_is_the_same_for_every_split_of_the_batch(tmp_path, monkeypatch, name, options, loss, game):
     data = [make_dataset(tmp_path / f'{i}.zip', seed=i) for i in range(2)]
-    config = zoo_config(data, [name], loss, game, batch_size=BATCH, batch_gpu=BATCH)
+    config = zoo_config(data, [name], loss, game, batch=BATCH, batch_gpu=BATCH)
     config['regularizers'][name].update(options)
     config['loss_kwargs'].update(style_mixing_prob=0, pl_weight=0)
     config['D_kwargs']['epilogue_kwargs'].update(mbstd_num_channels=0)
