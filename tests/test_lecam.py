@@ -23,9 +23,9 @@ def verdict(logits):
     return Verdict(None, None, logits, {}, None)
 
 
-def follow(game, lecam, fake, real, critic=None):
-    """The two terms for given logits, in an iteration of one micro-batch."""
-    ctx = StepContext(game, Phase('Dmain', d_main, [], critic=critic or game.D), None)
+def follow(game, lecam, fake, real, critic=None, round_idx=0):
+    """The two terms for given logits, in a micro-batch of an iteration."""
+    ctx = StepContext(game, Phase('Dmain', d_main, [], critic=critic or game.D), None, round=round_idx)
     ctx.fake, ctx.real = verdict(torch.tensor(fake)), verdict(torch.tensor(real))
     return lecam.d_fake(ctx), lecam.d_real(ctx)
 
@@ -59,7 +59,7 @@ def test_each_part_looks_at_the_mean_of_the_other_kind_and_at_one_side_of_it():
 def test_means_move_once_per_iteration_over_all_its_micro_batches():
     game, lecam = lecam_game(weight=1.0, decay=0.75)
     follow(game, lecam, [0.0], [1.0])
-    follow(game, lecam, [0.0], [3.0])
+    follow(game, lecam, [0.0], [3.0], round_idx=1)
     lecam.end_iteration(2, 1)
     follow(game, lecam, [0.0], [8.0])
     lecam.end_iteration(4, 2)
