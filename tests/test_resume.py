@@ -151,7 +151,7 @@ def test_a_directory_that_is_none_of_a_run(tmp_path):
 @pytest.mark.parametrize('change, args, sentence', [
     (dict(data_paths=7), [], 'data_paths=7: must be a list of texts'),
     (dict(G_kwargs=None), [], 'G_kwargs=null: must be a table'),
-    (dict(command=dict(gpus='many')), ['--kimg=3'], 'its command has options that there are not'),
+    (dict(command=dict(gpus='many')), ['--kimg=3'], 'command.gpus: must be a whole number'),
     (dict(command=dict(rm='-rf')), ['--kimg=3'], 'its command has options that there are not')])
 def test_a_configuration_with_wrong_types_is_one_sentence(stopped_run, tmp_path, change, args, sentence):
     options = json.loads((stopped_run[0] / 'training_options.json').read_text())

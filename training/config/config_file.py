@@ -104,6 +104,7 @@ def converted(name: str, value: Any, where: str) -> Any:
     kinds = (bool, str) if isinstance(option.type, click.types.BoolParamType) else (int, float, str)
     require(isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)),
             f'{where}: {json.dumps(value, default=str)[:60]} is no value of this option')
+    require('\0' not in str(value), f'{where}: has a character that no name has (NUL)')
     try:
         return option.type(value, option, None)
     except OutOfRange as error:

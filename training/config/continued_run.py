@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
-
 from dnnlib import torchrun
 from training.config import run_dirs
+from training.config.config_file import converted
 from training.config.data_sets import data_now
-from training.config.going_on import options_of, refuse_changes, refuse_lost_states
-from training.config.options import NOT_OF_THE_RUN, OPTIONS, with_whole_paths
+from training.config.going_on import options_of, refuse_changes, refuse_lost_states, ways_on
+from training.config.methods import problem_of_methods
+from training.config.options import NOT_OF_THE_RUN, OPTIONS, given, with_whole_paths
 from training.config.resolve import require_power_of_two, resolve
 from training.config.rules import UserError, require
 from training.config.schema import Config
@@ -32,32 +32,55 @@ def continued_run(o: Mapping[str, Any]) -> Config:
     except ValueError as error:
         raise UserError(f'--resume: {error}; --init-from={run_dir} starts from the newest network in it') from error
     refuse_lost_states(run_dir, saved)
-    given = {key: value for key, value in o.items() if key not in (*NOT_OF_THE_RUN, 'resume')}
-    command = saved_command(run_dir, saved) if given else {}
+    require_buildable(run_dir, saved)
+    asked = {key: value for key, value in o.items() if key not in (*NOT_OF_THE_RUN, 'resume')}
+    command = saved_command(run_dir, saved) if asked else {}
     try:
-        config = resolve_again(saved, command, given) if given else {**saved, **data_now(saved)}
+        config = resolve_again(saved, command, asked) if asked else {**saved, **data_now(saved)}
     except OSError as error:
-        raise UserError(f'{run_dir}: {error}; {where_it_lies_now(error, {**command, **given}, saved)}') from error
-    gpus = given.get('gpus') or torchrun.world_size(saved['gpus'])
+        raise UserError(f'{run_dir}: {error}; {where_it_lies_now(error, {**command, **asked}, saved)}') from error
+    gpus = asked.get('gpus') or torchrun.world_size(saved['gpus'])
     config = with_processes(Config.from_json({**config, 'run_dir': run_dir}), gpus)
     refuse_changes(run_dir, config, run_dirs.differences(saved, config), 'override' in o)
     return config
 
 
+def require_buildable(run_dir: str, saved: Config) -> None:
+    """Raises UserError if what a file says of methods and networks is nothing that this program builds: both are tried, with
+    networks that have shapes but no numbers."""
+    problem = problem_of_methods(saved) or problem_of_networks(saved)
+    require(problem is None, f'--resume: {Path(run_dir, run_dirs.OPTIONS_FILE)} was not written by this program: {problem}; '
+                             f'{ways_on(run_dir)}')
+
+
+def problem_of_networks(config: Config) -> str | None:
+    """What cannot be built of a configuration that was saved; None if all can be."""
+    from torch_utils.checkpoint import skeleton
+    from training.run.plan import plan
+    try:
+        for kwargs in (config['G_kwargs'], config['D_kwargs']):
+            kwargs = {**config['data_shape'], **kwargs}
+            skeleton(kwargs.pop('class_name'), kwargs, max_layers=1000)
+        plan(config)
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError, RuntimeError) as error:
+        return ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
+    return None
+
+
 def saved_command(run_dir: str, saved: Mapping[str, Any]) -> dict[str, Any]:
     """The options that started a run, each converted as on the command line: a file may say anything."""
-    try:
-        return {key: OPTIONS[key].type(value, OPTIONS[key], None) for key, value in saved['command'].items()}
-    except (KeyError, ValueError, click.BadParameter) as error:
-        raise UserError(f'--resume: {Path(run_dir, run_dirs.OPTIONS_FILE)} was not written by this program: its command '
-                        f'has options that there are not ({error})') from error
+    where = f'--resume: {Path(run_dir, run_dirs.OPTIONS_FILE)}'
+    for key in saved['command']:
+        require(key in OPTIONS and key not in NOT_OF_THE_RUN,
+                f'{where} was not written by this program: its command has options that there are not ({key:.40})')
+    return given({key: converted(key, value, f'{where}: command.{key}') for key, value in saved['command'].items()})
 
 
-def resolve_again(saved: Config, command: dict[str, Any], given: dict[str, Any]) -> Mapping[str, Any]:
+def resolve_again(saved: Config, command: dict[str, Any], options: dict[str, Any]) -> Mapping[str, Any]:
     """The configuration of a saved run with other options, for the processes that the run began with: much follows from their
     number, and is to stay. What does not follow from these options stays as well: defaults may be others today."""
     gpus = command.get('gpus', saved['gpus'])
-    asked = resolve(with_whole_paths({**command, **given, 'gpus': gpus}))[1]
+    asked = resolve(with_whole_paths({**command, **options, 'gpus': gpus}))[1]
     try:
         with redirect_stderr(io.StringIO()):                # Warnings have been printed.
             before = resolve(with_whole_paths({**command, 'gpus': gpus}))[1]

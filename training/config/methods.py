@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import losses_ext
+from dnnlib.numbers import is_within
 from training.config.rules import UserError, require
 
 LOSSES = list(losses_ext.LOSSES)            # What --loss may name.
@@ -77,6 +78,41 @@ def base_fields(o: Mapping[str, Any], given: Mapping[str, dict]) -> dict[str, An
     require(o.get('r1_gamma', o.get('gamma')) == o.get('gamma', o.get('r1_gamma')),
             '--r1_gamma and --gamma are two names of one option: give one of them')
     return {f'{name}_{field}': value for name in losses_ext.BASE_TYPES for field, value in changed(name, given[name]).items()}
+
+
+def problem_of_methods(config: Mapping[str, Any]) -> str | None:
+    """What is wrong with the game, the methods and their options in a configuration that was saved; None if nothing is."""
+    if config['loss'] not in LOSSES:
+        return f'loss={config["loss"]:.40} is none of {", ".join(LOSSES)}'
+    for name in config['regularizers']:
+        if name not in METHODS:
+            return f'regularizers.{name:.40} is none of {", ".join(METHODS)}'
+    tables = {**config['regularizers'], config['loss']: config.get('loss_options') or {}}
+    base = {name: losses_ext.base_options(config, name) for name in losses_ext.BASE_TYPES}
+    return next(filter(None, (problem_of_fields(name, table) for name, table in {**base, **tables}.items())), None)
+
+
+def problem_of_fields(method: str, table: Any) -> str | None:
+    """The first option of a method that there is not or that has a value which it cannot have; None if there is none."""
+    fields = {field.name: field for name, field in zoo_fields() if name == method}
+    if not isinstance(table, Mapping):
+        return f'the options of {method} are no table'
+    for name, value in table.items():
+        if name not in fields:
+            return f'{method} has no option {name:.40}'
+        if not is_possible(value, fields[name]):
+            return f'{method}.{name} has a value that this option cannot have'
+    return None
+
+
+def is_possible(value: Any, field: losses_ext.OptionSpec) -> bool:
+    """May a field of a method's options have this value of plain data?"""
+    if value is None:
+        return field.default is None or 'None' in field.type
+    kind = {'float': int | float, 'int': int, 'bool': bool, 'str': str}[field.type.removesuffix(' | None')]
+    if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
+        return False
+    return (not field.choices or value in field.choices) and (not field.within or is_within(value, field.within))
 
 
 def given_fields(method: str, o: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,9 +77,39 @@ class Loading:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSetArguments:
-    """What a data set is opened with, as far as others than its class read it."""
-    is_open: ClassVar[bool] = True
+    """What a data set is opened with."""
+    class_name: str = setting('Its class', default='training.dataset.ImageFolderDataset')
+    path: str | None = setting('Folder or zip', default=None)
     resolution: int | None = setting('Width and height of an image', unit='pixels', within='[1, 65536]', default=None)
+    max_size: int | None = setting('A choice of so many images; null: all', within='[1, inf)', default=None)
+    random_seed: int | None = setting('Of the choice', within=SEED, default=None)
+    use_labels: bool = setting('Are its labels learnt?', default=False)
+    labels_from: str | None = setting('Where they come from', default=None)
+    xflip: bool = setting('Is every image there as its mirror image, too?', default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerArguments:
+    """What an optimizer is made with."""
+    class_name: str = setting('Its class')
+    lr: float = setting('Learning rate', within='(0, inf)')
+    betas: list[float] = setting('Decay of the averages of gradients and of their squares', within='[0, 1)')
+    eps: float = setting('Added to the root of the latter', within='[0, inf)')
+    fused: bool | None = setting('Is a step one kernel?', default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpilogueArguments:
+    """Of D's last block."""
+    is_open: ClassVar[bool] = True
+    mbstd_group_size: int = setting('Images in a group of the minibatch standard deviation', within=BATCH)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticArguments:
+    """What D is made with, as far as others than its class read it."""
+    is_open: ClassVar[bool] = True
+    epilogue_kwargs: dict = setting('Of its last block', table=EpilogueArguments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +152,9 @@ class Config(Mapping):
 
     # Networks and optimizers.
     G_kwargs: dict = setting('Arguments of the generator')
-    D_kwargs: dict = setting('Arguments of the discriminator')
-    G_opt_kwargs: dict = setting('Arguments of its optimizer, before the rates of lazy regularization')
-    D_opt_kwargs: dict = setting('Arguments of its optimizer, before the rates of lazy regularization')
+    D_kwargs: dict = setting('Arguments of the discriminator', table=CriticArguments)
+    G_opt_kwargs: dict = setting("Arguments of G's optimizer, before the rates of lazy regularization", table=OptimizerArguments)
+    D_opt_kwargs: dict = setting("Arguments of D's optimizer, before the rates of lazy regularization", table=OptimizerArguments)
     ema_kimg: float = setting('Half-life of the average of G', unit='kimg', within='[0, inf)')
     ema_rampup: float | None = setting('Share of the images shown so far that it is at most; null: no ramp-up', within='[0, inf)')
     init_from: str | None = setting('Network file that the run fine-tunes, with its architecture', default=None)
@@ -209,6 +239,8 @@ def problem_of(values: Any, complete: bool = True) -> str | None:
         return f'it holds {_shown(values)}, no configuration'
     if _is_too_deep(values):
         return f'it is nested more than {MAX_DEPTH} times'
+    if _has_nul(values):
+        return 'a text in it has a character that no name has (NUL)'
     for name, value in leaves(values):
         if name.endswith('class_name') and value not in (*CLASSES, *network_schema.CLASSES):
             return f'{_shown(name)}={_shown(value)} is none of its classes'
@@ -231,6 +263,13 @@ def _is_too_deep(value: Any) -> bool:
         level = [item for outer in level if isinstance(outer, Mapping | list)
                  for item in (outer.values() if isinstance(outer, Mapping) else outer)]
     return bool(level)
+
+
+def _has_nul(value: Any) -> bool:
+    """Is there a text with a character NUL, which no operating system takes in a name?"""
+    if isinstance(value, Mapping):
+        return any(_has_nul(key) or _has_nul(item) for key, item in value.items())
+    return any(map(_has_nul, value)) if isinstance(value, list) else isinstance(value, str) and '\0' in value
 
 
 def _problems(table: type, values: Mapping[str, Any], complete: bool, prefix: str = '') -> Iterator[str]:
@@ -271,7 +310,8 @@ def _is_a(kind: Any, value: Any) -> bool:
 
 
 KINDS_IN_WORDS = {int: 'a whole number', float: 'a number', str: 'a text', bool: 'true or false', dict: 'a table',
-                  list[str]: 'a list of texts', list[int]: 'a list of whole numbers', NoneType: 'null'}
+                  list[str]: 'a list of texts', list[float]: 'a list of numbers',
+                  list[int]: 'a list of whole numbers', NoneType: 'null'}
 
 
 def kind_in_words(kind: Any) -> str:
