@@ -100,8 +100,9 @@ def write_report(run_dirs: Sequence[str | os.PathLike], path: str | os.PathLike)
     """Writes the page about these runs to `path`, complete or not at all. Raises NotARun, OSError."""
     path = Path(path)
     in_run = any(path.absolute() == Path(folder, PAGE).absolute() for folder in run_dirs)
+    runs = [read_run(folder) for folder in run_dirs]
     writing.require_place(path, 'any' if in_run else 'ours')
-    page = page_of([read_run(folder) for folder in run_dirs])
+    page = page_of(runs)
     writing.write_bytes(path, page.encode(errors='backslashreplace'), 'any' if in_run else 'ours')
 
 

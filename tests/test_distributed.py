@@ -359,6 +359,7 @@ SCRIPT = f'''
 import ctypes, os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)        # A shell's job in the background begins without it.
 import torch
 from torch_utils import distributed
 

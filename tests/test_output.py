@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ('calc_metrics', 'convert', 'dataset_tool', 'directions', 'export', 'generate', 'projector', 'report',
+COMMANDS = ('calc_metrics', 'convert', 'copied', 'dataset_tool', 'directions', 'export', 'generate', 'projector', 'report',
             'style_mixing', 'train', 'video')
 BEGIN = 'import sys; from dnnlib import output; output.prepare(may_fail=MAY); '
 LATER = 'print("late"); print("late", file=sys.stderr); sys.exit(3)'

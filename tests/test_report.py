@@ -217,7 +217,7 @@ def test_the_script_writes_beside_the_run_or_where_it_is_told(tmp_path):
     ([], 2, "Missing argument 'RUN_DIR...'"),
     (['{}/nowhere'], 2, 'nowhere is not a run directory: training_options.json: No such file or directory'),
     (['{}/damaged'], 2, 'training_options.json is damaged'),
-    (['{}/run', '--out={}/nowhere/a.html'], 1, 'No such file or directory'),
+    (['{}/run', '--out={}/nowhere/a.html'], 1, 'nowhere is no folder that can be written to'),
 ])
 def test_a_mistake_is_answered_in_a_sentence(tmp_path, args, status, message):
     write_run(tmp_path / 'run')

@@ -214,7 +214,7 @@ def test_scores_that_cannot_be_recorded_end_the_run_with_a_failure(data, tmp_pat
         calls.append(1)
         return dict(made_up=1.0)
 
-    calls, config = [], run_config(data, tmp_path / 'run', metrics=['made_up'], total_kimg=0.016)
+    calls, config = [], run_config(data, tmp_path / 'run', metrics=['made_up'], kimg=0.016)
     in_the_way = tmp_path / 'run' / 'metric-made_up.jsonl'
     in_the_way.mkdir()
     status = finish(config, lambda: _registry.pop('made_up', None) or register_metric(made_up), evaluate=evaluate)
