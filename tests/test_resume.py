@@ -303,6 +303,19 @@ HOLD = 'import os, sys, time; from training.config.run_dirs import locked\n' \
        '    time.sleep(60)'
 
 
+def wait_until_free(folder):
+    """Takes the lock, soon: a child that was just being started holds it until its program is loaded."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with resume.locked(folder):
+                return
+        except resume.BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 def test_removing_the_lock_file_lets_nobody_in_and_children_hold_nothing(tmp_path):
     holder = subprocess.Popen([sys.executable, '-c', HOLD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True,
                               start_new_session=True)
@@ -313,8 +326,7 @@ def test_removing_the_lock_file_lets_nobody_in_and_children_hold_nothing(tmp_pat
             pass
         holder.kill()
         holder.wait()
-        with resume.locked(tmp_path):       # Its child still runs.
-            pass
+        wait_until_free(tmp_path)           # Its child still runs.
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
 
