@@ -304,7 +304,7 @@ HOLD = 'import os, sys, time; from training.config.run_dirs import locked\n' \
 
 
 def wait_until_free(folder):
-    """Takes the lock, soon: a child that was just being started holds it until its program is loaded."""
+    """Takes the lock, soon: a child that has just been forked holds it until it has closed it."""
     deadline = time.monotonic() + 60
     while True:
         try:
