@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from page_parts import write_part
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / 'docs' / 'performance.md'
-BEGIN, END = '<!-- benchmarks/all.py begins -->', '<!-- benchmarks/all.py ends -->'
 
 
 @dataclass(frozen=True)
@@ -159,13 +159,6 @@ def start(quick):
 SECTIONS = {'operators': operators, 'training': training, 'generation': generation, 'data': data, 'start': start}
 
 
-def write_page(lines):
-    """Puts the lines between the markers of docs/performance.md."""
-    text = PAGE.read_text(encoding='utf-8')
-    before, rest = text.split(BEGIN)
-    PAGE.write_text('\n'.join([before + BEGIN, '', *lines]) + END + rest.split(END)[1], encoding='utf-8')
-
-
 @click.command()
 @click.option('--quick', is_flag=True, help='Few sizes, few repetitions.')
 @click.option('--write', is_flag=True, help='Write the tables into docs/performance.md.')
@@ -179,7 +172,7 @@ def main(quick, write, only):
         lines += SECTIONS[name](quick)
     click.echo('\n' + '\n'.join(lines))
     if write:
-        write_page(lines)
+        write_part(PAGE, 'all.py', '\n'.join(lines))
 
 
 if __name__ == '__main__':

@@ -20,6 +20,8 @@ import click
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
+from benchmarks.page_parts import write_part  # noqa: E402
+
 METHODS = {
     'base': [],
     'ggdr': ['--reg_type=ggdr'],
@@ -29,7 +31,6 @@ METHODS = {
 }
 REFERENCE = 'the reference, base', 4456, 200        # Counted in the same way, once, on its published sources.
 PAGE = ROOT / 'docs' / 'performance.md'
-MARKS = '<!-- benchmarks/count_launches.py begins -->', '<!-- benchmarks/count_launches.py ends -->'
 
 
 class Cost:
@@ -172,8 +173,7 @@ def main(ctx, res, channel_base, batch, only, ops, top, write):
             print_top(costs, top)
     print(table_of(rows))
     if write:
-        before, _, rest = PAGE.read_text().partition(MARKS[0])
-        PAGE.write_text(before + MARKS[0] + '\n\n' + table_of(rows) + '\n' + MARKS[1] + rest.partition(MARKS[1])[2])
+        write_part(PAGE, 'count_launches.py', table_of(rows))
 
 
 if __name__ == '__main__':

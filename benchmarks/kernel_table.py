@@ -21,10 +21,11 @@ import click
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.page_parts import write_part  # noqa: E402
+
 ARCHITECTURES = '75,80,86,89,90,100,120'
 SOURCES = 'upfirdn2d.cu', 'bias_act.cu'
 PAGE = ROOT / 'docs' / 'operators.md'
-MARKS = '<!-- benchmarks/kernel_table.py begins -->', '<!-- benchmarks/kernel_table.py ends -->'
 TYPES = {'f': 'float32', 'd': 'float64', 'NS_8BFloat16E': 'bfloat16', 'NS_4HalfE': 'float16'}
 FIGURES = (r'(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n'
            r'.*Used (\d+) registers(?:.*?(\d+) bytes smem)?')
@@ -106,8 +107,7 @@ def main(arch, source, print_all, write):
                   + (f' {count:>6} instructions' if count else ''))
     print(table_of(rows))
     if write:
-        before, _, rest = PAGE.read_text().partition(MARKS[0])
-        PAGE.write_text(before + MARKS[0] + '\n\n' + table_of(rows) + '\n' + MARKS[1] + rest.partition(MARKS[1])[2])
+        write_part(PAGE, 'kernel_table.py', table_of(rows))
 
 
 if __name__ == '__main__':

@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
-CUDA, CPU = torch.device('cuda', 0), torch.device('cpu')
+from benchmarks.meta_cuda import CPU, CUDA, Generator, Stream, by_device, tensors_in
+
 READS = {Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__float__, Tensor.__int__,
          Tensor.__index__, Tensor.__contains__}
 MOVES = {Tensor.cpu: CPU, Tensor.cuda: CUDA}
@@ -57,20 +58,6 @@ def strict(value=True):
         _strict = before
 
 
-class Generator(torch.Generator):
-    """A generator that says it belongs to a device."""
-
-    def __new__(cls, device='cpu'):
-        return super().__new__(cls)
-
-    def __init__(self, device='cpu'):
-        self.device_type = torch.device(device).type
-
-    @property
-    def device(self):
-        return CUDA if self.device_type == 'cuda' else CPU
-
-
 class Event:
     """Until it is waited for, copies to the CPU that began before it are under way."""
 
@@ -87,13 +74,6 @@ class Event:
 
     def elapsed_time(self, end):
         return 1.0
-
-
-class Stream:
-    """Optimizers ask whether it records a graph, and would ask a driver for it where torch is built with CUDA."""
-
-    def is_capturing(self):
-        return False
 
 
 class CudaTensor(torch.Tensor):
@@ -129,15 +109,6 @@ class CudaTensor(torch.Tensor):
         known = {id(inner(x)): x for x in tensors}      # What is written in place stays the same object.
         result = func(*mapped(inner, args), **mapped(inner, kwargs))
         return mapped(lambda x: known[id(x)] if id(x) in known else CudaTensor(x), result)
-
-
-def tensors_in(value):
-    """All tensors of a nested value."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from tensors_in(item)
 
 
 def mapped(function, value):
@@ -234,12 +205,6 @@ class FakeCuda(TorchFunctionMode):
         return mapped(CudaTensor, result) if makes_cuda else result
 
 
-_by_device = torch.optim.Optimizer._group_tensors_by_device_and_dtype
-
-
-def by_device(*args, **kwargs):
-    """How optimizers sort their tensors: by the devices that these say they lie on, which is more than C++ knows."""
-    return {(group[0][0][0].device, dtype): group for (_, dtype), group in _by_device(*args, **kwargs).items()}
 
 
 def check_generator(func, generator, on_cuda):
