@@ -383,3 +383,16 @@ def test_two_processes_train_snapshot_and_end(tmp_path, data):
     again = run_train(tmp_path, data / 'plain.zip', '--gpus=2')     # The same command: nothing left to do.
     assert again.returncode == 0 and 'is finished' in again.stdout
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize('args, words', [
+    (['--apa_p=2'], '--apa_p=2: must be at least 0 and at most 1'),
+    (['--apa_p=nan'], '--apa_p=nan: must be shared or a number, at least 0 and at most 1'),
+    (['--apa_p=often'], '--apa_p=often: must be shared or a number, at least 0 and at most 1'),
+    (['--apa_p=shared', '--aug=noaug'], '--apa_p=shared needs an augmentation whose strength it can be'),
+])
+def test_an_option_that_is_a_number_or_a_word(data, args, words):
+    result = invoke('--outdir=o', f'--data={data}/plain.zip', '--cfg=tiny', '--reg_type=apa', '-n', *args)
+    assert result.exit_code == 2 and words in result.output
+    assert dry_run(data, '--cfg=tiny', '--reg_type=apa', '--apa_p=0.25')['regularizers']['apa']['p'] == 0.25
+    assert dry_run(data, '--cfg=tiny', '--reg_type=apa')['regularizers']['apa']['p'] == 'shared'
