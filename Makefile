@@ -26,7 +26,7 @@ $(READY): pyproject.toml requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,dev]'
 	@touch $(READY)
 
-demo: $(READY)   ## Train on the bundled images for about ten minutes on two CPU cores and draw pictures; stop it and start it again as you like.
+demo: $(READY)   ## Train on the bundled images for five to fifteen minutes on two CPU cores and draw pictures; stop it and start it again as you like.
 	@echo '== Training on $(DATA); pictures appear in $(DEMO)/*/ while it goes'
 	@$(BIN)/python train.py --outdir=$(DEMO) --data=$(DATA) --cfg=tiny $(FAST) --kimg=$(KIMG) --mirror=1 --aug=noaug --reg_type=$(REG) --loss=$(LOSS)
 	@$(BIN)/python generate.py --network=$$(ls -dt $(DEMO)/0*/ | head -n 1) --seeds=0-31 --grid=8x4 --outdir=$(DEMO)/generated
