@@ -11,6 +11,7 @@ shapes come with the library for CPUs, which is built if need be. Images are aug
 quarter of their size.
 """
 import math
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -163,6 +164,7 @@ def table_of(rows):
 @click.pass_context
 def main(ctx, res, channel_base, batch, only, ops, top, write):
     """Further options are those of train.py."""
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''     # The stand-in is for machines without a GPU; torch is not imported yet.
     rows = {}
     for name in only.split(','):
         costs = count(res, channel_base, ['--aug=ada', f'--batch={batch}', *METHODS[name], *ctx.args], ops)

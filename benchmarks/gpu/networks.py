@@ -11,7 +11,9 @@ from torch.nn.functional import softplus
 
 from gpu.report import ROOT, last_line
 
-LIMITS = {'float32': 2e-3, 'float16': 0.05, 'bfloat16': 0.3}        # Of the difference, relative to the norm.
+# Of the difference, relative to the norm. More than a third of the gradients of R1 here are too small for float16 to hold them
+# in full: on a CPU they are off by 5.1e-2 in that type, too.
+LIMITS = {'float32': 2e-3, 'float16': 0.08, 'bfloat16': 0.3}
 FIXTURES = 'ops_upfirdn2d', 'ops_bias_act', 'ops_conv2d_resample', 'layers', 'networks_fixtures', 'augment'
 
 
@@ -107,44 +109,14 @@ def check_places(report):
     report.row('nets/augment tf32', error < 0.02, f'with TF32 samples lie up to {error:.3f} pixels beside their place at 1024 px')
 
 
-PLUGIN = '''
-import json, os
-import numpy as np, torch
-DEVICE = os.environ['CHECK_DEVICE']
-torch.set_default_device(DEVICE)
-outcomes, worst = {}, {}
-def pytest_runtest_logreport(report):
-    if report.when == 'call' or report.outcome != 'passed':
-        outcomes[report.nodeid] = report.outcome, str(report.longrepr)[-300:] if report.outcome == 'failed' else ''
-def pytest_collection_modifyitems(items):
-    import fixture_data
-    old_input, old_check = fixture_data.Case.input, fixture_data.Case.check
-    def input(self, name, dtype=None):
-        x = old_input(self, name, dtype)
-        return None if x is None else x.to(DEVICE)
-    def check(self, name, obtained):
-        expected = self.outputs[name]
-        if isinstance(obtained, torch.Tensor):
-            obtained = obtained.detach().cpu().numpy()
-        if not np.issubdtype(expected.dtype, np.floating):
-            return old_check(self, name, obtained)
-        rtol, atol = (fixture_data._along_first_axis(t, expected.ndim) for t in self.tolerances[name])
-        allowed = np.maximum(atol + rtol * np.abs(expected.astype(np.float64)), 1e-300)
-        worst[f'{self.id}/{name}'] = ratio = float(np.max(np.abs(np.float64(obtained) - expected) / allowed, initial=0))
-        assert ratio <= 10, f'{self.id}: {name}: off by {ratio:.3g} times the tolerance'
-    fixture_data.Case.input, fixture_data.Case.check = input, check
-def pytest_sessionfinish(session):
-    json.dump(dict(outcomes=outcomes, worst=worst), open(os.environ['CHECK_RESULT'], 'w'))
-'''
-
-
 def check_fixtures(report):
-    """The project's numerical fixtures on the device, with ten times the CPU's tolerance."""
-    (report.work / 'check_plugin.py').write_text(PLUGIN)
+    """The project's numerical fixtures on the device (`fixtures_plugin.py`)."""
     result = report.work / 'fixtures_pytest.json'
-    files = [ROOT / 'tests' / f'test_{name}.py' for name in (FIXTURES[:1] if report.reduced else FIXTURES)]
-    environment = {**os.environ, 'CHECK_DEVICE': report.device.type, 'CHECK_RESULT': str(result), 'PYTHONPATH': str(report.work)}
-    options = ['-p', 'check_plugin', '-p', 'no:cacheprovider', '-q', '-k', 'fixture']
+    files = [test_file(f'test_{name}.py') for name in (FIXTURES[:1] if report.reduced else FIXTURES)]
+    device = 'cuda' if report.device.type == 'cuda' else 'fake'
+    paths = os.pathsep.join([str(Path(__file__).parent), str(test_file('fixture_data.py').parent)])
+    environment = {**os.environ, 'CHECK_DEVICE': device, 'CHECK_RESULT': str(result), 'PYTHONPATH': paths}
+    options = ['-p', 'fixtures_plugin', '-p', 'no:cacheprovider', '-q', '-k', 'fixture']
     command = [sys.executable, '-m', 'pytest', *options, *map(str, files)]
     answer = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=max(report.left(), 5))
     if not result.exists():
@@ -153,11 +125,14 @@ def check_fixtures(report):
     found = report.data = json.loads(result.read_text())
     for file in files:
         mine = {node: outcome for node, outcome in found['outcomes'].items() if Path(node.split('::')[0]).name == file.name}
-        bad = {node: text for node, (outcome, text) in mine.items() if outcome == 'failed'}
-        mixed = [node for node, text in bad.items() if 'same device' in text or 'device type' in text]      # By the test itself.
-        wrong = {node: last_line(text) for node, text in bad.items() if node not in mixed}
-        report.row(f'fixtures/{file.name}', not wrong,
-                   f'{len(mine) - len(bad)} passed, {len(mixed)} cannot run there; {str(wrong)[:150]}')
+        wrong = {node.split('::')[-1]: last_line(text) for node, (outcome, text) in mine.items() if outcome == 'failed'}
+        report.row(f'fixtures/{file.name}', bool(mine) and not wrong,
+                   f'{len(mine) - len(wrong)} passed, {len(wrong)} failed {str(wrong)[:150] if wrong else ""}')
     if found['worst']:
         key = max(found['worst'], key=found['worst'].get)
         report.row('fixtures/worst', found['worst'][key] <= 10, f'{key}: {found["worst"][key]:.2g} of the tolerance of a CPU')
+
+
+def test_file(name):
+    """The file of this name among the tests."""
+    return next((ROOT / 'tests').rglob(name))
