@@ -7,7 +7,7 @@ transposed convolution is the second of them.
 
 Stock second derivatives express the weight's part as a convolution with the image for a kernel. That is slower (R1 on
 one 3x3 layer takes 1 to 2 times as long), and on CPUs in bfloat16 its values are wrong (torch 2.13: relative error 0.75
-for 64 channels at 32x32; tests/test_ops_conv2d_gradfix.py has the case).
+for 64 channels at 32x32; tests/ops/test_ops_conv2d_gradfix.py has the case).
 """
 import contextlib
 from collections.abc import Iterator, Sequence

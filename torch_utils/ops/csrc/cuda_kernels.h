@@ -1,4 +1,4 @@
-// The bodies of the CUDA kernels, which also run on a host, block by block and thread by thread (tests/ops_host.cpp).
+// The bodies of the CUDA kernels, which also run on a host, block by block and thread by thread (tests/ops/ops_host.cpp).
 //
 // A kernel is a plain value with its arguments. It does its work in phases, between which the threads of a block wait for one
 // another: `phase<n>(block, thread, shared)`. `with_kernel` chooses the kernel for a problem.

@@ -1,0 +1,302 @@
+"""benchmarks/evidence: designs, statistics on made-up results with known effects, the runner under kills, the page."""
+import gc
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip('statsmodels', reason='the extra "evidence" is not installed')
+
+from benchmarks.evidence import effects, responses, run  # noqa: E402
+from benchmarks.evidence.analyse import analyse  # noqa: E402
+from benchmarks.evidence.design import aliased_pairs, cells, contrast, folded  # noqa: E402
+from benchmarks.evidence.memorised import share_below_quantile  # noqa: E402
+from benchmarks.evidence.page import page, verdict  # noqa: E402
+from benchmarks.evidence.plan import Block, Plan  # noqa: E402
+from benchmarks.evidence.results import Result, append_result, read_results  # noqa: E402
+from benchmarks.evidence.write_plan import BASIC, GENERATORS  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+DESIGN = cells(BASIC, GENERATORS)
+LEVELS = {f'cell{i}': levels for i, levels in enumerate(DESIGN)}
+TRUE = dict(ada=-0.3, ggdr=-0.1, diggan=0.0, lecam=0.0, apa=0.1, daco=0.0, r2=0.0, osgan=-0.05)
+
+
+def made_up(seed, num_blocks=6, noise=0.15, between_blocks=0.05):
+    """Responses with the effects TRUE, which differ a little from block to block."""
+    rng = np.random.default_rng(seed)
+    values = {}
+    for b in range(num_blocks):
+        here = {name: value + between_blocks * rng.standard_normal() for name, value in TRUE.items()}
+        level = rng.standard_normal()
+        for cell, signs in LEVELS.items():
+            values[cell, Block('set', 100, b)] = (
+                level + sum(here[name] * signs[name] / 2 for name in here) + noise * rng.standard_normal())
+    return values
+
+
+class TestDesign:
+    def test_every_method_is_in_half_of_the_cells_and_clear_of_every_pair(self):
+        for name in TRUE:
+            signs = contrast(DESIGN, (name,))
+            assert sum(signs) == 0
+            for pair in combinations(TRUE, 2):
+                assert np.dot(signs, contrast(DESIGN, pair)) == (0 if name not in pair else 0)
+
+    def test_the_28_pairs_fall_into_seven_groups_of_four(self):
+        assert sorted(map(len, aliased_pairs(DESIGN))) == [4] * 7
+
+    def test_a_fold_over_turns_every_sign(self):
+        assert all(a[name] == -b[name] for a, b in zip(DESIGN, folded(DESIGN)) for name in TRUE)
+
+
+class TestEffects:
+    def test_intervals_cover_the_truth_as_often_as_they_say(self, monkeypatch):
+        monkeypatch.setattr(effects, 'RESAMPLES', 100)
+        monkeypatch.setattr(gc, 'collect', lambda: 0)       # The library collects garbage each time, nine tenths of the time.
+        covered = [effect.low <= TRUE[effect.name] <= effect.high
+                   for seed in range(200) for effect in effects.factorial_effects(made_up(seed), LEVELS, seed)]
+        # 1600 intervals, eight of an experiment together: the share scatters by less than 0.01.
+        assert 0.93 <= np.mean(covered) <= 0.995
+
+    def test_a_large_effect_is_found_and_none_is_not(self):
+        found = {effect.name: effect for effect in effects.factorial_effects(made_up(1, noise=0.1), LEVELS)}
+        assert found['ada'].value == pytest.approx(-0.3, abs=0.1)
+        assert found['ada'].is_clear and found['ada'].p_holm < 0.05
+        assert not found['r2'].is_clear
+
+    def test_without_noise_the_effects_are_exact(self):
+        for effect in effects.factorial_effects(made_up(0, 4, noise=1e-9, between_blocks=0), LEVELS):
+            assert effect.value == pytest.approx(TRUE[effect.name], abs=1e-6)
+
+    def test_an_interaction_appears_in_its_group(self):
+        values = {key: value + 0.4 * LEVELS[key[0]]['ada'] * LEVELS[key[0]]['ggdr'] / 2
+                  for key, value in made_up(2, noise=0.05).items()}
+        clear = [effect for effect in effects.interactions(values, LEVELS) if effect.is_clear]
+        assert any('ada x ggdr' in effect.name for effect in clear)
+        assert max(clear, key=lambda e: abs(e.value)).value == pytest.approx(0.4, abs=0.1)
+
+    def test_lenths_error_of_pure_noise_is_its_spread(self):
+        noise = np.random.default_rng(0).standard_normal(4000)
+        assert effects.pseudo_error(noise) == pytest.approx(1, abs=0.05)
+
+    def test_a_cell_that_is_the_base_differs_by_exactly_nothing(self):
+        values = {(cell, Block('set', 100, b)): float(b) for cell in ('base', 'same') for b in range(4)}
+        comparison = effects.compare(values, 'same', 'base')
+        assert (comparison.value, comparison.low, comparison.high, comparison.improvement) == (0, 0, 0, 0.5)
+
+    def test_a_better_cell_is_better_on_every_block(self):
+        rng = np.random.default_rng(0)
+        values = {('base', Block('set', 100, b)): rng.standard_normal() for b in range(8)}
+        values |= {('good', block): value - 0.2 + 0.02 * rng.standard_normal() for (_, block), value in values.items()}
+        comparison = effects.compare(values, 'good', 'base')
+        assert comparison.high < 0 and comparison.p < 0.01 and comparison.improvement == 1
+
+    def test_ranks_and_nemenyis_distance(self):
+        values = {(cell, Block(f'set{s}', 100, 0)): float(i) for s in range(5) for i, cell in enumerate('abc')}
+        found = effects.ranks(values)
+        assert found.mean == {'a': 1, 'b': 2, 'c': 3}
+        # Demsar 2006, table 5: q = 2.343 for three classifiers at 0.05.
+        assert found.critical == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 5)), rel=1e-3)
+
+
+def result(cell='base', seed=0, status='finished', values=(8.0, 4.0, 2.0), cost=1.0, stage='alone', plan='p'):
+    """A result with the curve `values` at 1, 2, 3 kimg."""
+    curve = [(float(i + 1), {'fd': value}) for i, value in enumerate(values)]
+    return Result(plan, stage, cell, Block('faces', 100, seed), status, curve=curve if status == 'finished' else [],
+                  sec_per_kimg=cost, memorised=0.01)
+
+
+class TestResponses:
+    def test_mean_of_the_last_snapshots_not_the_best(self):
+        assert responses.window_mean(result(values=(1.0, 4.0, 16.0)), 'fd', 2) == pytest.approx(math.log(8))
+
+    def test_what_failed_is_the_worst_of_its_block(self):
+        found = responses.responses([result(), result('bad', values=(9.0, 9.0, 9.0)), result('dead', status='failed')],
+                                    lambda r: responses.window_mean(r, 'fd', 1))
+        assert found['alone', 'dead', Block('faces', 100, 0)] == math.log(9)
+
+    def test_at_equal_seconds_a_method_of_twice_the_cost_has_half_the_images(self):
+        slow = result('slow', cost=2.0, values=(8.0, 4.0, 2.0))
+        found = responses.equal_seconds([result(), slow], 'fd', 1, 'base')
+        block = Block('faces', 100, 0)
+        assert found['alone', 'base', block] == pytest.approx(math.log(2))
+        assert found['alone', 'slow', block] == pytest.approx((math.log(8) + math.log(4)) / 2)
+
+    def test_seconds_until_a_value_is_reached(self):
+        assert responses.seconds_to(result(), 'fd', 10.0, 4.0) == pytest.approx(20)
+        assert responses.seconds_to(result(), 'fd', 10.0, math.sqrt(8.0)) == pytest.approx(25)
+        assert responses.seconds_to(result(), 'fd', 10.0, 1.0) is None
+
+    def test_share_of_fakes_below_the_quantile_of_held_out_images(self):
+        import torch
+        held_out = torch.linspace(1, 2, 101, dtype=torch.float64)
+        found = share_below_quantile(torch.tensor([0.5, 0.9, 1.5, 3.0], dtype=torch.float64), held_out)
+        assert found['share'] == 0.5 and found['limit'] == pytest.approx(1.01)
+
+
+class TestResults:
+    def test_a_run_is_recorded_once(self, tmp_path):
+        path = tmp_path / 'results.jsonl'
+        assert append_result(path, result())
+        assert not append_result(path, result())
+        assert append_result(path, result(seed=1))
+        assert read_results(path) == [result(), result(seed=1)]
+
+    def test_a_line_that_was_cut_costs_only_itself(self, tmp_path):
+        path = tmp_path / 'results.jsonl'
+        append_result(path, result())
+        with path.open('a') as file:
+            file.write(result(seed=1).line()[:40])
+        append_result(path, result(seed=2))
+        assert read_results(path) == [result(), result(seed=2)]
+
+
+PLAN = dict(
+    name='test', about='A test.', base=[], base_cell='base', kimg=3, snapshots=3, window=2, metrics=['fd', 'kid', 'cov'],
+    metrics_of_page=['fd', 'kid', 'cov'], coverage='cov', controls=dict(stage='alone', weight_zero='zero-', positive='ada'),
+    factors={}, data=dict(faces=dict(about='faces', images=3, fingerprint='f')),
+    stages=[dict(name='screen', about='effects', cells={name: dict(options=[], levels=levels)
+                                                         for name, levels in LEVELS.items()},
+                 blocks=[['faces', 100, 0], ['faces', 100, 1]]),
+            dict(name='alone', about='controls', cells=dict(base=dict(options=[]), zero_=dict(options=[])),
+                 blocks=[['faces', 100, seed] for seed in range(4)])])
+
+
+def write_plan(folder, **changes):
+    """A plan file of its own."""
+    path = folder / 'test.json'
+    path.write_text(json.dumps(PLAN | changes))
+    return Plan.load(path)
+
+
+def made_up_results(plan, base_jump=0.0):
+    """A result for every run of the plan."""
+    values, rng = made_up(3, 2), np.random.default_rng(4)
+    for cell in plan.cells():
+        log = values.get((cell.name, Block('set', 100, cell.block.seed)), 0.05 * rng.standard_normal())
+        log += base_jump * (cell.block.seed % 2) * (cell.stage == 'alone')
+        curve = [(float(k), dict(fd=math.exp(5 - k / 10 + log), kid=log, cov=0.5 - log / 10)) for k in (1, 2, 3)]
+        yield Result(plan.sha256, cell.stage, cell.name, cell.block, 'finished', curve=curve, sec_per_kimg=1.0,
+                     memorised=0.01 + rng.random() / 100)
+
+
+class TestPage:
+    def test_the_same_results_give_the_same_page(self, tmp_path):
+        plan = write_plan(tmp_path)
+        results = list(made_up_results(plan))
+        assert page(analyse(plan, results), 'x.svg') == page(analyse(plan, results[::-1]), 'x.svg')
+
+    def test_a_control_that_fails_is_the_first_thing_it_says(self, tmp_path):
+        plan = write_plan(tmp_path)
+        answer = analyse(plan, list(made_up_results(plan, base_jump=3.0)))
+        assert verdict(answer).startswith('**Do not trust this page: A/A')
+
+    def test_what_was_not_run_is_named(self, tmp_path):
+        plan = write_plan(tmp_path)
+        text = page(analyse(plan, list(made_up_results(plan))[:10]), 'x.svg')
+        assert '22 runs of screen, 8 runs of alone' in text and 'Preliminary' in text
+
+    def test_a_page_of_nothing(self, tmp_path):
+        assert 'Nothing has been run yet' in page(analyse(write_plan(tmp_path), []), 'x.svg')
+
+    def test_the_picture_is_the_same_twice(self, tmp_path):
+        pytest.importorskip('matplotlib', reason='the extra "evidence" is not installed')
+        from benchmarks.evidence.picture import save_picture
+        plan = write_plan(tmp_path)
+        answer = analyse(plan, list(made_up_results(plan)))
+        for name in 'ab':
+            save_picture(answer, tmp_path / name)
+        assert (tmp_path / 'a').read_bytes() == (tmp_path / 'b').read_bytes()
+
+
+FAKE_WORK = '''
+import json, sys, time, pathlib
+folder = pathlib.Path(sys.argv[1]); (folder / 'begun').open('a').write('x')
+time.sleep(0.1); sys.exit(0)
+'''
+
+DRIVER = f'''
+import sys
+from pathlib import Path
+from benchmarks.evidence import run
+from benchmarks.evidence.plan import Plan
+
+class Quick(run.Runner):
+    def _result_of(self, cell, folder, claim):
+        status, _ = self._child([sys.executable, '-c', {FAKE_WORK!r}, str(folder)], folder / 'train.txt', claim)
+        if status:
+            raise run.Interrupted
+        return run.Result(self.plan.sha256, cell.stage, cell.name, cell.block, 'finished')
+
+run.check_data = lambda *_: None
+Quick(Plan.load(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), {{}}).run(2)
+'''
+
+
+class TestRunner:
+    def test_kills_lose_nothing_and_repeat_nothing(self, tmp_path):
+        plan = write_plan(tmp_path, stages=PLAN['stages'][1:])
+        results = tmp_path / 'results.jsonl'
+        command = [sys.executable, '-c', DRIVER, str(tmp_path / 'test.json'), str(results), str(tmp_path / 'work')]
+        for _ in range(3):
+            worker = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+            deadline = time.monotonic() + 60
+            before = len(read_results(results))
+            while len(read_results(results)) < before + 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            os.kill(worker.pid, signal.SIGKILL)             # Its children live on, and hold their claims.
+            worker.wait()
+        deadline = time.monotonic() + 60
+        while len(read_results(results)) < 8 and time.monotonic() < deadline:
+            subprocess.run(command, cwd=ROOT, check=True)
+        found = read_results(results, plan)
+        assert len(found) == 8 == len({(r.cell, r.block) for r in found})
+
+    def test_a_run_that_train_refuses_is_told(self, tmp_path, monkeypatch):
+        plan = write_plan(tmp_path)
+        monkeypatch.setattr(run, 'check_data', lambda *_: None)
+        monkeypatch.setattr(run, 'train_command', lambda *_: [sys.executable, '-c', 'import sys; print("no"); sys.exit(2)'])
+        with pytest.raises(run.PlanError, match='refuses.*no$'):
+            run.Runner(plan, tmp_path / 'r.jsonl', tmp_path / 'work', {}).run(1)
+
+    def test_a_run_that_diverges_counts_as_failed(self, tmp_path, monkeypatch):
+        plan = write_plan(tmp_path, stages=[dict(PLAN['stages'][1], blocks=[['faces', 100, 0]])])
+        monkeypatch.setattr(run, 'check_data', lambda *_: None)
+        monkeypatch.setattr(run, 'train_command', lambda *_: [
+            sys.executable, '-c', 'import sys; print("the run diverges at 1 kimg"); sys.exit(1)'])
+        run.Runner(plan, tmp_path / 'r.jsonl', tmp_path / 'work', {}).run(1)
+        assert [r.status for r in read_results(tmp_path / 'r.jsonl')] == ['failed', 'failed']
+
+    def test_other_data_than_the_plans_is_refused(self, tmp_path):
+        plan = write_plan(tmp_path)
+        faces = ROOT / 'datasets' / 'emoji-faces-noto-32.zip'
+        with pytest.raises(run.PlanError, match='is not the data set of the plan'):
+            run.check_data(plan, dict(faces=faces))
+        with pytest.raises(run.PlanError, match='give --data faces=PATH'):
+            run.check_data(plan, {})
+
+    @pytest.mark.slow
+    def test_a_whole_small_experiment(self, tmp_path):
+        stages = [dict(name='alone', about='a test', blocks=[['faces', 20, 0]], cells={
+            'base': dict(options=['--aug=noaug']), 'zero-ggdr': dict(options=['--aug=noaug', '--reg_type=ggdr',
+                                                                               '--ggdr_weight=0'])})]
+        small = json.loads((ROOT / 'benchmarks/evidence/plans/small.json').read_text())
+        path = tmp_path / 'tiny.json'
+        path.write_text(json.dumps(small | dict(
+            name='tiny', kimg=1, snapshots=2, window=1, stages=stages, base=['--cfg=tiny', '--mirror=1', '--batch=32'])))
+        for command in (['run', '--workers=1', f'--workdir={tmp_path / "work"}'], ['page', f'--out={tmp_path / "page.md"}']):
+            subprocess.run([sys.executable, '-m', 'benchmarks.evidence', command[0], f'--plan={path}',
+                            f'--outdir={tmp_path}', *command[1:]], cwd=ROOT, check=True)
+        found = read_results(tmp_path / 'tiny.jsonl')
+        assert [r.status for r in found] == ['finished'] * 2
+        assert found[0].curve == found[1].curve and found[0].curve
+        assert 'give exactly the scores of the base' in (tmp_path / 'page.md').read_text()

@@ -1,0 +1,59 @@
+"""What other services read of the repository says the same as the project itself."""
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+tomllib = pytest.importorskip('tomllib', reason='Python 3.10 has no tomllib')
+yaml = pytest.importorskip('yaml', reason='pyyaml is not installed')
+PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / '.github/workflows').glob('*.yml')}
+
+
+def commands(workflow):
+    return [step['run'] for job in workflow['jobs'].values() for step in job['steps'] if 'run' in step]
+
+
+@pytest.mark.parametrize('path', [*(ROOT / '.github').rglob('*.yml'), ROOT / 'CITATION.cff'], ids=lambda path: path.name)
+def test_every_file_can_be_read(path):
+    assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    assert citation['version'] == PROJECT['version'] and citation['license'] == PROJECT['license']
+
+
+def test_the_oldest_python_and_torch_that_are_promised_are_tried():
+    matrix = WORKFLOWS['ci']['jobs']['matrix']['strategy']['matrix']
+    oldest = PROJECT['requires-python'].removeprefix('>=')
+    torch = next(re.fullmatch('torch>=(.*)', name)[1] for name in PROJECT['dependencies'] if name.startswith('torch'))
+    assert oldest == matrix['python'][0]
+    assert any(entry['python'] == oldest and entry['torch'].startswith(f'=={torch}') for entry in matrix['include'])
+    pinned = re.search('^torch(==.*)$', (ROOT / 'requirements.txt').read_text(), re.MULTILINE)[1]
+    assert matrix['torch'] == [pinned]
+
+
+def test_every_make_command_and_extra_that_is_named_exists():
+    targets = set(re.findall('^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE))
+    extras = set(PROJECT['optional-dependencies'])
+    files = [ROOT / 'Dockerfile', ROOT / '.devcontainer/devcontainer.json']
+    texts = [*commands(WORKFLOWS['ci']), *(path.read_text() for path in files)]
+    for text in texts:
+        assert set(re.findall('make ([a-z-]+)', text)) <= targets
+        for names in re.findall(r'[./c]\[([a-z,]+)\]', text):
+            assert set(names.split(',')) <= extras
+
+
+def test_actions_have_no_rights_but_to_read():
+    for workflow in WORKFLOWS.values():
+        assert workflow['permissions'] == {'contents': 'read'}
+    rights = [job['permissions'] for job in WORKFLOWS['publish']['jobs'].values() if 'permissions' in job]
+    assert rights == [{'id-token': 'write'}]
+
+
+def test_the_container_is_told_what_to_run():
+    assert json.loads((ROOT / '.devcontainer/devcontainer.json').read_text())['postCreateCommand'].startswith('pip install')
+    assert 'ENTRYPOINT ["loss-zoo"]' in (ROOT / 'Dockerfile').read_text()
