@@ -83,8 +83,7 @@ class APA(Regularizer):
         fake_img, is_sound, fake_c = (fakes[part] for fakes in self._fakes.get(ctx.source, (img[:0], img[:0], c[:0])))
         if len(fake_img) < len(img):  # In the first iteration, or after a restart with fewer processes.
             return img, c
-        replaced = torch.rand([len(img)], device=img.device, generator=ctx.shared_rng('apa')) < self._probability()
-        replaced &= is_sound
+        replaced = draw_replaced(is_sound, self._probability(), ctx.shared_rng('apa'))
         return torch.where(replaced[:, None, None, None], fake_img, img), torch.where(replaced[:, None], fake_c, c)
 
     def end_iteration(self, nimg: int, batch_idx: int) -> None:
@@ -130,3 +129,8 @@ def only_finite(img: Tensor) -> tuple[Tensor, Tensor]:
     """Images [N,C,H,W] with those set to 0 that hold anything not finite, and which of them do not, [N]."""
     is_sound = img.isfinite().flatten(1).all(1)                                     # [N]
     return img.where(is_sound[:, None, None, None], 0), is_sound
+
+
+def draw_replaced(is_sound: Tensor, p: Tensor | float, rng: torch.Generator | None = None) -> Tensor:
+    """Which reals give way to a fake, [N]: each with probability p, and none to a fake that is not finite."""
+    return (torch.rand(is_sound.shape, device=is_sound.device, generator=rng) < p) & is_sound

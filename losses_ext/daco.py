@@ -50,11 +50,17 @@ class DaCo(Regularizer):
 
     def _draw(self, ctx, num: int, device) -> Tensor:
         """[num, bands], 1 for the bands that a sample keeps."""
-        low, total = self.options.drop_low, self.options.bands
-        order = torch.rand([num, total - low], device=device, generator=ctx.shared_rng('daco')).argsort(dim=1).argsort(dim=1)
-        keep = pad((order < num_kept(self.options)).float(), (low, 0))              # [num, bands]
+        keep = draw_bands(num, self.options, device, ctx.shared_rng('daco'))        # [num, bands]
         training_stats.report('Loss/daco/kept', keep.mean(dim=1))
         return keep
+
+
+def draw_bands(num: int, options: Options, device: torch.device | None = None,
+               rng: torch.Generator | None = None) -> Tensor:
+    """[num, bands], 1 for the bands that a sample keeps."""
+    low, total = options.drop_low, options.bands
+    order = torch.rand([num, total - low], device=device, generator=rng).argsort(dim=1).argsort(dim=1)
+    return pad((order < num_kept(options)).float(), (low, 0))
 
 
 def num_kept(options: Options) -> int:

@@ -62,7 +62,7 @@ class DigGAN(WithRunningMeans):
         n_f = self._norms(ctx, ctx.fake, 'fake')                                    # [N]
         if self.options.pair == 'mean':
             return self._hold(ctx, n_r.mean() - n_f.mean())
-        gap = (n_r - n_f).square()
+        gap = squared_gap(n_r, n_f)
         training_stats.report(f'Loss/diggan/gap{ctx.critic.suffix}', gap)
         return self.options.weight * gap
 
@@ -90,7 +90,7 @@ class DigGAN(WithRunningMeans):
 
     def _norms(self, ctx: StepContext, verdict: Verdict, kind: str) -> Tensor:
         """Norms of the input gradients [N], pulled towards their running mean."""
-        norms = _gradient_norms(verdict, self.leaf)
+        norms = gradient_norms(verdict.input_grad(self.leaf))
         training_stats.report(f'Loss/diggan/norm_{kind}{ctx.critic.suffix}', norms)
         if self.options.ema == 0:
             return norms
@@ -100,6 +100,11 @@ class DigGAN(WithRunningMeans):
         return norms if mean is None else torch.lerp(norms, mean, self.options.ema)
 
 
-def _gradient_norms(verdict: Verdict, wrt: str) -> Tensor:
-    """||d (sum of logits) / d x_i|| over all entries of an image, [N]. A gradient of zero has derivative zero."""
-    return verdict.input_grad(wrt).flatten(1).norm(dim=1)
+def gradient_norms(grad: Tensor) -> Tensor:
+    """||grad_i|| of input gradients [N,...] over all entries of an image, [N]. A gradient of zero has derivative zero."""
+    return grad.flatten(1).norm(dim=1)
+
+
+def squared_gap(n_r: Tensor, n_f: Tensor) -> Tensor:
+    """The term of lengths on reals and fakes, [N], without its weight."""
+    return (n_r - n_f).square()

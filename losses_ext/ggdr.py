@@ -12,6 +12,7 @@ P is a linear decoder on the critic's features E_r, the output of its block that
 
 Every U is a 1x1 convolution, then upsampling by 2. One draw of the augmentation moves both x and F.
 """
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -60,7 +61,7 @@ class GGDR(Regularizer):
     def configure(cls, config: dict, options: Options) -> Options:
         size = config['data_shape']['img_resolution']
         res = options.res or str(64 if size >= 256 else max(size // 4, 8))
-        valid = [str(r) for r in _decoder_resolutions(size)]
+        valid = [str(r) for r in decoder_resolutions(size)]
         if not set(res.split(',')) <= set(valid):
             raise ValueError(f'--ggdr_res={res}: must be among {", ".join(valid)} (powers of two from 8 to the size of '
                              f'the images), or a comma list of them')
@@ -72,18 +73,18 @@ class GGDR(Regularizer):
     def d_fake(self, ctx: StepContext) -> Term:
         if 'b8_dec' not in ctx.critic.grafts:
             return None
-        predictions = _decode(ctx.critic.module, ctx.fake.feats, max(self._resolutions))
+        predictions = decode(ctx.critic.module, ctx.fake.feats, decoder_resolutions(max(self._resolutions)))
         distances = []
         for res in self._resolutions:
             target = self.game.warp(ctx.gen.feats[res].detach(), ctx.fake.draw, self.options.warp)
             uncut = None if ctx.fake.draw is None else ctx.fake.draw.keep_mask(res)
-            distances.append(_cosine_distance(predictions[res], target, uncut))
+            distances.append(cosine_distance(predictions[res], target, uncut))
         distance = torch.stack(distances).mean(0)                                   # [N]
         training_stats.report(f'Loss/ggdr/cosine{ctx.critic.suffix}', 1 - distance)
         return self.options.weight * distance
 
 
-def _decoder_resolutions(res: int) -> list[int]:
+def decoder_resolutions(res: int) -> list[int]:
     """8, 16, ..., res."""
     return [2 ** i for i in range(3, res.bit_length())]
 
@@ -92,10 +93,18 @@ def _graft_decoder(critic: Player, G_channels: dict[int, int], res: int) -> None
     """Gives a critic the layers `b{r}_dec` for r = 8 ... res,
     with the generator's numbers of channels as outputs."""
     assert critic.view is None, f'GGDR asks {critic.name} for a feature map of images that its view hides from it'
-    for r in _decoder_resolutions(res):
-        D_channels = critic.module.channels[r // 2]
-        num_inputs = D_channels if r == 8 else G_channels[r // 2] + D_channels
-        critic.graft(f'b{r}_dec', partial(_decoder_layer, num_inputs=num_inputs, num_outputs=G_channels[r]))
+    for name, make_layer in decoder_layers(G_channels, critic.module.channels, decoder_resolutions(res)).items():
+        critic.graft(name, make_layer)
+
+
+def decoder_layers(G_channels: Mapping[int, int], D_channels: Mapping[int, int],
+                   resolutions: Sequence[int]) -> dict[str, Callable[..., torch.nn.Module]]:
+    """{'b{r}_dec': what makes U_r} for each resolution; the first begins the decoder."""
+    layers = {}
+    for r in resolutions:
+        num_inputs = D_channels[r // 2] + (0 if r == resolutions[0] else G_channels[r // 2])
+        layers[f'b{r}_dec'] = partial(_decoder_layer, num_inputs=num_inputs, num_outputs=G_channels[r])
+    return layers
 
 
 def _decoder_layer(_, num_inputs: int, num_outputs: int) -> torch.nn.Module:
@@ -103,16 +112,16 @@ def _decoder_layer(_, num_inputs: int, num_outputs: int) -> torch.nn.Module:
     return Conv2dLayer(num_inputs, num_outputs, kernel_size=1, up=2)
 
 
-def _decode(D: torch.nn.Module, feats: dict[int, Tensor], res: int) -> dict[int, Tensor]:
-    """{r: y_r [N,C_r,r,r]} for r = 8 ... res from the critic's maps E, in float32."""
+def decode(owner: torch.nn.Module, feats: Mapping[int, Tensor], resolutions: Sequence[int]) -> dict[int, Tensor]:
+    """{r: y_r [N,C_r,r,r]} from the critic's maps E, in float32, by the decoder layers that `owner` has."""
     y: dict[int, Tensor] = {}
-    for r in _decoder_resolutions(res):
+    for r in resolutions:
         E = feats[r // 2].float()
-        y[r] = getattr(D, f'b{r}_dec')(E if r == 8 else torch.cat([y[r // 2], E], dim=1))
+        y[r] = getattr(owner, f'b{r}_dec')(torch.cat([y[r // 2], E], dim=1) if y else E)
     return y
 
 
-def _cosine_distance(prediction: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
+def cosine_distance(prediction: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
     """[N]: 1 - cos of maps [N,C,r,r] over channels, mean over the positions of `keep` [N,r,r]
     that have a target."""
     shown = target.norm(dim=1) >= EPS                                               # [N,r,r]

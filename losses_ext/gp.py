@@ -51,10 +51,20 @@ class GradientPenalty(Regularizer):
 
     def _penalty(self, ctx: StepContext) -> Tensor:
         u = torch.rand([len(ctx.real_img), 1, 1, 1], device=ctx.real_img.device, generator=ctx.rng('gp'))
-        img = ctx.gen.img.detach().lerp(ctx.real_img, u)                            # [N,C,H,W]
+        img = between(ctx.gen.img, ctx.real_img, u)                                 # [N,C,H,W]
         verdict = self.game.judge(ctx, ctx.critic, img, ctx.real_c, f'aug_gp/{ctx.critic.name}', leaf='img')
         norms = verdict.input_grad().flatten(1).norm(dim=1)                         # [N]
-        penalty = (norms - 1).square()
+        penalty = distance_to_one(norms)
         training_stats.report(f'Loss/gp/norm{ctx.critic.suffix}', norms)
         training_stats.report(f'Loss/gp/penalty{ctx.critic.suffix}', penalty)
         return self.options.weight * penalty
+
+
+def between(fake: Tensor, real: Tensor, u: Tensor) -> Tensor:
+    """u real + (1 - u) fake, without the fakes' graph; u is [N,1,1,1]."""
+    return fake.detach().lerp(real, u)
+
+
+def distance_to_one(norms: Tensor) -> Tensor:
+    """The penalty of gradients of these lengths, [N], without its weight."""
+    return (norms - 1).square()

@@ -13,7 +13,7 @@ from torch.nn.functional import relu
 
 import losses_ext
 from losses_ext.option import option
-from losses_ext.running_mean import WithRunningMeans
+from losses_ext.running_mean import RunningMeans, WithRunningMeans
 from torch_utils import training_stats
 from training.loss import Game, StepContext
 from training.regularizer import Term
@@ -44,21 +44,28 @@ class LeCam(WithRunningMeans):
         return options
 
     def d_fake(self, ctx: StepContext) -> Term:
-        e_r = self._follow(ctx, 'fake', ctx.fake.logits, against='real')
-        return None if e_r is None else self._term(ctx, 'fake', e_r - ctx.fake.logits)
+        e_r = self._follow(ctx, 'fake', ctx.fake.logits)
+        return None if e_r is None else self._term(ctx, 'fake', drift('fake', ctx.fake.logits, e_r))
 
     def d_real(self, ctx: StepContext) -> Term:
-        e_f = self._follow(ctx, 'real', ctx.real.logits, against='fake')
-        return None if e_f is None else self._term(ctx, 'real', ctx.real.logits - e_f)
+        e_f = self._follow(ctx, 'real', ctx.real.logits)
+        return None if e_f is None else self._term(ctx, 'real', drift('real', ctx.real.logits, e_f))
 
-    def _follow(self, ctx: StepContext, kind: str, logits: Tensor, against: str) -> Tensor | None:
-        """Moves the mean of one kind of logits; returns that of the other,
-        once it has been followed long enough."""
-        self._means.add(f'{ctx.critic.name}/{kind}', ctx.round, logits)
-        other = f'{ctx.critic.name}/{against}'
-        return self._means.get(other) if self._means.num_updates(other) >= self.options.start else None
+    def _follow(self, ctx: StepContext, kind: str, logits: Tensor) -> Tensor | None:
+        return follow(self._means, ctx.critic.name, kind, logits, self.options.start, ctx.round)
 
-    def _term(self, ctx: StepContext, kind: str, excess: Tensor) -> Tensor:
-        term = relu(excess).square()                                                # [N]
+    def _term(self, ctx: StepContext, kind: str, term: Tensor) -> Tensor:
         training_stats.report(f'Loss/lecam/{kind}{ctx.critic.suffix}', term)
         return self.options.weight * term
+
+
+def follow(means: RunningMeans, critic: str, kind: str, logits: Tensor, start: int, round_idx: int = 0) -> Tensor | None:
+    """Adds logits, 'fake' or 'real', to their mean; returns that of the other kind, once it was moved `start` times."""
+    means.add(f'{critic}/{kind}', round_idx, logits)
+    other = f'{critic}/{"real" if kind == "fake" else "fake"}'
+    return means.get(other) if means.num_updates(other) >= start else None
+
+
+def drift(kind: str, logits: Tensor, mean_of_others: Tensor) -> Tensor:
+    """One half of the term, [N], without its weight: squared excess over the anchor."""
+    return relu(mean_of_others - logits if kind == 'fake' else logits - mean_of_others).square()

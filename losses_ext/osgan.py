@@ -106,8 +106,7 @@ def exact_gradients(game: Game, ctx: StepContext, options: Options) -> tuple[Ten
         ctx.real = game.judge_reals(ctx, critic, game.leaf(ctx, 'd_pair'))
     loss_G, loss_fake = losses_on_fakes(game, ctx)
     loss_G = loss_G * critic.weight
-    with no_weight_gradients():
-        image_grad, = torch.autograd.grad(loss_G.mean() * ctx.share, [ctx.fake.img], retain_graph=True)
+    image_grad = image_gradient(loss_G.mean() * ctx.share, ctx.fake.img)
 
     loss = game.extra(loss_fake, ctx, 'd_fake')
     if not pair:
@@ -117,6 +116,12 @@ def exact_gradients(game: Game, ctx: StepContext, options: Options) -> tuple[Ten
     training_stats.report(f'Loss/{critic.name}/loss', loss_fake + loss_real)
     game.accumulate(ctx, game.extra(loss + loss_real, ctx, 'd_real', 'd_pair'), inputs=parameters)
     return image_grad, loss_G.detach()
+
+
+def image_gradient(loss_G: Tensor, img: Tensor) -> Tensor:
+    """d loss_G / d img, in a backward pass of its own that leaves the graph to the critic's loss."""
+    with no_weight_gradients():
+        return torch.autograd.grad(loss_G, [img], retain_graph=True)[0]
 
 
 def ratio_gradients(game: Game, ctx: StepContext, options: Options) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ The gradient flows through the augmentation. Part of every run unless gamma is 0
 from dataclasses import dataclass
 
 from losses_ext.option import option
-from torch_utils import training_stats
+from torch_utils import misc, training_stats
 from training.loss import StepContext
 from training.regularizer import Regularizer, Term
 
@@ -31,7 +31,7 @@ class R1(Regularizer):
         return options
 
     def d_reg(self, ctx: StepContext) -> Term:
-        penalty = ctx.real.input_grad().square().sum([1, 2, 3])                     # [N]
+        penalty = misc.squared_norms(ctx.real.input_grad())                         # [N]
         loss = penalty * (self.options.gamma / 2)
         training_stats.report(f'Loss/r1_penalty{ctx.critic.suffix}', penalty)
         training_stats.report(f'Loss/{ctx.critic.name}/reg', loss)

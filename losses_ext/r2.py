@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from losses_ext.option import option
-from torch_utils import training_stats
+from torch_utils import misc, training_stats
 from training.loss import Game, StepContext, Verdict
 from training.regularizer import Regularizer, Term
 
@@ -51,6 +51,6 @@ class R2(Regularizer):
         return self._penalty(ctx, ctx.fake)
 
     def _penalty(self, ctx: StepContext, fake: Verdict) -> Tensor:
-        penalty = fake.input_grad().square().sum([1, 2, 3])                         # [N]
+        penalty = misc.squared_norms(fake.input_grad())                             # [N]
         training_stats.report(f'Loss/r2/penalty{ctx.critic.suffix}', penalty)
         return penalty * (self.options.gamma / 2)

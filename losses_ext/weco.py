@@ -48,7 +48,12 @@ class WeCo(Regularizer):
             return None
         cosine = weight_cosine(parameter_pairs(other.module, ctx.critic.module), self.options.mode)
         training_stats.report(f'Loss/weco/cosine{ctx.critic.suffix}', cosine)
-        return (1 + cosine) * self.options.weight * (1 - ctx.progress if self.options.decay == 'linear' else 1)
+        return push(cosine, self.options.weight, ctx.progress if self.options.decay == 'linear' else 0)
+
+
+def push(cosine: Tensor, weight: float, progress: float) -> Tensor:
+    """The term, []: `weight` goes to 0 as `progress` goes from 0 to 1."""
+    return (1 + cosine) * weight * (1 - progress)
 
 
 def parameter_pairs(constant: torch.nn.Module, learning: torch.nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -61,6 +61,11 @@ def finite_or(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
     return torch.where(new.isfinite(), new, old)
 
 
+def squared_norms(x: torch.Tensor) -> torch.Tensor:
+    """Sum of squares of every sample of x [N,C,H,W], as [N]."""
+    return x.square().sum([1, 2, 3])
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A tensor of the CPU on a device. From pinned memory a CUDA device fetches it by itself,
     while the host goes on; for others the host waits: on MPS what follows would not.

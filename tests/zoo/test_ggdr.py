@@ -7,7 +7,7 @@ from step_fixtures import Reports, grad_norms, network, reals, run_phase
 from tiny import assert_same_bits, make_config, make_dataset, run_iterations
 from torch.nn.functional import softplus
 
-from losses_ext.ggdr import GGDR, Options, _cosine_distance, _decode
+from losses_ext.ggdr import GGDR, Options, cosine_distance, decode, decoder_resolutions
 from losses_ext.path_length import PathLength
 from losses_ext.r1 import R1
 from torch_utils import checkpoint
@@ -110,7 +110,7 @@ def test_term_equals_the_fixture(case):
     sources = {r: case.input(f'source_{r}').requires_grad_() for r in config['resolutions']}
     targets = {r: case.input(f'target_{r}').requires_grad_() for r in config['resolutions']}
     for r in config['resolutions']:
-        value = value + config['weight'] * _cosine_distance(sources[r], targets[r]).mean() / len(config['resolutions'])
+        value = value + config['weight'] * cosine_distance(sources[r], targets[r]).mean() / len(config['resolutions'])
     value.backward()
     if case.id == 'one_map':
         sources[8].grad[0, :, 1, 1] = 0                     # A vector of zeros has no direction.
@@ -138,16 +138,16 @@ def test_a_worked_example():
                                          'b16_dec.weight', 'b16_dec.bias', 'b16_dec.resample_filter']
     torch.manual_seed(1)
     img, feats = G.eval()(torch.randn([4, 64]), None, noise_mode='const', return_feats=[16])
-    maps = _decode(D.eval(), D(img, None, return_feats=True)[1], 16)
+    maps = decode(D.eval(), D(img, None, return_feats=True)[1], decoder_resolutions(16))
     printed = [maps[8].mean(), maps[8].std(), maps[16].mean(), maps[16].std(),
-               10 * _cosine_distance(maps[16], feats[16]).mean()]
+               10 * cosine_distance(maps[16], feats[16]).mean()]
     expected = torch.tensor([-0.048512, 1.028144, 0.016412, 1.211518, 9.934076])
     torch.testing.assert_close(torch.stack(printed), expected, atol=WORKED, rtol=0)
     pipe = AugmentPipe(**PIPES['bg'])
     torch.manual_seed(5)
     draw = pipe.draw(img)
-    maps = _decode(D, D(pipe.transform(img, draw), None, return_feats=True)[1], 16)
-    distance = _cosine_distance(maps[16], pipe.warp(feats[16], draw, form='official'))
+    maps = decode(D, D(pipe.transform(img, draw), None, return_feats=True)[1], decoder_resolutions(16))
+    distance = cosine_distance(maps[16], pipe.warp(feats[16], draw, form='official'))
     torch.testing.assert_close(10 * distance.mean(), torch.tensor(9.795272), atol=WORKED, rtol=0)
 
 
@@ -157,16 +157,16 @@ def test_a_worked_example():
 
 def test_only_directions_count():
     u, v = torch.randn([2, 5, 4, 4]), torch.randn([2, 5, 4, 4])
-    distance = _cosine_distance(u, v)
-    torch.testing.assert_close(_cosine_distance(u * (torch.rand([2, 1, 4, 4]) + 0.1), v * 3), distance)
+    distance = cosine_distance(u, v)
+    torch.testing.assert_close(cosine_distance(u * (torch.rand([2, 1, 4, 4]) + 0.1), v * 3), distance)
     assert distance.shape == (2,) and (distance > 0).all() and (distance < 2).all()
-    torch.testing.assert_close(_cosine_distance(u, 2 * u), torch.zeros(2), atol=1e-6, rtol=0)
-    torch.testing.assert_close(_cosine_distance(u, -u), torch.full([2], 2.0))
+    torch.testing.assert_close(cosine_distance(u, 2 * u), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(cosine_distance(u, -u), torch.full([2], 2.0))
 
 
 def test_gradient_of_the_cosine():
     u, v = torch.randn([7], requires_grad=True), torch.randn([7])
-    (-_cosine_distance(u[None, :, None, None], v[None, :, None, None])).sum().backward()
+    (-cosine_distance(u[None, :, None, None], v[None, :, None, None])).sum().backward()
     cos = u @ v / (u.norm() * v.norm())
     torch.testing.assert_close(u.grad, (v / v.norm() - cos * u / u.norm()) / u.norm())
     assert abs(u.grad @ u) < 1e-6
@@ -178,7 +178,7 @@ def test_positions_without_target_or_under_cutout_do_not_count():
     keep = torch.ones([2, 4, 4], dtype=torch.bool)
     keep[0, :, 2] = False
     keep[1] = False
-    distance = _cosine_distance(u, v, keep)
+    distance = cosine_distance(u, v, keep)
     rest = [0, 2, 3]
     cos = (u[0] * v[0]).sum(0) / (u[0].norm(dim=0) * v[0].norm(dim=0))              # [4, 4]
     columns = [0, 1, 3]
@@ -253,7 +253,7 @@ def test_decoder_shapes(size, res):
     D = Discriminator(c_dim=0, img_resolution=size, img_channels=1, **channels)
     game = Game(Player('G', lambda: G), Player('D', lambda: D))
     GGDR(game, Options(res=str(res)))
-    maps = _decode(D, D(torch.randn([1, 1, size, size]), None, return_feats=True)[1], res)
+    maps = decode(D, D(torch.randn([1, 1, size, size]), None, return_feats=True)[1], decoder_resolutions(res))
     assert {r: list(y.shape) for r, y in maps.items()} == {
         r: [1, min(2048 // r, 10), r, r] for r in (8, 16, 32, 64) if r <= res}
 
@@ -278,8 +278,8 @@ def test_float16_maps_are_compared_in_float32():
     """Squares of 512 values of 200 overflow float16."""
     game = make_game('8')
     feats = {4: torch.full([2, 16, 4, 4], 200.0).half()}
-    maps = _decode(game.D.module, feats, 8)
-    assert maps[8].dtype == torch.float32 and _cosine_distance(maps[8], torch.randn_like(maps[8])).isfinite().all()
+    maps = decode(game.D.module, feats, [8])
+    assert maps[8].dtype == torch.float32 and cosine_distance(maps[8], torch.randn_like(maps[8])).isfinite().all()
 
 
 def test_first_critic_of_every_source_has_a_decoder_and_no_other():
