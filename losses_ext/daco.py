@@ -9,6 +9,7 @@ in all phases of an iteration.
 """
 from dataclasses import dataclass
 from functools import cache
+from math import comb
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from losses_ext.option import option
 from torch_utils import training_stats
 from training.loss import Game
 from training.regularizer import Regularizer
+
+MOST_BLIND = 0.05       # Share of the draws that may leave the critic nothing to see.
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ class DaCo(Regularizer):
         if options.drop_low >= options.bands or num_kept(options) < 1:
             raise ValueError(f'--daco_keep={options.keep:g} of {options.bands} bands without the lowest '
                              f'{options.drop_low} leaves the critic nothing to see; keep at least one band')
+        res = config['data_shape']['img_resolution']
+        blind = share_of_blind_draws(options, res)
+        if blind > MOST_BLIND:
+            raise ValueError(f'--daco_bands={options.bands} --daco_drop_low={options.drop_low} --daco_keep={options.keep:g}: at '
+                             f'{res} pixels {blind:.0%} of the choices of bands hold no frequency at all, and the critic sees '
+                             f'nothing: drop fewer low bands, keep more of the others, or have fewer bands')
         return options
 
     def __init__(self, game: Game, options: Options):
@@ -66,6 +75,13 @@ def draw_bands(num: int, options: Options, device: torch.device | None = None,
 def num_kept(options: Options) -> int:
     """How many bands a draw keeps."""
     return int(options.keep * (options.bands - options.drop_low))
+
+
+def share_of_blind_draws(options: Options, res: int) -> float:
+    """How probable it is that all bands which a draw keeps are empty, because so small an image has no such frequency."""
+    filled = set(band_map(res, res, options.bands, options.mask).flatten().tolist())
+    choice = range(options.drop_low, options.bands)
+    return comb(len(set(choice) - filled), num_kept(options)) / comb(len(choice), num_kept(options))
 
 
 def keep_bands(img: Tensor, keep: Tensor, mask: str = 'hermitian') -> Tensor:

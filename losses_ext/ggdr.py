@@ -12,6 +12,7 @@ P is a linear decoder on the critic's features E_r, the output of its block that
 
 Every U is a 1x1 convolution, then upsampling by 2. One draw of the augmentation moves both x and F.
 """
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +28,7 @@ from training.networks import Conv2dLayer
 from training.player import Player
 from training.regularizer import Regularizer, Term
 
+PUBLISHED = dict(res='64', warp='official')
 EPS = 1e-6      # Floor of the norms in the cosine; where F is shorter, the image shows nothing.
 
 
@@ -36,8 +38,9 @@ class Options:
     weight: float = option(10.0, 'Strength of GGDR.', within='[0, inf)')
     res: str | None = option(None, 'Resolution of the feature map to tell, or a comma list of several, averaged; '
                              'none: 64, or a quarter of the image below 256 pixels.')
-    warp: str = option('aligned', 'How the feature map follows the augmented image: exactly, or with shifts rounded at '
-                       'its own size, as published.', choices=('aligned', 'official'))
+    warp: str | None = option(None, 'How the feature map follows the augmented image: exactly (aligned), or with shifts '
+                              'rounded at its own size, as published (official); none: aligned.', choices=('aligned', 'official'))
+    published: bool = option(False, 'As in the official code at every size: --ggdr_res=64 --ggdr_warp=official.')
 
 
 class GGDR(Regularizer):
@@ -60,7 +63,8 @@ class GGDR(Regularizer):
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:
         size = config['data_shape']['img_resolution']
-        res = options.res or str(64 if size >= 256 else max(size // 4, 8))
+        options = as_published(options) if options.published else with_defaults(options, size)
+        res = options.res
         valid = [str(r) for r in decoder_resolutions(size)]
         if not set(res.split(',')) <= set(valid):
             raise ValueError(f'--ggdr_res={res}: must be among {", ".join(valid)} (powers of two from 8 to the size of '
@@ -68,7 +72,7 @@ class GGDR(Regularizer):
         if options.warp == 'official' and 'DiffAugment' in (config.get('augment_kwargs') or {}).get('class_name', ''):
             raise ValueError('--ggdr_warp=official is defined for --aug=ada and --aug=fixed, not for --aug=diffaug; '
                              'leave it out')
-        return replace(options, res=res)
+        return options
 
     def d_fake(self, ctx: StepContext) -> Term:
         if 'b8_dec' not in ctx.critic.grafts:
@@ -76,12 +80,30 @@ class GGDR(Regularizer):
         predictions = decode(ctx.critic.module, ctx.fake.feats, decoder_resolutions(max(self._resolutions)))
         distances = []
         for res in self._resolutions:
-            target = self.game.warp(ctx.gen.feats[res].detach(), ctx.fake.draw, self.options.warp)
+            target = self.game.warp(ctx.gen.feats[res].detach(), ctx.fake.draw, self.options.warp or 'aligned')
             uncut = None if ctx.fake.draw is None else ctx.fake.draw.keep_mask(res)
             distances.append(cosine_distance(predictions[res], target, uncut))
         distance = torch.stack(distances).mean(0)                                   # [N]
         training_stats.report(f'Loss/ggdr/cosine{ctx.critic.suffix}', 1 - distance)
         return self.options.weight * distance
+
+
+def as_published(options: Options) -> Options:
+    """With the resolution and the warp of the official code. Raises ValueError for others."""
+    for name, value in PUBLISHED.items():
+        given = getattr(options, name)
+        if given not in (None, value):
+            raise ValueError(f'--ggdr_published=1 is --ggdr_{name}={value}: leave it or --ggdr_{name}={given} out')
+    return replace(options, **PUBLISHED)
+
+
+def with_defaults(options: Options, size: int) -> Options:
+    """With what was not given, for images of this size; says where that is not what was published."""
+    found = replace(options, res=options.res or str(64 if size >= 256 else max(size // 4, 8)), warp=options.warp or 'aligned')
+    if options.res is None and found.res != PUBLISHED['res']:
+        print(f'Note: --ggdr_res={found.res} --ggdr_warp={found.warp} below 256 pixels; the official code has '
+              f'{PUBLISHED["res"]} and {PUBLISHED["warp"]} at every size: --ggdr_published=1.', file=sys.stderr)
+    return found
 
 
 def decoder_resolutions(res: int) -> list[int]:

@@ -6,6 +6,7 @@ The critic's logits must not run away from what it used to say of the other kind
 
 a_r, a_f: logits of reals and fakes; e_r, e_f: their running means, constants.
 """
+import sys
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -39,8 +40,8 @@ class LeCam(WithRunningMeans):
     def configure(cls, config: dict, options: Options) -> Options:
         game = config['loss_kwargs']['game']
         if losses_ext.rules_of(game).paired:
-            raise ValueError(f'--reg_type=lecam holds logits in place, but --loss={config["loss"]} plays the {game} '
-                             f'game, which lets them drift: leave out one of them')
+            print(f'Warning: --reg_type=lecam with --loss={config["loss"]}: the {game} game compares logits with each other and '
+                  'lets both drift, lecam holds them in place.', file=sys.stderr)
         return options
 
     def d_fake(self, ctx: StepContext) -> Term:

@@ -56,7 +56,7 @@ def configure(config: dict, options: Options) -> Options:
         return options
     if config['D_kwargs']['epilogue_kwargs'].get('mbstd_num_channels', 1) > 0:
         raise ValueError(f'{form} is wrong for a critic with minibatch statistics, which couples the images of a '
-                         f'batch; {remedy}, or --osgan_force=1')
+                         f'batch; {remedy}, --mbstd-group=0, or --osgan_force=1')
     if config['D_kwargs'].get('num_fp16_res', 0) > 0:
         raise ValueError(f'{form} loses small gradients in a critic of reduced precision; {remedy}, --fp32=1, or '
                          f'--osgan_force=1')

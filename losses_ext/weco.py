@@ -26,6 +26,7 @@ class Options:
     decay: str = option('linear', 'To 0 over the run, or not at all.', choices=('linear', 'none'))
     both: bool = option(False, 'Push the first critic as well.')
     mode: str = option('global', 'Cosine of all weights, or the mean over layers.', choices=('global', 'layer'))
+    twin: bool = option(False, 'Keep the second critic at weight 0, too: a twin without push.')
 
 
 class WeCo(Regularizer):
@@ -42,12 +43,18 @@ class WeCo(Regularizer):
             if options.both:
                 self._others[critic.name] = twin
 
+    @classmethod
+    def is_off(cls, options: Options) -> bool:
+        return options.weight == 0 and not options.twin
+
     def d_fake(self, ctx: StepContext) -> Term:
         other = self._others.get(ctx.critic.name)
         if other is None:
             return None
         cosine = weight_cosine(parameter_pairs(other.module, ctx.critic.module), self.options.mode)
         training_stats.report(f'Loss/weco/cosine{ctx.critic.suffix}', cosine)
+        if self.options.weight == 0:
+            return None
         return push(cosine, self.options.weight, ctx.progress if self.options.decay == 'linear' else 0)
 
 

@@ -10,6 +10,7 @@ from torch_utils import checkpoint
 # Arguments of networks that follow the run (its data, precision, batch), whatever file it starts from.
 OF_THE_RUN = {'c_dim', 'img_resolution', 'img_channels', 'num_fp16_res', 'conv_clamp', 'reduced_dtype',
               'fp16_channels_last', 'freeze_layers', 'mbstd_group_size'}
+WHERE_GIVEN = {'mbstd_num_channels'}     # Of the run if it says so, else of the file.
 SUBSTITUTES = {'G': 'G_ema', 'G_ema': 'G'}      # What a network starts from if the file lacks it.
 SHOWN = 5                                       # Names in a report.
 
@@ -80,7 +81,7 @@ def _adopted(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
         mine, other = ours.get(key), theirs.get(key)
         if isinstance(mine, dict) or isinstance(other, dict):
             result[key] = _adopted(mine or {}, other or {})
-        elif key in OF_THE_RUN and key in ours:
+        elif key in OF_THE_RUN | WHERE_GIVEN and key in ours:
             result[key] = mine
         elif key not in OF_THE_RUN and key in theirs:
             result[key] = other

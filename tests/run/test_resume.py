@@ -24,7 +24,7 @@ from training.config import base_configs
 from training.config import run_dirs as resume
 from training.config.continued_run import continued_run
 from training.run.states import saved_states
-from training.transfer import match_tensors
+from training.transfer import _adopted, match_tensors
 
 ROOT = Path(__file__).parents[2]
 TINY = ['--cfg=tiny', '--batch=8', '--batch-gpu=8', '--workers=1', '--device=cpu', '--tick=0.1', '--snap=1',
@@ -233,6 +233,24 @@ def test_a_partial_match_is_reported_and_refused_unless_allowed(network, data, t
 def test_told_otherwise_the_architecture_is_that_of_the_command(network, data):
     result = invoke('--outdir=runs', f'--data={data}', '--device=cpu', '-n', f'--init-from={network}', '--cfg=stylegan2')
     assert result.exit_code == 2 and 'of another shape' in result.output and 'instead of' in result.output
+
+
+def test_details_beside_the_networks_of_a_file(network, data):
+    """What they cannot change is refused; no minibatch statistics is the wish of the run, which leaves one layer fresh."""
+    args = ['--outdir=runs', f'--data={data}', '--device=cpu', '-n', f'--init-from={network}']
+    for option in ('--cbase=512', '--cmax=32', '--map-depth=3'):
+        result = invoke(*args, option)
+        assert result.exit_code == 2 and f'{option.partition("=")[0]} has no effect with --init-from' in result.output
+    assert dry_config(invoke(*args, '--mbstd-group=2'))['D_kwargs']['epilogue_kwargs'] == dict(mbstd_group_size=2)
+    result = invoke(*args, '--mbstd-group=0', '--allow-partial')
+    assert dry_config(result)['D_kwargs']['epilogue_kwargs'] == dict(mbstd_group_size=1, mbstd_num_channels=0)
+    assert '1 are of another shape: b4.conv.weight' in result.output
+
+
+def test_a_file_without_minibatch_statistics_stays_so():
+    theirs = dict(epilogue_kwargs=dict(mbstd_group_size=1, mbstd_num_channels=0))
+    assert _adopted(dict(epilogue_kwargs=dict(mbstd_group_size=4)), theirs)['epilogue_kwargs'] == dict(
+        mbstd_group_size=4, mbstd_num_channels=0)
 
 
 def test_match_tensors():

@@ -84,6 +84,16 @@ def test_the_decoder_of_ggdr_comes_back_beside_the_discriminator():
     assert torch.equal(data['D'].b4.out.weight, content['D'].b4.out.weight)
 
 
+def test_networks_that_are_not_read_are_named(capsys):
+    content = make_content()
+    content.update(D2=content['D'], Dhigh=content['D'])
+    data = legacy.load_network_pkl(io.BytesIO(reference_pickle(content)))
+    assert 'D2' not in data and 'the pickle also holds D2, Dhigh;' in capsys.readouterr().err
+    legacy.load_network_pkl(io.BytesIO(reference_pickle(content)), only=['G_ema'])
+    legacy.load_network_pkl(io.BytesIO(reference_pickle(make_content())))
+    assert capsys.readouterr().err == ''
+
+
 def test_missing_optional_entries_are_none():
     content = {name: value for name, value in make_content().items() if name in ('G', 'D', 'G_ema')}
     data = legacy.load_network_pkl(io.BytesIO(reference_pickle(content)))

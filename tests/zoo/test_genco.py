@@ -204,9 +204,39 @@ def test_decay_and_both():
         torch.testing.assert_close(value, 0.01 * 0.75 * (1 + cosine))
 
 
+@pytest.mark.parametrize('twin', [False, True])
+def test_at_weight_0_a_twin_without_push_is_kept_if_asked_for(data, twin):
+    config = make_config(data, regularizers=dict(weco=dict(weight=0.0, twin=twin), genco={}))
+    losses_ext.configure(config, {})
+    run = setup.build(config, torch.device('cpu'))
+    assert list(run.game.critics) == (['D', 'D2'] if twin else ['D'])
+    for regularizer in run.game.having('d_fake'):
+        with Reports() as reports:
+            assert regularizer.d_fake(SimpleNamespace(critic=run.game.critics['D2'], progress=0.25)) is None
+        assert 'Loss/weco/cosine2' in reports.values
+
+
 def test_e_gc1_unequal_critics_are_refused_by_the_first_tensor():
     with pytest.raises(ValueError, match=r'weight has shape \[2, 3\] in one and \[2, 4\] in the other'):
         parameter_pairs(torch.nn.Linear(3, 2), torch.nn.Linear(4, 2))
+
+
+# Little to see.
+
+@pytest.mark.parametrize('res, options, share', [
+    (32, dict(bands=64, drop_low=63, keep=1.0), '100%'),        # 17 bands have frequencies, the highest is number 60.
+    (32, dict(bands=64, drop_low=8, keep=0.05), '56%'),         # 2 of 56 bands, 42 empty: 42 * 41 / (56 * 55).
+    (32, dict(bands=4, drop_low=2, keep=0.5), None),
+    (32, dict(bands=64, drop_low=8, keep=0.8), None),
+    (8, dict(bands=64, drop_low=8, keep=0.8), None),            # 44 of 56, 4 not empty: about 1 draw in 742.
+])
+def test_what_shows_the_critic_nothing_at_a_resolution_is_refused(res, options, share):
+    configure = lambda: DaCo.configure(dict(data_shape=dict(img_resolution=res)), DaCoOptions(**options))       # noqa: E731
+    if share is None:
+        assert configure() == DaCoOptions(**options)
+        return
+    with pytest.raises(ValueError, match=f'--daco_drop_low={options["drop_low"]} .* at {res} pixels {share} of the choices'):
+        configure()
 
 
 # Together.

@@ -355,6 +355,22 @@ def test_resolution_follows_the_images(size, res):
     assert configure(size).res == res
 
 
+@pytest.mark.parametrize('size', [64, 128, 256, 1024])
+def test_the_published_command_line_is_one_option(size, capsys):
+    """Resolution and warp of the official code at every size; where the defaults are others, they say so."""
+    options = configure(size, published=True)
+    assert (options.res, options.warp) == ('64', 'official') and capsys.readouterr().err == ''
+    options, said = configure(size), capsys.readouterr().err
+    assert options.warp == 'aligned' and (said != '') == (size < 256)
+    assert size >= 256 or f'--ggdr_res={options.res} --ggdr_warp=aligned' in said and '--ggdr_published=1' in said
+
+
+@pytest.mark.parametrize('option, value', [('res', '32'), ('warp', 'aligned')])
+def test_published_and_something_else_exclude_each_other(option, value):
+    with pytest.raises(ValueError, match=f'--ggdr_published=1 is --ggdr_{option}=.*: leave it or --ggdr_{option}={value} out'):
+        configure(256, published=True, **{option: value})
+
+
 def test_given_resolutions_are_kept():
     assert configure(256, res='64').res == '64'
     assert configure(256, res='256,8').res == '256,8'

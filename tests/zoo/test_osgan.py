@@ -221,7 +221,7 @@ def zoo_config(**changes):
 
 
 @pytest.mark.parametrize('options, changes, sentence', [
-    (dict(form='simple'), dict(D_kwargs=dict(epilogue_kwargs={})), 'minibatch statistics'),
+    (dict(form='simple'), dict(D_kwargs=dict(epilogue_kwargs={})), 'minibatch statistics.*--mbstd-group=0'),
     (dict(form='full'), dict(D_kwargs=dict(epilogue_kwargs=dict(mbstd_num_channels=0), num_fp16_res=4)), '--fp32=1'),
     (dict(form='simple', game='hinge'), {}, '--osgan_game=hinge'),
     (dict(form='full', game='lsgan'), {}, '--osgan_game=lsgan'),

@@ -7,6 +7,7 @@ that would execute the Python source inside the file. Here that function has a s
 name and the state, and the source is never looked at. Layout: docs/formats.md.
 """
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -101,6 +102,10 @@ def records(content: Any, only: Collection[str] | None = None) -> dict[str, Any]
     if not modules.keys() & set(NETWORKS):
         raise CheckpointError('the pickle has no network G, D or G_ema'
                               + ('' if 'ema' not in content else '; it may be of EDM, a diffusion model'))
+    others = [shorten(str(name)) for name, value in content.items() if isinstance(value, Module) and name not in modules]
+    if others and only is None:
+        print(f'Note: the pickle also holds {", ".join(others)}; this program takes only G, D and G_ema out of pickles.',
+              file=sys.stderr)
     of_stylegan3 = any(map(_is_of_stylegan3, modules.values()))
     result: dict[str, Any] = dict.fromkeys((*NETWORKS, 'augment_pipe'))
     for name, module in modules.items():

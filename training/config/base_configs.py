@@ -13,7 +13,7 @@ class BaseConfig:
     ref_gpus: int | None            # batch_gpu = batch // ref_gpus; None = the number of GPUs asked for.
     kimg: int                       # Length of the run.
     batch: int                      # Images per iteration.
-    mbstd: int                      # Group size of the minibatch standard deviation.
+    mbstd: int                      # Group size of the minibatch standard deviation; 0: D has none.
     channel_base: int               # Channels at resolution r: min(channel_base / r, channel_max).
     lr: float                       # Of G and D.
     gamma: float                    # R1 weight.
@@ -85,7 +85,7 @@ def networks(base: BaseConfig) -> dict[str, Any]:
         G_kwargs=dict(class_name='training.networks.Generator', z_dim=base.z_dim, w_dim=base.z_dim,
                       mapping_kwargs=dict(num_layers=base.mapping_layers), synthesis_kwargs=dict(channels)),
         D_kwargs=dict(class_name='training.networks.Discriminator', block_kwargs={}, mapping_kwargs={},
-                      epilogue_kwargs=dict(mbstd_group_size=base.mbstd), **channels),
+                      epilogue_kwargs=minibatch_statistics(base.mbstd), **channels),
         G_opt_kwargs=adam, D_opt_kwargs=dict(adam),
         loss_kwargs=dict(r1_gamma=base.gamma, style_mixing_prob=base.mixing_prob, pl_weight=base.pl_weight,
                          pl_decay=0.01, pl_batch_shrink=2),
@@ -94,3 +94,8 @@ def networks(base: BaseConfig) -> dict[str, Any]:
         config['loss_kwargs'].update(pl_weight=0, style_mixing_prob=0)
         config['D_kwargs']['architecture'] = 'orig'
     return config
+
+
+def minibatch_statistics(group: int) -> dict[str, Any]:
+    """Arguments of D's last block for groups of so many images; 0: D looks at every image alone."""
+    return dict(mbstd_group_size=group) if group > 0 else dict(mbstd_group_size=1, mbstd_num_channels=0)

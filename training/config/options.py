@@ -114,8 +114,9 @@ OPTIONS_BY_HEADING = {
                help='Width of the networks: channels times resolution, up to --cmax [default: by --cfg]'),
         Option('--cmax', type=Whole('[1, 8192]'), metavar='INT', help='Most channels of a layer [default: by --cfg]'),
         Option('--map-depth', type=Whole('[1, 64]'), metavar='INT', help="Layers of G's mapping network [default: by --cfg]"),
-        Option('--mbstd-group', type=Whole(BATCH), metavar='INT',
-               help='Images in a group of the minibatch standard deviation [default: by --cfg]'),
+        Option('--mbstd-group', type=Whole('[0, 65536]'), metavar='INT',
+               help='Images in a group of the minibatch standard deviation; 0: none, D looks at every image alone '
+               '[default: by --cfg]'),
         Option('--mixing-prob', type=Real('[0, 1]'), metavar='FLOAT',
                help='Share of the images that are made of two latents (style mixing) [default: by --cfg]'),
     ],

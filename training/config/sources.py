@@ -30,6 +30,7 @@ def resolve_source(o: Mapping[str, Any], config: dict[str, Any], names: list[str
         if 'cfg' not in o:
             from training.transfer import adopt_architecture
             adopt_architecture(config, load_networks(source))
+            require_effect(o, config)
     if 'resume' in o:
         names.append(net if net == 'noresume' else f'resume{short_name(net)}')
     if net != 'noresume':
@@ -38,6 +39,16 @@ def resolve_source(o: Mapping[str, Any], config: dict[str, Any], names: list[str
     if 'freezed' in o:
         names.append(f'freezed{o["freezed"]}')
         config['D_kwargs']['block_kwargs']['freeze_layers'] = o['freezed']
+
+
+def require_effect(o: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raises UserError for an option of the networks that those of --init-from overrule."""
+    for option in ('cbase', 'cmax', 'map_depth'):
+        require(option not in o, f'--{option.replace("_", "-")} has no effect with --init-from, which takes the networks of the '
+                'file; --cfg as well starts new ones from what matches')
+    has_none = config['D_kwargs']['epilogue_kwargs'].get('mbstd_num_channels') == 0
+    require(not has_none or not o.get('mbstd_group'), f'--mbstd-group={o.get("mbstd_group")} has no effect with --init-from: its '
+            'D has no minibatch standard deviation; leave it out, or give --mbstd-group=0')
 
 
 def resolve_weights(net: str, config: dict[str, Any]) -> None:
