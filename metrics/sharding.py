@@ -64,7 +64,8 @@ def in_order(
     batches = [range(i, min(i + batch_size, num)) for i in range(0, num, batch_size)]
     rank, num_ranks = distributed.rank(), distributed.world_size()
     mine = iter(compute(batches[rank::num_ranks]))
-    with tqdm(total=num, desc=title, leave=False, disable=not progress or rank > 0) as bar:
+    is_shown = progress and rank == 0                   # And only on a terminal: None asks for that.
+    with tqdm(total=num, desc=title, leave=False, disable=None if is_shown else True) as bar:
         for i in range(0, len(batches), num_ranks):
             is_due = i + rank < len(batches)
             for result in together(lambda due=is_due: next(mine).cpu() if due else None):

@@ -166,6 +166,10 @@ class TestImages:
 
 
 class TestInOrder:
+    def test_the_progress_bar_is_for_terminals(self, capfd):
+        list(in_order(10, 4, lambda batches: (torch.zeros(len(b)) for b in batches), 'features', progress=True))
+        assert capfd.readouterr().err == ''
+
     def test_results_come_in_order(self):
         def compute(batches):
             for batch in batches:
