@@ -34,13 +34,13 @@ FIGURES = (r'(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spil
 def name_of(mangled):
     """(kind of kernel, type of image) from the name that the compiler gives it."""
     dtype = next(name for code, name in TYPES.items() if re.search(f'KernelI{code}', mangled))
-    if 'TileKernel' in mangled:
+    if 'StripKernel' in mangled:
         factors = re.findall(r'ILi(\d)ELi(\d)ELi(\d+)E', mangled)
         if len(factors) < 2:                            # The second is the first.
             factors = factors * 2
         axes = [f'{"up" if up != "1" else "down" if down != "1" else "filter"} {taps}' if taps != '1' else '-'
                 for up, down, taps in factors[:2]]
-        return f'tile, x: {axes[0]}, y: {axes[1]}', dtype
+        return f'strip, x: {axes[0]}, y: {axes[1]}', dtype
     if 'BiasActKernel' in mangled:
         return f'bias_act, derivative {re.search("ELi([0-9])E|Li([0-9])E", mangled)[0].strip("ELi")}', dtype
     return 'any filter', dtype

@@ -9,14 +9,14 @@ import kernel_table
 
 from torch_utils.ops import build
 
-TILE = '_ZN3zoo10run_kernelINS_10TileKernelI{}NS_5FixedILi{}ELi{}ELi{}EE{}Lb1EEEEEvT_'
+STRIP = '_ZN3zoo10run_kernelINS_11StripKernelI{}NS_5FixedILi{}ELi{}ELi{}EE{}Lb1ELi4EEEEEvT_'
 
 
 @pytest.mark.parametrize(('mangled', 'expected'), [
-    (TILE.format('f', 1, 1, 4, 'S3_'), ('tile, x: filter 4, y: filter 4', 'float32')),
-    (TILE.format('NS_4HalfE', 2, 1, 12, 'NS_5FixedILi1ELi1ELi1EEE'), ('tile, x: up 12, y: -', 'float16')),
-    (TILE.format('NS_8BFloat16E', 1, 1, 1, 'NS_5FixedILi1ELi2ELi12EEE'), ('tile, x: -, y: down 12', 'bfloat16')),
-    (TILE.format('f', 1, 1, 1, 'NS2_ILi2ELi1ELi12EEE'), ('tile, x: -, y: up 12', 'float32')),
+    (STRIP.format('f', 1, 1, 4, 'S3_'), ('strip, x: filter 4, y: filter 4', 'float32')),
+    (STRIP.format('NS_4HalfE', 2, 1, 12, 'NS_5FixedILi1ELi1ELi1EEE'), ('strip, x: up 12, y: -', 'float16')),
+    (STRIP.format('NS_8BFloat16E', 1, 1, 1, 'NS_5FixedILi1ELi2ELi12EEE'), ('strip, x: -, y: down 12', 'bfloat16')),
+    (STRIP.format('f', 1, 1, 1, 'NS2_ILi2ELi1ELi12EEE'), ('strip, x: -, y: up 12', 'float32')),
     ('_ZN3zoo10run_kernelINS_13BiasActKernelIdLi2ELNS_3ActE4EEEEEvT_', ('bias_act, derivative 2', 'float64')),
     ('_ZN3zoo10run_kernelINS_12GatherKernelIfEEEEvT_', ('any filter', 'float32'))])
 def test_kernels_are_told_apart(mangled, expected):
@@ -33,5 +33,5 @@ def test_a_line_has_the_most_of_a_kind():
 @pytest.mark.skipif(build.find_nvcc() is None, reason='no nvcc on this machine')
 def test_no_kernel_spills(tmp_path):
     rows = [row for source in kernel_table.SOURCES for row in kernel_table.figures_of(build.find_nvcc(), source, '90', tmp_path)]
-    assert {row[0] for row in rows} >= {'any filter', 'tile, x: up 4, y: up 4', 'bias_act, derivative 1'}
+    assert {row[0] for row in rows} >= {'any filter', 'strip, x: up 4, y: up 4', 'bias_act, derivative 1'}
     assert all(spilled == 0 for *_, spilled, _ in rows)

@@ -22,6 +22,7 @@ FILTERS = {                 # name: (filter [fh, fw], up, down, padding): every 
     'wavelet down y': ((12, 1), [1, 1], [1, 2], [0, 0, 5, 5]),
     'any': ((3, 5), [3, 1], [1, 2], [-1, 3, 2, 2]),
 }
+SHAPES = [2, 20, 18, 36], [2, 19, 9, 35]                    # What kernels move in fours, and what they cannot.
 LRELU, SLOPE, GAIN, CLAMP = 2, 0.2, 1.5, 0.8                # The network's activation; its number is that in bias_act.py.
 
 
@@ -30,9 +31,10 @@ def try_operators(device: str, dtypes: Iterable[torch.dtype]) -> None:
     with torch.inference_mode(False), torch.no_grad():
         for dtype in dtypes:
             for layout in (torch.contiguous_format, torch.channels_last):
-                x = _wave([2, 19, 18, 35]).to(dtype).contiguous(memory_format=layout)
-                _try_filters(x, device)
-                _try_activation(x, device)
+                for shape in SHAPES:
+                    x = _wave(shape).to(dtype).contiguous(memory_format=layout)
+                    _try_filters(x, device)
+                    _try_activation(x, device)
 
 
 def _try_filters(x, device):
@@ -44,7 +46,8 @@ def _try_filters(x, device):
 
 
 def _try_activation(x, device):
-    ops, options = torch.ops.stylegan2_loss_zoo, (1, LRELU, SLOPE, GAIN, CLAMP)
+    ops, options = torch.ops.stylegan2_loss_zoo, (1, SHAPES = [2, 20, 18, 36], [2, 19, 9, 35]                    # What kernels move in fours, and what they cannot.
+LRELU, SLOPE, GAIN, CLAMP)
     b = _wave(x.shape[1:2]).to(x.dtype)
     y = expected_activated(x, b).to(x.dtype)
     slope = torch.where(y > 0, GAIN, GAIN * SLOPE) * (y.abs() < y.abs().max())      # 0 where it is clamped.

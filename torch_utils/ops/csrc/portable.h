@@ -1,4 +1,5 @@
-// What the headers that are compiled for both CPU and CUDA need of either: a function marker and half-precision storage.
+// What the headers that are compiled for both CPU and CUDA need of either: a function marker, a hint that a loop of known
+// length be written out, and half-precision storage.
 #pragma once
 
 #include <cmath>
@@ -6,10 +7,13 @@
 #include <cstring>
 
 #if defined(__CUDACC__)
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define HOST_DEVICE __host__ __device__ __forceinline__
+#define UNROLL _Pragma("unroll")
 #else
 #define HOST_DEVICE inline
+#define UNROLL
 #endif
 
 namespace zoo {
@@ -53,9 +57,13 @@ HOST_DEVICE void narrow(float value, float& to) { to = value; }
 HOST_DEVICE void narrow(double value, double& to) { to = value; }
 
 HOST_DEVICE void narrow(float value, BFloat16& to) {
+#if defined(__CUDA_ARCH__)
+    to.bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+#else
     const uint32_t bits = reinterpret<uint32_t>(value);
     const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     to.bits = uint16_t((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+#endif
 }
 
 HOST_DEVICE void narrow(float value, Half& to) {
