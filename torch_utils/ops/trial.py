@@ -46,8 +46,7 @@ def _try_filters(x, device):
 
 
 def _try_activation(x, device):
-    ops, options = torch.ops.stylegan2_loss_zoo, (1, SHAPES = [2, 20, 18, 36], [2, 19, 9, 35]                    # What kernels move in fours, and what they cannot.
-LRELU, SLOPE, GAIN, CLAMP)
+    ops, options = torch.ops.stylegan2_loss_zoo, (1, LRELU, SLOPE, GAIN, CLAMP)
     b = _wave(x.shape[1:2]).to(x.dtype)
     y = expected_activated(x, b).to(x.dtype)
     slope = torch.where(y > 0, GAIN, GAIN * SLOPE) * (y.abs() < y.abs().max())      # 0 where it is clamped.
