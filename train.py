@@ -52,11 +52,7 @@ def main(**options):
     """Train a generator of images with the techniques of StyleGAN2-ADA, and a zoo of losses for limited data."""
     o = with_whole_paths(with_file(given(options)))
     is_dry = 'dry_run' in o
-    try:
-        config = continued_run(o) if os.path.isdir(o.get('resume', '')) else started_run(o)
-    except OSError as error:
-        raise UserError(f'--data: {error}') from error
-    config = with_argv(with_known_metrics(config))
+    config = config_of_run(o)
     measurable = measurable_metrics(config, 'download_detectors' in o, is_dry)
     if not is_dry:
         config = replace(config, metrics=measurable)
@@ -71,6 +67,15 @@ def main(**options):
         click.echo('Dry run; nothing was written.')
     else:
         sys.exit(start(config))
+
+
+def config_of_run(o: Mapping[str, Any]) -> Config:
+    """The configuration, with its directory, of the run that options begin or continue. Raises UserError with one sentence."""
+    try:
+        config = continued_run(o) if os.path.isdir(o.get('resume', '')) else started_run(o)
+    except OSError as error:
+        raise UserError(f'--data: {error}') from error
+    return with_argv(with_known_metrics(config))
 
 
 def config_from_args(argv: Sequence[str]) -> Config:

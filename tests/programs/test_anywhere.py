@@ -12,7 +12,7 @@ from loss_zoo import terms
 from losses_ext import apa, daco, diggan, ggdr, gp, lecam, osgan, r1, r2, weco
 from training.loss import Phase, StepContext, Verdict, d_main, d_reg
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ['dcgan', 'fastgan', 'r3gan', 'pix2pix', 'vqgan']
 
 
