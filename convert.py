@@ -17,12 +17,13 @@ NETWORKS = ('G', 'D', 'G_ema')
 @click.option('--to', 'target', type=click.Choice(list(FORMATS.values())),
               help='Format to write: our own, that of the official PyTorch implementation, or rosinality\'s. '
                    '[default: by the name of the file: .safetensors, .pkl, .pt]')
-@click.option('--only', metavar='NAME,..', help='Networks to write, of G, D and G_ema. [default: all there are]')
+@click.option('--only', metavar='NAME,..',
+              help='Networks to write, of G, D and G_ema. [default: all there are]')
 def main(network: str, out: str, target: str | None, only: str | None) -> None:
     """Convert network files.
 
-    Reads our snapshots, those of the official PyTorch implementation of StyleGAN2-ADA and its GGDR fork, TensorFlow
-    pickles of StyleGAN2, and rosinality's checkpoints. Nothing in a file is executed.
+    Reads our snapshots, those of the official PyTorch implementation of StyleGAN2-ADA and its GGDR fork,
+    TensorFlow pickles of StyleGAN2, and rosinality's checkpoints. Nothing in a file is executed.
     """
     target = target or FORMATS.get(Path(out).suffix)
     if target is None:
@@ -53,7 +54,8 @@ def require_place(path: str, option: str) -> None:
 
 def convert(network: str, out: str, target: str, names: list[str] | None, force_fp16: bool = False,
             option: str = '--network') -> None:
-    """Reads, chooses, writes, and says so; a usage error for what the option that names the file has brought."""
+    """Reads, chooses, writes, and says so; a usage error for what
+    the option that names the file has brought."""
     data = load(network, names, force_fp16, option)
     networks = choose(network, data, target, names, option)
     try:
@@ -74,7 +76,8 @@ def chosen_names(only: str | None) -> list[str] | None:
 
 
 def load(network: str, names: list[str] | None, force_fp16: bool, option: str) -> dict[str, Any]:
-    """The contents of the file, of its networks only those of the names; a usage error if it cannot be read."""
+    """The contents of the file, of its networks only those of the names;
+    a usage error if it cannot be read."""
     from torch_utils.network_file import load_network
     try:
         return load_network(network, force_fp16, only=names)
@@ -82,7 +85,8 @@ def load(network: str, names: list[str] | None, force_fp16: bool, option: str) -
         raise click.BadParameter(str(error), param_hint=option) from None
 
 
-def choose(network: str, data: dict[str, Any], target: str, names: list[str] | None, option: str) -> dict[str, Any]:
+def choose(network: str, data: dict[str, Any], target: str, names: list[str] | None,
+           option: str) -> dict[str, Any]:
     """The networks to write, by name; a usage error if they are not there or not what the format needs."""
     if target == 'reference' and names not in (None, list(NETWORKS)):
         raise click.BadParameter('a reference snapshot always has all of G, D and G_ema', param_hint='--only')
@@ -107,7 +111,8 @@ def write(out: str, target: str, networks: dict[str, Any], data: dict[str, Any])
         checkpoint.save_networks(out, networks, grafts, **meta)
         return
     pipe = data['augment_pipe'] if target == 'reference' and type(data['augment_pipe']).__name__ == 'AugmentPipe' else None
-    lost = [name for name, value in data.items() if hasattr(value, 'state_dict') and name not in NETWORKS and value is not pipe]
+    lost = [name for name, value in data.items()
+            if hasattr(value, 'state_dict') and name not in NETWORKS and value is not pipe]
     lost += [f'what a method added to {name}' for name in grafts]
     if lost:
         click.echo(f'Note: this format has no place for {" and ".join(lost)}.', err=True)
@@ -122,8 +127,10 @@ def without_places(data: dict[str, Any]) -> dict[str, Any]:
     """What a file held, without the folders of its data sets, which files of earlier versions name."""
     from torch_utils.checkpoint import without_place
     data = {**data, 'training_set_kwargs': without_place(data['training_set_kwargs'])}
-    if isinstance(data.get('centres'), dict):       # calc_metrics.py takes a centre without a path from the run directory.
-        data['centres'] = {name: [kwargs and {key: value for key, value in kwargs.items() if key != 'path'}, code]
+    # calc_metrics.py takes a centre without a path from the run directory.
+    if isinstance(data.get('centres'), dict):
+        data['centres'] = {name: [kwargs and {key: value for key, value in kwargs.items() if key != 'path'},
+                                  code]
                            for name, (kwargs, code) in data['centres'].items()}
     return data
 

@@ -18,20 +18,23 @@ from metrics.names import MetricError
 @click.option('--network', metavar='FILE|URL|DIR', help='Network file, its URL, or a run directory.')
 @click.option('--images', metavar='PATH', help='A folder or zip of generated images instead of a network.')
 @click.option('--data', metavar='PATH', help='The training images [default: what the run was trained on]')
-@click.option('--held-out', metavar='PATH', help='Images like them that were not trained on [default: what --subset of the run '
+@click.option('--held-out', metavar='PATH',
+              help='Images like them that were not trained on [default: what --subset of the run '
               'left out, else each training image is compared with the others]')
-@click.option('--num', type=Whole('[100, 1000000]'), default=1000, show_default=True, help='Images to generate.')
+@click.option('--num', type=Whole('[100, 1000000]'), default=1000, show_default=True,
+              help='Images to generate.')
 @click.option('--out', metavar='FILE', help='A picture of the nearest pairs: .png or .jpg.')
-@click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', show_default=True,
-              help='What computes.')
-@click.option('--workers', type=Whole(WORKERS), default=3, show_default=True, help='Processes that decode images.')
+@click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto',
+              show_default=True, help='What computes.')
+@click.option('--workers', type=Whole(WORKERS), default=3, show_default=True,
+              help='Processes that decode images.')
 @click.option('--seed', type=Whole(SEED), default=0, show_default=True, help='Of the generated images.')
-def main(network: str | None, images: str | None, data: str | None, held_out: str | None, num: int, out: str | None,
-         device: str, workers: int, seed: int) -> None:
+def main(network: str | None, images: str | None, data: str | None, held_out: str | None, num: int,
+         out: str | None, device: str, workers: int, seed: int) -> None:
     """Say whether a generator copies its training pictures.
 
-    Compares the distance of generated pictures to the nearest training picture with that of pictures the generator never saw.
-    Prints a sentence and, as JSON, its numbers.
+    Compares the distance of generated pictures to the nearest training picture with that of pictures the
+    generator never saw. Prints a sentence and, as JSON, its numbers.
     """
     if out:
         calc_metrics.check_picture(out, '--out')
@@ -72,7 +75,8 @@ def target_of(job: calc_metrics.Job) -> dict:
     G = networks['G_ema']
     if job.dataset_kwargs is None and networks.get('centres'):
         raise click.UsageError(f'{os.path.basename(path)} was trained on several data centres; give --data, one of them')
-    return dict(G=G, device=device, dataset_kwargs=calc_metrics.dataset_of_network(job, G, networks['training_set_kwargs'], path))
+    return dict(G=G, device=device,
+                dataset_kwargs=calc_metrics.dataset_of_network(job, G, networks['training_set_kwargs'], path))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
-"""Makes a training set of images: equal squares with a power of two as their side, in a zip archive or a folder."""
+"""Makes a training set of images: equal squares with a power of two as their side,
+in a zip archive or a folder."""
 import math
 
 import click
@@ -10,10 +11,12 @@ MAX_SIDE = 8192                 # What is larger is not read as training data.
 
 
 @click.command(name='dataset_tool.py', context_settings={'max_content_width': 120},
-               epilog='Example: python dataset_tool.py --source=photos/ --dest=photos.zip --transform=center-crop '
+               epilog='Example: python dataset_tool.py --source=photos/ --dest=photos.zip '
+                      '--transform=center-crop '
                       '--width=256 --height=256')
 @click.option('--source', metavar='PATH', required=True,
-              help='Folder, .zip archive, LSUN folder ..._lmdb, cifar-10-python.tar.gz, train-images-idx3-ubyte.gz.')
+              help='Folder, .zip archive, LSUN folder ..._lmdb, cifar-10-python.tar.gz, '
+                   'train-images-idx3-ubyte.gz.')
 @click.option('--dest', metavar='PATH',
               help='New folder or .zip archive; an archive that this program made is replaced.')
 @click.option('--check', is_flag=True,
@@ -113,7 +116,8 @@ def _report_problems(originals, outcomes) -> None:
                 click.echo(f'{outcome.item.name}: {outcome.problem}')
     if remedies:
         raise click.ClickException('; '.join([
-            f'{originals.path}: {len(remedies)} of {num_images} images will not do', *dict.fromkeys(remedies)]))
+            f'{originals.path}: {len(remedies)} of {num_images} images will not do',
+            *dict.fromkeys(remedies)]))
     click.echo(f'{originals.path}: {num_images} images, nothing wrong')
     _report_labels(labels, originals)
 

@@ -1,6 +1,7 @@
 """Directions in w that change the picture most, without training [SeFa: Shen & Zhou 2021, arXiv:2007.06600].
 
-A layer's style is s = A w + b, so a step n of unit length changes it by A n. Wanted are the steps that change it most:
+A layer's style is s = A w + b, so a step n of unit length changes it by A n. Wanted are the steps that change
+it most:
 
     maximise |A n|^2 over |n| = 1        the eigenvectors of A^T A, largest eigenvalue first
 
@@ -28,21 +29,22 @@ SPREAD_SEEDS = range(1000)      # Latents that the spread of w is measured on.
 @click.command(epilog='Example: python directions.py --network=runs/00000-cats --seeds=1-4 --layers=0-5 --trunc=0.7 '
                       '--outdir=out')
 @common_options
-@click.option('--seeds', type=SeedList(), required=True, metavar='A-B,C,..', help='Pictures to change, a row each.')
+@click.option('--seeds', type=SeedList(), required=True, metavar='A-B,C,..',
+              help='Pictures to change, a row each.')
 @click.option('--layers', type=SeedList(), metavar='A-B,C,..',
               help='Layers to look at and to change: first ones for shapes, last ones for colours [default: all]')
 @click.option('--count', type=Whole('[1, inf)'), default=6, show_default=True, help='How many directions.')
 @click.option('--strength', type=Real('[-1000, 1000]'), default=3, show_default=True,
               help='How far to go to both sides, in standard deviations of w along the direction.')
 @click.option('--steps', type=Whole('[2, 1000]'), default=7, show_default=True, help='Pictures in a row.')
-def main(network: str, seeds: Sequence[int], layers: Sequence[int] | None, count: int, strength: float, steps: int,
-         truncation_psi: float, class_idx: int | None, label: list[float] | None, noise_mode: str, outdir: str, batch: int,
-         device: str) -> None:
+def main(network: str, seeds: Sequence[int], layers: Sequence[int] | None, count: int, strength: float,
+         steps: int, truncation_psi: float, class_idx: int | None, label: list[float] | None, noise_mode: str,
+         outdir: str, batch: int, device: str) -> None:
     """Find what a trained generator can change in its pictures, and show it.
 
-    Writes direction00.png and so on, strongest first: each row is a seed's picture on its way from one side to the
-    other. directions.npz holds the directions [count, w_dim], their eigenvalues, the spread of w along each, and the
-    layers.
+    Writes direction00.png and so on, strongest first: each row is a seed's picture on its way from one side
+    to the other. directions.npz holds the directions [count, w_dim], their eigenvalues, the spread of w along
+    each, and the layers.
     """
     import torch
     folder = output_folder(outdir)
@@ -65,13 +67,14 @@ def main(network: str, seeds: Sequence[int], layers: Sequence[int] | None, count
     directions, eigenvalues = factorize(style_weights(G, layers))
     directions, eigenvalues = directions[:count], eigenvalues[:count]
     spread = spread_along(G, directions, c)
-    save_arrays(folder / 'directions.npz', directions=directions.cpu().numpy(), eigenvalues=eigenvalues.cpu().numpy(),
+    save_arrays(folder / 'directions.npz', directions=directions.cpu().numpy(),
+                eigenvalues=eigenvalues.cpu().numpy(),
                 spread=spread.cpu().numpy(), layers=torch.tensor(layers).numpy())
     ws = to_ws(G, seeds_to_z(seeds, G), c, truncation_psi)
     with ImageWriter(count) as writer:
         for idx, name in enumerate(names):
             way = torch.linspace(-strength, strength, steps).to(ws) * spread[idx]
-            moved = move(ws, directions[idx], way, layers).flatten(0, 1)            # [seeds * steps, num_ws, w_dim]
+            moved = move(ws, directions[idx], way, layers).flatten(0, 1)  # [seeds * steps, num_ws, w_dim]
             writer.write(folder / name, tile(images_of_ws(G, moved, batch, noise_mode), steps, len(seeds)))
 
 
@@ -111,8 +114,10 @@ def spread_along(G: 'torch.nn.Module', directions: 'torch.Tensor', c: 'torch.Ten
     return (w @ directions.T).std(dim=0)
 
 
-def move(ws: 'torch.Tensor', direction: 'torch.Tensor', way: 'torch.Tensor', layers: Sequence[int]) -> 'torch.Tensor':
-    """[N, steps, num_ws, w_dim]: ws [N, num_ws, w_dim] with way [steps] times the direction added in these layers."""
+def move(ws: 'torch.Tensor', direction: 'torch.Tensor', way: 'torch.Tensor',
+         layers: Sequence[int]) -> 'torch.Tensor':
+    """[N, steps, num_ws, w_dim]: ws [N, num_ws, w_dim] with way
+    [steps] times the direction added in these layers."""
     moved = ws[:, None].repeat(1, len(way), 1, 1)
     moved[:, :, list(layers)] += way[:, None, None] * direction
     return moved

@@ -14,11 +14,12 @@ if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --h
     import torch
 
 FORMATS = ('pt2', 'onnx')
-TOLERANCE = 1e-4            # Largest difference from the network itself that is accepted; pictures span -1..1.
+TOLERANCE = 1e-4  # Largest difference from the network itself that is accepted; pictures span -1..1.
 TRACED_BATCH, CHECKED_BATCHES = 2, (1, 3)
 CHECK_SEED = 0
 OPSET = 18
-MOST_AT_ONCE = 2**31 - 1     # A bound that nobody meets; torch before 2.8 does not find its own largest number acceptable.
+# A bound that nobody meets; torch before 2.8 does not find its own largest number acceptable.
+MOST_AT_ONCE = 2**31 - 1
 
 
 @click.command(epilog='Example: python export.py --network=runs/00000-cats --format=onnx --outdir=out')
@@ -34,8 +35,8 @@ MOST_AT_ONCE = 2**31 - 1     # A bound that nobody meets; torch before 2.8 does 
 def main(network: str, export_format: str, input_space: str, truncation_psi: float, outdir: str) -> None:
     """Export a trained generator as a program that needs nothing of this project.
 
-    The program makes float32 pictures [N, C, H, W] in -1..1 for batches of any size, with the stored noise. It is
-    compared with the network before it is kept.
+    The program makes float32 pictures [N, C, H, W] in -1..1 for batches of any size, with the stored noise.
+    It is compared with the network before it is kept.
     """
     if input_space == 'w' and truncation_psi != 1:
         raise click.UsageError('--trunc has no effect with --input=w: truncate w before')
@@ -71,7 +72,8 @@ def has_module(name: str) -> bool:
 
 
 def program_of(G: 'torch.nn.Module', input_space: str, truncation_psi: float = 1) -> 'torch.nn.Module':
-    """The generator as a module of tensors only, in float32, with constant noise; `inputs` makes some for it."""
+    """The generator as a module of tensors only, in float32, with constant noise;
+    `inputs` makes some for it."""
     import torch
 
     class Program(torch.nn.Module):
@@ -112,8 +114,10 @@ def exported_program(program: 'torch.nn.Module') -> 'torch.export.ExportedProgra
     from torch_utils.ops import backend
     values = program.inputs(TRACED_BATCH)
     batch = torch.export.Dim('batch', min=1, max=MOST_AT_ONCE)
-    with torch.no_grad(), backend.default('reference'):     # Stock operations alone run where this project is not.
-        return torch.export.export(program, (), values, dynamic_shapes={name: {0: batch} for name in values}, strict=True)
+    # Stock operations alone run where this project is not.
+    with torch.no_grad(), backend.default('reference'):
+        return torch.export.export(program, (), values, dynamic_shapes={name: {0: batch} for name in values},
+                                   strict=True)
 
 
 def save_pt2(program: 'torch.nn.Module', path: Path) -> None:
@@ -132,8 +136,8 @@ def save_onnx(program: 'torch.nn.Module', path: Path) -> None:
     """Writes the program as ONNX with the inputs `latents` (and `c`) and the output `img`, in one file."""
     import torch
     try:
-        exported = torch.onnx.export(exported_program(program), (), kwargs=program.inputs(TRACED_BATCH), dynamo=True,
-                                     output_names=['img'], opset_version=OPSET, verbose=False)
+        exported = torch.onnx.export(exported_program(program), (), kwargs=program.inputs(TRACED_BATCH),
+                                     dynamo=True, output_names=['img'], opset_version=OPSET, verbose=False)
     except torch.onnx.OnnxExporterError as error:
         raise click.ClickException(f'--format=onnx: torch {torch.__version__} cannot write this network; 2.8 and newer '
                                    'are known to, and --format=pt2 may do') from error

@@ -24,11 +24,13 @@ from drawing.pictures import images_of_seeds, images_of_ws, tile, tile_all
               help='Tile the pictures into grid00.png, grid01.png, ..., W across and H down, instead of a file each.')
 @click.option('--trunc-sheet', 'psis', type=NumberList(PSI, MAX_COLUMNS), metavar='A,B,..',
               help='Make truncation.png instead: a row per seed, a column per psi.')
-@click.option('--centre', metavar='INDEX|mix', help='Data centre to imitate (networks of --reg_type=tdgan), or mix: each '
+@click.option('--centre', metavar='INDEX|mix',
+              help='Data centre to imitate (networks of --reg_type=tdgan), or mix: each '
               'seed a centre, large ones more often. Classes follow the data of the centre unless --class is given.')
 def main(network: str, seeds: Sequence[int] | None, truncation_psi: float, class_idx: int | None,
-         label: list[float] | None, noise_mode: str, projected_w: str | None, outdir: str, grid: tuple[int, int] | None,
-         psis: list[float] | None, centre: str | None, batch: int, device: str) -> None:
+         label: list[float] | None, noise_mode: str, projected_w: str | None, outdir: str,
+         grid: tuple[int, int] | None, psis: list[float] | None, centre: str | None, batch: int,
+         device: str) -> None:
     """Make pictures with a trained generator.
 
     Each seed becomes seedNNNN.png (each row of --projected-w becomes projNN.png) in the output directory.
@@ -48,7 +50,8 @@ def main(network: str, seeds: Sequence[int] | None, truncation_psi: float, class
         check_picture(len(psis), len(seeds), G, '--trunc-sheet')
         c = labels_of_seeds(G, seeds, class_idx, centre, snapshot.get('centre_labels', []), label)
         columns = [images_of_seeds(G, seeds, c, batch, psi, noise_mode) for psi in psis]
-        names, images = ['truncation'], (tile(chain.from_iterable(zip(*columns)), len(psis), len(seeds)) for _ in range(1))
+        names, images = ['truncation'], (tile(chain.from_iterable(zip(*columns)), len(psis), len(seeds))
+                                         for _ in range(1))
     else:
         if grid is None:
             seeds = list(dict.fromkeys(seeds))          # A file each.

@@ -84,16 +84,18 @@ def project(
     device: 'torch.device | str',
     space: str = 'w',                           # 'w': one w for all layers; 'w+': one per layer.
     c: 'torch.Tensor | None' = None,            # Label [1, c_dim] of all pictures, if G is conditional.
-    embed: 'Callable[[torch.Tensor], torch.Tensor] | None' = None,      # f. None = what `load_embedding` finds.
+    embed: 'Callable[[torch.Tensor], torch.Tensor] | None' = None,  # f. None = what `load_embedding` finds.
     stop_distance: float | None = None,         # Stop once every picture is as near. None = never.
-    wants_stop: Callable[[], bool] = lambda: False,     # Asked after each step; once it is true, the steps so far are all.
+    # Asked after each step; once it is true, the steps so far are all.
+    wants_stop: Callable[[], bool] = lambda: False,
 ) -> 'torch.Tensor':
-    """The latents [num_steps, num_ws, w_dim] after each step; [num_steps, N, num_ws, w_dim] for a batch of targets.
+    """The latents [num_steps, num_ws, w_dim] after each step; [num_steps, N, num_ws, w_dim] for a batch of
+    targets.
 
-    `embed` maps float pictures [N, C, H, W] in 0..255, at most 256 pixels high, to [N, D]. Every picture of a batch has
-    noise maps of its own and is searched for as if alone, but for the random numbers. With `stop_distance` and
-    `wants_stop` there may be fewer steps. G is left alone; random numbers come from torch's default generator. Computes in
-    float32.
+    `embed` maps float pictures [N, C, H, W] in 0..255, at most 256 pixels high, to [N, D]. Every picture of a
+    batch has noise maps of its own and is searched for as if alone, but for the random numbers. With
+    `stop_distance` and `wants_stop` there may be fewer steps. G is left alone; random numbers come from
+    torch's default generator. Computes in float32.
     """
     import torch
     assert target.shape[-3:] == (G.img_channels, G.img_resolution, G.img_resolution), \
@@ -105,8 +107,8 @@ def project(
     G = copy.deepcopy(G).eval().requires_grad_(False).to(device)
     targets = target[None] if target.ndim == 3 else target
     result = []
-    for step in search(G, targets.to(device), num_steps, w_avg_samples, schedule, regularize_noise_weight, space, c,
-                       embed):
+    for step in search(G, targets.to(device), num_steps, w_avg_samples, schedule, regularize_noise_weight,
+                       space, c, embed):
         result.append(step.ws)
         worst = step.distance.max()
         if verbose:
@@ -120,7 +122,8 @@ def project(
 
 @contextmanager
 def stop_on_signals() -> Iterator[list[int]]:
-    """Lists the signals that asked for an end, Ctrl-C and SIGTERM. A second one of the same kind ends the process at once."""
+    """Lists the signals that asked for an end, Ctrl-C and SIGTERM.
+    A second one of the same kind ends the process at once."""
     asked: list[int] = []
 
     def ask(number, frame):
@@ -135,9 +138,11 @@ def stop_on_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def search(G: 'torch.nn.Module', targets: 'torch.Tensor', num_steps: int, w_avg_samples: int, schedule: Schedule,
-           regularize_noise_weight: float, space: str, c: 'torch.Tensor | None', embed: Callable) -> Iterator[Step]:
-    """The steps, one by one; the noise constants of G are replaced. Arguments as in `project`, targets [N, C, H, W]."""
+def search(G: 'torch.nn.Module', targets: 'torch.Tensor', num_steps: int, w_avg_samples: int,
+           schedule: Schedule, regularize_noise_weight: float, space: str, c: 'torch.Tensor | None',
+           embed: Callable) -> Iterator[Step]:
+    """The steps, one by one; the noise constants of G are replaced.
+    Arguments as in `project`, targets [N, C, H, W]."""
     import torch
 
     from torch_utils.optimizers import untraced
@@ -162,7 +167,8 @@ def search(G: 'torch.nn.Module', targets: 'torch.Tensor', num_steps: int, w_avg_
         yield Step(w.detach().repeat(1, G.num_ws // w.shape[1], 1), distance.detach(), regulariser.detach())
 
 
-def w_statistics(G: 'torch.nn.Module', num_samples: int, c: 'torch.Tensor | None') -> 'tuple[torch.Tensor, float]':
+def w_statistics(G: 'torch.nn.Module', num_samples: int,
+                 c: 'torch.Tensor | None') -> 'tuple[torch.Tensor, float]':
     """Mean [1, 1, w_dim] of w over random latents, and the root of the mean squared distance from it."""
     import numpy as np
     import torch
@@ -175,7 +181,8 @@ def w_statistics(G: 'torch.nn.Module', num_samples: int, c: 'torch.Tensor | None
 
 
 def replace_noise(G: 'torch.nn.Module', num_images: int) -> 'list[torch.Tensor]':
-    """Gives every layer with noise standard normal maps [N, 1, res, res] that can be learned; returns them in order."""
+    """Gives every layer with noise standard normal maps [N, 1, res, res] that can be learned;
+    returns them in order."""
     import torch
     noises = []
     for layer in G.synthesis.modules():
@@ -187,7 +194,8 @@ def replace_noise(G: 'torch.nn.Module', num_images: int) -> 'list[torch.Tensor]'
 
 
 def noise_regulariser(noise: 'torch.Tensor') -> 'torch.Tensor':
-    """[N] from maps [N, 1, res, res]: squared correlations with the next pixel across and down, at all scales."""
+    """[N] from maps [N, 1, res, res]: squared correlations with the
+    next pixel across and down, at all scales."""
     import torch
     total = 0
     while True:
@@ -225,7 +233,8 @@ EMBEDDINGS = {      # name: (metric that needs the same weights, in words)
 
 
 def load_embedding(name: str, device: 'torch.device | str') -> 'tuple[str, Callable]':
-    """(what it is in words, f) of `EMBEDDINGS`; 'auto' is VGG16 where its weight files are found, else EfficientNet.
+    """(what it is in words, f) of `EMBEDDINGS`; 'auto' is VGG16 where its weight files are found, else
+    EfficientNet.
 
     Raises metrics.names.MetricError if the weights are not there.
     """
@@ -242,7 +251,8 @@ def load_embedding(name: str, device: 'torch.device | str') -> 'tuple[str, Calla
             name = 'efflite0'
     metric, title = EMBEDDINGS[name]
     detector = load_detector(replace(find_metric(metric), name=f'--features={name}'), WeightOptions(), device)
-    return title, lambda images: detector.embed(images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1))
+    return title, lambda images: detector.embed(images if images.shape[1] == 3
+                                                else images.expand(-1, 3, -1, -1))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -253,7 +263,8 @@ def load_embedding(name: str, device: 'torch.device | str') -> 'tuple[str, Calla
               help='Network file, its URL, or a run directory (its newest snapshot is taken).')
 @click.option('--target', 'targets', multiple=True, required=True, metavar='FILE',
               help='Picture to look for; can be repeated.')
-@click.option('--num-steps', type=Whole('[1, 1000000]'), default=1000, show_default=True, help='Steps of the search.')
+@click.option('--num-steps', type=Whole('[1, 1000000]'), default=1000, show_default=True,
+              help='Steps of the search.')
 @click.option('--space', type=click.Choice(['w', 'w+']), default='w', show_default=True,
               help='w: one latent for all layers; w+: one per layer, nearer to the picture, worse to edit.')
 @click.option('--features', type=click.Choice(['auto', *EMBEDDINGS]), default='auto', show_default=True,
@@ -267,18 +278,18 @@ def load_embedding(name: str, device: 'torch.device | str') -> 'tuple[str, Calla
 @click.option('--video-format', type=click.Choice(['auto', *VIDEO_FILES]), default='auto', show_default=True,
               help='auto: mp4 if the extra "video" is installed, else webp.')
 @click.option('--outdir', required=True, metavar='DIR', help='Where files go; created if missing.')
-@click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', show_default=True,
-              help='What computes.')
+@click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto',
+              show_default=True, help='What computes.')
 @ops_option
 def main(network: str, targets: tuple[str, ...], num_steps: int, space: str, features: str,
-         stop_distance: float | None, class_idx: int | None, label: list[float] | None, seed: int, save_video: bool,
-         video_format: str, outdir: str, device: str) -> None:
+         stop_distance: float | None, class_idx: int | None, label: list[float] | None, seed: int,
+         save_video: bool, video_format: str, outdir: str, device: str) -> None:
     """Find the latents of given pictures.
 
-    Writes target.png (the picture as the network could show it), proj.png (what was found), proj.mp4 (the way there)
-    and projected_w.npz, which generate.py and video.py take as --projected-w. Of several targets the pictures are
-    numbered (target00.png, proj00.png, ...); the latents are in the one file. Ctrl-C ends the search; what it has found by
-    then is saved.
+    Writes target.png (the picture as the network could show it), proj.png (what was found), proj.mp4 (the way
+    there) and projected_w.npz, which generate.py and video.py take as --projected-w. Of several targets the
+    pictures are numbered (target00.png, proj00.png, ...); the latents are in the one file. Ctrl-C ends the
+    search; what it has found by then is saved.
     """
     import numpy as np
     import torch
@@ -289,7 +300,8 @@ def main(network: str, targets: tuple[str, ...], num_steps: int, space: str, fea
     G = load_generator(network, device)
     check_latents(num_steps * len(targets), G, '--num-steps')
     if save_video:
-        check_video(video_format, 2 * G.img_resolution, G.img_resolution, num_steps, '--video-format', '--num-steps')
+        check_video(video_format, 2 * G.img_resolution, G.img_resolution, num_steps, '--video-format',
+                    '--num-steps')
     c = class_label(G, class_idx, label)
     pictures = np.stack([load_target(path, G) for path in targets])             # [N, H, W, C]
     try:
@@ -304,21 +316,24 @@ def main(network: str, targets: tuple[str, ...], num_steps: int, space: str, fea
 
     torch.manual_seed(seed)
     with stop_on_signals() as asked:
-        ws = project(G, torch.from_numpy(pictures).permute(0, 3, 1, 2), num_steps=num_steps, verbose=True, space=space, c=c,
-                     embed=embed, stop_distance=stop_distance, wants_stop=lambda: bool(asked), device=device_of(G)).cpu()
+        ws = project(G, torch.from_numpy(pictures).permute(0, 3, 1, 2), num_steps=num_steps, verbose=True,
+                     space=space, c=c,
+                     embed=embed, stop_distance=stop_distance, wants_stop=lambda: bool(asked),
+                     device=device_of(G)).cpu()
     if asked:
         click.echo(f'Stopped after {len(ws)} of {num_steps} steps; what they found is saved, without a video.', err=True)
         save_video = False
-    save_arrays(folder / 'projected_w.npz', w=ws[-1].numpy())           # First: it is what the search was for.
+    save_arrays(folder / 'projected_w.npz', w=ws[-1].numpy())  # First: it is what the search was for.
     click.echo('projected_w.npz')
     write_pictures(folder, G, ws, pictures, numbers, video_format if save_video else 'none')
     if asked:
         sys.exit(128 + asked[0])        # As a shell says it of a program that a signal has ended.
 
 
-def write_pictures(folder: 'Path', G: 'torch.nn.Module', ws: 'torch.Tensor', pictures: 'np.ndarray', numbers: list[str],
-                   video_format: str) -> None:
-    """Writes each target, what was found of it, and the way there, ws [steps, N, num_ws, w_dim], as a video unless 'none'."""
+def write_pictures(folder: 'Path', G: 'torch.nn.Module', ws: 'torch.Tensor', pictures: 'np.ndarray',
+                   numbers: list[str], video_format: str) -> None:
+    """Writes each target, what was found of it, and the way there, ws [steps, N, num_ws, w_dim],
+    as a video unless 'none'."""
     import numpy as np
     for idx, (picture, number) in enumerate(zip(pictures, numbers)):
         with ImageWriter() as writer:
@@ -326,12 +341,14 @@ def write_pictures(folder: 'Path', G: 'torch.nn.Module', ws: 'torch.Tensor', pic
             writer.write(folder / f'proj{number}.png', next(pictures_of_ws(G, ws[-1:, idx])))
         if video_format != 'none':
             with VideoWriter(folder / f'proj{number}', video_format, VIDEO_FPS) as video:
-                video.add_all(np.concatenate([picture, image], axis=1) for image in pictures_of_ws(G, ws[:, idx]))
+                video.add_all(np.concatenate([picture, image], axis=1)
+                              for image in pictures_of_ws(G, ws[:, idx]))
             click.echo(video.path.name)
 
 
 def pictures_of_ws(G: 'torch.nn.Module', ws: 'torch.Tensor', batch: int = 8) -> 'Iterator[np.ndarray]':
-    """One uint8 picture [H, W, C] per row of ws [K, num_ws, w_dim], by the rounding of the search: (x + 1) * 127.5."""
+    """One uint8 picture [H, W, C] per row of ws [K, num_ws, w_dim],
+    by the rounding of the search: (x + 1) * 127.5."""
     import torch
     for rows in ws.split(batch):
         with torch.inference_mode():
@@ -340,7 +357,8 @@ def pictures_of_ws(G: 'torch.nn.Module', ws: 'torch.Tensor', batch: int = 8) -> 
 
 
 def load_target(path: str, G: 'torch.nn.Module') -> 'np.ndarray':
-    """The middle square of a picture as the network could show it: uint8 [H, W, C]. A usage error if there is none."""
+    """The middle square of a picture as the network could show it: uint8 [H, W, C].
+    A usage error if there is none."""
     from dnnlib.picture_files import read_picture_file
     from training.data.images import decode
     from training.data.transforms import make_transform

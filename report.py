@@ -1,7 +1,7 @@
 """A page that shows a run, or compares several: one HTML file that needs no network and no server.
 
-Read from a run directory: training_options.json, stats.jsonl, metric-*.jsonl, log.txt, fakes*.png, reals*.png. Imports
-no torch, so that it can be made anywhere, at any time, also while the run goes on.
+Read from a run directory: training_options.json, stats.jsonl, metric-*.jsonl, log.txt, fakes*.png,
+reals*.png. Imports no torch, so that it can be made anywhere, at any time, also while the run goes on.
 """
 import base64
 import io
@@ -27,7 +27,8 @@ PAGE = 'report.html'        # In the run directory.
 MAX_PICTURES = 100          # On a page, over all runs; spread over time.
 PICTURE_BYTES = 30_000      # At most, of one of them: 100 are 4 MB in the page.
 PICTURE_TILES = (8, 5)      # Columns and rows of the grid that are shown; its upper left corner.
-PICTURE_SIZES = [(tile, quality) for tile in (64, 48, 32, 16) for quality in (80, 60, 40)]      # The first that fits.
+# The first that fits.
+PICTURE_SIZES = [(tile, quality) for tile in (64, 48, 32, 16) for quality in (80, 60, 40)]
 MAX_POINTS = 300            # Of one curve; more are averaged.
 MAX_WARNINGS = 20
 MAX_WARNING = 1000          # Characters.
@@ -40,12 +41,14 @@ WIDTH, HEIGHT = 360, 200    # Of one chart; scaled to the window.
 LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 24
 
 MAIN_CURVES = ('Loss/G/loss', 'Loss/D/loss', 'Loss/scores/real', 'Loss/scores/fake', 'Loss/signs/real',
-               'Progress/augment', 'Overfitting/gap', 'Loss/r1_penalty', 'Loss/pl_penalty', 'Timing/sec_per_kimg')
+               'Progress/augment', 'Overfitting/gap', 'Loss/r1_penalty', 'Loss/pl_penalty',
+               'Timing/sec_per_kimg')
 NO_CURVES = ('Progress/tick', 'Progress/kimg', 'Timing/total_sec', 'Timing/total_hours', 'Timing/total_days')
 TITLES = {
     'Loss/G/loss': "G's loss", 'Loss/D/loss': "D's loss", 'Loss/scores/real': "D's logits on reals",
     'Loss/scores/fake': "D's logits on fakes", 'Loss/signs/real': "Sign of D's logits on reals",
-    'Progress/augment': 'Augmentation p', 'Overfitting/gap': 'Overfitting gap', 'Loss/r1_penalty': 'R1 penalty',
+    'Progress/augment': 'Augmentation p', 'Overfitting/gap': 'Overfitting gap',
+    'Loss/r1_penalty': 'R1 penalty',
     'Loss/pl_penalty': 'Path length penalty', 'Timing/sec_per_kimg': 'Seconds per kimg',
 }
 
@@ -84,7 +87,8 @@ class RunSummary:
 def main(run_dirs: Sequence[str], out: str | None) -> None:
     """Show a training run, or compare several, as one HTML page to open in a browser.
 
-    The page holds everything: curves, pictures, configuration, warnings. It can be mailed and read on a phone.
+    The page holds everything: curves, pictures, configuration, warnings. It can be mailed and read on a
+    phone.
     """
     path = Path(out or Path(run_dirs[0], PAGE))
     try:
@@ -123,7 +127,8 @@ def read_run(folder: str | os.PathLike) -> RunSummary:
     except RunFileError as error:
         raise NotARun(str(error)) from None
     reals = sorted(path for path in folder.glob('reals*.png') if path.is_file())
-    return RunSummary(folder.resolve().name, config, read_stats(folder / 'stats.jsonl'), read_curves(str(folder)),
+    return RunSummary(folder.resolve().name, config, read_stats(folder / 'stats.jsonl'),
+                      read_curves(str(folder)),
                list(find_pictures(folder)), reals[0] if reals else None, read_warnings(folder / 'log.txt'))
 
 
@@ -144,7 +149,8 @@ def command_line(run: RunSummary) -> str | None:
 def flat(config: Any, prefix: str = '') -> dict[str, str]:
     """{'a.b': JSON of its value} of nested configurations."""
     if isinstance(config, dict) and config:
-        return {name: text for key, value in config.items() for name, text in flat(value, f'{prefix}.{key}').items()}
+        return {name: text for key, value in config.items()
+                for name, text in flat(value, f'{prefix}.{key}').items()}
     return {prefix.lstrip('.'): json.dumps(config)}
 
 
@@ -162,7 +168,8 @@ def differences(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
 def thin(items: Sequence, most: int) -> list:
     """At most that many of the items: every one, every second, every fourth, ..., and the last.
 
-    What is left out stays out when items are added, so a page that is written again finds its pictures encoded.
+    What is left out stays out when items are added, so a page that is written again finds its pictures
+    encoded.
     """
     step = 1
     while len(items[:-1:step]) + 1 > most:
@@ -191,7 +198,8 @@ def _encode(path, _mtime, tile):
         scale = size / tile
         data = io.BytesIO()
         # Small tiles are enlarged by the browser, without smoothing.
-        small = part if scale >= 1 else part.resize((math.ceil(part.width * scale), math.ceil(part.height * scale)),
+        small = part if scale >= 1 else part.resize((math.ceil(part.width * scale),
+                                                     math.ceil(part.height * scale)),
                                                     Image.Resampling.BOX)
         small.save(data, 'webp', quality=quality)
         if data.tell() <= PICTURE_BYTES:
@@ -200,14 +208,16 @@ def _encode(path, _mtime, tile):
 
 
 def slides(runs: Sequence[RunSummary]) -> dict[str, Any]:
-    """Plain data for the slider: labels of its positions, and for each run the number of the picture at each."""
+    """Plain data for the slider: labels of its positions, and for
+    each run the number of the picture at each."""
     frames = [[(kimg, uri) for kimg, path in thin(run.pictures, max(MAX_PICTURES // len(runs), 2))
                if (uri := data_uri(path, tile_of(run)))] for run in runs]
     times = sorted({kimg for pictures in frames for kimg, _ in pictures})
     return {'labels': [in_words(kimg) for kimg in times],
             'times': [[in_words(kimg) for kimg, _ in pictures] for pictures in frames],     # A run's own.
             'pictures': [[uri for _, uri in pictures] for pictures in frames],
-            'shown': [[max(sum(kimg <= time for kimg, _ in pictures) - 1, 0) for time in times] for pictures in frames]}
+            'shown': [[max(sum(kimg <= time for kimg, _ in pictures) - 1, 0) for time in times]
+                      for pictures in frames]}
 
 
 def in_words(kimg: float) -> str:
@@ -236,11 +246,14 @@ def chart(title: str, curves: Sequence[Curve]) -> dict[str, Any]:
         return round(LEFT + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (WIDTH - LEFT - RIGHT), 1)
 
     def down(y):
-        return round(HEIGHT - BOTTOM - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (HEIGHT - TOP - BOTTOM), 1)
+        return round(HEIGHT - BOTTOM - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+                     * (HEIGHT - TOP - BOTTOM), 1)
 
     return {'title': title, 'width': WIDTH, 'height': HEIGHT, 'left': LEFT, 'right': WIDTH - RIGHT,
-            'x_ticks': [(f'{x:g}', across(x)) for x in x_ticks], 'y_ticks': [(f'{y:.4g}', down(y)) for y in y_ticks],
-            'lines': [(color_of(i), [(across(x), down(y)) for x, y in line]) for i, line in enumerate(lines) if line],
+            'x_ticks': [(f'{x:g}', across(x)) for x in x_ticks],
+            'y_ticks': [(f'{y:.4g}', down(y)) for y in y_ticks],
+            'lines': [(color_of(i), [(across(x), down(y)) for x, y in line]) for i, line in enumerate(lines)
+                      if line],
             'latest': [(color_of(i), f'{curve[-1][1]:.4g}') for i, curve in enumerate(curves) if curve]}
 
 
@@ -248,7 +261,8 @@ def shorten(curve: Curve) -> list[tuple[float, float]]:
     """The curve with at most MAX_POINTS points, means of neighbours if need be."""
     step = math.ceil(len(curve) / MAX_POINTS)
     groups = [curve[i:i + step] for i in range(0, len(curve), step or 1)]
-    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group))
+            for group in groups]
 
 
 def charts(all_curves: Sequence[dict[str, Curve]], names: Iterable[str]) -> list[dict[str, Any]]:
@@ -279,8 +293,9 @@ def page_of(runs: Sequence[RunSummary]) -> str:
     options = [flat(run.config) for run in runs]
     names = list(dict.fromkeys(name for config in options for name in config))[:MAX_OPTIONS]
     return engine.from_string(template.read_text(encoding='utf-8')).render(
-        title=printable(runs[0].name) if len(runs) == 1 else f'{len(runs)} runs', mark=writing.MARK, colors=COLORS,
-        runs=[facts(run, i, metric_names) for i, run in enumerate(runs)], metric_names=metric_names,
+        title=printable(runs[0].name) if len(runs) == 1 else f'{len(runs)} runs', mark=writing.MARK,
+        colors=COLORS, runs=[facts(run, i, metric_names) for i, run in enumerate(runs)],
+        metric_names=metric_names,
         reals=next((uri for run in runs if run.reals and (uri := data_uri(run.reals, tile_of(run)))), None),
         metrics=charts([run.metrics for run in runs], metric_names), curves=charts(stats, MAIN_CURVES),
         others=charts(stats, others), slides=slides(runs), written=f'{datetime.now():%Y-%m-%d %H:%M}',
@@ -293,7 +308,8 @@ def facts(run: RunSummary, number: int, metric_names: Sequence[str]) -> dict[str
     return {'name': printable(run.name), 'color': color_of(number), 'warnings': run.warnings,
             'has_pictures': bool(run.pictures), 'command': command_line(run),
             'progress': f'{run.kimg:g} of {run.config.get("kimg", "?")}',
-            'time': duration(run.last('Timing/total_sec')), 'rate': four_digits(run.last('Timing/sec_per_kimg')),
+            'time': duration(run.last('Timing/total_sec')),
+            'rate': four_digits(run.last('Timing/sec_per_kimg')),
             'p': four_digits(run.last('Progress/augment')),
             'scores': [latest_and_best(run.metrics.get(name, []), name) for name in metric_names]}
 

@@ -30,14 +30,14 @@ DEFAULT_STYLES = 7      # The coarse ones of a network of 1024 pixels, which has
                    'given.')
 @click.option('--styles', type=SeedList(), metavar='A-B,C,..',
               help='Layers that are taken from the column [default: 0-6, as far as the network has them]')
-def main(network: str, row_seeds: Sequence[int] | None, col_seeds: Sequence[int] | None, projected_w: str | None,
-         styles: Sequence[int] | None, truncation_psi: float, class_idx: int | None, label: list[float] | None,
-         noise_mode: str, outdir: str, batch: int, device: str) -> None:
+def main(network: str, row_seeds: Sequence[int] | None, col_seeds: Sequence[int] | None,
+         projected_w: str | None, styles: Sequence[int] | None, truncation_psi: float, class_idx: int | None,
+         label: list[float] | None, noise_mode: str, outdir: str, batch: int, device: str) -> None:
     """Mix the styles of two sets of pictures.
 
-    Writes R-C.png for every row seed R and column seed C, S-S.png for every seed by itself, and all of it as grid.png
-    with the column seeds' own pictures on top and the row seeds' own at the left. Projected pictures are called proj00,
-    proj01, and so on.
+    Writes R-C.png for every row seed R and column seed C, S-S.png for every seed by itself, and all of it as
+    grid.png with the column seeds' own pictures on top and the row seeds' own at the left. Projected pictures
+    are called proj00, proj01, and so on.
     """
     check_choices(row_seeds, col_seeds, projected_w)
     folder = output_folder(outdir)
@@ -50,11 +50,13 @@ def main(network: str, row_seeds: Sequence[int] | None, col_seeds: Sequence[int]
     w = {}                                                          # Name -> [num_ws, w_dim].
     if projected_w is not None:
         w.update((f'proj{idx:02d}', ws) for idx, ws in enumerate(load_ws(projected_w, G).to(device_of(G))))
-    rows, cols = (list(w) if seeds is None else [str(seed) for seed in seeds] for seeds in (row_seeds, col_seeds))
+    rows, cols = (list(w) if seeds is None else [str(seed) for seed in seeds]
+                  for seeds in (row_seeds, col_seeds))
     check_picture(len(cols) + 1, len(rows) + 1, G, '--rows')
     check_latents(len(rows) + len(cols), G, '--rows')
-    w.update(ws_of_seeds(G, [*(row_seeds or []), *(col_seeds or [])], class_idx, label, truncation_psi, batch))
-    pairs = [(name, name) for name in dict.fromkeys([*rows, *cols])]            # Mixed with itself, it is itself.
+    w.update(ws_of_seeds(G, [*(row_seeds or []), *(col_seeds or [])], class_idx, label, truncation_psi,
+                         batch))
+    pairs = [(name, name) for name in dict.fromkeys([*rows, *cols])]  # Mixed with itself, it is itself.
     pairs += dict.fromkeys((row, col) for row in rows for col in cols if row != col)
     require_free(folder, ['grid.png', *('{}-{}.png'.format(*pair) for pair in pairs)])
 
@@ -66,7 +68,8 @@ def main(network: str, row_seeds: Sequence[int] | None, col_seeds: Sequence[int]
         writer.write(folder / 'grid.png', mixing_table(images, rows, cols))
 
 
-def check_choices(row_seeds: Sequence[int] | None, col_seeds: Sequence[int] | None, projected_w: str | None) -> None:
+def check_choices(row_seeds: Sequence[int] | None, col_seeds: Sequence[int] | None,
+                  projected_w: str | None) -> None:
     """A usage error unless it is said what rows and columns are, once."""
     if projected_w is None:
         for name, seeds in (('--rows', row_seeds), ('--cols', col_seeds)):
@@ -78,15 +81,17 @@ def check_choices(row_seeds: Sequence[int] | None, col_seeds: Sequence[int] | No
                                'one of the three')
 
 
-def ws_of_seeds(G: 'torch.nn.Module', seeds: Sequence[int], class_idx: int | None, label: Sequence[float] | None,
-                truncation_psi: float, batch: int) -> 'dict[str, torch.Tensor]':
+def ws_of_seeds(G: 'torch.nn.Module', seeds: Sequence[int], class_idx: int | None,
+                label: Sequence[float] | None, truncation_psi: float,
+                batch: int) -> 'dict[str, torch.Tensor]':
     """{seed: [num_ws, w_dim]} of seeds, which may repeat; nothing is asked of the class if there are none."""
     import torch
     seeds = list(dict.fromkeys(seeds))
     if not seeds:
         return {}
     c = class_label(G, class_idx, label)
-    ws = torch.cat([to_ws(G, seeds_to_z(seeds[i:i + batch], G), c, truncation_psi) for i in range(0, len(seeds), batch)])
+    ws = torch.cat([to_ws(G, seeds_to_z(seeds[i:i + batch], G), c, truncation_psi)
+                    for i in range(0, len(seeds), batch)])
     return {str(seed): w for seed, w in zip(seeds, ws)}
 
 
@@ -96,7 +101,8 @@ def images_of_pairs(G: 'torch.nn.Module', w: 'dict[str, torch.Tensor]', pairs: I
     import torch
     pairs = iter(pairs)
     while part := list(islice(pairs, batch)):
-        yield from images_of_ws(G, torch.stack([mix(w[row], w[col], styles) for row, col in part]), batch, noise_mode)
+        yield from images_of_ws(G, torch.stack([mix(w[row], w[col], styles) for row, col in part]), batch,
+                                noise_mode)
 
 
 def mix(w_row: 'torch.Tensor', w_col: 'torch.Tensor', styles: Sequence[int]) -> 'torch.Tensor':
@@ -106,8 +112,10 @@ def mix(w_row: 'torch.Tensor', w_col: 'torch.Tensor', styles: Sequence[int]) -> 
     return mixed
 
 
-def mixing_table(images: 'dict[tuple[str, str], np.ndarray]', rows: Sequence[str], cols: Sequence[str]) -> 'np.ndarray':
-    """One picture [H, W, C] of all of them by (row, column): first row and column their own, the corner black."""
+def mixing_table(images: 'dict[tuple[str, str], np.ndarray]', rows: Sequence[str],
+                 cols: Sequence[str]) -> 'np.ndarray':
+    """One picture [H, W, C] of all of them by (row, column):
+    first row and column their own, the corner black."""
     tiles = [0 * images[rows[0], rows[0]], *(images[col, col] for col in cols)]
     for row in rows:
         tiles += [images[row, row], *(images[row, col] for col in cols)]

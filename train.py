@@ -3,9 +3,9 @@
     python train.py --outdir=runs --data=cats.zip                     # On whatever this machine has.
     python train.py --outdir=runs --data=photos/ --cfg=tiny           # Something to look at within minutes, on a CPU.
 
-Here: the command and its start. Its options are declared in training/config/options.py; training/config/resolve.py makes a
-configuration (plain data) of them, and what a run does with it is `training/`. Nothing heavy is imported before the options
-are known to be sound.
+Here: the command and its start. Its options are declared in training/config/options.py;
+training/config/resolve.py makes a configuration (plain data) of them, and what a run does with it is
+`training/`. Nothing heavy is imported before the options are known to be sound.
 """
 import os
 import sys
@@ -31,7 +31,8 @@ from training.config.rules import UserError, require
 from training.config.schema import Config
 from training.config.shown import checked_plan, has_methods, print_config
 
-# Threads that wait should sleep: where cores are shared, spinning ones make a step on the CPU several times slower.
+# Threads that wait should sleep: where cores are shared, spinning ones make a step on the CPU several times
+# slower.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 OFFLINE_METRIC = 'fd5k_efflite0'        # Needs no download.
@@ -49,7 +50,8 @@ Examples:
 ''')
 @with_options
 def main(**options):
-    """Train a generator of images with the techniques of StyleGAN2-ADA, and a zoo of losses for limited data."""
+    """Train a generator of images with the techniques of StyleGAN2-ADA,
+    and a zoo of losses for limited data."""
     o = with_whole_paths(with_file(given(options)))
     is_dry = 'dry_run' in o
     config = config_of_run(o)
@@ -79,7 +81,8 @@ def config_of_run(o: Mapping[str, Any]) -> Config:
 
 
 def config_from_args(argv: Sequence[str]) -> Config:
-    """The configuration that a command line stands for, without a directory. Raises as `config_of`, and click's errors."""
+    """The configuration that a command line stands for, without a directory.
+    Raises as `config_of`, and click's errors."""
     return config_of(parse_args(argv))
 
 
@@ -92,7 +95,8 @@ def config_of(options: Mapping[str, Any]) -> Config:
 
 
 def with_known_metrics(config: Config) -> Config:
-    """The same configuration with the full names of its metrics. Raises UserError if there is no such metric."""
+    """The same configuration with the full names of its metrics.
+    Raises UserError if there is no such metric."""
     from metrics.names import MetricError, parse_names
     try:
         return replace(config, metrics=parse_names(','.join(config.metrics)))
@@ -101,7 +105,8 @@ def with_known_metrics(config: Config) -> Config:
 
 
 def measurable_metrics(config: Config, download: bool = False, dry_run: bool = False) -> list[str]:
-    """The metrics of a run, if the weights of their detectors are there: the default gives way to one that needs none.
+    """The metrics of a run, if the weights of their detectors are there: the default gives way to one that
+    needs none.
 
     download: fetch missing weights; a dry run only says that it would.
     Raises UserError if the user has asked for something that cannot be measured here.

@@ -41,9 +41,9 @@ SPHERE_EPS = 1e-6           # Below this angle, in radians, an arc is a line.
 @click.option('--format', 'video_format', type=click.Choice(['auto', *FORMATS]), default='auto', show_default=True,
               help='png: a file per frame; auto: mp4 if the extra "video" is installed, else webp.')
 def main(network: str, seeds: Sequence[int] | None, projected_w: str | None, truncation_psi: float,
-         class_idx: int | None, label: list[float] | None, noise_mode: str, space: str, path_kind: str, easing: bool,
-         loop: bool, grid: tuple[int, int], num_frames: int, fps: int, video_format: str, outdir: str, batch: int,
-         device: str) -> None:
+         class_idx: int | None, label: list[float] | None, noise_mode: str, space: str, path_kind: str,
+         easing: bool, loop: bool, grid: tuple[int, int], num_frames: int, fps: int, video_format: str,
+         outdir: str, batch: int, device: str) -> None:
     """Make a video that walks through pictures of a trained generator.
 
     Writes video.mp4 (or .webp, .gif, or frame00000.png and so on) into the output directory.
@@ -54,7 +54,8 @@ def main(network: str, seeds: Sequence[int] | None, projected_w: str | None, tru
     G = load_generator(network, device)
     columns, rows = grid
     size = columns * G.img_resolution, rows * G.img_resolution
-    check_video(video_format, *size, len(seeds or ()) // (columns * rows) * num_frames)     # Before a long list is drawn.
+    # Before a long list is drawn.
+    check_video(video_format, *size, len(seeds or ()) // (columns * rows) * num_frames)
     keys = key_latents(G, seeds, projected_w, class_idx, label, truncation_psi, space)
     walks = split_walks(keys, columns * rows)                           # [walks, K, ...]
     num_parts = walks.shape[1] - (not loop)
@@ -62,8 +63,8 @@ def main(network: str, seeds: Sequence[int] | None, projected_w: str | None, tru
     times = frame_times(walks.shape[1], num_frames, loop, easing)
     require_free(folder, (f'frame{idx:05d}.png' for idx in range(len(times))) if video_format == 'png' else
                  [f'video.{video_format}'])
-    images = images_of_frames(G, way(walks, path_kind, loop), times, label_of_walk(G, class_idx, label, space), truncation_psi,
-                              batch, noise_mode)
+    images = images_of_frames(G, way(walks, path_kind, loop), times,
+                              label_of_walk(G, class_idx, label, space), truncation_psi, batch, noise_mode)
     with VideoWriter(folder / 'video', video_format, fps) as writer:
         for _ in times:
             writer.add(tile([next(images) for _ in range(columns * rows)], columns, rows))
@@ -83,12 +84,14 @@ def check_choices(seeds: Sequence[int] | None, projected_w: str | None, space: s
         raise click.UsageError('--path=spherical needs --space=z: only there do latents lie on a sphere')
 
 
-def key_latents(G: 'torch.nn.Module', seeds: Sequence[int] | None, projected_w: str | None, class_idx: int | None,
-                label: Sequence[float] | None, truncation_psi: float, space: str) -> 'np.ndarray':
+def key_latents(G: 'torch.nn.Module', seeds: Sequence[int] | None, projected_w: str | None,
+                class_idx: int | None, label: Sequence[float] | None, truncation_psi: float,
+                space: str) -> 'np.ndarray':
     """The pictures to pass through: z [K, z_dim] or w [K, num_ws, w_dim], float64."""
     if projected_w is not None:
         if class_idx is not None or label is not None or truncation_psi != 1:
-            click.echo('Note: --class, --label and --trunc have no effect together with --projected-w.', err=True)
+            click.echo('Note: --class, --label and --trunc have no effect together with --projected-w.',
+                       err=True)
         return load_ws(projected_w, G).double().numpy()
     check_latents(len(seeds), G, '--seeds')
     z = seeds_to_z(seeds, G)
@@ -97,7 +100,8 @@ def key_latents(G: 'torch.nn.Module', seeds: Sequence[int] | None, projected_w: 
 
 
 def split_walks(keys: 'np.ndarray', num_walks: int) -> 'np.ndarray':
-    """[num_walks, K, ...]: each walk takes as many of the pictures [num_walks * K, ...] as the others, in order."""
+    """[num_walks, K, ...]: each walk takes as many of the pictures [num_walks * K,
+    ...] as the others, in order."""
     num_keys, rest = divmod(len(keys), num_walks)
     if num_walks == 1 and num_keys < 2:
         raise click.UsageError('a walk needs at least two pictures, and only one was named')
@@ -111,7 +115,8 @@ def split_walks(keys: 'np.ndarray', num_walks: int) -> 'np.ndarray':
 # The way.
 
 def frame_times(num_keys: int, num_frames: int, loop: bool, easing: bool = False) -> 'np.ndarray':
-    """When each frame is taken; picture k is passed at time k. A loop ends a frame before it would begin again."""
+    """When each frame is taken; picture k is passed at time k.
+    A loop ends a frame before it would begin again."""
     import numpy as np
     num_parts = num_keys if loop else num_keys - 1
     times = np.arange(num_parts * num_frames + (not loop)) / num_frames
@@ -122,7 +127,8 @@ def frame_times(num_keys: int, num_frames: int, loop: bool, easing: bool = False
 
 
 def along(keys: 'np.ndarray', times: 'np.ndarray', kind: str, loop: bool) -> 'np.ndarray':
-    """Latents [frames, walks, ...] at the given times of walks through keys [walks, K, ...]; `kind` is one of PATHS."""
+    """Latents [frames, walks, ...] at the given times of walks through keys [walks, K, ...];
+    `kind` is one of PATHS."""
     return way(keys, kind, loop)(times)
 
 
@@ -164,12 +170,14 @@ def slerp(a: 'np.ndarray', b: 'np.ndarray', t: 'np.ndarray') -> 'np.ndarray':
 
 def label_of_walk(G: 'torch.nn.Module', class_idx: int | None, label: Sequence[float] | None,
                   space: str) -> 'torch.Tensor | None':
-    """The label [1, c_dim] with which latents of z become pictures; None for those of w, which have it in them."""
+    """The label [1, c_dim] with which latents of z become pictures; None for those of w,
+    which have it in them."""
     return class_label(G, class_idx, label) if space == 'z' else None
 
 
 def images_of_frames(G: 'torch.nn.Module', latents: 'Callable[[np.ndarray], np.ndarray]', times: 'np.ndarray',
-                     c: 'torch.Tensor | None', truncation_psi: float, batch: int, noise_mode: str) -> Iterator['np.ndarray']:
+                     c: 'torch.Tensor | None', truncation_psi: float, batch: int,
+                     noise_mode: str) -> Iterator['np.ndarray']:
     """One picture per walk and frame, frame by frame, of latents(times) [frames, walks, ...]."""
     import numpy as np
     import torch

@@ -42,7 +42,8 @@ SMALL = Case('64 px, base 4096, max 256, batch 8',
              ('--cfg=tiny', '--res=64', '--channel-base=4096', '--channel-max=256', '--batch=8'))
 QUICK = [Case(TINY.name, TINY.arguments, 3), Case(SMALL.name, SMALL.arguments, 1, plain=False)]
 WIDTHS = [
-    *(Case(f'small, {res} px, batch 16', ('--cfg=tiny', f'--res={res}'), 3, ('fp32',), (1,), False) for res in (64, 128, 256)),
+    *(Case(f'small, {res} px, batch 16', ('--cfg=tiny', f'--res={res}'), 3, ('fp32',), (1,), False)
+      for res in (64, 128, 256)),
     *(Case(f'full, {res} px, batch 4', ('--cfg=auto', f'--res={res}', '--batch=4'), 1, ('fp32',), (1,), False)
       for res in (32, 64, 128, 256)),
 ]
@@ -53,14 +54,17 @@ def figures(script, *arguments, threads=1):
     click.echo(f'\n$ benchmarks/{script} {" ".join(arguments)}', err=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'figures.json'
-        env = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONPATH': str(HERE.parent)}
-        subprocess.run([sys.executable, HERE / script, *arguments, f'--json={path}'], check=True, env=env, stdout=sys.stderr)
+        env = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'OMP_WAIT_POLICY': 'PASSIVE',
+               'PYTHONPATH': str(HERE.parent)}
+        subprocess.run([sys.executable, HERE / script, *arguments, f'--json={path}'], check=True, env=env,
+                       stdout=sys.stderr)
         return json.loads(path.read_text())
 
 
 def table(head, rows):
     """Markdown."""
-    return [f'| {" | ".join(head)} |', f'|{"---|" * len(head)}', *(f'| {" | ".join(row)} |' for row in rows), '']
+    return [f'| {" | ".join(head)} |', f'|{"---|" * len(head)}',
+            *(f'| {" | ".join(row)} |' for row in rows), '']
 
 
 def machine():
@@ -93,11 +97,13 @@ def operators(quick):
     """Ratios of times, geometric means over the sizes of a 64 px network."""
     options = ['--dtype=float32', '--seconds=0.02'] if quick else []
     means = figures('ops.py', *options, *(f'--only={name}' for name in ('bias_act', 'fir', 'up', 'down')))
-    rows = [[f'`{key}`', *(f'{mean.get(f"native {what}", 0):.2f}' for what in ('forward', 'backward', 'double')),
+    rows = [[f'`{key}`',
+             *(f'{mean.get(f"native {what}", 0):.2f}' for what in ('forward', 'backward', 'double')),
              f'{mean["share of the copy rate"]:.0%}' if 'share of the copy rate' in mean else '']
             for key, mean in means.items() if 'native forward' in mean]
     return ['Operators: time of the plain one / time of the compiled one, one thread; geometric means.', '',
-            *table(['operator', 'forward', 'with backward', 'with double backward', 'of the copy rate'], rows)]
+            *table(['operator', 'forward', 'with backward', 'with double backward', 'of the copy rate'],
+                   rows)]
 
 
 def training(quick):
@@ -105,8 +111,8 @@ def training(quick):
     rows = [row for case in (QUICK if quick else [TINY, SMALL, *WIDTHS]) for row in training_rows(case)]
     return ['Training: an iteration with all phases and their intervals; `share` of the attainable rate of convolutions and '
             'matrix products; processor time on one thread, wall time on two.', '',
-            *table(['configuration', 'precision', 'threads', 'ms', 'img/s', 'GFLOP/s attainable', 'share', 'calls', 'peak GiB',
-                    'plain operators: time', 'peak GiB'], rows)]
+            *table(['configuration', 'precision', 'threads', 'ms', 'img/s', 'GFLOP/s attainable', 'share',
+                    'calls', 'peak GiB', 'plain operators: time', 'peak GiB'], rows)]
 
 
 def training_rows(case):
@@ -116,7 +122,8 @@ def training_rows(case):
             options = [*case.arguments, f'--precision={precision}', f'--threads={threads}',
                        f'--iterations={case.iterations}', f'--warmup={int(case.plain)}']
             found = figures('train_step.py', *options, '--share', threads=threads)
-            seconds, best, calls = (sum(phase[i] * phase[1] for phase in found['phases'].values()) for i in (0, 2, 3))
+            seconds, best, calls = (sum(phase[i] * phase[1] for phase in found['phases'].values())
+                                    for i in (0, 2, 3))
             rates = ', '.join(f'{convolution:.0f} ({dtype.removeprefix("torch.")})'
                               for dtype, (convolution, _) in found['gflops'].items())
             plain = ['', '']
@@ -124,19 +131,22 @@ def training_rows(case):
                 other = figures('train_step.py', *options, '--ops=reference', threads=threads)
                 times = sum(phase[0] * phase[1] for phase in other['phases'].values()) / seconds
                 plain = [f'{times:.2f}x', f'{other["peak_gib"]:.2f}']
-            yield [case.name, precision, str(threads), f'{seconds * 1e3:.0f}', f'{found["batch"] / seconds:.1f}', rates,
+            yield [case.name, precision, str(threads), f'{seconds * 1e3:.0f}',
+                   f'{found["batch"] / seconds:.1f}', rates,
                    f'{best / seconds:.0%}', f'{calls:.0f}', f'{found["peak_gib"]:.2f}', *plain]
 
 
 def generation(quick):
     """Drawing pictures, and writing them at the same time."""
     rows = []
-    for name, options in {'32 px, small': ['--res=32', '--channel-base=1024', '--channel-max=64', '--count=64'],
+    for name, options in {'32 px, small': ['--res=32', '--channel-base=1024', '--channel-max=64',
+                                           '--count=64'],
                           '256 px, full': ['--res=256', '--count=8']}.items():
         for threads in (1,) if quick else (1, 2):
             found = figures('generate.py', *options, f'--threads={threads}', threads=threads)
             rate = {what: found['count'] / seconds for what, seconds in found['seconds'].items()}
-            rows.append([name, str(threads), *(f'{rate[what]:.1f}' for what in ('draw', 'write', 'both', 'fused', 'not fused'))])
+            rows.append([name, str(threads),
+                         *(f'{rate[what]:.1f}' for what in ('draw', 'write', 'both', 'fused', 'not fused'))])
     return ['Generation: pictures per second, batch 8, wall time. `both`: drawing while earlier ones are encoded and written, '
             'as `generate.py` does; `fused`, `not fused`: styles in the weights or in the activations.', '',
             *table(['generator', 'threads', 'draw', 'write', 'both', 'fused', 'not fused'], rows)]
@@ -156,13 +166,15 @@ def start(quick):
             f'start ({found["processor"]:.1f} s of processor time).', '']
 
 
-SECTIONS = {'operators': operators, 'training': training, 'generation': generation, 'data': data, 'start': start}
+SECTIONS = {'operators': operators, 'training': training, 'generation': generation, 'data': data,
+            'start': start}
 
 
 @click.command()
 @click.option('--quick', is_flag=True, help='Few sizes, few repetitions.')
 @click.option('--write', is_flag=True, help='Write the tables into docs/performance.md.')
-@click.option('--only', type=click.Choice(list(SECTIONS)), multiple=True, help='Parts to run.  [default: all]')
+@click.option('--only', type=click.Choice(list(SECTIONS)), multiple=True,
+              help='Parts to run.  [default: all]')
 def main(quick, write, only):
     """Run all benchmarks of speed."""
     if write and only:

@@ -54,7 +54,8 @@ def measure(name, res, p, batch, runs, device):
     times = [f'{what} {shortest(step, runs, device):.2f}' for what, step in steps.items()]
     left, right, top, bottom = draw.warp.padding() if draw.warp else (0, 0, 0, 0)
     area = (res + left + right) * (res + top + bottom) / res ** 2
-    print(f'{name} p={p:g} {batch}x3x{res}x{res} ({area:.1f} times the area), ms: ' + ', '.join(times), flush=True)
+    print(f'{name} p={p:g} {batch}x3x{res}x{res} ({area:.1f} times the area), ms: ' + ', '.join(times),
+          flush=True)
 
 
 def shortest(step, runs, device):

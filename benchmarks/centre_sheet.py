@@ -49,7 +49,8 @@ def stage_ends(stage_kimg: list[float], batch_size: int) -> Iterator[int]:
 
 @click.command()
 @click.argument('run_dir', type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option('--dest', default=ROOT / 'docs' / 'methods' / 'tdgan_centres.webp', type=click.Path(path_type=Path),
+@click.option('--dest', default=ROOT / 'docs' / 'methods' / 'tdgan_centres.webp',
+              type=click.Path(path_type=Path),
               help='Picture to write, .webp or .jpg [default: docs/methods/tdgan_centres.webp].')
 def main(run_dir: Path, dest: Path) -> None:
     """Draw what a run of TDGAN draws for every centre after each of its stages."""

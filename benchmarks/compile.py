@@ -31,7 +31,8 @@ def make_works(res, channel_base, channel_max, batch, device):
     G = Generator(64, 0, 64, res, 3, dict(num_layers=2), width).to(device)
     D = Discriminator(0, res, 3, **width).to(device)
     ws, img = torch.randn([batch, G.num_ws, 64], device=device), torch.randn([batch, 3, res, res], device=device)
-    return {'drawing': (G.synthesis, (ws,), False), 'G learns': (G.synthesis, (ws,), True), 'D learns': (D, (img, None), True)}
+    return {'drawing': (G.synthesis, (ws,), False), 'G learns': (G.synthesis, (ws,), True),
+            'D learns': (D, (img, None), True)}
 
 
 def make_step(call, inputs, learns):
@@ -91,7 +92,8 @@ def measure(module, inputs, learns, device, runs):
 @click.option('--batch', type=int, default=16, show_default=True)
 @click.option('--device', default='cpu', show_default=True)
 @click.option('--runs', type=int, default=15, show_default=True)
-@click.option('--ops', type=click.Choice(['native', 'reference']), multiple=True, default=['native', 'reference'],
+@click.option('--ops', type=click.Choice(['native', 'reference']), multiple=True,
+              default=['native', 'reference'],
               show_default=True, help='Operators, compiled (native) and plain.')
 def main(res, channel_base, channel_max, batch, device, runs, ops):
     """Print a table of times."""

@@ -25,7 +25,8 @@ MAX_BYTES = 300_000
 
 def newest_fakes(run_dir: Path) -> tuple[int, Path] | None:
     """(kimg, file) of the last grid of fakes that a run has drawn."""
-    found = [(int(match[1]), path) for path in run_dir.iterdir() if (match := re.fullmatch(r'fakes(\d+)\.png', path.name))]
+    found = [(int(match[1]), path) for path in run_dir.iterdir()
+             if (match := re.fullmatch(r'fakes(\d+)\.png', path.name))]
     return max(found, default=None)
 
 
@@ -55,8 +56,8 @@ def save_small(picture: Image.Image, dest: Path) -> None:
         raise click.ClickException(f'{dest} is larger than {MAX_BYTES // 1000} kB; give fewer --tiles')
 
 
-def write_contact_sheet(run_dirs: dict[str, Path], dest: Path, res: int = 32, tiles: tuple[int, int] = (12, 2),
-                        across: int = 2) -> None:
+def write_contact_sheet(run_dirs: dict[str, Path], dest: Path, res: int = 32,
+                        tiles: tuple[int, int] = (12, 2), across: int = 2) -> None:
     """Writes the sheet of {name: run directory}; runs that have drawn nothing yet are left out."""
     panels = []
     for name, run_dir in run_dirs.items():
@@ -69,8 +70,10 @@ def write_contact_sheet(run_dirs: dict[str, Path], dest: Path, res: int = 32, ti
 
 
 @click.command()
-@click.argument('run_dirs', nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option('--dest', default=ROOT / 'docs' / 'methods' / 'contact_sheet.webp', type=click.Path(path_type=Path),
+@click.argument('run_dirs', nargs=-1, required=True,
+                type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option('--dest', default=ROOT / 'docs' / 'methods' / 'contact_sheet.webp',
+              type=click.Path(path_type=Path),
               help='Picture to write, .webp or .jpg [default: docs/methods/contact_sheet.webp].')
 @click.option('--res', default=32, show_default=True, help='Size of the images of these runs.')
 @click.option('--tiles', default='12x2', show_default=True, help='Images of each run, across and down.')
@@ -78,7 +81,8 @@ def write_contact_sheet(run_dirs: dict[str, Path], dest: Path, res: int = 32, ti
 def main(run_dirs: tuple[Path, ...], dest: Path, res: int, tiles: str, across: int) -> None:
     """Draw the newest fakes of several runs in one picture."""
     columns, rows = (int(number) for number in tiles.split('x'))
-    write_contact_sheet({path.resolve().parent.name: path for path in run_dirs}, dest, res, (columns, rows), across)
+    write_contact_sheet({path.resolve().parent.name: path for path in run_dirs}, dest, res, (columns, rows),
+                        across)
 
 
 if __name__ == '__main__':

@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT))
 @click.option('--data', default=str(ROOT / 'datasets' / 'emoji-faces-noto-32.zip'), show_default=True,
               help='Folder or zip of images.')
 @click.option('--batch', type=click.IntRange(min=1), default=16, show_default=True, help='Images in a batch.')
-@click.option('--workers', 'all_workers', type=click.IntRange(min=0), multiple=True, default=(0, 1), show_default=True,
-              help='Processes that load; once for each figure.')
+@click.option('--workers', 'all_workers', type=click.IntRange(min=0), multiple=True, default=(0, 1),
+              show_default=True, help='Processes that load; once for each figure.')
 @click.option('--json', 'json_path', help='Also write the figures here.')
 def main(data, batch, all_workers, json_path):
     """Time the loading of images."""

@@ -35,7 +35,8 @@ def make_generator(res, channel_base, channel_max, device):
 
     from training.networks import Generator
     torch.manual_seed(0)
-    G = Generator(512, 0, 512, res, 3, dict(num_layers=2), dict(channel_base=channel_base, channel_max=channel_max))
+    G = Generator(512, 0, 512, res, 3, dict(num_layers=2),
+                  dict(channel_base=channel_base, channel_max=channel_max))
     return G.eval().requires_grad_(False).to(device)
 
 
@@ -78,7 +79,8 @@ def measure(G, count, batch):
 @click.option('--batch', type=int, default=8, show_default=True, help='Pictures at a time.')
 @click.option('--threads', type=int, default=1, show_default=True, help='Threads of torch on the CPU.')
 @click.option('--device', default='auto', show_default=True, help='What computes.')
-@click.option('--keep/--no-keep', default=True, show_default=True, help='Keep freed memory, as generate.py does on CPUs?')
+@click.option('--keep/--no-keep', default=True, show_default=True,
+              help='Keep freed memory, as generate.py does on CPUs?')
 @click.option('--json', 'json_path', help='Also write the figures here.')
 def main(res, channel_base, channel_max, count, batch, threads, device, keep, json_path):
     """Time the drawing of pictures."""

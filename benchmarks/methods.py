@@ -89,10 +89,12 @@ def write(ratios, sentence):
     """Puts {method: ratio to the base} where docs/methods/*.md have marks for them."""
     table = '\n'.join(['| method | time of an iteration relative to base |', '|---|---|',
                        *(f'| {name} | {ratio:.2f} |' for name, ratio in ratios.items())])
-    texts = {'table': f'\n{sentence}\n\n{table}\n', **{name: f'{ratio:.2f} times the base' for name, ratio in ratios.items()}}
+    texts = {'table': f'\n{sentence}\n\n{table}\n',
+             **{name: f'{ratio:.2f} times the base' for name, ratio in ratios.items()}}
     for path in (ROOT / 'docs' / 'methods').glob('*.md'):
         old = path.read_text(encoding='utf-8')
-        new = re.sub(r'<!-- time: (.+?) -->.*?<!-- end -->', lambda match: match[0] if match[1] not in texts else
+        new = re.sub(r'<!-- time: (.+?) -->.*?<!-- end -->',
+                     lambda match: match[0] if match[1] not in texts else
                      f'<!-- time: {match[1]} -->{texts[match[1]]}<!-- end -->', old, flags=re.DOTALL)
         path.write_text(new, encoding='utf-8')
 

@@ -48,7 +48,8 @@ def main():
 
 @main.command()
 @click.option('--dim', type=int, default=2048, show_default=True)
-@click.option('--num', type=int, multiple=True, default=[1000, 10_000], show_default=True, help='Images on each side')
+@click.option('--num', type=int, multiple=True, default=[1000, 10_000], show_default=True,
+              help='Images on each side')
 def frechet(dim, num):
     """Frechet distance of features with a decaying spectrum: ours, the matrix root,
     and exact singular values."""
@@ -75,8 +76,8 @@ def compare_frechet(x, y):
     triangles = [torch.linalg.qr((f - f.mean(dim=0)) / (len(f) - 1) ** 0.5).R for f in (x, y)]
     exact = float(torch.linalg.svdvals(triangles[0] @ triangles[1].T).sum())
     own = (shift + traces - ours) / 2
-    return [f'{ours_sec:.2f}', f'{root_sec:.2f}', f'{root_sec / ours_sec:.1f}', f'{(own - exact) / exact:.0e}',
-            f'{(root - exact) / exact:.0e}']
+    return [f'{ours_sec:.2f}', f'{root_sec:.2f}', f'{root_sec / ours_sec:.1f}',
+            f'{(own - exact) / exact:.0e}', f'{(root - exact) / exact:.0e}']
 
 
 @main.command()

@@ -46,8 +46,8 @@ def literal_dense(self, x):
 
 def literal_conv(self, x, gain=1):
     x = conv2d_resample.conv2d_resample(
-        x, self.weight * self.weight_gain, f=self.resample_filter, up=self.up, down=self.down, padding=self.padding,
-        flip_weight=(self.up == 1))
+        x, self.weight * self.weight_gain, f=self.resample_filter, up=self.up, down=self.down,
+        padding=self.padding, flip_weight=(self.up == 1))
     return layers._activate(x, self.bias, self.activation, gain, self.conv_clamp)
 
 

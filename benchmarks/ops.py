@@ -66,7 +66,8 @@ def operators(name, batch, channels, res, dtype, layout):
                 for impl in ('ref', 'native')}, (images(), scale, noise, b)
     if name in RESAMPLING:
         options = RESAMPLING[name]
-        functions = {impl: lambda x, impl=impl: upfirdn2d(x, FIR, impl=impl, **options) for impl in ('ref', 'native')}
+        functions = {impl: lambda x, impl=impl: upfirdn2d(x, FIR, impl=impl, **options)
+                     for impl in ('ref', 'native')}
         return functions | {'textbook': lambda x: textbook(x, FIR, **options)}, (images(res=res + (name == 'fir')),)
     if name == 'conv2d':
         weight = (torch.randn(channels, channels, 3, 3) / channels).to(dtype).requires_grad_()
@@ -76,7 +77,8 @@ def operators(name, batch, channels, res, dtype, layout):
         scale, noise = (torch.randn(shape).to(dtype).requires_grad_() for shape in
                         ((batch, channels, 1, 1), (batch, 1, res, res)))
         return {'stock': lambda a, b, c: a * b + c, 'ours': fma}, (images(), scale, noise)
-    grid = F.affine_grid(torch.eye(2, 3).repeat(batch, 1, 1) * 0.9, [batch, channels, res, res], align_corners=False)
+    grid = F.affine_grid(torch.eye(2, 3).repeat(batch, 1, 1) * 0.9, [batch, channels, res, res],
+                         align_corners=False)
     grid = grid.to(dtype)
     return {'stock': lambda x: F.grid_sample(x, grid, align_corners=False), 'ours': lambda x: grid_sample(x, grid)}, \
         (images(),)
@@ -126,7 +128,8 @@ def mean_ratio(ratios):
 @click.option('--batch', type=click.IntRange(min=1), default=8, show_default=True, help='Images at a time.')
 @click.option('--threads', type=click.IntRange(min=1), default=1, show_default=True, help='Threads of torch.')
 @click.option('--json', 'json_path', help='Also write the geometric means here.')
-@click.option('--seconds', type=click.FloatRange(min=0), default=0.1, show_default=True, help='Time for each figure.')
+@click.option('--seconds', type=click.FloatRange(min=0), default=0.1, show_default=True,
+              help='Time for each figure.')
 def main(only, dtypes, layouts, batch, threads, json_path, seconds):
     """Time the operators, plain against compiled, over the sizes that networks have."""
     torch.set_num_threads(threads)
@@ -142,12 +145,13 @@ def main(only, dtypes, layouts, batch, threads, json_path, seconds):
         click.echo(f'{"channels":>8} {"res":>4}   {"milliseconds":54} plain or stock / this')
         summary = {}
         for channels, res in SIZES:
-            times, line = time_size(name, batch, channels, res, getattr(torch, dtype), LAYOUTS[layout], clock, seconds,
-                                    reason)
+            times, line = time_size(name, batch, channels, res, getattr(torch, dtype), LAYOUTS[layout], clock,
+                                    seconds, reason)
             click.echo(line)
             for key, ratio in times.items():
                 summary.setdefault(key, []).append(ratio)
-        means[f'{name} {dtype} {layout}'] = mean = {key: mean_ratio(ratios) for key, ratios in summary.items()}
+        means[f'{name} {dtype} {layout}'] = mean = {key: mean_ratio(ratios)
+                                                    for key, ratios in summary.items()}
         click.echo('geometric mean  ' + '  '.join(f'{key} {ratio:.2f}' for key, ratio in mean.items()))
     if json_path:
         Path(json_path).write_text(json.dumps(means))
@@ -163,7 +167,8 @@ def time_size(name, batch, channels, res, dtype, layout, clock, seconds, reason)
     first = next(iter(times))
     ratios = {f'{impl} {what}': times[first][what] / ms for impl, each in times.items() if impl != first
               for what, ms in each.items()}
-    text = ' | '.join(f'{impl} ' + ' '.join(f'{ms:.3f}' for ms in each.values()) for impl, each in times.items())
+    text = ' | '.join(f'{impl} ' + ' '.join(f'{ms:.3f}' for ms in each.values())
+                      for impl, each in times.items())
     line = f'{channels:8} {res:4}   {text:54} ' + ' '.join(f'{ratio:.2f}' for ratio in ratios.values())
     if name == 'bias_act':
         image = tensors[0].detach()

@@ -39,7 +39,8 @@ def distances(embed, targets: torch.Tensor, images: torch.Tensor) -> Distances:
     """Between targets and images [N, C, H, W] in 0..255."""
     with torch.no_grad():
         features = [embed(shrink(batch)) for batch in (targets, images)]
-    return Distances((features[0] - features[1]).square().sum(dim=1), (targets - images).abs().mean(dim=(1, 2, 3)))
+    return Distances((features[0] - features[1]).square().sum(dim=1),
+                     (targets - images).abs().mean(dim=(1, 2, 3)))
 
 
 def measure(G: torch.nn.Module, seeds: Sequence[int], num_steps: int) -> tuple[Distances, Distances, float]:
@@ -68,7 +69,8 @@ def is_found(before: Distances, after: Distances) -> bool:
 
 @click.command()
 @click.argument('network')
-@click.option('--seeds', type=SeedList(), default='3', show_default=True, help='Pictures to find again, all at once.')
+@click.option('--seeds', type=SeedList(), default='3', show_default=True,
+              help='Pictures to find again, all at once.')
 @click.option('--steps', default=100, show_default=True, help='Of the search.')
 @click.option('--device', default='auto', show_default=True)
 def main(network: str, seeds: Sequence[int], steps: int, device: str) -> None:

@@ -45,7 +45,8 @@ class FlopCount(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         op = func.overloadpacket
-        self.calls += not any(result.alias_info and not result.alias_info.is_write for result in func._schema.returns)
+        self.calls += not any(result.alias_info and not result.alias_info.is_write
+                              for result in func._schema.returns)
         if op in CONVOLUTIONS:
             self._count_convolution(op, args, out)
         elif op in flop_registry:
@@ -112,7 +113,8 @@ class AttainableRate:
     @property
     def fastest(self) -> float:
         """Of the one convolution that is fastest."""
-        return max(_flops(key[0]) / self.seconds(*key) for key in itertools.product(self._sizes, KINDS, LAYOUTS))
+        return max(_flops(key[0]) / self.seconds(*key)
+                   for key in itertools.product(self._sizes, KINDS, LAYOUTS))
 
     @property
     def matrix(self) -> float:

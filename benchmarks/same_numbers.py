@@ -45,9 +45,10 @@ TRAININGS = {
     'ggdr,diggan,r2': [*CLASSES, *FIXED, '--reg_type=ggdr,diggan,r2', '--diggan_ema=0.5'],
     'r2 in main steps': [*DATA, '--reg_type=r2', '--r2_interval=3', '--gamma=1'],
     'osgan+lecam': [*CLASSES, '--loss=osgan', '--reg_type=lecam', '--lecam_start=4', '--lecam_weight=0.1'],
-    'osgan, ratio': [*DATA, '--loss=osgan', '--osgan_form=simple', '--osgan_game=saturating', '--reg_type=diggan'],
-    'tdgan': ['--cond=1', f'--init-from={LABELLED}', '--allow-partial', *FIXED, '--reg_type=tdgan', '--tdgan_data=a.zip,b.zip',
-              '--tdgan_schedule=0:0.4,1:0.3,0+1:0.3'],
+    'osgan, ratio': [*DATA, '--loss=osgan', '--osgan_form=simple', '--osgan_game=saturating',
+                     '--reg_type=diggan'],
+    'tdgan': ['--cond=1', f'--init-from={LABELLED}', '--allow-partial', *FIXED, '--reg_type=tdgan',
+              '--tdgan_data=a.zip,b.zip', '--tdgan_schedule=0:0.4,1:0.3,0+1:0.3'],
     'genco': [*CLASSES, *FIXED, '--reg_type=genco'],
     'weco, fresh fakes': [*DATA, '--reg_type=weco', '--genco_fakes=fresh', '--weco_both=1'],
     'apa': [*DATA, *NO_AUG, '--reg_type=apa', '--apa_kimg=0.2'],
@@ -73,7 +74,8 @@ def save_small_networks(path: Path, c_dim: int = 0, width: int = 8) -> None:
     """G and D with `width` channels everywhere, for images of 8 pixels: trained from with --init-from."""
     torch.manual_seed(0)
     shape, channels = dict(c_dim=c_dim, img_resolution=8, img_channels=3), dict(channel_base=64, channel_max=width)
-    G = Generator(z_dim=width, w_dim=width, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=channels, **shape)
+    G = Generator(z_dim=width, w_dim=width, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=channels,
+                  **shape)
     D = Discriminator(mapping_kwargs=dict(num_layers=2), **channels, **shape)
     save_networks(path, dict(G=G, D=D, G_ema=G), nimg=0)
 
@@ -88,10 +90,12 @@ def train(checkout: Path, name: str, folder: Path) -> str | None:
 
 def tensors_of(folder: Path) -> dict[str, np.ndarray]:
     """{name: bytes} of the newest state below a folder, without what depends on the clock."""
-    path = max(folder.glob('**/training-state-*.safetensors'), key=lambda path: int(re.findall(r'\d+', path.name)[-1]))
+    path = max(folder.glob('**/training-state-*.safetensors'),
+               key=lambda path: int(re.findall(r'\d+', path.name)[-1]))
     with safetensors.safe_open(path, 'pt') as file:
         names = [name for name in file.keys() if '/Timing/' not in name and '/Resources/' not in name]  # noqa: SIM118
-        return {name: file.get_tensor(name).contiguous().flatten().view(torch.uint8).numpy() for name in names}
+        return {name: file.get_tensor(name).contiguous().flatten().view(torch.uint8).numpy()
+                for name in names}
 
 
 def compare(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> list[str]:
@@ -102,7 +106,8 @@ def compare(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> list[str]:
 
 @click.command()
 @click.argument('checkouts', nargs=2, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option('--only', metavar='NAME;...', help=f'Some of the trainings, apart by semicolons: {"; ".join(TRAININGS)}')
+@click.option('--only', metavar='NAME;...',
+              help=f'Some of the trainings, apart by semicolons: {"; ".join(TRAININGS)}')
 def main(checkouts, only):
     """Compares the checkouts A and B."""
     names = only.split(';') if only else list(TRAININGS)

@@ -55,9 +55,11 @@ def children_seconds():
 @click.option('--json', 'json_path', help='Also write the figures here.')
 def main(repeats, json_path):
     """Time the start of train.py."""
-    subprocess.run([sys.executable, '-m', 'torch_utils.ops', 'build'], check=True, cwd=ROOT, capture_output=True)
+    subprocess.run([sys.executable, '-m', 'torch_utils.ops', 'build'], check=True, cwd=ROOT,
+                   capture_output=True)
     wall, used = first_iteration()
-    seconds = {'help': statistics.median(help_seconds() for _ in range(repeats)), 'iteration': wall, 'processor': used}
+    seconds = {'help': statistics.median(help_seconds() for _ in range(repeats)), 'iteration': wall,
+               'processor': used}
     print(f'{os.cpu_count()} cores')
     for name, value in seconds.items():
         print(f'  {name:<10} {value:6.2f} s')

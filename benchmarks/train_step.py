@@ -32,7 +32,8 @@ class Noise:
     def __init__(self, resolution):
         import numpy as np
         self.resolution = resolution
-        self._images = np.random.RandomState(0).randint(0, 256, [64, 3, resolution, resolution], dtype=np.uint8)
+        self._images = np.random.RandomState(0).randint(0, 256, [64, 3, resolution, resolution],
+                                                        dtype=np.uint8)
         self._label = np.zeros([0], np.float32)
 
     def __len__(self):
@@ -112,7 +113,8 @@ def measure(run, iterations, warmup, clock, share):
         rate.measure()
     often = {phase.name: 1 / phase.interval for phase in run.phases}
     return {name: (statistics.median(seconds), often.get(name, 1),
-                   *((attainable_seconds(counts[name].flops, rates), counts[name].calls) if share else (None, None)))
+                   *((attainable_seconds(counts[name].flops, rates), counts[name].calls) if share
+                     else (None, None)))
             for name, seconds in watch.seconds.items()}, rates
 
 
@@ -163,12 +165,14 @@ def print_table(phases, rates, batch_size):
 
 @click.command(context_settings=dict(ignore_unknown_options=True, allow_extra_args=True))
 @click.option('--res', type=int, default=32, show_default=True, help='Resolution.')
-@click.option('--channel-base', type=int, help='Channels at resolution r: min(channel_base / r, channel_max) [default: by --cfg]')
+@click.option('--channel-base', type=int,
+              help='Channels at resolution r: min(channel_base / r, channel_max) [default: by --cfg]')
 @click.option('--channel-max', type=int, help='[default: by --cfg]')
 @click.option('--threads', type=int, default=1, show_default=True, help='Threads of torch on the CPU.')
 @click.option('--iterations', type=int, default=10, show_default=True, help='Iterations to time.')
 @click.option('--warmup', type=int, default=3, show_default=True, help='Iterations before.')
-@click.option('--share', is_flag=True, help='Also say which share of the attainable rate is reached (see rates.py).')
+@click.option('--share', is_flag=True,
+              help='Also say which share of the attainable rate is reached (see rates.py).')
 @click.option('--json', 'json_path', help='Also write the figures here.')
 @click.pass_context
 def main(ctx, res, channel_base, channel_max, threads, iterations, warmup, share, json_path):

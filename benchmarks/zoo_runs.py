@@ -76,12 +76,15 @@ def train(name: str, folder: Path, arguments: list[str]) -> bool:
 
 
 @click.command(context_settings=dict(ignore_unknown_options=True, allow_extra_args=True))
-@click.option('--kimg', type=click.IntRange(min=1), default=100, show_default=True, help='Length of each run.')
+@click.option('--kimg', type=click.IntRange(min=1), default=100, show_default=True,
+              help='Length of each run.')
 @click.option('--outdir', required=True, type=click.Path(path_type=Path), help='Where the runs go.')
 @click.option('--only', metavar='LIST', help=f'Comma list of runs [default: all of {", ".join(RUNS)}].')
-@click.option('--centres', metavar='LIST', help='Data sets for TDGAN, separated by commas; without them it is left out.')
+@click.option('--centres', metavar='LIST',
+              help='Data sets for TDGAN, separated by commas; without them it is left out.')
 @click.option('--jobs', type=click.IntRange(min=1), default=1, show_default=True, help='Runs at a time.')
-@click.option('--sheet', type=click.Path(path_type=Path), help='The picture of all runs [default: OUTDIR/contact_sheet.webp].')
+@click.option('--sheet', type=click.Path(path_type=Path),
+              help='The picture of all runs [default: OUTDIR/contact_sheet.webp].')
 @click.pass_context
 def main(ctx: click.Context, kimg: int, outdir: Path, only: str | None, centres: str | None, jobs: int,
          sheet: Path | None) -> None:

@@ -223,7 +223,8 @@ def _download(url, file, num_attempts, verbose, max_bytes):
                 raise OSError(f'{url} could not be downloaded in {num_attempts} attempts: {problem}') from None
             pause_sec = min(2 ** (attempt - 1), MAX_PAUSE_SEC)
             if verbose:
-                print(f'Attempt {attempt} of {num_attempts} failed ({problem}), next one in {pause_sec} s', flush=True)
+                print(f'Attempt {attempt} of {num_attempts} failed ({problem}), next one in {pause_sec} s',
+                      flush=True)
             time.sleep(pause_sec)
 
 

@@ -73,7 +73,8 @@ class _Number(click.ParamType):
             shown = str(value) if len(str(value)) <= 40 else f'{str(value)[:40]}...'
             raise OutOfRange(f'{option}={shown}: must be {self.kind}, {in_words(self.within)}', ctx, param)
         if not is_within(number, self.within):
-            raise OutOfRange(f'{option}={_written(number)}: must be {in_words(self.within, number)}', ctx, param)
+            raise OutOfRange(f'{option}={_written(number)}: must be {in_words(self.within, number)}', ctx,
+                             param)
         return number
 
     def __repr__(self) -> str:
@@ -97,7 +98,7 @@ class Real(_Number):
     kind = 'a number'
 
     def parse(self, text: str) -> float:
-        if not text.isascii() or '_' in text:       # Python also takes 1_0 for 10, and digits of other scripts.
+        if not text.isascii() or '_' in text:  # Python also takes 1_0 for 10, and digits of other scripts.
             raise ValueError(text)
         return float(text)
 

@@ -2,10 +2,11 @@
 
 Every command begins with `output.prepare()`:
 
-- a character that the terminal or file does not know, or a file name that is no text, is printed as an escape sequence;
+- a character that the terminal or file does not know, or a file name that is no text, is printed as an escape
+  sequence;
 - a stream that is closed is the null device, so that no file which the command opens takes its number;
-- with `may_fail` a full disk, a closed pipe or a terminal that is gone ends nothing: what is printed there is lost,
-  and `problem()` says why.
+- with `may_fail` a full disk, a closed pipe or a terminal that is gone ends nothing: what is printed there is
+  lost, and `problem()` says why.
 """
 import io
 import os

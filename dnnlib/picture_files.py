@@ -19,8 +19,8 @@ from PIL import Image, UnidentifiedImageError
 # The readers, in the order in which they try; TGA has no signature and takes much that is none.
 # Not among them, though Pillow decodes them itself: what it decodes pixel by pixel in Python (QOI, DDS), and
 # what pictures are not kept in.
-FORMATS = ('PNG', 'JPEG', 'WEBP', 'AVIF', 'GIF', 'BMP', 'DIB', 'TIFF', 'JPEG2000', 'PPM', 'ICO', 'ICNS', 'PSD', 'PCX',
-           'SGI', 'TGA')
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'AVIF', 'GIF', 'BMP', 'DIB', 'TIFF', 'JPEG2000', 'PPM', 'ICO', 'ICNS',
+           'PSD', 'PCX', 'SGI', 'TGA')
 
 MAX_PIXELS = 2 ** 26            # 8192x8192: decoding takes up to about 1 GiB then.
 MAX_FILE_BYTES = 2 ** 29

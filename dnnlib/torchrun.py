@@ -26,7 +26,8 @@ def place() -> Place | None:
     """
     if not all(os.environ.get(name) for name in VARIABLES):
         return None
-    numbers = {name: os.environ.get(name, '1') for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')}
+    numbers = {name: os.environ.get(name, '1')
+               for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')}
     for name, value in numbers.items():
         if not (value.isascii() and value.isdigit()):
             raise click.UsageError(f'{name}={value} in the environment is no number; torchrun sets it, where there is none '

@@ -6,8 +6,8 @@ from dnnlib.download import is_url, make_cache_dir_path, open_url, set_cache_dir
 from dnnlib.logger import Logger
 
 __all__ = [
-    'EasyDict', 'Logger', 'call_func_by_name', 'construct_class_by_name', 'format_time', 'get_obj_by_name', 'is_url',
-    'make_cache_dir_path', 'open_url', 'set_cache_dir',
+    'EasyDict', 'Logger', 'call_func_by_name', 'construct_class_by_name', 'format_time', 'get_obj_by_name',
+    'is_url', 'make_cache_dir_path', 'open_url', 'set_cache_dir',
 ]
 
 

@@ -43,8 +43,8 @@ _BINARY = getattr(os, 'O_BINARY', 0)            # Windows.
 _NO_LINK = getattr(os, 'O_NOFOLLOW', 0)
 _NO_WAIT = getattr(os, 'O_NONBLOCK', 0)         # A pipe without a reader.
 
-_KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFLNK: 'a link', stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device',
-          stat.S_IFIFO: 'a pipe', stat.S_IFSOCK: 'a socket'}
+_KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFLNK: 'a link', stat.S_IFCHR: 'a device',
+          stat.S_IFBLK: 'a device', stat.S_IFIFO: 'a pipe', stat.S_IFSOCK: 'a socket'}
 
 
 class TakenError(FileExistsError):
@@ -65,7 +65,8 @@ def require_free(path: str | os.PathLike, replace: Replace = 'ours') -> None:
         return
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), 'no regular file')
-        raise TakenError(errno.EEXIST, f'is {kind}, which is never written over; name a new file', os.fspath(path))
+        raise TakenError(errno.EEXIST, f'is {kind}, which is never written over; name a new file',
+                         os.fspath(path))
     if replace == 'none' or (replace == 'ours' and not is_ours(path)):
         found = 'exists already' if replace == 'none' else 'exists already and was not written by this program'
         raise TakenError(errno.EEXIST, f'{found}; name a new file, or move it away', os.fspath(path))
@@ -76,7 +77,8 @@ def require_place(path: str | os.PathLike, replace: Replace = 'ours') -> None:
     require_free(path, replace)
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise FileNotFoundError(errno.ENOENT, f'{folder} is no folder that can be written to', os.fspath(path))
+        raise FileNotFoundError(errno.ENOENT, f'{folder} is no folder that can be written to',
+                                os.fspath(path))
 
 
 def is_empty_folder(path: str | os.PathLike) -> bool:
@@ -147,7 +149,8 @@ def write_text(path: str | os.PathLike, text: str, replace: Replace = 'ours', sy
     write_bytes(path, text.encode(errors='surrogateescape'), replace, sync)
 
 
-def write_picture(path: str | os.PathLike, picture: 'Image', replace: Replace = 'ours', **options: Any) -> None:
+def write_picture(path: str | os.PathLike, picture: 'Image', replace: Replace = 'ours',
+                  **options: Any) -> None:
     """Writes a picture as `atomic` does, in the format of the name's ending (without one: PNG),
     with MARK in it.
 

@@ -47,7 +47,8 @@ class ImageWriter:
     def __enter__(self) -> 'ImageWriter':
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 tb: TracebackType | None) -> None:
         self._pool.shutdown(wait=True, cancel_futures=kind is not None)
         if kind is None:
             while self._waiting:

@@ -28,7 +28,8 @@ def check_latents(num: int, G: 'torch.nn.Module', option: str) -> None:
     """A usage error unless so many latents can be held at once."""
     most = MAX_NUMBERS // max(G.num_ws * G.w_dim, G.z_dim)
     if num > most:
-        raise click.BadParameter(f'{num} are too many at once: at most {most} of this network', param_hint=option)
+        raise click.BadParameter(f'{num} are too many at once: at most {most} of this network',
+                                 param_hint=option)
 
 
 def check_video(video_format: str, width: int, height: int, num_frames: int, size_option: str = '--grid',
@@ -38,7 +39,8 @@ def check_video(video_format: str, width: int, height: int, num_frames: int, siz
     if max(width, height) > side or width * height > pixels:
         limit = f'{side} pixels on a side' if max(width, height) > side else f'{pixels} pixels'
         raise click.BadParameter(f'frames of {width}x{height} pixels do not fit into {video_format}, which ends at {limit}; '
-                                 'give fewer walks' + ', or --format=png' * (video_format != 'png'), param_hint=size_option)
+                                 'give fewer walks' + ', or --format=png' * (video_format != 'png'),
+                                 param_hint=size_option)
     if num_frames > MAX_FRAMES:
         raise click.BadParameter(f'{num_frames} frames in all are too many: at most {MAX_FRAMES}',
                                  param_hint=frames_option)

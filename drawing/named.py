@@ -64,7 +64,8 @@ def load_snapshot(network: str, device: str) -> dict[str, Any]:
     return {**snapshot, 'G_ema': G.to(where)}
 
 
-def class_label(G: 'torch.nn.Module', class_idx: int | None, label: Sequence[float] | None = None) -> 'torch.Tensor':
+def class_label(G: 'torch.nn.Module', class_idx: int | None,
+                label: Sequence[float] | None = None) -> 'torch.Tensor':
     """The label [1, c_dim] that --class (one-hot) or --label says;
     a usage error where these and the network do not fit."""
     import torch

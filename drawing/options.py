@@ -21,7 +21,8 @@ class SeedList(click.ParamType):
         if not isinstance(value, str):
             return value
         if not re.fullmatch(r'\s*[0-9]+(\s*-\s*[0-9]+)?\s*(,\s*[0-9]+(\s*-\s*[0-9]+)?\s*)*', value):
-            self.fail(f'{shortened(value)} is no list of numbers and ranges like 1,5,9 or 0-3,7,9-11', param, ctx)
+            self.fail(f'{shortened(value)} is no list of numbers and ranges like 1,5,9 or 0-3,7,9-11', param,
+                      ctx)
         spans = [self._span(part.strip(), param, ctx) for part in value.split(',')]
         if sum(map(len, spans)) > MAX_SEEDS:
             self.fail(f'{shortened(value)} are {sum(map(len, spans))} numbers, at most {MAX_SEEDS} are taken at once', param, ctx)
@@ -42,7 +43,8 @@ class GridSize(click.ParamType):
     """`WxH`: tiles across and down."""
     name = 'WxH'
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+    def convert(self, value: Any, param: click.Parameter | None,
+                ctx: click.Context | None) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
         match = re.fullmatch(r'([1-9][0-9]{0,3})x([1-9][0-9]{0,3})', value)
@@ -112,8 +114,10 @@ def choose_ops(ctx: click.Context, param: click.Parameter, name: str) -> None:
 
 
 ops_option = click.option(
-    '--ops', type=click.Choice(['auto', 'native', 'reference']), default='auto', show_default=True, expose_value=False,
-    callback=choose_ops, help='Operators: compiled (native), plain tensor operations (reference), or what there is.')
+    '--ops', type=click.Choice(['auto', 'native', 'reference']), default='auto', show_default=True,
+    expose_value=False,
+    callback=choose_ops,
+    help='Operators: compiled (native), plain tensor operations (reference), or what there is.')
 class_option = click.option('--class', 'class_idx', type=Whole('[0, inf)'), metavar='INDEX',
                             help='Class to show (conditional networks).')
 label_option = click.option('--label', type=Label(), metavar='A,B,..|FILE.npy',
@@ -134,8 +138,8 @@ def common_options(command: Any) -> Any:
         click.option('--outdir', required=True, metavar='DIR', help='Where pictures go; created if missing.'),
         click.option('--batch', type=Whole(BATCH), default=8, show_default=True,
                      help='Pictures computed at a time. Does not change them.'),
-        click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', show_default=True,
-                     help='What computes.'),
+        click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto',
+                     show_default=True, help='What computes.'),
         ops_option,
     ]):
         command = option(command)

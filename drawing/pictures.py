@@ -34,7 +34,8 @@ def images_of_seeds(G: 'torch.nn.Module', seeds: Sequence[int], c: 'torch.Tensor
         yield from images_of_ws(G, ws, batch, noise_mode)
 
 
-def to_ws(G: 'torch.nn.Module', z: 'torch.Tensor', c: 'torch.Tensor', truncation_psi: float = 1) -> 'torch.Tensor':
+def to_ws(G: 'torch.nn.Module', z: 'torch.Tensor', c: 'torch.Tensor',
+          truncation_psi: float = 1) -> 'torch.Tensor':
     """Mapped latents [N, num_ws, w_dim] of z [N, z_dim] and labels [N, c_dim], or one [1, c_dim] for all."""
     import torch
     with torch.inference_mode():

@@ -74,7 +74,8 @@ class VideoWriter:
     def __enter__(self) -> 'VideoWriter':
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 tb: TracebackType | None) -> None:
         if kind is not None:
             if self._ffmpeg is not None:
                 self._ffmpeg.kill()
@@ -114,9 +115,11 @@ class _Ffmpeg:
         self._complaints = tempfile.TemporaryFile()         # noqa: SIM115 (a pipe that nobody reads would fill up)
         even = 'pad=ceil(iw/2)*2:ceil(ih/2)*2'              # For yuv420p.
         self._process = subprocess.Popen(
-            [imageio_ffmpeg.get_ffmpeg_exe(), '-v', 'error', '-y', '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s',
-             f'{width}x{height}', '-r', str(fps), '-i', '-', '-an', '-vf', even, '-vcodec', 'libx264', '-pix_fmt', 'yuv420p',
-             '-b:v', MP4_BITRATE, '-metadata', f'comment={writing.MARK}', f'file:{file}'],
+            [imageio_ffmpeg.get_ffmpeg_exe(), '-v', 'error', '-y', '-f', 'rawvideo', '-pix_fmt', 'rgb24',
+             '-s',
+             f'{width}x{height}', '-r', str(fps), '-i', '-', '-an', '-vf', even, '-vcodec', 'libx264',
+             '-pix_fmt', 'yuv420p', '-b:v', MP4_BITRATE, '-metadata', f'comment={writing.MARK}',
+             f'file:{file}'],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._complaints, start_new_session=True)
 
     def write(self, image: 'np.ndarray') -> None:

@@ -4,9 +4,9 @@
     net = loss_zoo.load('runs/00000-cats')          # A run, a file of any known format, or an address.
     net.image(seeds=[1, 2, 3]).shape                # [3, height, width, channels], uint8.
 
-In a checkout the modules `training`, `torch_utils`, ... lie at the top level, where other programs of this family have
-theirs. A wheel keeps them in a folder of its own (`loss_zoo/programs.py`), so that both can be installed side by side.
-Importing this package imports neither them nor torch.
+In a checkout the modules `training`, `torch_utils`, ... lie at the top level, where other programs of this
+family have theirs. A wheel keeps them in a folder of its own (`loss_zoo/programs.py`), so that both can be
+installed side by side. Importing this package imports neither them nor torch.
 """
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,5 @@
-"""What this machine can do for the project, and what it lacks: devices, compiled operators, extras, weights, room on disk."""
+"""What this machine can do for the project, and what it lacks: devices, compiled operators, extras,
+weights, room on disk."""
 import importlib.util
 import os
 import platform
@@ -53,7 +54,8 @@ def versions() -> Iterator[str]:
     """Python and what is required, as installed."""
     yield f'Python {platform.python_version()}, {platform.platform()}'
     try:
-        names = [re.split('[^A-Za-z0-9_-]', text)[0] for text in requires('stylegan2-loss-zoo') or [] if 'extra ==' not in text]
+        names = [re.split('[^A-Za-z0-9_-]', text)[0] for text in requires('stylegan2-loss-zoo') or []
+                 if 'extra ==' not in text]
     except PackageNotFoundError:
         yield 'this project is not installed (pip install -e . in a checkout)'
         return
@@ -123,7 +125,8 @@ def detectors() -> Iterator[str]:
 
 def disks() -> Iterator[str]:
     """Where things are kept, and how much room there is."""
-    for title, path in (('working directory', os.getcwd()), ('cache (DNNLIB_CACHE_DIR)', make_cache_dir_path())):
+    for title, path in (('working directory', os.getcwd()),
+                        ('cache (DNNLIB_CACHE_DIR)', make_cache_dir_path())):
         place = path
         while not os.path.exists(place):
             place = os.path.dirname(place)

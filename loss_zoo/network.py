@@ -37,8 +37,8 @@ class Network:
         from drawing.pictures import seeds_to_z
         return seeds_to_z(seeds, self.G)
 
-    def w(self, seeds: Iterable[int] | None = None, z: Tensor | None = None, label: int | Sequence[float] | None = None,
-          psi: float = 1) -> Tensor:
+    def w(self, seeds: Iterable[int] | None = None, z: Tensor | None = None,
+          label: int | Sequence[float] | None = None, psi: float = 1) -> Tensor:
         """Mapped latents [N, num_ws, w_dim] of seeds, or of latents z [N, z_dim].
 
         label: a class, or the numbers of a label; a conditional network needs one.
@@ -51,8 +51,10 @@ class Network:
         return to_ws(self.G, self.z(seeds) if z is None else z, self._label(label), psi)
 
     def image(self, seeds: Iterable[int] | None = None, z: Tensor | None = None, w: Tensor | None = None,
-              label: int | Sequence[float] | None = None, psi: float = 1, noise_mode: str = 'const') -> 'np.ndarray':
-        """Pictures uint8 [N, height, width, channels] of seeds, latents z, or mapped latents w [N, num_ws, w_dim].
+              label: int | Sequence[float] | None = None, psi: float = 1,
+              noise_mode: str = 'const') -> 'np.ndarray':
+        """Pictures uint8 [N, height, width, channels] of seeds, latents z, or mapped latents w [N, num_ws,
+        w_dim].
 
         noise_mode: 'const', 'random' or 'none'.
         Raises ValueError as `w`.

@@ -1,7 +1,8 @@
-"""Where the programs and their modules (`train`, `training`, `torch_utils`, ...) lie, and how they are made importable.
+"""Where the programs and their modules (`train`, `training`, `torch_utils`, ...) lie, and how they are made
+importable.
 
-In a checkout they lie beside this package. A wheel has them in `loss_zoo/_programs/`: at the top level of site-packages
-they would replace, or be replaced by, modules of other programs that have the same names.
+In a checkout they lie beside this package. A wheel has them in `loss_zoo/_programs/`: at the top level of
+site-packages they would replace, or be replaced by, modules of other programs that have the same names.
 """
 import sys
 from functools import cache
@@ -23,7 +24,8 @@ def folder() -> Path:
 
 @cache
 def make_importable() -> None:
-    """Puts the programs before everything else on the path of modules. Raises NameTaken where that comes too late."""
+    """Puts the programs before everything else on the path of modules.
+    Raises NameTaken where that comes too late."""
     where = folder()
     for name in PACKAGES:
         module = sys.modules.get(name)

@@ -4,8 +4,9 @@
     real.requires_grad_()
     loss_D = loss_D + terms.r1(D(real), real, gamma=10).mean()
 
-Each formula is that of the method of the same name in `losses_ext/`, in one place. Terms are per sample, [N], and have
-their weights. What they ask of networks is `Critic`, `Maps` and images with `requires_grad`, no more.
+Each formula is that of the method of the same name in `losses_ext/`, in one place. Terms are per sample, [N],
+and have their weights. What they ask of networks is `Critic`, `Maps` and images with `requires_grad`, no
+more.
 """
 from collections.abc import Iterable, Mapping
 from typing import Protocol
@@ -31,8 +32,8 @@ from losses_ext.running_mean import RunningMeans
 from torch_utils import misc
 from training.ada import AdaptiveStrength
 
-__all__ = ['APA', 'GGDR', 'Critic', 'DaCo', 'LeCam', 'Maps', 'Taps', 'diggan', 'game', 'gp', 'input_grad', 'one_stage',
-           'per_image', 'r1', 'r2', 'weco']
+__all__ = ['APA', 'GGDR', 'Critic', 'DaCo', 'LeCam', 'Maps', 'Taps', 'diggan', 'game', 'gp', 'input_grad',
+           'one_stage', 'per_image', 'r1', 'r2', 'weco']
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -76,9 +77,11 @@ def per_image(logits: Tensor) -> Tensor:
 
 
 def input_grad(logits: Tensor, img: Tensor) -> Tensor:
-    """d (sum of verdicts) / d img, [N,C,H,W], differentiable. Raises ValueError if img was made without `requires_grad`."""
+    """d (sum of verdicts) / d img, [N,C,H,W], differentiable.
+    Raises ValueError if img was made without `requires_grad`."""
     if not img.requires_grad:
-        raise ValueError('the images need requires_grad before the critic sees them: img = img.detach().requires_grad_()')
+        raise ValueError('the images need requires_grad before the critic sees them: img = '
+                         'img.detach().requires_grad_()')
     grad, = torch.autograd.grad(per_image(logits).sum(), [img], create_graph=True, allow_unused=True)
     if grad is None:
         raise ValueError('these logits do not depend on these images: give the very tensor that the critic saw')
@@ -98,7 +101,8 @@ def r2(logits: Tensor, fake: Tensor, gamma: float) -> Tensor:
     return misc.squared_norms(input_grad(logits, fake)) * (gamma / 2)
 
 
-def gp(D: Critic, real: Tensor, fake: Tensor, weight: float = 10, generator: torch.Generator | None = None) -> Tensor:
+def gp(D: Critic, real: Tensor, fake: Tensor, weight: float = 10,
+       generator: torch.Generator | None = None) -> Tensor:
     """Gradient penalty [N] between reals and fakes; runs the critic once more."""
     u = torch.rand([len(real), 1, 1, 1], device=real.device, generator=generator)
     img = _gp.between(fake, real.detach(), u).requires_grad_()
@@ -110,7 +114,8 @@ def diggan(real_logits: Tensor, real: Tensor, fake_logits: Tensor, fake: Tensor,
 
     Published weight: 5 times gamma of R1, every fourth iteration, counted fourfold.
     """
-    n_r, n_f = (_diggan.gradient_norms(input_grad(logits, img)) for logits, img in ((real_logits, real), (fake_logits, fake)))
+    n_r, n_f = (_diggan.gradient_norms(input_grad(logits, img))
+                for logits, img in ((real_logits, real), (fake_logits, fake)))
     return weight * _diggan.squared_gap(n_r, n_f)
 
 
@@ -123,7 +128,8 @@ class LeCam:
     device: that of the logits, for `load_state_dict`.
     """
 
-    def __init__(self, weight: float = 3e-7, decay: float = 0.99, start: int = 1000, device: torch.device | str = 'cpu'):
+    def __init__(self, weight: float = 3e-7, decay: float = 0.99, start: int = 1000,
+                 device: torch.device | str = 'cpu'):
         self.options = _checked(_lecam, weight=weight, decay=decay, start=start)
         self._means = RunningMeans(decay, torch.device(device))
 
@@ -159,7 +165,8 @@ class APA:
         self._signs: list[Tensor] = []
 
     def mix(self, real: Tensor, fake: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Reals [N,C,H,W] of which some have given way to the fakes of the same number, better of the iteration before."""
+        """Reals [N,C,H,W] of which some have given way to the fakes of the same number,
+        better of the iteration before."""
         fake, is_sound = _apa.only_finite(fake.detach())
         replaced = _apa.draw_replaced(is_sound, self.p, generator)
         return torch.where(replaced[:, None, None, None], fake, real)
@@ -172,7 +179,8 @@ class APA:
         if len(self._signs) == _apa.INTERVAL:
             signs, self._signs = torch.cat(self._signs), []
             rule = AdaptiveStrength(self.options.target, self.options.kimg, 1, len(signs))
-            self.p = min(rule.step(torch.tensor(self.p, dtype=torch.float64), signs.nanmean().item()).item(), 1.0)
+            self.p = min(rule.step(torch.tensor(self.p, dtype=torch.float64), signs.nanmean().item()).item(),
+                         1.0)
 
     def state_dict(self) -> dict:
         """p, for a checkpoint."""
@@ -184,15 +192,18 @@ class APA:
 
 
 class DaCo:
-    """Random frequency bands of images, for a further critic that sees nothing else. Options as of --daco_..."""
+    """Random frequency bands of images, for a further critic that sees nothing else.
+    Options as of --daco_..."""
 
     def __init__(self, bands: int = 64, drop_low: int = 8, keep: float = 0.8, mask: str = 'hermitian'):
         self.options = _checked(_daco, bands=bands, drop_low=drop_low, keep=keep, mask=mask)
         if drop_low >= bands or _daco.num_kept(self.options) < 1:
             raise ValueError(f'keep={keep:g} of {bands} bands without the lowest {drop_low} leaves the critic nothing to see')
 
-    def draw(self, num: int, device: torch.device | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Which bands each of `num` images keeps, [num, bands]: one draw for the i-th real and the i-th fake."""
+    def draw(self, num: int, device: torch.device | None = None,
+             generator: torch.Generator | None = None) -> Tensor:
+        """Which bands each of `num` images keeps, [num, bands]:
+        one draw for the i-th real and the i-th fake."""
         return _daco.draw_bands(num, self.options, device, generator)
 
     def __call__(self, img: Tensor, draw: Tensor) -> Tensor:
@@ -203,15 +214,18 @@ class DaCo:
 # ---------------------------------------------------------------------------------------------------------------------
 # Weights and maps.
 
-def weco(D: nn.Module, twin: nn.Module, weight: float = 0.01, progress: float = 0, mode: str = 'global') -> Tensor:
-    """WeCo's push [] of a second critic, which learns, away from the first; progress: share of the run that is done."""
+def weco(D: nn.Module, twin: nn.Module, weight: float = 0.01, progress: float = 0,
+         mode: str = 'global') -> Tensor:
+    """WeCo's push [] of a second critic, which learns, away from the first; progress:
+    share of the run that is done."""
     return _weco.push(_weco.weight_cosine(_weco.parameter_pairs(D, twin), mode), weight, progress)
 
 
 class GGDR(nn.Module):
     """GGDR with its decoder, whose parameters belong to the critic's optimizer.
 
-    G_maps: of one pass of the generator, from twice the critic's lowest resolution up to the one that is to be told.
+    G_maps: of one pass of the generator, from twice the critic's lowest resolution up to the one that is to
+        be told.
     D_maps: of one pass of the critic, from its lowest resolution up to half of that.
     """
 
@@ -244,8 +258,8 @@ class GGDR(nn.Module):
 def one_stage(fake: Tensor, seen: Tensor, loss_G: Tensor, loss_D: Tensor, D: nn.Module) -> None:
     """Both players' gradients of one pass of each: OSGAN's exact step.
 
-    fake: G's images, with graph. seen: `fake.detach().requires_grad_()`, which the critic saw. loss_G, loss_D: what G and D
-    minimise of these logits, each mean or [N]. Afterwards step both optimizers.
+    fake: G's images, with graph. seen: `fake.detach().requires_grad_()`, which the critic saw. loss_G,
+    loss_D: what G and D minimise of these logits, each mean or [N]. Afterwards step both optimizers.
     """
     image_grad = _osgan.image_gradient(loss_G.mean(), seen)
     loss_D.mean().backward(inputs=[p for p in D.parameters() if p.requires_grad])

@@ -129,7 +129,8 @@ def base_options(config: dict, name: str) -> dict:
     """What the configuration says of a method of `BASE_TYPES`;
     fields that it does not name have their defaults."""
     prefix = f'{name}_'
-    return {key.removeprefix(prefix): value for key, value in config['loss_kwargs'].items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): value for key, value in config['loss_kwargs'].items()
+            if key.startswith(prefix)}
 
 
 def chosen(config: dict) -> list[tuple[type, Any]]:

@@ -5,8 +5,8 @@ of what it takes for real:
 
     p <- p + sign(r - target) * nimg / (1000 * kimg),   0 <= p <= 1,    r = mean of sign(D(real))
 
-nimg: images since the last step. The fakes are those of the generator's step of the iteration before: they exist
-already, and no critic meets an image in both roles at once.
+nimg: images since the last step. The fakes are those of the generator's step of the iteration before: they
+exist already, and no critic meets an image in both roles at once.
 
 Beside adaptive augmentation there is one p for both: the strength of the augmentation, at most 1.
 """
@@ -31,11 +31,14 @@ SHARED = 'shared'   # A p that is the strength of the augmentation.
 @dataclass(frozen=True)
 class Options:
     """Options of APA."""
-    target: float | None = option(None, 'What to hold the mean sign of the logits of reals at; none: 0.6.', within='[-1, 1]')
-    kimg: float | None = option(None, 'Thousands of images in which p moves by 1; none: 500, when fine-tuning 100.',
+    target: float | None = option(None, 'What to hold the mean sign of the logits of reals at; none: 0.6.',
+                                  within='[-1, 1]')
+    kimg: float | None = option(None,
+                                'Thousands of images in which p moves by 1; none: 500, when fine-tuning 100.',
                                 within='(0, inf)')
     p: float | str | None = option(None, 'A fixed probability, or shared: the strength of --aug=ada or --aug=fixed; none: '
-                                   'shared with --aug=ada, else adaptive.', choices=('shared',), within='[0, 1]')
+                                   'shared with --aug=ada, else adaptive.', choices=('shared',),
+                                   within='[0, 1]')
 
 
 class APA(Regularizer):
@@ -80,7 +83,8 @@ class APA(Regularizer):
 
     def reals(self, ctx: StepContext, img: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         part = slice(ctx.round * len(img), (ctx.round + 1) * len(img))
-        fake_img, is_sound, fake_c = (fakes[part] for fakes in self._fakes.get(ctx.source, (img[:0], img[:0], c[:0])))
+        fake_img, is_sound, fake_c = (fakes[part]
+                                      for fakes in self._fakes.get(ctx.source, (img[:0], img[:0], c[:0])))
         if len(fake_img) < len(img):  # In the first iteration, or after a restart with fewer processes.
             return img, c
         replaced = draw_replaced(is_sound, self._probability(), ctx.shared_rng('apa'))

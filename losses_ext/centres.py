@@ -60,6 +60,7 @@ class Mixed(Source):
         self._groups = [group for group in groups if group]
 
     def draw_labels(self, num, rng):
-        picks = [group[rng.integers(len(group))] for group in (self._groups[rng.integers(len(self._groups))] for _ in range(num))]
+        picks = [group[rng.integers(len(group))]
+                 for group in (self._groups[rng.integers(len(self._groups))] for _ in range(num))]
         pairs = [centre.draw_labels(1, rng) for centre in picks]
         return tuple(np.concatenate(side) for side in zip(*pairs))

@@ -27,9 +27,11 @@ MOST_BLIND = 0.05       # Share of the draws that may leave the critic nothing t
 class Options:
     """Options of DaCo."""
     bands: int = option(64, 'Number of frequency bands.', within='[1, inf)')
-    drop_low: int = option(8, 'Lowest bands that are always dropped; 0: a purely random view.', within='[0, inf)')
+    drop_low: int = option(8, 'Lowest bands that are always dropped; 0: a purely random view.',
+                           within='[0, inf)')
     keep: float = option(0.8, 'Share of the other bands that is kept.', within='[0, 1]')
-    mask: str = option('hermitian', 'Bands symmetric in frequency, or as published.', choices=('hermitian', 'official'))
+    mask: str = option('hermitian', 'Bands symmetric in frequency, or as published.',
+                       choices=('hermitian', 'official'))
 
 
 class DaCo(Regularizer):
@@ -78,7 +80,8 @@ def num_kept(options: Options) -> int:
 
 
 def share_of_blind_draws(options: Options, res: int) -> float:
-    """How probable it is that all bands which a draw keeps are empty, because so small an image has no such frequency."""
+    """How probable it is that all bands which a draw keeps are empty,
+    because so small an image has no such frequency."""
     filled = set(band_map(res, res, options.bands, options.mask).flatten().tolist())
     choice = range(options.drop_low, options.bands)
     return comb(len(set(choice) - filled), num_kept(options)) / comb(len(choice), num_kept(options))
@@ -101,7 +104,8 @@ def keep_bands(img: Tensor, keep: Tensor, mask: str = 'hermitian') -> Tensor:
 
 
 @cache
-def band_map(height: int, width: int, bands: int, mask: str = 'hermitian', device: torch.device | None = None) -> Tensor:
+def band_map(height: int, width: int, bands: int, mask: str = 'hermitian',
+             device: torch.device | None = None) -> Tensor:
     """Band of every frequency [H,W], frequency 0 at [0,0]; `bands` where a frequency belongs to none."""
     per_axis = _official_bands if mask == 'official' else _hermitian_bands
     return torch.maximum(per_axis(height, bands)[:, None], per_axis(width, bands)[None, :]).to(device)

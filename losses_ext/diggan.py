@@ -7,7 +7,8 @@ The critic's gradient with respect to its input must be as long on reals as on f
 Lengths are taken over all pixels of an image, the i-th real is paired with the i-th fake,
 and the mean is over pairs.
 
-With `pair=mean` it is the gap of the mean lengths, whose gradient has a factor that only the whole batch knows:
+With `pair=mean` it is the gap of the mean lengths, whose gradient has a factor that only the whole batch
+knows:
 
     L = weight * gap^2,    dL = 2 weight * gap * d gap,    gap = mean ||grad D(x_r)|| - mean ||grad D(x_f)||
 
@@ -33,9 +34,11 @@ class Options:
     interval: int = option(4, 'Act on every k-th iteration, and count k-fold then.', within='[1, inf)')
     pair: str = option('sample', 'Compare the norms pair by pair, or their means over the batch.',
                        choices=('sample', 'mean'))
-    wrt: str = option('aug', 'Gradient with respect to what the critic sees, or to the image before augmentation.',
+    wrt: str = option('aug',
+                      'Gradient with respect to what the critic sees, or to the image before augmentation.',
                       choices=('aug', 'image'))
-    ema: float = option(0.0, 'Share of the running mean in every norm; 0.5 is near the official code.', within='[0, 1)')
+    ema: float = option(0.0, 'Share of the running mean in every norm; 0.5 is near the official code.',
+                        within='[0, 1)')
 
 
 class DigGAN(WithRunningMeans):
@@ -101,7 +104,8 @@ class DigGAN(WithRunningMeans):
 
 
 def gradient_norms(grad: Tensor) -> Tensor:
-    """||grad_i|| of input gradients [N,...] over all entries of an image, [N]. A gradient of zero has derivative zero."""
+    """||grad_i|| of input gradients [N,...] over all entries of an image, [N].
+    A gradient of zero has derivative zero."""
     return grad.flatten(1).norm(dim=1)
 
 

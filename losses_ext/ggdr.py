@@ -36,11 +36,14 @@ EPS = 1e-6      # Floor of the norms in the cosine; where F is shorter, the imag
 class Options:
     """Options of GGDR."""
     weight: float = option(10.0, 'Strength of GGDR.', within='[0, inf)')
-    res: str | None = option(None, 'Resolution of the feature map to tell, or a comma list of several, averaged; '
+    res: str | None = option(None,
+                             'Resolution of the feature map to tell, or a comma list of several, averaged; '
                              'none: 64, or a quarter of the image below 256 pixels.')
     warp: str | None = option(None, 'How the feature map follows the augmented image: exactly (aligned), or with shifts '
-                              'rounded at its own size, as published (official); none: aligned.', choices=('aligned', 'official'))
-    published: bool = option(False, 'As in the official code at every size: --ggdr_res=64 --ggdr_warp=official.')
+                              'rounded at its own size, as published (official); none: aligned.',
+                              choices=('aligned', 'official'))
+    published: bool = option(False,
+                             'As in the official code at every size: --ggdr_res=64 --ggdr_warp=official.')
 
 
 class GGDR(Regularizer):
@@ -80,7 +83,8 @@ class GGDR(Regularizer):
         predictions = decode(ctx.critic.module, ctx.fake.feats, decoder_resolutions(max(self._resolutions)))
         distances = []
         for res in self._resolutions:
-            target = self.game.warp(ctx.gen.feats[res].detach(), ctx.fake.draw, self.options.warp or 'aligned')
+            target = self.game.warp(ctx.gen.feats[res].detach(), ctx.fake.draw,
+                                    self.options.warp or 'aligned')
             uncut = None if ctx.fake.draw is None else ctx.fake.draw.keep_mask(res)
             distances.append(cosine_distance(predictions[res], target, uncut))
         distance = torch.stack(distances).mean(0)                                   # [N]
@@ -99,10 +103,12 @@ def as_published(options: Options) -> Options:
 
 def with_defaults(options: Options, size: int) -> Options:
     """With what was not given, for images of this size; says where that is not what was published."""
-    found = replace(options, res=options.res or str(64 if size >= 256 else max(size // 4, 8)), warp=options.warp or 'aligned')
+    found = replace(options, res=options.res or str(64 if size >= 256 else max(size // 4, 8)),
+                    warp=options.warp or 'aligned')
     if options.res is None and found.res != PUBLISHED['res']:
         print(f'Note: --ggdr_res={found.res} --ggdr_warp={found.warp} below 256 pixels; the official code has '
-              f'{PUBLISHED["res"]} and {PUBLISHED["warp"]} at every size: --ggdr_published=1.', file=sys.stderr)
+              f'{PUBLISHED["res"]} and {PUBLISHED["warp"]} at every size: --ggdr_published=1.',
+              file=sys.stderr)
     return found
 
 
@@ -134,7 +140,8 @@ def _decoder_layer(_, num_inputs: int, num_outputs: int) -> torch.nn.Module:
     return Conv2dLayer(num_inputs, num_outputs, kernel_size=1, up=2)
 
 
-def decode(owner: torch.nn.Module, feats: Mapping[int, Tensor], resolutions: Sequence[int]) -> dict[int, Tensor]:
+def decode(owner: torch.nn.Module, feats: Mapping[int, Tensor],
+           resolutions: Sequence[int]) -> dict[int, Tensor]:
     """{r: y_r [N,C_r,r,r]} from the critic's maps E, in float32, by the decoder layers that `owner` has."""
     y: dict[int, Tensor] = {}
     for r in resolutions:

@@ -60,8 +60,10 @@ class LeCam(WithRunningMeans):
         return self.options.weight * term
 
 
-def follow(means: RunningMeans, critic: str, kind: str, logits: Tensor, start: int, round_idx: int = 0) -> Tensor | None:
-    """Adds logits, 'fake' or 'real', to their mean; returns that of the other kind, once it was moved `start` times."""
+def follow(means: RunningMeans, critic: str, kind: str, logits: Tensor, start: int,
+           round_idx: int = 0) -> Tensor | None:
+    """Adds logits, 'fake' or 'real', to their mean; returns that of the other kind,
+    once it was moved `start` times."""
     means.add(f'{critic}/{kind}', round_idx, logits)
     other = f'{critic}/{"real" if kind == "fake" else "fake"}'
     return means.get(other) if means.num_updates(other) >= start else None

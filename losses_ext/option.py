@@ -8,8 +8,8 @@ from dnnlib.numbers import in_words, is_within
 def option(default: Any, help: str, choices: tuple[str, ...] = (), within: str = '') -> Any:
     """A dataclass field with what `--help` says of it, and which values it may have (empty: any).
 
-    `choices` are words; `within` is an interval of numbers, as in '[0, 1)' or '(0, inf)' (dnnlib/numbers.py). A field that
-    has both takes a number or a word.
+    `choices` are words; `within` is an interval of numbers, as in '[0, 1)' or '(0, inf)' (dnnlib/numbers.py).
+    A field that has both takes a number or a word.
     """
     return dataclasses.field(default=default, metadata=dict(help=help, choices=choices, within=within))
 

@@ -8,7 +8,8 @@ One batch of fakes x = G(z), one pass of the critic over it, and both players' g
 
 `exact`   computes the generator's image gradient d mean L_g / d x in a backward pass of its own: right for
 every critic and every game.
-`simple`  takes it from the critic's own backward pass, image i times gamma_i = L_g'(a_i) / L_f'(a_i): cheaper, and right
+`simple`  takes it from the critic's own backward pass, image i times gamma_i = L_g'(a_i) / L_f'(a_i):
+cheaper, and right
           if a_i depends on image i alone.
 `full`    the same with the loss (L_f - L_g) / (1 - gamma), the paper's decomposition.
 """
@@ -48,7 +49,8 @@ def configure(config: dict, options: Options) -> Options:
     if adversarial.ratio is None:
         raise ValueError(f'{form} cannot be used with --osgan_game={options.game}: the ratio of the two losses has '
                          f'poles or is undefined; {remedy}')
-    leaking = [name for name in config['regularizers'] if losses_ext.load(losses_ext.REG_TYPES[name]).through_fakes]
+    leaking = [name for name in config['regularizers']
+               if losses_ext.load(losses_ext.REG_TYPES[name]).through_fakes]
     if leaking:
         raise ValueError(f'{form} cannot be combined with --reg_type={leaking[0]}: its term would leak into G through '
                          f'the scaled image gradient; {remedy}')
@@ -135,8 +137,8 @@ def ratio_gradients(game: Game, ctx: StepContext, options: Options) -> tuple[Ten
     if adversarial.paired:
         ctx.real = game.judge_reals(ctx, critic)
     loss_G, loss_fake = losses_on_fakes(game, ctx)
-    gamma = ratio_of(adversarial, ctx.fake.logits, ctx.real.logits if adversarial.paired else None, options.gamma_max,
-                     critic.suffix)
+    gamma = ratio_of(adversarial, ctx.fake.logits, ctx.real.logits if adversarial.paired else None,
+                     options.gamma_max, critic.suffix)
     loss = loss_fake if options.form == 'simple' else (loss_fake - loss_G) / (1 - gamma)
     terms = game.extra(0, ctx, *(('d_fake', 'd_real') if adversarial.paired else ('d_fake',)))
     game.accumulate(ctx, loss, inputs=[*parameters, ctx.fake.img], retain_graph=isinstance(terms, Tensor))
@@ -162,7 +164,8 @@ def losses_on_fakes(game: Game, ctx: StepContext) -> tuple[Tensor, Tensor]:
     return adversarial.G(fake, None), adversarial.D_fake(fake)
 
 
-def ratio_of(rules: Adversarial, fake: Tensor, real: Tensor | None, gamma_max: float, suffix: str = '') -> Tensor:
+def ratio_of(rules: Adversarial, fake: Tensor, real: Tensor | None, gamma_max: float,
+             suffix: str = '') -> Tensor:
     """gamma = L_g'(a) / L_f'(a), [N], a constant; in closed form, since the quotient over- and underflows.
 
     `suffix` tells the critic's statistics from those of others.

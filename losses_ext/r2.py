@@ -41,7 +41,8 @@ class R2(Regularizer):
         gamma = gamma if options.gamma is None else options.gamma
         interval = config['D_reg_interval'] if options.interval is None else options.interval
         if 'diggan' in config['regularizers']:
-            print('Warning: --reg_type=diggan,r2: R1 and R2 together leave little for DigGAN to do.', file=sys.stderr)
+            print('Warning: --reg_type=diggan,r2: R1 and R2 together leave little for DigGAN to do.',
+                  file=sys.stderr)
         return replace(options, gamma=gamma, interval=interval)
 
     def d_reg_pair(self, ctx: StepContext) -> Term:

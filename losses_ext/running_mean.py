@@ -63,7 +63,8 @@ class RunningMeans:
         if num_updates == 0:
             return None
         num_bad = self._num_bad[name]
-        share = torch.where(num_bad == 0, 1 - self.decay ** num_updates, 1 - self.decay ** (num_updates - num_bad).float())
+        share = torch.where(num_bad == 0, 1 - self.decay ** num_updates,
+                            1 - self.decay ** (num_updates - num_bad).float())
         return self._sums[name] / share.clamp(min=1e-30)
 
     def state_dict(self) -> dict:

@@ -41,16 +41,20 @@ class Options:
     remind: float = option(10.0, 'Weight of the reminding term (the paper: 100).', within='[0, inf)')
     remind_interval: int = option(1, 'Iterations between two reminding terms.', within='[1, inf)')
     metric: str = option('l1', 'Distance between the images of G and of the earlier G.', choices=('l1', 'l2'))
-    memory: str = option('sum', 'Is the term as large as the number of earlier centres, or 1?', choices=('sum', 'mean'))
+    memory: str = option('sum', 'Is the term as large as the number of earlier centres, or 1?',
+                         choices=('sum', 'mean'))
     prev: str = option('raw', 'The earlier G: as it was, or its moving average.', choices=('raw', 'ema'))
     code: str = option('auto', 'Tell G the centre; auto: with two or more.', choices=('auto', 'on', 'off'))
-    slots: int = option(0, 'Codes to reserve for centres to come; 0: as many as there are centres.', within='[0, inf)')
-    d: str = option('fresh', 'Critics of a centre that comes back: new, or the old ones.', choices=('fresh', 'keep'))
+    slots: int = option(0, 'Codes to reserve for centres to come; 0: as many as there are centres.',
+                        within='[0, inf)')
+    d: str = option('fresh', 'Critics of a centre that comes back: new, or the old ones.',
+                    choices=('fresh', 'keep'))
     gopt: str = option('reset', 'The optimizer of G at a new stage.', choices=('reset', 'keep'))
     warmup: float = option(0.0, 'Thousands of images at the start of a stage (not of the first) in which new critics learn and '
                            'G is only reminded.', within='[0, inf)')
     weights: str = option('size', 'Weights w_k of the centres on line.', choices=('size', 'uniform', 'sum'))
-    code_init: str = option('copy', 'Where a new centre starts: from the images of the previous one, or anywhere.',
+    code_init: str = option('copy',
+                            'Where a new centre starts: from the images of the previous one, or anywhere.',
                             choices=('copy', 'random'))
 
 
@@ -131,7 +135,8 @@ class TDGAN(Regularizer):
         self._c_dim = config['data_shape']['c_dim']
         num_codes = config['G_kwargs'].get('c_dim', self._c_dim) - self._c_dim
         codes = np.eye(num_codes, dtype=np.float32) if num_codes else [None] * len(paths)
-        self._centres = [Centre(i, {**config['centre_kwargs'], 'path': path}, codes[i]) for i, path in enumerate(paths)]
+        self._centres = [Centre(i, {**config['centre_kwargs'], 'path': path}, codes[i])
+                         for i, path in enumerate(paths)]
         stages, seen, previous, end_kimg = [], [], (), 0
         for number, (ids, kimg) in enumerate(self._schedule):
             on_line = [self._centres[i] for i in ids]
@@ -139,8 +144,8 @@ class TDGAN(Regularizer):
             new = tuple(centre for centre in on_line if centre not in seen)
             seen += new
             begin_nimg, end_kimg = round(end_kimg * 1000), end_kimg + kimg
-            stages.append(CentreStage(round(end_kimg * 1000), on_line, Mixed([on_line, memory]), list(seen), memory, new,
-                                      previous, begin_nimg, number))
+            stages.append(CentreStage(round(end_kimg * 1000), on_line, Mixed([on_line, memory]), list(seen),
+                                      memory, new, previous, begin_nimg, number))
             previous = tuple(on_line)
         return stages
 
@@ -220,7 +225,8 @@ class TDGAN(Regularizer):
         if self._base_weights is None:
             self._base_weights = {name: critic.weight for name, critic in self.game.critics.items()}
         share = {'size': [centre.num / sum(c.num for c in centres) for centre in centres],
-                 'uniform': [1 / len(centres)] * len(centres), 'sum': [1] * len(centres)}[self.options.weights]
+                 'uniform': [1 / len(centres)] * len(centres),
+                 'sum': [1] * len(centres)}[self.options.weights]
         for name, critic in self.game.critics.items():
             on_line = critic.source < len(centres)
             critic.weight = self._base_weights[name] * (share[critic.source] if on_line and warm else 0)
@@ -242,7 +248,8 @@ class TDGAN(Regularizer):
     def describe(self) -> dict:
         """The centres of the schedule, but not where their data are;
         and what labels those on line so far have had."""
-        scheduled = [centre for centre in self._centres if any(centre.index in ids for ids, _ in self._schedule)]
+        scheduled = [centre for centre in self._centres
+                     if any(centre.index in ids for ids, _ in self._schedule)]
         seen = [centre for centre in self._centres if centre.labels is not None and centre.code is not None]
         labels = dict(centre_labels=[centre.describe() for centre in seen]) if seen else {}
         return dict(centres=dict(centre.without_path() for centre in scheduled), **labels)

@@ -21,11 +21,13 @@ from training.regularizer import Regularizer, Term
 @dataclass(frozen=True)
 class Options:
     """Options of WeCo."""
-    weight: float = option(0.01, 'Strength of the push (tiny next to the rest; what helps is the second critic).',
+    weight: float = option(0.01,
+                           'Strength of the push (tiny next to the rest; what helps is the second critic).',
                            within='[0, inf)')
     decay: str = option('linear', 'To 0 over the run, or not at all.', choices=('linear', 'none'))
     both: bool = option(False, 'Push the first critic as well.')
-    mode: str = option('global', 'Cosine of all weights, or the mean over layers.', choices=('global', 'layer'))
+    mode: str = option('global', 'Cosine of all weights, or the mean over layers.',
+                       choices=('global', 'layer'))
     twin: bool = option(False, 'Keep the second critic at weight 0, too: a twin without push.')
 
 

@@ -1,11 +1,13 @@
-"""Does a generator copy its training images? How many of its images lie nearer to one than images that it never saw do.
+"""Does a generator copy its training images? How many of its images lie nearer to one than images that it
+never saw do.
 
     copied = share of fakes with d(fake) < q,    q = 1 % quantile of d(unseen)
 
-d: distance to the nearest training image, mirrored or not, in slightly blurred pixels of the image made small, the smallest over
-shifts by half a pixel. Unseen images are held-out ones; where nothing was held out, each training image takes its turn and is
-compared with the others. A generator that copies nothing gets about 1 %, so only a share whose interval lies above that is a sign
-of copying. Features of a network would not do: noise that nobody sees moves them further than another picture is away.
+d: distance to the nearest training image, mirrored or not, in slightly blurred pixels of the image made
+small, the smallest over shifts by half a pixel. Unseen images are held-out ones; where nothing was held out,
+each training image takes its turn and is compared with the others. A generator that copies nothing gets about
+1 %, so only a share whose interval lies above that is a sign of copying. Features of a network would not do:
+noise that nobody sees moves them further than another picture is away.
 """
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ def _shifted(images, dx, dy):
     """Images [N, 3, H, W] shifted by so many pixels, which takes the mean of neighbours."""
     if dx == dy == 0:
         return images
-    theta = torch.tensor([[1, 0, 2 * dx / images.shape[3]], [0, 1, 2 * dy / images.shape[2]]], device=images.device)
+    theta = torch.tensor([[1, 0, 2 * dx / images.shape[3]], [0, 1, 2 * dy / images.shape[2]]],
+                         device=images.device)
     grid = F.affine_grid(theta.expand(len(images), 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode='border', align_corners=False)
 
@@ -79,7 +82,8 @@ class Verdict:
         low, high: 95 % interval of their share among all that the generator makes (Clopper and Pearson 1934).
         limit: That distance, q.
         num_unseen: Images that it was taken from.
-        are_held_out: Were they held out from training? Else they are training images, each against the others.
+        are_held_out: Were they held out from training? Else they are training images, each against the
+            others.
     """
     num_fakes: int
     num_copies: int
@@ -115,13 +119,14 @@ class Pairs:
     distances: torch.Tensor
 
 
-def find_copies(options: MetricOptions, held_out_kwargs: Mapping[str, Any] | None = None, num_fakes: int = NUM_FAKES,
-                num_pairs: int = 8) -> tuple[Verdict, Pairs]:
+def find_copies(options: MetricOptions, held_out_kwargs: Mapping[str, Any] | None = None,
+                num_fakes: int = NUM_FAKES, num_pairs: int = 8) -> tuple[Verdict, Pairs]:
     """Compares generated images with the training set.
 
     Args:
         options: Generator or set of generated images, and the training set (a subset stays one).
-        held_out_kwargs: Arguments of a set of images that were not trained on. None: what a subset left out, or nothing.
+        held_out_kwargs: Arguments of a set of images that were not trained on. None: what a subset left out,
+            or nothing.
         num_fakes: So many fakes of a generator.
         num_pairs: So many pairs are returned.
 
@@ -144,7 +149,8 @@ def find_copies(options: MetricOptions, held_out_kwargs: Mapping[str, Any] | Non
                           f'to say what a copy is; it takes {MIN_UNSEEN}')
     distances, neighbours = train.nearest_to(work.fake)
     order = distances.argsort()[:num_pairs]
-    pairs = Pairs(_pick(work.fake, order.tolist()), train.images.pick(neighbours[order].tolist()), distances[order])
+    pairs = Pairs(_pick(work.fake, order.tolist()), train.images.pick(neighbours[order].tolist()),
+                  distances[order])
     return judge(distances, unseen, are_held_out), pairs
 
 
@@ -153,7 +159,8 @@ class _TrainingImages:
 
     def __init__(self, options: MetricOptions, work: Evaluation):
         self.kwargs, self.num_workers, self.work = dict(options.dataset_kwargs), options.num_workers, work
-        self.images = DatasetImages({**self.kwargs, 'xflip': True}, keep_xflip=True, whole=False, num_workers=self.num_workers)
+        self.images = DatasetImages({**self.kwargs, 'xflip': True}, keep_xflip=True, whole=False,
+                                    num_workers=self.num_workers)
         self.rows = self._rows(self.images, [Pixels.main_tap])[Pixels.main_tap]
 
     def _rows(self, images, taps):

@@ -66,6 +66,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:      # torch names no common base for what it raises about damaged files.
         raise MetricError(f'{path} cannot be read as a file of weights: {str(error).partition(chr(10))[0]}') from error
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor)
+                                                for value in content.values()):
         raise MetricError(f'{path} holds something other than named tensors')
     return content

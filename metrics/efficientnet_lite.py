@@ -39,7 +39,8 @@ class EfficientNetLite0(Detector):
     main_tap = 'pool'
     fd_taps = ('s4', 'pool')    # 112 features are enough for few images, 1280 want ten thousand.
 
-    def __init__(self, state: Mapping[str, torch.Tensor], size: int = 128, name: str = 'efflite0', sha256: str = ''):
+    def __init__(self, state: Mapping[str, torch.Tensor], size: int = 128, name: str = 'efflite0',
+                 sha256: str = ''):
         assert size % 32 == 0, f'size {size} is no multiple of 32'
         super().__init__()
         self.name, self.sha256, self.size = name, sha256, size
@@ -97,7 +98,8 @@ class _Conv(FoldedConv):
 
     def __init__(self, state, conv, norm, stride=1, linear=False):
         kernel = state[f'{conv}.weight'].shape[2]
-        super().__init__(state, conv, norm, stride, padding=(kernel - 1) // 2, limits=(None, None) if linear else (0, 6))
+        super().__init__(state, conv, norm, stride, padding=(kernel - 1) // 2,
+                         limits=(None, None) if linear else (0, 6))
         # The odd zero comes at the end of an even size: equally padded, the kernel starts later.
         if stride == 2:
             self.weight = F.pad(self.weight, [1, 0, 1, 0])

@@ -79,7 +79,8 @@ class GeneratorInputs:
         self._first_seeds = {name: streams.seed_of(0, f'metrics/{name}') for name in ('latent', 'noise')}
         self._rngs = {'latent': torch.Generator(), 'noise': torch.Generator(device)}
 
-    def latents(self, indices: Sequence[int], per_image: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def latents(self, indices: Sequence[int],
+                per_image: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(z [N, per_image, z_dim], c [N, c_dim], t [N] uniform in 0..1) of the numbered images."""
         rows = []
         for index in indices:
@@ -90,13 +91,15 @@ class GeneratorInputs:
 
     def noise(self, network: torch.nn.Module, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """Fresh noise [N, 1, H, W] for every noise buffer of a network, by the buffer's name."""
-        shapes = {name: buffer.shape for name, buffer in network.named_buffers() if name.endswith('noise_const')}
+        shapes = {name: buffer.shape for name, buffer in network.named_buffers()
+                  if name.endswith('noise_const')}
         if not shapes:
             return {}
         rows = []
         for index in indices:
             rng = self._rng('noise', index)
-            rows.append([torch.randn([1, *shape], generator=rng, device=self.device) for shape in shapes.values()])
+            rows.append([torch.randn([1, *shape], generator=rng, device=self.device)
+                         for shape in shapes.values()])
         return {name: torch.stack(column) for name, column in zip(shapes, zip(*rows))}
 
     def _rng(self, name, index):

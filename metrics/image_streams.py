@@ -42,8 +42,8 @@ class DatasetImages:
         MetricError: If the data set cannot be opened, or its images have neither one nor three channels.
     """
 
-    def __init__(self, dataset_kwargs: Mapping[str, Any], max_num: int | None = None, keep_xflip: bool = False,
-                 whole: bool = True, num_workers: int = 3):
+    def __init__(self, dataset_kwargs: Mapping[str, Any], max_num: int | None = None,
+                 keep_xflip: bool = False, whole: bool = True, num_workers: int = 3):
         changes = {'xflip': keep_xflip and dataset_kwargs.get('xflip', False)}
         if whole:
             changes['max_size'] = None
@@ -79,7 +79,8 @@ class DatasetImages:
         """The images of each range of numbers in turn. Raises MetricError if one cannot be read."""
         loader = torch.utils.data.DataLoader(
             self.dataset, batch_sampler=[list(batch) for batch in batches], collate_fn=_stack,
-            num_workers=min(self.num_workers, os.cpu_count() or 1, len(batches)), worker_init_fn=ignore_stop_signals,
+            num_workers=min(self.num_workers, os.cpu_count() or 1, len(batches)),
+            worker_init_fn=ignore_stop_signals,
             # Of the workers' seeds, which else would come from the training run's.
             generator=torch.Generator())
         try:
@@ -166,7 +167,8 @@ _fingerprints: dict[tuple, str] = {}
 
 def _stamp(path):
     """Changes when files do: names, sizes and times of modification of everything at a path."""
-    files = [path] if os.path.isfile(path) else [os.path.join(folder, name) for folder, _, names in os.walk(path)
+    files = [path] if os.path.isfile(path) else [os.path.join(folder, name)
+                                                 for folder, _, names in os.walk(path)
                                                  for name in names]
     stats = [(file, os.stat(file)) for file in sorted(files)]
     return hash(tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats))

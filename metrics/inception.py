@@ -123,7 +123,8 @@ class _Block(torch.nn.Module):
         super().__init__()
         self.branches = branches
         steps = [step for branch in branches for group in branch for step in _together(group)]
-        self.units = torch.nn.ModuleDict({step: _unit(state, f'{name}.{step.removesuffix("/2")}', *_stride(step))
+        self.units = torch.nn.ModuleDict({step: _unit(state, f'{name}.{step.removesuffix("/2")}',
+                                                      *_stride(step))
                                           for step in steps if not step.startswith(('avg', 'max'))})
 
     def forward(self, x):

@@ -48,7 +48,8 @@ def _pr(work):
 
 def _prdc(work):
     k = work.metric.params['k']
-    values = work.on_rows(lambda real, fake: precision_recall(real, fake, k) + density_coverage(real, fake, k))
+    values = work.on_rows(lambda real, fake: precision_recall(real, fake, k)
+                          + density_coverage(real, fake, k))
     return work.named('precision recall density coverage', values)
 
 

@@ -43,8 +43,8 @@ from metrics.weights import WeightOptions
 from torch_utils import distributed
 
 __all__ = [
-    'Centre', 'MetricError', 'MetricOptions', 'calc_metric', 'evaluate', 'is_valid_metric', 'list_valid_metrics',
-    'register_metric', 'report_metric',
+    'Centre', 'MetricError', 'MetricOptions', 'calc_metric', 'evaluate', 'is_valid_metric',
+    'list_valid_metrics', 'register_metric', 'report_metric',
 ]
 
 
@@ -169,7 +169,8 @@ def report_metric(result_dict: Mapping[str, Any], run_dir: str | None = None,
             plots.plot_run(run_dir)
         except OSError as error:  # The result stands above: what comes next is worth more than this file.
             reason = error.strerror or str(error)
-            print(f'Note: {result_dict["metric"]} is not recorded in {run_dir}: {reason}', file=sys.stderr, flush=True)
+            print(f'Note: {result_dict["metric"]} is not recorded in {run_dir}: {reason}', file=sys.stderr,
+                  flush=True)
             return reason
     return None
 
@@ -221,7 +222,8 @@ def of_all_centres(metrics: Sequence[str], centres: Mapping[str, Any] | None) ->
 
 def shared_by(metrics: Sequence[str]) -> dict:
     """What these metrics, taken one after another on one generator, share: at first, their names."""
-    return {'metrics': [name for name in metrics if is_valid_metric(name) or is_valid_metric(name, needs_images=True)]}
+    return {'metrics': [name for name in metrics
+                        if is_valid_metric(name) or is_valid_metric(name, needs_images=True)]}
 
 
 def _print_failure(metric: str, error: Exception):
@@ -327,7 +329,8 @@ class Evaluation:
         """{tap: features} of the generated images on process 0; made once for all metrics that share them."""
         key = (self.detector.name, self.centre, self.fake.num)
         if key not in self.options.shared:
-            self.options.shared[key] = feature_rows(self.fake, self.detector, self.detector.fd_taps, self.features)
+            self.options.shared[key] = feature_rows(self.fake, self.detector, self.detector.fd_taps,
+                                                    self.features)
         return self.options.shared[key]
 
     def real_moments(self, images: DatasetImages, taps: Sequence[str]) -> dict[str, Moments] | None:
@@ -345,7 +348,8 @@ class Evaluation:
         if missing and self._is_shared_with('fd'):
             missing = [tap for tap in dict.fromkeys([*taps, *self.detector.fd_taps]) if tap not in known]
         if missing:
-            known.update(feature_rows(images, self.detector, missing, self.features) or dict.fromkeys(missing))
+            known.update(feature_rows(images, self.detector, missing, self.features)
+                         or dict.fromkeys(missing))
         return {tap: known[tap] for tap in taps} if distributed.rank() == 0 else None
 
     def _known_rows(self, images):
@@ -356,7 +360,8 @@ class Evaluation:
         look at the same real images through the same detector?"""
         others = [find_metric(name) for name in self.options.shared.get('metrics', ())]
         return any(isinstance(other, Metric) and other.kind in kinds and other.detector == self.detector.name
-                   and (other.max_real or self.num_real) >= self.num_real and other.keep_xflip == self.metric.keep_xflip
+                   and (other.max_real or self.num_real) >= self.num_real
+                   and other.keep_xflip == self.metric.keep_xflip
                    for other in others)
 
     def on_rows(self, function: Callable[[torch.Tensor, torch.Tensor], Any]) -> Any:
@@ -365,7 +370,8 @@ class Evaluation:
         tap = self.detector.main_tap
         real = [self.real_rows(images, [tap]) for images in self.real]
         fake = self.fake_rows()
-        return on_main(lambda: function(torch.cat([part[tap] for part in real])[:self.metric.max_real], fake[tap]))
+        return on_main(lambda: function(torch.cat([part[tap] for part in real])[:self.metric.max_real],
+                                        fake[tap]))
 
     def named(self, names: str, values: Sequence[float]) -> tuple[dict[str, float], dict]:
         """Several values under the metric's name and theirs, without standard errors."""
@@ -375,8 +381,8 @@ class Evaluation:
         """What the numbers depend on, for the record."""
         facts = {
             'detector': self.detector.name, 'detector_sha256': self.detector.sha256,
-            'resize': self.detector.resize_rule, 'params': dict(self.metric.params), 'num_real': self.num_real,
-            'num_gen': self.fake.num, 'seed': self.options.seed,
+            'resize': self.detector.resize_rule, 'params': dict(self.metric.params),
+            'num_real': self.num_real, 'num_gen': self.fake.num, 'seed': self.options.seed,
         }
         if isinstance(self.fake, GeneratedImages):
             facts['batch_gen'] = self.options.batch_gen

@@ -93,7 +93,8 @@ def failure_to_write(path: str | os.PathLike, sheet: np.ndarray) -> str:
 def sheet_of(fakes: torch.Tensor, neighbours: Sequence[torch.Tensor]) -> np.ndarray:
     """A picture [H, W, 3] of fakes: uint8 [num, 3, H, W]; neighbours: num tensors uint8 [k, 3, H, W]."""
     gap = torch.full((fakes.shape[2], _MARGIN, 3), 255, dtype=torch.uint8)
-    rows = [torch.cat([_row(fake[None]), gap, _row(near)], dim=1) for fake, near in zip(fakes.cpu(), neighbours)]
+    rows = [torch.cat([_row(fake[None]), gap, _row(near)], dim=1)
+            for fake, near in zip(fakes.cpu(), neighbours)]
     return np.ascontiguousarray(torch.cat(rows).numpy())
 
 

@@ -12,7 +12,8 @@ from metrics.sharding import check_stop
 _SAME = 1e-12
 
 
-def distance_blocks(a: torch.Tensor, b: torch.Tensor, block: int = 4096) -> Iterator[tuple[slice, slice, torch.Tensor]]:
+def distance_blocks(a: torch.Tensor, b: torch.Tensor,
+                    block: int = 4096) -> Iterator[tuple[slice, slice, torch.Tensor]]:
     """Yields (rows, columns, distances float64 [rows, columns]) until all pairs of a [n, d] and b [m,
     d] were seen."""
     for i in range(0, len(a), block):
@@ -27,7 +28,8 @@ def distance_blocks(a: torch.Tensor, b: torch.Tensor, block: int = 4096) -> Iter
             yield slice(i, i + block), slice(j, j + block), squares.sqrt()
 
 
-def nearest(probes: torch.Tensor, points: torch.Tensor, k: int, block: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
+def nearest(probes: torch.Tensor, points: torch.Tensor, k: int,
+            block: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
     """(distances float64 [n, k], indices [n, k]) of the k points [m, d] nearest to each probe [n, d],
     nearest first."""
     best = torch.full((len(probes), k), torch.inf, dtype=torch.float64)

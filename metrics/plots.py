@@ -24,7 +24,8 @@ def plot_run(run_dir: str):
     makes no picture if there are none."""
     curves = read_curves(run_dir)
     if curves:
-        writing.write_bytes(os.path.join(run_dir, 'metrics.svg'), svg(curves).encode(errors='backslashreplace'), 'any')
+        writing.write_bytes(os.path.join(run_dir, 'metrics.svg'),
+                            svg(curves).encode(errors='backslashreplace'), 'any')
 
 
 def read_curves(run_dir: str) -> dict[str, Curve]:

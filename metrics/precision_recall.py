@@ -19,7 +19,8 @@ from metrics.checks import check_features
 from metrics.neighbours import distance_blocks, neighbour_distances
 
 
-def precision_recall(real: torch.Tensor, gen: torch.Tensor, k: int = 3, block: int = 4096) -> tuple[float, float]:
+def precision_recall(real: torch.Tensor, gen: torch.Tensor, k: int = 3,
+                     block: int = 4096) -> tuple[float, float]:
     """(precision, recall) of feature sets [n, d], [m, d].
 
     Args:
@@ -37,7 +38,8 @@ def precision_recall(real: torch.Tensor, gen: torch.Tensor, k: int = 3, block: i
     return float(precision.double().mean()), float(recall.double().mean())
 
 
-def density_coverage(real: torch.Tensor, gen: torch.Tensor, k: int = 5, block: int = 4096) -> tuple[float, float]:
+def density_coverage(real: torch.Tensor, gen: torch.Tensor, k: int = 5,
+                     block: int = 4096) -> tuple[float, float]:
     """(density, coverage) of feature sets [n, d], [m, d]; arguments and errors as in `precision_recall`."""
     check_features(real, at_least=k + 1)
     check_features(gen, at_least=k + 1)
@@ -50,7 +52,8 @@ def density_coverage(real: torch.Tensor, gen: torch.Tensor, k: int = 5, block: i
     return num_inside / (k * len(gen)), float(covered.double().mean())
 
 
-def _in_some_ball(probes: torch.Tensor, centres: torch.Tensor, radii: torch.Tensor, block: int) -> torch.Tensor:
+def _in_some_ball(probes: torch.Tensor, centres: torch.Tensor, radii: torch.Tensor,
+                  block: int) -> torch.Tensor:
     """Which probes [n, d] lie within the radius [m] of some centre [m, d]: bool [n]."""
     inside = torch.zeros(len(probes), dtype=torch.bool)
     for rows, columns, distances in distance_blocks(probes, centres, block):

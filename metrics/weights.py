@@ -49,7 +49,8 @@ WEIGHTS = {
              'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/'
              'weights-inception-2015-12-05-6726825d.pth'),
         File('inception-2015-12-05.pt', 'StyleGAN2-ADA metrics',
-             'f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4', f'{_CDN}inception-2015-12-05.pt'),
+             'f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4',
+             f'{_CDN}inception-2015-12-05.pt'),
     )),
     'vgg16': Weights('VGG16', (
         File('vgg16-397923af.pth', 'torchvision',
@@ -178,7 +179,8 @@ def _torch_hub():
 def _downloaded(url):
     """Paths in the download cache, where files are named by the MD5 of their address."""
     md5 = hashlib.md5(url.encode(), usedforsecurity=False).hexdigest()
-    return map(Path, glob.glob(os.path.join(glob.escape(dnnlib.util.make_cache_dir_path('downloads')), f'{md5}_*')))
+    return map(Path,
+               glob.glob(os.path.join(glob.escape(dnnlib.util.make_cache_dir_path('downloads')), f'{md5}_*')))
 
 
 def _checked(path: Path, key: str, options: WeightOptions) -> Found:

@@ -19,9 +19,10 @@ from torch_utils import precision
 from torch_utils.launcher import RankError, ask, launch, torchrun_world_size
 
 __all__ = [
-    'DEVICES', 'RankError', 'all_agree', 'all_reduce_mean_', 'any', 'barrier', 'broadcast_module_', 'broadcast_object',
-    'check_bfloat16', 'check_device', 'check_equal', 'gather_objects', 'launch', 'local_rank', 'pick_device', 'rank',
-    'torchrun_world_size', 'world_size',
+    'DEVICES', 'RankError', 'all_agree', 'all_reduce_mean_', 'any', 'barrier', 'broadcast_module_',
+    'broadcast_object',
+    'check_bfloat16', 'check_device', 'check_equal', 'gather_objects', 'launch', 'local_rank', 'pick_device',
+    'rank', 'torchrun_world_size', 'world_size',
 ]
 
 
@@ -104,7 +105,8 @@ def check_bfloat16(num_processes: int = 1) -> None:
 
 
 def _capabilities(num):
-    return [(torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)) for index in range(num)]
+    return [(torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index))
+            for index in range(num)]
 
 
 def pick_device(name: str) -> torch.device:
@@ -245,6 +247,7 @@ def _difference_in_values(tensors):
 
 
 def _raise_on_all_ranks(problem):
-    sentences = [f'rank {number}: {text}' for number, text in enumerate(gather_objects(problem)) if text is not None]
+    sentences = [f'rank {number}: {text}' for number, text in enumerate(gather_objects(problem))
+                 if text is not None]
     if sentences:
         raise RuntimeError('; '.join(sentences))

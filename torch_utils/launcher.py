@@ -80,7 +80,8 @@ def _run_in_group(fn, rank, world_size, args, store=None):
     """
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
     backend = 'cpu:gloo,cuda:nccl' if nccl else 'gloo'
-    dist.init_process_group(backend, rank=rank, world_size=world_size, store=store, timeout=COLLECTIVE_TIMEOUT)
+    dist.init_process_group(backend, rank=rank, world_size=world_size, store=store,
+                            timeout=COLLECTIVE_TIMEOUT)
     fn(rank, *args)
     dist.all_reduce(torch.zeros([]))        # Nobody leaves while another may still need the group.
     dist.destroy_process_group()
@@ -245,7 +246,8 @@ def _cause(processes, folder):
     """
     failed = _ended_badly(processes)
     reports = [json.loads(path.read_text()) for path in Path(folder).glob('failure*.json')]
-    killed = [rank for rank, process in failed.items() if process.exitcode < 0 and process.exitcode != -signal.SIGABRT]
+    killed = [rank for rank, process in failed.items()
+              if process.exitcode < 0 and process.exitcode != -signal.SIGABRT]
     if reports and not killed:
         return _reported_error(min(reports, key=lambda report: report['time']), len(processes))
     for rank in [*killed, *failed]:
@@ -259,7 +261,8 @@ def _end_in_words(exitcode):
     if exitcode > 0:
         return f'ended with status {exitcode}'
     name = signal.Signals(-exitcode).name
-    return f'was killed by {name}' + (' (is the memory of this machine exhausted?)' if name == 'SIGKILL' else '')
+    return f'was killed by {name}' + (' (is the memory of this machine exhausted?)' if name == 'SIGKILL'
+                                      else '')
 
 
 def _reported_error(report, num_processes):
@@ -308,7 +311,8 @@ def _child(fn, rank, num_processes, args, folder):
     if 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(max(torch.get_num_threads() // num_processes, 1))
     try:
-        _run_in_group(fn, rank, num_processes, args, dist.FileStore(os.path.join(folder, 'store'), num_processes))
+        _run_in_group(fn, rank, num_processes, args,
+                      dist.FileStore(os.path.join(folder, 'store'), num_processes))
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
     except Exception as error:

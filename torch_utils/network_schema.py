@@ -54,7 +54,8 @@ class Filter:
         rows = value if isinstance(value, (list, tuple)) else [1 if value is None else value]
         if len(rows) > MAX_FILTER_TAPS or not rows:
             return False
-        if all(isinstance(row, (list, tuple)) and len(row) == len(rows[0]) <= MAX_FILTER_TAPS for row in rows):
+        if all(isinstance(row, (list, tuple)) and len(row) == len(rows[0]) <= MAX_FILTER_TAPS
+               for row in rows):
             rows = [tap for row in rows for tap in row]
         return all(Number(-1e6, 1e6, whole=False).accepts(tap) for tap in rows) and abs(sum(rows)) > 1e-6
 
@@ -167,7 +168,8 @@ def check_centres(others: dict[str, Any], c_dim: Any) -> None:
     if not isinstance(centres, list) or not all(_is_centre(centre, c_dim, centres[0]) for centre in centres):
         raise ValueError('what it says of its data centres (centre_labels) is malformed or does not fit the generator')
     recorded = others.get('centres')
-    if recorded is not None and not (isinstance(recorded, dict) and all(map(_is_recorded, recorded.values()))):
+    if recorded is not None and not (isinstance(recorded, dict)
+                                     and all(map(_is_recorded, recorded.values()))):
         raise ValueError('what it says of its data centres (centres) is malformed')
 
 

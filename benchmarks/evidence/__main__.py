@@ -68,9 +68,12 @@ def results_path(plan: Plan, outdir: Path | None = None) -> Path:
 
 
 @click.group(invoke_without_command=True)
-@click.option('--budget', type=Duration(), help=f'Run the plan `{SMALL_PLAN}` for so long, and write its page.')
-@click.option('--workers', type=click.IntRange(1, 64), default=2, show_default=True, help='Runs at a time, one thread each.')
-@click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', show_default=True, help='Where to train.')
+@click.option('--budget', type=Duration(),
+              help=f'Run the plan `{SMALL_PLAN}` for so long, and write its page.')
+@click.option('--workers', type=click.IntRange(1, 64), default=2, show_default=True,
+              help='Runs at a time, one thread each.')
+@click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', show_default=True,
+              help='Where to train.')
 @click.option('--outdir', type=click.Path(path_type=Path), default=Path('evidence-out'), show_default=True,
               help='Where the small version goes.')
 @click.pass_context
@@ -87,26 +90,30 @@ def main(ctx: click.Context, budget: float | None, workers: int, device: str, ou
 @main.command()
 @plan_option()
 @click.option('--data', 'data', type=DataSet(), multiple=True, help='A data set of the plan; once for each.')
-@click.option('--workers', type=click.IntRange(1, 64), default=2, show_default=True, help='Runs at a time, one thread each.')
-@click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', show_default=True, help='Where to train.')
-@click.option('--budget', type=Duration(), default='1000h', help='Start no run after so long [default: no limit].')
+@click.option('--workers', type=click.IntRange(1, 64), default=2, show_default=True,
+              help='Runs at a time, one thread each.')
+@click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', show_default=True,
+              help='Where to train.')
+@click.option('--budget', type=Duration(), default='1000h',
+              help='Start no run after so long [default: no limit].')
 @click.option('--stage', 'stages', multiple=True, help='Only this stage; can be repeated.')
 @click.option('--workdir', type=click.Path(path_type=Path), default=Path('evidence-work'), show_default=True,
               help='Where runs train; can be removed afterwards.')
-@click.option('--outdir', type=click.Path(path_type=Path), help='Where the results go [default: into the repository].')
-def run(plan_name: str, data: tuple, workers: int, device: str, budget: float, stages: tuple[str, ...], workdir: Path,
-        outdir: Path | None) -> None:
+@click.option('--outdir', type=click.Path(path_type=Path),
+              help='Where the results go [default: into the repository].')
+def run(plan_name: str, data: tuple, workers: int, device: str, budget: float, stages: tuple[str, ...],
+        workdir: Path, outdir: Path | None) -> None:
     """Train and score what has no result yet."""
     plan = load_plan(plan_name)
     for name in stages:
         if name not in plan.stages:
             raise click.UsageError(f'--stage={name}: the plan has {", ".join(plan.stages)}')
-    walk(plan, {**{k: v for k, v in BUNDLED.items() if k in plan['data']}, **dict(data)}, workers, device, budget, stages,
-         results_path(plan, outdir), workdir)
+    walk(plan, {**{k: v for k, v in BUNDLED.items() if k in plan['data']}, **dict(data)}, workers, device,
+         budget, stages, results_path(plan, outdir), workdir)
 
 
-def walk(plan: Plan, data: dict, workers: int, device: str, budget: float, stages: tuple[str, ...], results: Path,
-         workdir: Path) -> None:
+def walk(plan: Plan, data: dict, workers: int, device: str, budget: float, stages: tuple[str, ...],
+         results: Path, workdir: Path) -> None:
     """Runs the plan; one sentence for what cannot be run, or if it was stopped."""
     from benchmarks.evidence.run import PlanError, Runner
     try:
@@ -119,9 +126,10 @@ def walk(plan: Plan, data: dict, workers: int, device: str, budget: float, stage
 
 @main.command()
 @plan_option()
-@click.option('--outdir', type=click.Path(path_type=Path), help='Where the results are [default: in the repository].')
-@click.option('--out', type=click.Path(path_type=Path), default=ROOT / 'docs' / 'evidence.md', show_default=False,
-              help='The page [default: docs/evidence.md].')
+@click.option('--outdir', type=click.Path(path_type=Path),
+              help='Where the results are [default: in the repository].')
+@click.option('--out', type=click.Path(path_type=Path), default=ROOT / 'docs' / 'evidence.md',
+              show_default=False, help='The page [default: docs/evidence.md].')
 def page(plan_name: str, outdir: Path | None, out: Path) -> None:
     """Analyse the results and write the page and its picture."""
     plan = load_plan(plan_name)
@@ -143,7 +151,8 @@ def write_page(plan: Plan, results: Path, out: Path) -> None:
 
 @main.command()
 @plan_option()
-@click.option('--outdir', type=click.Path(path_type=Path), help='Where the results are [default: in the repository].')
+@click.option('--outdir', type=click.Path(path_type=Path),
+              help='Where the results are [default: in the repository].')
 def status(plan_name: str, outdir: Path | None) -> None:
     """Say how much is done."""
     plan = load_plan(plan_name)

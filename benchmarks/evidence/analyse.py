@@ -48,9 +48,11 @@ def analyse(plan: Plan, results: Sequence[Result]) -> Answer:
     """Looks at all results of the plan."""
     results = sorted(results, key=lambda r: (r.stage, r.block, r.cell))
     by_stage = {name: [r for r in results if r.stage == name] for name in plan.stages}
-    images = {name: _plain(responses(some, lambda r: window_mean(r, plan['metrics_of_page'][0], plan['window'])))
+    images = {name: _plain(responses(some,
+                                     lambda r: window_mean(r, plan['metrics_of_page'][0], plan['window'])))
               for name, some in by_stage.items()}
-    screens = [screen for name, stage in plan.stages.items() if (screen := _screen(plan, stage, by_stage[name]))]
+    screens = [screen for name, stage in plan.stages.items()
+               if (screen := _screen(plan, stage, by_stage[name]))]
     base_costs = costs(results)
     base = plan['base_cell']
     planned = Counter(cell.stage for cell in plan.cells())
@@ -58,7 +60,8 @@ def analyse(plan: Plan, results: Sequence[Result]) -> Answer:
         plan, results,
         _controls(plan, by_stage, images, screens),
         screens,
-        {name: [c for cell in stage['cells'] if cell != base and (c := effects.compare(images[name], cell, base))]
+        {name: [c for cell in stage['cells']
+                if cell != base and (c := effects.compare(images[name], cell, base))]
          for name, stage in plan.stages.items() if not _levels(stage)},
         {name: found for name, values in images.items()
          if not _levels(plan.stages[name]) and (found := effects.ranks(values))},

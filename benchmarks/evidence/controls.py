@@ -30,7 +30,8 @@ def against_itself(values: dict, base: str) -> Control:
     comparison = compare(paired, 'second', 'first')
     if comparison is None:
         return Control('A/A', None, 'the base has not been run against itself twice yet')
-    return Control('A/A', comparison.low <= 0 <= comparison.high, 'the base with another seed differs from the base by '
+    return Control('A/A', comparison.low <= 0 <= comparison.high,
+                   'the base with another seed differs from the base by '
                    f'{interval(comparison)} in {comparison.num_blocks} pairs')
 
 
@@ -44,7 +45,8 @@ def weight_zero(results: Sequence[Result], base: str, prefix: str) -> Control:
         return Control('weight 0', None, 'no method with weight 0 has been run yet')
     wrong = sorted({cell for cell, same in compared if not same})
     return Control('weight 0', not wrong, f'{len(compared)} runs of methods with weight 0 '
-                   + (f'are not the base: {", ".join(wrong)}' if wrong else 'give exactly the scores of the base'))
+                   + (f'are not the base: {", ".join(wrong)}' if wrong
+                      else 'give exactly the scores of the base'))
 
 
 def known_effect(effect: Effect | None, name: str) -> Control:

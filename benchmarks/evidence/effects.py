@@ -71,13 +71,14 @@ def interactions(values: Responses, levels: Mapping[str, Levels], seed: int = 0)
     return _effects(values, levels, {**main, **contrasts}, seed)[len(main):]
 
 
-def _effects(values: Responses, levels: Mapping[str, Levels], contrasts: Mapping[tuple[str, ...], Sequence[int]],
-             seed: int) -> list[Effect]:
+def _effects(values: Responses, levels: Mapping[str, Levels],
+             contrasts: Mapping[tuple[str, ...], Sequence[int]], seed: int) -> list[Effect]:
     """Effects of contrasts (signs by cell, in the order of `levels`)."""
     cells = list(levels)
     rows = [(cell, block, value) for (cell, block), value in values.items() if cell in levels]
     blocks = sorted({block for _, block, _ in rows})
-    signs = np.array([[column[cells.index(cell)] for column in contrasts.values()] for cell, _, _ in rows], float)
+    signs = np.array([[column[cells.index(cell)] for column in contrasts.values()] for cell, _, _ in rows],
+                     float)
     of_block = np.array([[block == other for other in blocks] for _, block, _ in rows], float)
     y = np.array([value for *_, value in rows])
     fit = OLS(y, np.hstack([of_block, signs / 2])).fit()
@@ -89,7 +90,8 @@ def _effects(values: Responses, levels: Mapping[str, Levels], contrasts: Mapping
     for i, name in enumerate(contrasts):
         low, high = min(student[i][0], booted[i][0]), max(student[i][1], booted[i][1])
         p = max(fit.pvalues[first + i], _p_of_interval(fit.params[first + i], low, high))
-        visible = quantile * max(fit.bse[first + i], (high - low) / 2 / stats.t.ppf((1 + CONFIDENCE) / 2, fit.df_resid))
+        visible = quantile * max(fit.bse[first + i],
+                                 (high - low) / 2 / stats.t.ppf((1 + CONFIDENCE) / 2, fit.df_resid))
         found.append(Effect(', '.join(name), float(fit.params[first + i]), float(low), float(high), float(p),
                             float(visible)))
     return with_holm(found)
@@ -191,8 +193,8 @@ def compare(values: Responses, cell: str, against: str, seed: int = 0) -> Compar
     booted = stats.bootstrap((differences,), np.mean, n_resamples=RESAMPLES, confidence_level=level,
                              method='percentile', rng=np.random.default_rng(seed)).confidence_interval
     p = float(stats.wilcoxon(differences).pvalue)
-    return Comparison(cell, against, len(blocks), mean, float(min(low, booted.low)), float(max(high, booted.high)), p,
-                      float(better))
+    return Comparison(cell, against, len(blocks), mean, float(min(low, booted.low)),
+                      float(max(high, booted.high)), p, float(better))
 
 
 @dataclass(frozen=True)
@@ -214,13 +216,15 @@ def ranks(values: Responses) -> Ranks | None:
     groups: dict[tuple, dict[str, list[float]]] = {}
     for (cell, block), value in values.items():
         groups.setdefault((block.data, block.num_images), {}).setdefault(cell, []).append(value)
-    table = np.array([[np.mean(group[cell]) for cell in cells] for group in groups.values() if set(group) == set(cells)])
+    table = np.array([[np.mean(group[cell]) for cell in cells] for group in groups.values()
+                      if set(group) == set(cells)])
     if len(cells) < 3 or len(table) < 2:
         return None
     k, n = len(cells), len(table)
     critical = stats.studentized_range.ppf(0.95, k, np.inf) / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))
     mean = stats.rankdata(table, axis=1).mean(axis=0)
-    return Ranks(dict(zip(cells, map(float, mean))), float(stats.friedmanchisquare(*table.T).pvalue), float(critical), n)
+    return Ranks(dict(zip(cells, map(float, mean))), float(stats.friedmanchisquare(*table.T).pvalue),
+                 float(critical), n)
 
 
 def rank_correlation(a: Responses, b: Responses) -> float:

@@ -40,10 +40,12 @@ def memorised(run_dir: Path, num_fakes: int = NUM_FAKES) -> dict[str, float]:
 
     train, whole = (rows(DatasetImages(kwargs, whole=whole, num_workers=0)) for whole in (False, True))
     held_out = whole[held_out_items(kwargs)[1]]
-    return share_below_quantile(*(nearest(probes, train, 1)[0][:, 0] for probes in (rows(work.fake), held_out)))
+    return share_below_quantile(*(nearest(probes, train, 1)[0][:, 0]
+                                  for probes in (rows(work.fake), held_out)))
 
 
-def share_below_quantile(fakes: torch.Tensor, held_out: torch.Tensor, quantile: float = QUANTILE) -> dict[str, float]:
+def share_below_quantile(fakes: torch.Tensor, held_out: torch.Tensor,
+                         quantile: float = QUANTILE) -> dict[str, float]:
     """From the distances [N] of fakes and [M] of held-out images to their nearest training image."""
     limit = torch.quantile(held_out, quantile)
     return dict(share=float((fakes < limit).double().mean()), limit=float(limit), num_held_out=len(held_out))

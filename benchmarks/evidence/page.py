@@ -12,9 +12,11 @@ PUBLISHED = Path(__file__).with_name('published.md')
 def page(answer: Answer, picture: str) -> str:
     """The page as Markdown; `picture` is the address of the picture."""
     parts = [
-        '# Which methods help, by how much, and at what cost', verdict(answer), _about(answer), f'![Effects of the methods '
-        f'with their intervals, and the curve of every run]({picture})', *map(_screen, answer.screens), _comparisons(answer),
-        _costs(answer), _metrics(answer), _undone(answer), PUBLISHED.read_text(encoding='utf-8').strip(),
+        '# Which methods help, by how much, and at what cost', verdict(answer), _about(answer),
+        f'![Effects of the methods '
+        f'with their intervals, and the curve of every run]({picture})', *map(_screen, answer.screens),
+        _comparisons(answer), _costs(answer), _metrics(answer), _undone(answer),
+        PUBLISHED.read_text(encoding='utf-8').strip(),
         _again(answer)]
     return '\n\n'.join(part for part in parts if part) + '\n'
 
@@ -37,7 +39,8 @@ def _about(answer: Answer) -> str:
     commits = sorted({r.facts.get('commit', '?')[:10] for r in answer.results})
     machines = sorted({r.facts.get('processor', '?') for r in answer.results})
     rows = [['stage', 'what it asks', 'finished', 'failed', 'planned']]
-    rows += [[name, plan.stages[name]['about'], *map(str, counts)] for name, counts in answer.progress.items()]
+    rows += [[name, plan.stages[name]['about'], *map(str, counts)]
+             for name, counts in answer.progress.items()]
     return '\n\n'.join([
         f'{plan["about"]} Plan `{plan["name"]}`, SHA-256 `{plan.sha256}`: frozen before the first run; it stands in every '
         'result. ' + (f'The runs were made by commit {", ".join(commits)} on {"; ".join(machines)}.'
@@ -60,7 +63,8 @@ def _screen(screen: Screen) -> str:
              'memorised, points', 'smallest visible']]
     for effect in sorted(screen.images, key=lambda e: e.value):
         rows.append([effect.name, _clear(effect), f'{effect.p_holm:.3f}', timed.get(effect.name, ''),
-                     covered.get(effect.name, ''), copied.get(effect.name, ''), f'{abs(per_cent(-effect.visible)):.0f} %'])
+                     covered.get(effect.name, ''), copied.get(effect.name, ''),
+                     f'{abs(per_cent(-effect.visible)):.0f} %'])
     joint = [effect for effect in screen.interactions if effect.is_clear]
     return '\n\n'.join([
         f'## Effects ({screen.stage})',
@@ -94,11 +98,13 @@ def _comparisons(answer: Answer) -> str:
         for c in sorted(found, key=lambda c: c.value):
             ratio, reached, runs = answer.seconds_to_base.get(f'{stage}/{c.cell}', (None, 0, 0))
             rows.append([c.cell, str(c.num_blocks), interval(c), f'{c.p:.3f}', f'{100 * c.improvement:.0f} %',
-                         f'{ratio:.2f} times ({reached} of {runs} runs)' if ratio is not None else 'not reached'])
+                         f'{ratio:.2f} times ({reached} of {runs} runs)' if ratio is not None
+                         else 'not reached'])
         text = [f'## Against the base, one at a time ({stage})', table(rows)]
         if stage in answer.ranks:
             r = answer.ranks[stage]
-            order = ', '.join(f'{cell} {rank:.1f}' for cell, rank in sorted(r.mean.items(), key=lambda item: item[1]))
+            order = ', '.join(f'{cell} {rank:.1f}'
+                              for cell, rank in sorted(r.mean.items(), key=lambda item: item[1]))
             text.append(f'Mean ranks over {r.num_sets} data sets: {order}; Friedman p = {r.p:.3f}; ranks less than '
                         f'{r.critical:.1f} apart are not told apart (Nemenyi).')
         parts.append('\n\n'.join(text))
@@ -123,7 +129,8 @@ def _metrics(answer: Answer) -> str:
 
 
 def _undone(answer: Answer) -> str:
-    open_stages = {name: planned - finished - failed for name, (finished, failed, planned) in answer.progress.items()}
+    open_stages = {name: planned - finished - failed
+                   for name, (finished, failed, planned) in answer.progress.items()}
     left = {name: num for name, num in open_stages.items() if num}
     failures = Counter((r.stage, r.cell, r.reason) for r in answer.results if r.status != 'finished')
     parts = []
@@ -131,7 +138,8 @@ def _undone(answer: Answer) -> str:
         parts.append('Failed: ' + '; '.join(f'{stage}/{cell} ({num}): {reason}'
                                             for (stage, cell, reason), num in sorted(failures.items())) + '.')
     if left:
-        parts.append('Planned and not run yet: ' + ', '.join(f'{num} runs of {name}' for name, num in left.items())
+        parts.append('Planned and not run yet: '
+                     + ', '.join(f'{num} runs of {name}' for name, num in left.items())
                      + '. Nothing above speaks for them.')
     return '## What is missing\n\n' + '\n\n'.join(parts) if parts else ''
 

@@ -18,7 +18,8 @@ def save_picture(answer: Answer, path: Path) -> None:
     stages = [name for name in answer.plan.stages if any(r.stage == name and r.curve for r in answer.results)]
     columns = max(1, len(screens) + len(stages))
     with plt.rc_context({'svg.hashsalt': answer.plan.sha256, 'svg.fonttype': 'none', 'font.size': 9}):
-        figure, axes = plt.subplots(1, columns, figsize=(4.2 * columns, 3.6), squeeze=False, layout='constrained')
+        figure, axes = plt.subplots(1, columns, figsize=(4.2 * columns, 3.6), squeeze=False,
+                                    layout='constrained')
         for axis, screen in zip(axes[0], screens):
             _effects(axis, screen)
         for axis, stage in zip(axes[0][len(screens):], stages):
@@ -45,8 +46,8 @@ def _curves(axis, answer: Answer, stage: str) -> None:
         if result.stage == stage and result.curve:
             kimg, values = zip(*((kimg, scores[metric]) for kimg, scores in result.curve))
             is_base = result.cell == base
-            axis.plot(kimg, values, color=BASE_COLOUR if is_base else OTHER_COLOUR, linewidth=1.2 if is_base else 0.6,
-                      zorder=2 + is_base)
+            axis.plot(kimg, values, color=BASE_COLOUR if is_base else OTHER_COLOUR,
+                      linewidth=1.2 if is_base else 0.6, zorder=2 + is_base)
     axis.set_yscale('log')
     axis.set_xlabel('thousand images')
     axis.set_title(f'{metric}, every run ({stage}; base dark)')

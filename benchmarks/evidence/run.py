@@ -136,12 +136,14 @@ class Runner:
             return Result(status='failed', reason=reason, **common)
         run_dir = run_dir_in(folder)
         self._call(score_command(self.plan, run_dir, self.device), folder / 'score.txt', claim)
-        self._call([sys.executable, '-m', 'benchmarks.evidence.memorised', str(run_dir), str(folder / 'memorised.json')],
+        self._call([sys.executable, '-m', 'benchmarks.evidence.memorised', str(run_dir),
+                    str(folder / 'memorised.json')],
                    folder / 'score.txt', claim)
         curve = curve_of(run_dir)
         memorised = json.loads((folder / 'memorised.json').read_text(encoding='utf-8'))['share']
         clean_up(run_dir)
-        return Result(status='finished', curve=curve, sec_per_kimg=sec_per_kimg, memorised=memorised, **common)
+        return Result(status='finished', curve=curve, sec_per_kimg=sec_per_kimg, memorised=memorised,
+                      **common)
 
     def _train(self, command: list[str], folder: Path, claim: int) -> tuple[float | None, str]:
         """(seconds of processor time a kimg, why it failed or nothing)."""
@@ -175,8 +177,8 @@ class Runner:
         """
         environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
         with log.open('ab') as file:
-            child = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file,
-                                     stderr=file, pass_fds=[claim])
+            child = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
+                                     stdout=file, stderr=file, pass_fds=[claim])
             self._children.add(child)
             try:
                 _, status, usage = os.wait4(child.pid, 0)
@@ -191,8 +193,8 @@ def train_command(plan: Plan, cell: Cell, data: dict[str, Path], folder: Path, d
     return [
         sys.executable, 'train.py', f'--outdir={folder}', f'--data={data[cell.block.data]}',
         f'--subset={cell.block.num_images}', f'--seed={cell.block.seed}', f'--kimg={plan["kimg"]}',
-        f'--tick={plan["kimg"] / plan["snapshots"]:g}', '--snap=1', '--keep=1', '--metrics=none', '--log=none',
-        '--workers=0', f'--device={device}', *plan['base'], *cell.options]
+        f'--tick={plan["kimg"] / plan["snapshots"]:g}', '--snap=1', '--keep=1', '--metrics=none',
+        '--log=none', '--workers=0', f'--device={device}', *plan['base'], *cell.options]
 
 
 def score_command(plan: Plan, run_dir: Path, device: str) -> list[str]:
@@ -240,7 +242,8 @@ def facts_of_here(command: list[str]) -> dict:
 
     shown = [part for part in command[1:] if not part.startswith(('--outdir=', '--data='))]
     return dict(
-        commit=git('rev-parse', 'HEAD') + ('+' if git('status', '--porcelain', '--untracked-files=no') else ''),
+        commit=git('rev-parse', 'HEAD')
+        + ('+' if git('status', '--porcelain', '--untracked-files=no') else ''),
         command=' '.join(shown), processor=processor_name(), torch=torch.__version__, numpy=numpy.__version__,
         python=platform.python_version())
 
@@ -256,7 +259,8 @@ def processor_name() -> str:
 
 def last_line(log: Path) -> str:
     """The last line of a log that says anything."""
-    lines = [line.strip() for line in log.read_text(encoding='utf-8', errors='replace').splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_text(encoding='utf-8', errors='replace').splitlines()
+             if line.strip()]
     return lines[-1] if lines else 'it said nothing'
 
 

@@ -9,7 +9,7 @@ from benchmarks.evidence.design import cells
 from benchmarks.evidence.plan import PLANS
 
 FACTORS = {                 # Method: further options with it; in the order of the design's letters A to H.
-    'ada': ['--aug=ada', '--ada-kimg=20'],                      # At the default rate its strength would end at 0.02.
+    'ada': ['--aug=ada', '--ada-kimg=20'],  # At the default rate its strength would end at 0.02.
     'ggdr': [],
     'diggan': [],
     'lecam': ['--lecam_weight=0.01', '--lecam_start=100'],      # The default does nothing at these logits.
@@ -18,18 +18,21 @@ FACTORS = {                 # Method: further options with it; in the order of t
     'r2': [],
     'osgan': ['--loss=osgan'],
 }
-GENERATORS = {'apa': 'ggdr diggan lecam', 'daco': 'ada diggan lecam', 'r2': 'ada ggdr diggan', 'osgan': 'ada ggdr lecam'}
+GENERATORS = {'apa': 'ggdr diggan lecam', 'daco': 'ada diggan lecam', 'r2': 'ada ggdr diggan',
+              'osgan': 'ada ggdr lecam'}
 BASIC = ['ada', 'ggdr', 'diggan', 'lecam']
 NO_REGULARIZERS = ('ada', 'osgan')
 # As in `make demo`.
-RECIPE = ['--batch=4', '--glr=0.005', '--dlr=0.005', '--cbase=512', '--gamma=1', '--pl_weight=0', '--mixing-prob=0']
+RECIPE = ['--batch=4', '--glr=0.005', '--dlr=0.005', '--cbase=512', '--gamma=1', '--pl_weight=0',
+          '--mixing-prob=0']
 METRICS = ['fd1k_efflite0_64px', 'kid1k_efflite0_64px', 'prdc1k_efflite0_64px']
 FACES = dict(about='emoji faces of Noto Emoji at 32 pixels, bundled', images=921)
 
 
 def screen_cells() -> dict[str, dict]:
     """The 16 cells of the 2^(8-4) design of resolution IV."""
-    return {name_of(levels): dict(options=options_of([f for f, sign in levels.items() if sign > 0]), levels=levels)
+    return {name_of(levels): dict(options=options_of([f for f, sign in levels.items() if sign > 0]),
+                                  levels=levels)
             for levels in cells(BASIC, GENERATORS)}
 
 
@@ -55,15 +58,16 @@ def alone_cells() -> dict[str, dict]:
         'genco': [*none, '--reg_type=genco'],
         'relativistic+r2': [*none, '--loss=relativistic', '--reg_type=r2'],
     }
-    found |= {f'zero-{name}': [*none, f'--reg_type={name}', f'--{name}_weight=0'] for name in ('ggdr', 'diggan', 'lecam')}
+    found |= {f'zero-{name}': [*none, f'--reg_type={name}', f'--{name}_weight=0']
+              for name in ('ggdr', 'diggan', 'lecam')}
     return {name: dict(options=options) for name, options in found.items()}
 
 
 def common(name: str, about: str, kimg: float, snapshots: int, window: int, base: list[str]) -> dict:
     """What all plans share."""
     return dict(
-        name=name, about=about, base=['--cfg=tiny', '--mirror=1', *base], base_cell='base', kimg=kimg, snapshots=snapshots,
-        window=window, metrics=METRICS,
+        name=name, about=about, base=['--cfg=tiny', '--mirror=1', *base], base_cell='base', kimg=kimg,
+        snapshots=snapshots, window=window, metrics=METRICS,
         metrics_of_page=['fd1k_efflite0_64px', 'kid1k_efflite0_64px', 'prdc1k_efflite0_64px_coverage'],
         coverage='prdc1k_efflite0_64px_coverage',
         controls=dict(stage='alone', weight_zero='zero-', positive='ada'), factors=FACTORS)
@@ -80,8 +84,8 @@ def small() -> dict:
     plan = common('small', 'The small version: 100 of the bundled faces at 32 pixels.', 12, 8, 3, RECIPE)
     faces = dict(FACES, fingerprint=fingerprint('datasets/emoji-faces-noto-32.zip'))
     return plan | dict(data=dict(faces=faces), stages=[
-        dict(name='screen', about='what each of eight methods does, on average over the others', cells=screen_cells(),
-             blocks=[['faces', 100, 0]]),
+        dict(name='screen', about='what each of eight methods does, on average over the others',
+             cells=screen_cells(), blocks=[['faces', 100, 0]]),
         dict(name='alone', about='controls, and methods one at a time', cells=alone_cells(),
              blocks=[['faces', 100, seed] for seed in range(4)])])
 

@@ -1,4 +1,5 @@
-"""DCGAN [Radford et al. 2015, arXiv:1511.06434], small, with R1, DigGAN, LeCam and APA in its loop; or in one stage."""
+"""DCGAN [Radford et al. 2015, arXiv:1511.06434], small, with R1, DigGAN,
+LeCam and APA in its loop; or in one stage."""
 import torch
 from torch import nn
 from torch.nn.functional import softplus
@@ -9,7 +10,8 @@ Z = 32
 
 
 def up(n_in, n_out):
-    return nn.Sequential(nn.ConvTranspose2d(n_in, n_out, 4, 2, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU())
+    return nn.Sequential(nn.ConvTranspose2d(n_in, n_out, 4, 2, 1, bias=False), nn.BatchNorm2d(n_out),
+                         nn.ReLU())
 
 
 def down(n_in, n_out):
@@ -18,9 +20,11 @@ def down(n_in, n_out):
 
 def networks(width=32):
     """G: [N,Z,1,1] -> [N,3,32,32], and D: [N,3,32,32] -> [N,1,1,1]."""
-    G = nn.Sequential(nn.ConvTranspose2d(Z, 4 * width, 4), nn.BatchNorm2d(4 * width), nn.ReLU(), up(4 * width, 2 * width),
-                      up(2 * width, width), nn.ConvTranspose2d(width, 3, 4, 2, 1), nn.Tanh())
-    D = nn.Sequential(down(3, width), down(width, 2 * width), down(2 * width, 4 * width), nn.Conv2d(4 * width, 1, 4))
+    G = nn.Sequential(nn.ConvTranspose2d(Z, 4 * width, 4), nn.BatchNorm2d(4 * width), nn.ReLU(),
+                      up(4 * width, 2 * width), up(2 * width, width), nn.ConvTranspose2d(width, 3, 4, 2, 1),
+                      nn.Tanh())
+    D = nn.Sequential(down(3, width), down(width, 2 * width), down(2 * width, 4 * width),
+                      nn.Conv2d(4 * width, 1, 4))
     return G, D
 
 

@@ -1,4 +1,5 @@
-"""A pair like FastGAN [Liu et al. 2021, arXiv:2101.04775]: gated skips from low to high resolution, hinge loss. With GGDR."""
+"""A pair like FastGAN [Liu et al. 2021, arXiv:2101.04775]: gated skips from low to high resolution,
+hinge loss. With GGDR."""
 import torch
 from torch import nn
 
@@ -17,7 +18,8 @@ class Up(nn.Module):
 
     def __init__(self, n_in, n_out):
         super().__init__()
-        self.layers = nn.Sequential(nn.Upsample(scale_factor=2), conv(n_in, 2 * n_out), nn.BatchNorm2d(2 * n_out), nn.GLU(1))
+        self.layers = nn.Sequential(nn.Upsample(scale_factor=2), conv(n_in, 2 * n_out),
+                                    nn.BatchNorm2d(2 * n_out), nn.GLU(1))
 
     def forward(self, x):
         return self.layers(x)
@@ -28,8 +30,8 @@ class Excite(nn.Module):
 
     def __init__(self, n_low, n_high):
         super().__init__()
-        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Conv2d(n_low, n_high, 4), nn.SiLU(), nn.Conv2d(n_high, n_high, 1),
-                                  nn.Sigmoid())
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Conv2d(n_low, n_high, 4), nn.SiLU(),
+                                  nn.Conv2d(n_high, n_high, 1), nn.Sigmoid())
 
     def forward(self, low, high):
         return high * self.gate(low)

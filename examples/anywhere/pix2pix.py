@@ -1,4 +1,5 @@
-"""A pair like pix2pix [Isola et al. 2017, arXiv:1611.07004]: grey to colour, a critic of patches that sees the condition.
+"""A pair like pix2pix [Isola et al. 2017, arXiv:1611.07004]: grey to colour, a critic of patches that sees
+the condition.
 
 Least squares, with WeCo's twin of the critic and a gradient penalty.
 """
@@ -16,8 +17,10 @@ class UNet(nn.Module):
     def __init__(self, width=16):
         super().__init__()
         self.down1 = nn.Sequential(nn.Conv2d(1, width, 4, 2, 1), nn.LeakyReLU(0.2))
-        self.down2 = nn.Sequential(nn.Conv2d(width, 2 * width, 4, 2, 1), nn.InstanceNorm2d(2 * width), nn.LeakyReLU(0.2))
-        self.up2 = nn.Sequential(nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.InstanceNorm2d(width), nn.ReLU())
+        self.down2 = nn.Sequential(nn.Conv2d(width, 2 * width, 4, 2, 1), nn.InstanceNorm2d(2 * width),
+                                   nn.LeakyReLU(0.2))
+        self.up2 = nn.Sequential(nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.InstanceNorm2d(width),
+                                 nn.ReLU())
         self.up1 = nn.Sequential(nn.ConvTranspose2d(2 * width, 3, 4, 2, 1), nn.Tanh())
 
     def forward(self, grey):
@@ -30,8 +33,10 @@ class PatchCritic(nn.Module):
 
     def __init__(self, width=16):
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(4, width, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, 2 * width, 4, 2, 1),
-                                    nn.InstanceNorm2d(2 * width), nn.LeakyReLU(0.2), nn.Conv2d(2 * width, 1, 4, 1, 1))
+        self.layers = nn.Sequential(nn.Conv2d(4, width, 4, 2, 1), nn.LeakyReLU(0.2),
+                                    nn.Conv2d(width, 2 * width, 4, 2, 1),
+                                    nn.InstanceNorm2d(2 * width), nn.LeakyReLU(0.2),
+                                    nn.Conv2d(2 * width, 1, 4, 1, 1))
 
     def forward(self, img, grey):
         return self.layers(torch.cat([img, grey], dim=1))

@@ -1,4 +1,5 @@
-"""A pair like R3GAN [Huang et al. 2024, arXiv:2501.05441]: residual, without normalisation; relativistic, with R1 and R2."""
+"""A pair like R3GAN [Huang et al. 2024, arXiv:2501.05441]: residual, without normalisation;
+relativistic, with R1 and R2."""
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate
@@ -14,8 +15,8 @@ class Block(nn.Module):
     def __init__(self, width, groups=8):
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.LeakyReLU(0.2),
-                                    nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=groups), nn.LeakyReLU(0.2),
-                                    nn.Conv2d(2 * width, width, 1, bias=False))
+                                    nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=groups),
+                                    nn.LeakyReLU(0.2), nn.Conv2d(2 * width, width, 1, bias=False))
         nn.init.zeros_(self.layers[-1].weight)
 
     def forward(self, x):

@@ -1,4 +1,5 @@
-"""An autoencoder like VQGAN [Esser et al. 2021, arXiv:2012.09841] with a critic of patches: LeCam, and DaCo's second critic."""
+"""An autoencoder like VQGAN [Esser et al. 2021, arXiv:2012.09841] with a critic of patches: LeCam,
+and DaCo's second critic."""
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
@@ -26,9 +27,11 @@ class Autoencoder(nn.Module):
 
     def __init__(self, width=16):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(3, width, 4, 2, 1), nn.SiLU(), nn.Conv2d(width, width, 4, 2, 1))
+        self.encoder = nn.Sequential(nn.Conv2d(3, width, 4, 2, 1), nn.SiLU(),
+                                     nn.Conv2d(width, width, 4, 2, 1))
         self.quantizer = Quantizer(width=width)
-        self.decoder = nn.Sequential(nn.ConvTranspose2d(width, width, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(width, 3, 4, 2, 1))
+        self.decoder = nn.Sequential(nn.ConvTranspose2d(width, width, 4, 2, 1), nn.SiLU(),
+                                     nn.ConvTranspose2d(width, 3, 4, 2, 1))
 
     def forward(self, img):
         codes, loss = self.quantizer(self.encoder(img))
@@ -37,7 +40,8 @@ class Autoencoder(nn.Module):
 
 def patch_critic(width=16):
     """[N,3,32,32] -> [N,1,7,7]."""
-    return nn.Sequential(nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, 2 * width, 4, 2, 1),
+    return nn.Sequential(nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2),
+                         nn.Conv2d(width, 2 * width, 4, 2, 1),
                          nn.LeakyReLU(0.2), nn.Conv2d(2 * width, 1, 4, 1, 1))
 
 

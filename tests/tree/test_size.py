@@ -5,16 +5,17 @@ import sys
 from pathlib import Path
 
 import torch
+from source_files import ROOT, project_files
 from tiny import Silent, make_config, make_dataset
 from torch.overrides import TorchFunctionMode
 
 from training import setup, training_loop
 
-ROOT = Path(__file__).parents[2]
 STEP = ('training/loss.py', 'losses_ext/r1.py', 'losses_ext/path_length.py')
 ITERATION = (*STEP, 'training/training_loop.py', 'training/ema.py')
 
 MAX_FILE, MAX_FUNCTION = 450, 50        # Lines.
+WIDE, MAX_SHARE_OF_WIDE = 110, 0.04     # Columns; of all lines, those of tests, too.
 LONG_FILES = {
     'training/networks.py': 'both networks, in one file like the published ones, whose names they have',
     'torch_utils/foreign/portable.py': 'is written whole into files for other programs, networks and all',
@@ -86,18 +87,11 @@ def test_contributing_says_what_to_read():
 # All of it.
 
 
-def project_files():
-    """All Python files of the project but tests."""
-    files = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob('*.py')]
-    rooms = {path.name for path in ROOT.iterdir() if (path / '__init__.py').exists()} | {'benchmarks'}
-    return sorted(file for file in files if '/' not in file or file.split('/')[0] in rooms - {'tests'})
-
-
 def functions():
     """{file:name:line: lines from `def` to the end}"""
     lengths = {}
-    for file in project_files():
-        for node in ast.walk(ast.parse((ROOT / file).read_text(encoding='utf-8'))):
+    for file, source in project_files().items():
+        for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lengths[f'{file}:{node.name}:{node.lineno}'] = node.end_lineno - node.lineno + 1
     return lengths
@@ -111,3 +105,10 @@ def test_functions_are_short():
     lengths = functions()
     assert [name for name, lines in lengths.items() if lines > MAX_FUNCTION] == []
     assert 5 <= statistics.median(lengths.values()) <= 8
+
+
+def test_wide_lines_are_the_exception():
+    sources = [*project_files().values(), *(path.read_text(encoding='utf-8') for path in (ROOT / 'tests').rglob('*.py'))]
+    lines = [line for source in sources for line in source.splitlines()]
+    share = sum(len(line) > WIDE for line in lines) / len(lines)
+    assert share < MAX_SHARE_OF_WIDE, f'{share:.1%} of all lines have more than {WIDE} columns'

@@ -93,7 +93,8 @@ def size_of(file: BinaryIO) -> int:
 class _Machine:
     """Runs one pickle."""
 
-    def __init__(self, file: BinaryIO, substitutes: Substitutes, persistent_load: Callable[[Any], Any] | None):
+    def __init__(self, file: BinaryIO, substitutes: Substitutes,
+                 persistent_load: Callable[[Any], Any] | None):
         self.file = _Bounded(file)
         self.substitutes = substitutes
         self.persistent_load = persistent_load
@@ -242,7 +243,8 @@ def _literal(value_of: Callable[[Any], Any]) -> Callable[[_Machine, Any], None]:
 
 def _instructions() -> dict[bytes, tuple[Callable, Callable]]:
     """{byte: (reads the argument from a file, executes)} of all instructions that the machine knows."""
-    execute = {name.removeprefix('op_'): method for name, method in vars(_Machine).items() if name.startswith('op_')}
+    execute = {name.removeprefix('op_'): method for name, method in vars(_Machine).items()
+               if name.startswith('op_')}
     execute.update(dict.fromkeys(['PROTO', 'FRAME'], lambda machine, _: None))
     constants = {'NONE': lambda: None, 'NEWTRUE': lambda: True, 'NEWFALSE': lambda: False,
                  'EMPTY_DICT': dict, 'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple, 'EMPTY_SET': tuple}
@@ -260,7 +262,8 @@ def _instructions() -> dict[bytes, tuple[Callable, Callable]]:
 _INSTRUCTIONS = _instructions()
 
 
-def load(file: BinaryIO, substitutes: Substitutes, persistent_load: Callable[[Any], Any] | None = None) -> Any:
+def load(file: BinaryIO, substitutes: Substitutes,
+         persistent_load: Callable[[Any], Any] | None = None) -> Any:
     """The value of the pickle that begins at the position of `file` (protocols 2 to 5),
     which is left behind it.
 

@@ -27,7 +27,8 @@ CLASSES = {
     'AugmentPipe': 'training.augment.AugmentPipe', 'AugmentPipeGFeat': 'training.augment.AugmentPipe',
 }
 POSITIONAL = {          # Names of arguments that may be given by position.
-    'Generator': ('z_dim', 'c_dim', 'w_dim', 'img_resolution', 'img_channels', 'mapping_kwargs', 'synthesis_kwargs'),
+    'Generator': ('z_dim', 'c_dim', 'w_dim', 'img_resolution', 'img_channels', 'mapping_kwargs',
+                  'synthesis_kwargs'),
     'Discriminator': ('c_dim', 'img_resolution', 'img_channels'),
 }
 NETWORKS = ('G', 'D', 'G_ema')
@@ -37,18 +38,23 @@ PARTS = {'Generator': {'mapping', 'synthesis'}, 'Discriminator': {'b8', 'b4'}}
 # is 0, none and 0.995.
 STYLEGAN3_PRECISION = {'num_fp16_res': 4, 'conv_clamp': 256}
 STYLEGAN3_W_AVG_BETA = 0.998
-OF_SYNTHESIS = {'channel_base', 'channel_max', 'fused_modconv_default', 'architecture', 'resample_filter', 'activation',
+OF_SYNTHESIS = {'channel_base', 'channel_max', 'fused_modconv_default', 'architecture', 'resample_filter',
+                'activation',
                 # Its generator takes them beside the others.
                 'use_noise', 'fp16_channels_last', *STYLEGAN3_PRECISION}
 
 # Programs whose snapshots have the same form and other networks.
 PROGRAM_OF_CLASS = {
-    'TriPlaneGenerator': 'EG3D', 'DualDiscriminator': 'EG3D', 'ProjectedDiscriminator': 'Projected GAN or StyleGAN-XL',
-    'SuperresGenerator': 'StyleGAN-XL', 'FastganSynthesis': 'Projected GAN', 'EDMPrecond': 'EDM, a diffusion model',
-    'VPPrecond': 'EDM, a diffusion model', 'VEPrecond': 'EDM, a diffusion model', 'Precond': 'EDM2, a diffusion model',
+    'TriPlaneGenerator': 'EG3D', 'DualDiscriminator': 'EG3D',
+    'ProjectedDiscriminator': 'Projected GAN or StyleGAN-XL',
+    'SuperresGenerator': 'StyleGAN-XL', 'FastganSynthesis': 'Projected GAN',
+    'EDMPrecond': 'EDM, a diffusion model',
+    'VPPrecond': 'EDM, a diffusion model', 'VEPrecond': 'EDM, a diffusion model',
+    'Precond': 'EDM2, a diffusion model',
 }
 PROGRAM_OF_MODULE = {
-    'R3GAN': 'It belongs to R3GAN', 'timm': 'It belongs to networks with pretrained features, as those of Projected GAN',
+    'R3GAN': 'It belongs to R3GAN',
+    'timm': 'It belongs to networks with pretrained features, as those of Projected GAN',
     'torch.nn': 'Such layers are in networks of other programs (as R3GAN, EG3D, StyleGAN-XL)',
 }
 ONLY_STYLEGAN2 = 'this program has the networks of StyleGAN2 only'
@@ -98,11 +104,13 @@ def records(content: Any, only: Collection[str] | None = None) -> dict[str, Any]
     the networks that are wanted; what the others are does not matter.
     """
     content = {'G_ema': content} if isinstance(content, Module) else content
-    modules = {name: content[name] for name in (*NETWORKS, 'augment_pipe') if isinstance(content.get(name), Module)}
+    modules = {name: content[name] for name in (*NETWORKS, 'augment_pipe')
+               if isinstance(content.get(name), Module)}
     if not modules.keys() & set(NETWORKS):
         raise CheckpointError('the pickle has no network G, D or G_ema'
                               + ('' if 'ema' not in content else '; it may be of EDM, a diffusion model'))
-    others = [shorten(str(name)) for name, value in content.items() if isinstance(value, Module) and name not in modules]
+    others = [shorten(str(name)) for name, value in content.items()
+              if isinstance(value, Module) and name not in modules]
     if others and only is None:
         print(f'Note: the pickle also holds {", ".join(others)}; this program takes only G, D and G_ema out of pickles.',
               file=sys.stderr)
@@ -158,7 +166,8 @@ def _other_kind(module: Module) -> str | None:
 def whose(module: str) -> str:
     """What a Python module that a pickle asks for says of the pickle: a sentence to be appended,
     or nothing."""
-    found = [text for prefix, text in PROGRAM_OF_MODULE.items() if module == prefix or module.startswith(f'{prefix}.')]
+    found = [text for prefix, text in PROGRAM_OF_MODULE.items()
+             if module == prefix or module.startswith(f'{prefix}.')]
     return f'. {found[0]}; {ONLY_STYLEGAN2}' if found else ''
 
 
@@ -187,7 +196,8 @@ def _as_in_stylegan2_ada(class_name: str, kwargs: dict[str, Any]) -> dict[str, A
         further = {key: kwargs.pop(key) for key in list(kwargs) if key not in POSITIONAL['Generator']}
         synthesis = {**STYLEGAN3_PRECISION, **(kwargs.get('synthesis_kwargs') or {}), **further}
         synthesis.pop('fused_modconv_default', None)
-        return {**kwargs, 'mapping_kwargs': {'w_avg_beta': STYLEGAN3_W_AVG_BETA, **mapping}, 'synthesis_kwargs': synthesis}
+        return {**kwargs, 'mapping_kwargs': {'w_avg_beta': STYLEGAN3_W_AVG_BETA, **mapping},
+                'synthesis_kwargs': synthesis}
     if class_name == 'Discriminator':
         return {**STYLEGAN3_PRECISION, **kwargs, 'mapping_kwargs': mapping}
     return kwargs
@@ -280,12 +290,15 @@ def _module_call(module: torch.nn.Module, source: str, kwargs: dict[str, Any]) -
     state['_non_persistent_buffers_set'] = Call(Global('builtins', 'set'), [])
     state['_parameters'] = TypedDict(ORDERED_DICT, {
         name: tensor if tensor is None else Call(
-            Global('torch._utils', '_rebuild_parameter'), tensors.tensor_call(tensor), False, tensors.NO_HOOKS)
+            Global('torch._utils', '_rebuild_parameter'), tensors.tensor_call(tensor), False,
+            tensors.NO_HOOKS)
         for name, tensor in module._parameters.items()})
     state['_buffers'] = TypedDict(ORDERED_DICT, {
-        name: tensor if tensor is None else tensors.tensor_call(tensor) for name, tensor in module._buffers.items()})
+        name: tensor if tensor is None else tensors.tensor_call(tensor)
+        for name, tensor in module._buffers.items()})
     state['_modules'] = TypedDict(ORDERED_DICT, {
-        name: child if child is None else _module_call(child, source, {}) for name, child in module._modules.items()})
+        name: child if child is None else _module_call(child, source, {})
+        for name, child in module._modules.items()})
     return Call(RECONSTRUCT, {'type': 'class', 'version': VERSION, 'module_src': source,
                               'class_name': type(module).__name__, 'state': state})
 

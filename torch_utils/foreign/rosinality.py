@@ -136,7 +136,8 @@ def generator(state: dict[str, torch.Tensor], w_avg: torch.Tensor | None = None)
     ours = _to_ours(state, generator_rows(img_resolution, num_layers))
     w_dim = ours['synthesis.b4.conv1.affine.weight'].shape[1]
     ours['mapping.w_avg'] = w_avg.reshape(-1) if isinstance(w_avg, torch.Tensor) else mean_w(ours, w_dim, num_layers)
-    channels = {4 << i: ours[f'synthesis.b{4 << i}.conv1.bias'].numel() for i in range(img_resolution.bit_length() - 2)}
+    channels = {4 << i: ours[f'synthesis.b{4 << i}.conv1.bias'].numel()
+                for i in range(img_resolution.bit_length() - 2)}
     return with_filters(NetworkRecord('training.networks.Generator', {
         'z_dim': w_dim, 'c_dim': 0, 'w_dim': w_dim, 'img_resolution': img_resolution, 'img_channels': 3,
         'mapping_kwargs': {'num_layers': num_layers, 'lr_multiplier': LR_MULTIPLIER},
@@ -212,7 +213,8 @@ def _channel_options(channels: dict[int, int]) -> dict[str, int]:
 # Writing.
 
 FIXED = {       # What the layout cannot say otherwise. All of them are the defaults of our networks.
-    'c_dim': 0, 'img_channels': 3, 'activation': 'lrelu', 'resample_filter': FILTER, 'lr_multiplier': LR_MULTIPLIER,
+    'c_dim': 0, 'img_channels': 3, 'activation': 'lrelu', 'resample_filter': FILTER,
+    'lr_multiplier': LR_MULTIPLIER,
     'use_noise': True, 'kernel_size': 3, 'mbstd_group_size': 4, 'mbstd_num_channels': 1,
 }
 
@@ -239,7 +241,8 @@ def _to_theirs(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     is_generator = 'synthesis_kwargs' in kwargs
     _check_options(kwargs, {**FIXED, 'architecture': 'skip' if is_generator else 'resnet'})
     if is_generator:
-        widths = {kwargs['z_dim'], kwargs['w_dim'], kwargs['mapping_kwargs'].get('layer_features') or kwargs['w_dim']}
+        widths = {kwargs['z_dim'], kwargs['w_dim'],
+                  kwargs['mapping_kwargs'].get('layer_features') or kwargs['w_dim']}
         if len(widths) > 1:
             raise CheckpointError(f'z, w and the layers between have widths {sorted(widths)}, which must be equal')
         rows = generator_rows(kwargs['img_resolution'], network.mapping.num_layers)
@@ -265,7 +268,9 @@ def _kernels(img_resolution: int, is_generator: bool) -> dict[str, torch.Tensor]
     kernel = taps.outer(taps) / taps.sum() ** 2
     blocks = range(img_resolution.bit_length() - 3)
     if is_generator:
-        names = [name for i in blocks for name in (f'convs.{2 * i}.conv.blur.kernel', f'to_rgbs.{i}.upsample.kernel')]
+        names = [name for i in blocks
+                 for name in (f'convs.{2 * i}.conv.blur.kernel', f'to_rgbs.{i}.upsample.kernel')]
         return dict.fromkeys(names, kernel * 4)
-    names = [name for i in blocks for name in (f'convs.{i + 1}.conv2.0.kernel', f'convs.{i + 1}.skip.0.kernel')]
+    names = [name for i in blocks
+             for name in (f'convs.{i + 1}.conv2.0.kernel', f'convs.{i + 1}.skip.0.kernel')]
     return dict.fromkeys(names, kernel)

@@ -60,7 +60,8 @@ def records(content: Any, only: Collection[str] | None = None) -> dict[str, Any]
             or not any(content):
         raise CheckpointError('the pickle is not the three networks of a TensorFlow file')
     result: dict[str, Any] = dict.fromkeys(('G', 'D', 'G_ema', 'augment_pipe', 'training_set_kwargs'))
-    for (name, translate), network in zip((('G', generator), ('D', discriminator), ('G_ema', generator)), content):
+    for (name, translate), network in zip((('G', generator), ('D', discriminator), ('G_ema', generator)),
+                                          content):
         if network is not None and (only is None or name in only):
             result[name] = translate(network)
     return result
@@ -89,19 +90,22 @@ OPTIONS_G = {
     'nonlinearity': ('synthesis_kwargs', 'activation', 'lrelu'),
 }
 OPTIONS_D = {
-    'label_size': ('', 'c_dim', 0), 'resolution': ('', 'img_resolution', 1024), 'num_channels': ('', 'img_channels', 3),
+    'label_size': ('', 'c_dim', 0), 'resolution': ('', 'img_resolution', 1024),
+    'num_channels': ('', 'img_channels', 3),
     'architecture': ('', 'architecture', 'resnet'), 'fmap_base': ('', 'channel_base', 16384),
     'fmap_max': ('', 'channel_max', 512), 'num_fp16_res': ('', 'num_fp16_res', 0),
     'conv_clamp': ('', 'conv_clamp', None), 'mapping_fmaps': ('', 'cmap_dim', None),
     'nonlinearity': ('block_kwargs', 'activation', 'lrelu'),
     'resample_kernel': ('block_kwargs', 'resample_filter', [1, 3, 3, 1]),
-    'freeze_layers': ('block_kwargs', 'freeze_layers', 0), 'mapping_layers': ('mapping_kwargs', 'num_layers', 0),
+    'freeze_layers': ('block_kwargs', 'freeze_layers', 0),
+    'mapping_layers': ('mapping_kwargs', 'num_layers', 0),
     'mapping_lrmul': ('mapping_kwargs', 'lr_multiplier', 0.1),
     'mbstd_group_size': ('epilogue_kwargs', 'mbstd_group_size', None),
     'mbstd_num_features': ('epilogue_kwargs', 'mbstd_num_channels', 1),
 }
 # Options that change no tensor and no result.
-IGNORED_G = {'truncation_psi', 'truncation_cutoff', 'style_mixing_prob', 'structure', 'conditioning', 'fused_modconv'}
+IGNORED_G = {'truncation_psi', 'truncation_cutoff', 'style_mixing_prob', 'structure', 'conditioning',
+             'fused_modconv'}
 IGNORED_D = {'structure', 'conditioning', 'fused_modconv'}
 SIDES = ('resolution_h', 'resolution_w')        # Of images that need not be square; here they must.
 
@@ -219,7 +223,8 @@ def discriminator(network: Network) -> NetworkRecord:
         res = kwargs['img_resolution']
         variables.update({name.replace('FromRGB_lod0', f'{res}x{res}/FromRGB'): value
                           for name, value in variables.items() if name.startswith('FromRGB_lod0/')})
-    return with_filters(NetworkRecord('training.networks.Discriminator', kwargs, _translate(variables, ROWS_D)))
+    return with_filters(NetworkRecord('training.networks.Discriminator', kwargs,
+                                      _translate(variables, ROWS_D)))
 
 
 def _translate(variables: dict[str, np.ndarray], rows: list[Row]) -> dict[str, torch.Tensor]:

@@ -30,7 +30,8 @@ MAX_NDIM = 8
 STORAGES = {
     'FloatStorage': torch.float32, 'DoubleStorage': torch.float64, 'HalfStorage': torch.float16,
     'BFloat16Storage': torch.bfloat16, 'LongStorage': torch.int64, 'IntStorage': torch.int32,
-    'ShortStorage': torch.int16, 'CharStorage': torch.int8, 'ByteStorage': torch.uint8, 'BoolStorage': torch.bool,
+    'ShortStorage': torch.int16, 'CharStorage': torch.int8, 'ByteStorage': torch.uint8,
+    'BoolStorage': torch.bool,
 }
 
 
@@ -167,7 +168,8 @@ def storage_bytes(tensor: torch.Tensor) -> bytes:
     """The elements of a contiguous tensor as a byte string that torch's own `_load_from_bytes` reads."""
     name = next(name for name, dtype in STORAGES.items() if dtype == tensor.dtype)
     id = ('storage', Global('torch', name), '0', 'cpu', tensor.numel(), None)
-    machine = {'protocol_version': VERSION, 'little_endian': True, 'type_sizes': {'short': 2, 'int': 4, 'long': 4}}
+    machine = {'protocol_version': VERSION, 'little_endian': True,
+               'type_sizes': {'short': 2, 'int': 4, 'long': 4}}
     pickles = [inert_pickle.dumps(value, 2) for value in (MAGIC, VERSION, machine, Reference(id), ['0'])]
     return b''.join([*pickles, struct.pack('<q', tensor.numel()), _memory(tensor)])
 
@@ -176,8 +178,8 @@ def tensor_call(tensor: torch.Tensor) -> Call:
     """What to write into a pickle for a tensor."""
     tensor = tensor.detach().cpu().contiguous()
     storage = Call(Global('torch.storage', '_load_from_bytes'), storage_bytes(tensor))
-    return Call(Global('torch._utils', '_rebuild_tensor_v2'), storage, 0, tuple(tensor.shape), tuple(tensor.stride()),
-                False, NO_HOOKS)
+    return Call(Global('torch._utils', '_rebuild_tensor_v2'), storage, 0, tuple(tensor.shape),
+                tuple(tensor.stride()), False, NO_HOOKS)
 
 
 def _check_id(id: Any) -> tuple[torch.dtype, str, int]:

@@ -19,7 +19,8 @@ def resolve_augment(o: Mapping[str, Any], base: BaseConfig, config: dict[str, An
     if aug == 'fixed':
         config['p'] = o['p']
     if aug in ('ada', 'fixed'):
-        config['augment_kwargs'] = pipe_kwargs(o.get('augpipe', 'bgc'), config['data_shape']['img_resolution'])
+        config['augment_kwargs'] = pipe_kwargs(o.get('augpipe', 'bgc'),
+                                               config['data_shape']['img_resolution'])
     if aug == 'diffaug':
         config['augment_kwargs'] = diffaug_kwargs(o.get('diffaugment') or 'color,translation,cutout')
 
@@ -48,7 +49,8 @@ def check_what_goes_with(aug: str, o: Mapping[str, Any]) -> None:
 def name_of(aug: str, o: Mapping[str, Any]) -> list[str]:
     """Parts of the name of the run's directory: what was given."""
     names = ['-'.join(o['diffaugment'].split(','))] if o.get('diffaugment') else [aug] if 'aug' in o else []
-    names += [f'{name}{o[key]:g}' for key, name in (('p', 'p'), ('target', 'target'), ('ada_kimg', 'adakimg')) if key in o]
+    names += [f'{name}{o[key]:g}' for key, name in (('p', 'p'), ('target', 'target'), ('ada_kimg', 'adakimg'))
+              if key in o]
     return [*names, o['augpipe']] if 'augpipe' in o else names
 
 

@@ -66,20 +66,21 @@ def auto_config(resolution: int, gpus: int) -> BaseConfig:
 def tiny_config(resolution: int, gpus: int) -> BaseConfig:
     """A network small enough to see something happen on a CPU within minutes, at 32 or 64 pixels.
 
-    R1 weighs 300 times as much as in `auto`: on 900 drawings of 32 pixels the first 10 kimg then give heads rather than noise
-    (calc_metrics.py --metrics=fd1k_lite, one run each with --precision=bf16: 1448 with --gamma=0.0128, 1205 with 0.8, 1176
-    with 3, 1231 with 10).
+    R1 weighs 300 times as much as in `auto`: on 900 drawings of 32 pixels the first 10 kimg then give heads
+    rather than noise (calc_metrics.py --metrics=fd1k_lite, one run each with --precision=bf16: 1448 with
+    --gamma=0.0128, 1205 with 0.8, 1176 with 3, 1231 with 10).
     """
     batch = max(16, gpus)
     return BaseConfig(
-        ref_gpus=gpus, kimg=200, batch=batch, mbstd=min(batch // gpus, 4), channel_base=1024, channel_max=64, z_dim=64,
-        lr=0.0025, gamma=resolution ** 2 / batch / 16, ema_kimg=2, ema_rampup=0.1, mapping_layers=2,
+        ref_gpus=gpus, kimg=200, batch=batch, mbstd=min(batch // gpus, 4), channel_base=1024, channel_max=64,
+        z_dim=64, lr=0.0025, gamma=resolution ** 2 / batch / 16, ema_kimg=2, ema_rampup=0.1, mapping_layers=2,
         tick=1, snap=5, metrics=(), workers=1)
 
 
 def networks(base: BaseConfig) -> dict[str, Any]:
     """Arguments of networks, optimizers and loss of a base configuration."""
-    channels = dict(channel_base=base.channel_base, channel_max=base.channel_max, num_fp16_res=4, conv_clamp=256)
+    channels = dict(channel_base=base.channel_base, channel_max=base.channel_max, num_fp16_res=4,
+                    conv_clamp=256)
     adam = dict(class_name='torch.optim.Adam', lr=base.lr, betas=[0, 0.99], eps=1e-8, fused=True)
     config = dict(
         G_kwargs=dict(class_name='training.networks.Generator', z_dim=base.z_dim, w_dim=base.z_dim,

@@ -1,7 +1,8 @@
 """Options from a file: `train.py --config=FILE`.
 
-The keys are the names of options, with dashes or underscores; the values are checked as on the command line, and paths are
-those of the current directory, as there. The `training_options.json` of a run stands for the options that it was started with.
+The keys are the names of options, with dashes or underscores; the values are checked as on the command line,
+and paths are those of the current directory, as there. The `training_options.json` of a run stands for the
+options that it was started with.
 """
 import difflib
 import json
@@ -28,7 +29,8 @@ def with_file(o: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def options_in(path: str) -> dict[str, Any]:
-    """The options that a file, or the directory of a run, names. Raises UserError with the file and the key."""
+    """The options that a file, or the directory of a run, names.
+    Raises UserError with the file and the key."""
     if os.path.isdir(path):
         path = os.path.join(path, 'training_options.json')
     values = parsed(path)
@@ -46,7 +48,8 @@ def options_in(path: str) -> dict[str, Any]:
 def parsed(path: str) -> Any:
     """What a file of TOML, JSON or YAML says, by its name."""
     reader = READERS.get(Path(path).suffix.lower())
-    require(reader is not None, f'--config={path}: must be a file named {", ".join(READERS)}, or the directory of a run')
+    require(reader is not None,
+            f'--config={path}: must be a file named {", ".join(READERS)}, or the directory of a run')
     try:
         require(not os.path.exists(path) or os.path.isfile(path), f'--config={path}: is no regular file')
         with open(path, 'rb') as file:
@@ -85,13 +88,15 @@ READERS = {'.toml': from_toml, '.json': json.loads, '.yaml': from_yaml, '.yml': 
 
 def name_of(key: str, path: str) -> str:
     """The name of the option that a key means."""
-    names = {word.lstrip('-').replace('-', '_').lower(): name for name, option in OPTIONS.items() if name not in IN_NO_FILE
+    names = {word.lstrip('-').replace('-', '_').lower(): name for name, option in OPTIONS.items()
+             if name not in IN_NO_FILE
              for word in option.opts if word.startswith('--')}
     name = key.replace('-', '_').lower()
     near = difflib.get_close_matches(name, names, 1)
     shown = key if len(key) <= 40 and key.isprintable() else f'{key[:40]!r}...'
     hint = f'; {names[near[0]]} is one' if near else ''
-    require(name in names, f'--config: {path}: {shown}: there is no such option{hint} (train.py --help lists all)')
+    require(name in names,
+            f'--config: {path}: {shown}: there is no such option{hint} (train.py --help lists all)')
     return names[name]
 
 

@@ -18,14 +18,16 @@ from training.config.resolve import require_power_of_two, resolve
 from training.config.rules import UserError, require
 from training.config.schema import Config
 
-AS_IT_IS_NOW = ('command', 'data_paths', 'data_fingerprints', 'data_num_images', 'data_shape', 'training_set_kwargs',
-                'centre_kwargs')
+AS_IT_IS_NOW = ('command', 'data_paths', 'data_fingerprints', 'data_num_images', 'data_shape',
+                'training_set_kwargs', 'centre_kwargs')
 
 
 def continued_run(o: Mapping[str, Any]) -> Config:
-    """The configuration for going on in the directory that --resume names: as it was, but for options given now."""
+    """The configuration for going on in the directory that --resume names: as it was,
+    but for options given now."""
     run_dir = os.path.normpath(o['resume'])
-    require('preset' not in o, f'--preset is for the start of a run; {run_dir} goes on with the options that it has')
+    require('preset' not in o,
+            f'--preset is for the start of a run; {run_dir} goes on with the options that it has')
     require('new' not in o, f'--new starts another run; --resume={run_dir} continues that one')
     try:
         saved = options_of(run_dir)
@@ -46,10 +48,11 @@ def continued_run(o: Mapping[str, Any]) -> Config:
 
 
 def require_buildable(run_dir: str, saved: Config) -> None:
-    """Raises UserError if what a file says of methods and networks is nothing that this program builds: both are tried, with
-    networks that have shapes but no numbers."""
+    """Raises UserError if what a file says of methods and networks is nothing that this program builds: both
+    are tried, with networks that have shapes but no numbers."""
     problem = problem_of_methods(saved) or problem_of_networks(saved)
-    require(problem is None, f'--resume: {Path(run_dir, run_dirs.OPTIONS_FILE)} was not written by this program: {problem}; '
+    require(problem is None,
+            f'--resume: {Path(run_dir, run_dirs.OPTIONS_FILE)} was not written by this program: {problem}; '
                              f'{ways_on(run_dir)}')
 
 
@@ -73,24 +76,27 @@ def saved_command(run_dir: str, saved: Mapping[str, Any]) -> dict[str, Any]:
     for key in saved['command']:
         require(key in OPTIONS and key not in NOT_OF_THE_RUN,
                 f'{where} was not written by this program: its command has options that there are not ({key:.40})')
-    return given({key: converted(key, value, f'{where}: command.{key}') for key, value in saved['command'].items()})
+    return given({key: converted(key, value, f'{where}: command.{key}')
+                  for key, value in saved['command'].items()})
 
 
 def resolve_again(saved: Config, command: dict[str, Any], options: dict[str, Any]) -> Mapping[str, Any]:
-    """The configuration of a saved run with other options, for the processes that the run began with: much follows from their
-    number, and is to stay. What does not follow from these options stays as well: defaults may be others today."""
+    """The configuration of a saved run with other options, for the processes that the run began with: much
+    follows from their number, and is to stay. What does not follow from these options stays as well: defaults
+    may be others today."""
     gpus = command.get('gpus', saved['gpus'])
     asked = resolve(with_whole_paths({**command, **options, 'gpus': gpus}))[1]
     try:
         with redirect_stderr(io.StringIO()):                # Warnings have been printed.
             before = resolve(with_whole_paths({**command, 'gpus': gpus}))[1]
-    except (OSError, UserError):                            # The data have moved, say: then there is nothing to compare with.
+    except (OSError, UserError):  # The data have moved, say: then there is nothing to compare with.
         before = {}
     now = {key: asked[key] for key in AS_IT_IS_NOW if key in asked}
     return run_dirs.with_classes_of(saved, {**with_changes(saved, before, asked), **now})
 
 
-def with_changes(saved: Mapping[str, Any], before: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+def with_changes(saved: Mapping[str, Any], before: Mapping[str, Any],
+                 asked: Mapping[str, Any]) -> dict[str, Any]:
     """The saved table with every entry changed that differs between the other two; tables in it likewise."""
     found = {key: value for key, value in saved.items() if key in asked or key not in before}
     for key, value in asked.items():

@@ -16,7 +16,8 @@ def data_paths(o: Mapping[str, Any]) -> list[str]:
     if method is None:
         require('data' in o, f"Missing option '--data'. {EXAMPLE}")
         return [o['data']]
-    require('data' not in o, f'--data and --reg_type={method} exclude each other; name the data in --{method}_data')
+    require('data' not in o,
+            f'--data and --reg_type={method} exclude each other; name the data in --{method}_data')
     require(o.get(f'{method}_data'), f'--reg_type={method} needs --{method}_data')
     return o[f'{method}_data'].split(',')
 
@@ -49,16 +50,19 @@ def resolve_data(o: Mapping[str, Any], config: dict[str, Any], names: list[str])
             titles.append(dataset.name)
             fingerprints.append(dataset.fingerprint())
             nums.append(len(dataset))
-    config.update(data_paths=paths, data_fingerprints=fingerprints, data_num_images=nums, data_shape=shapes[0],
+    config.update(data_paths=paths, data_fingerprints=fingerprints, data_num_images=nums,
+                  data_shape=shapes[0],
                   training_set_kwargs=set_arguments(o, paths, labels, shapes[0]['img_resolution'], nums[-1]))
     names.append('+'.join(titles))
     names += ['cond'] * bool(o.get('cond')) + [f'subset{o.get("subset")}'] * ('subset' in o) + ['mirror'] * bool(o.get('mirror'))
 
 
-def set_arguments(o: Mapping[str, Any], paths: list[str], labels: dict[str, Any], res: int, num: int) -> dict[str, Any]:
+def set_arguments(o: Mapping[str, Any], paths: list[str], labels: dict[str, Any], res: int,
+                  num: int) -> dict[str, Any]:
     """What the data set of the run is opened with: all of its `num` images, or a choice."""
     kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=paths[0],
-                  max_size=num if len(paths) == 1 else None, xflip=bool(o.get('mirror')), resolution=res, **labels)
+                  max_size=num if len(paths) == 1 else None, xflip=bool(o.get('mirror')), resolution=res,
+                  **labels)
     subset = o.get('subset', num)
     require(subset <= num, f'--subset={subset}: must be between 1 and {num}')
     if subset < num:
@@ -79,8 +83,9 @@ def require_one_shape(path: str, shape: dict[str, int], first: str, expected: di
 
 
 def label_source(o: Mapping[str, Any], paths: list[str]) -> dict[str, str]:
-    """--labels-from as an argument of the data sets. Folders are numbered in plain string order where that makes no
-    difference, which is how all runs of before have recorded them, and else by the numbers in their names."""
+    """--labels-from as an argument of the data sets. Folders are numbered in plain string order where that
+    makes no difference, which is how all runs of before have recorded them, and else by the numbers in their
+    names."""
     from training.dataset import ImageFolderDataset
     if 'labels_from' not in o:
         return {}
@@ -93,7 +98,8 @@ def label_source(o: Mapping[str, Any], paths: list[str]) -> dict[str, str]:
 
 
 def resolve_held_out(o: Mapping[str, Any], config: dict[str, Any]) -> None:
-    """--held-out, or what --subset leaves out: images that D never learns from, enough to fill a micro-batch."""
+    """--held-out, or what --subset leaves out: images that D never learns from,
+    enough to fill a micro-batch."""
     from training.dataset import ImageFolderDataset
     require('held_out' not in o or 'data' in o, '--held-out has no effect without --data')
     if 'data' not in o or not {'held_out', 'subset'} & o.keys():
@@ -117,8 +123,8 @@ def data_now(config: Mapping[str, Any]) -> dict[str, Any]:
     options = {key: kwargs[key] for key in ('use_labels', 'labels_from') if key in kwargs}
     sets = [ImageFolderDataset(path, **options) for path in config['data_paths']]
     first = sets[0]
-    now = dict(data_fingerprints=[dataset.fingerprint() for dataset in sets], data_num_images=[*map(len, sets)],
-               data_shape=shape_of(first))
+    now = dict(data_fingerprints=[dataset.fingerprint() for dataset in sets],
+               data_num_images=[*map(len, sets)], data_shape=shape_of(first))
     if config['training_set_kwargs']:
         subset = config['command'].get('subset')
         is_subset = isinstance(subset, int) and subset < len(first)
@@ -129,7 +135,8 @@ def data_now(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def no_longer_taken(config: Mapping[str, Any]) -> str:
-    """Words about folders in the data that programs left behind: images of them were in runs of earlier versions."""
+    """Words about folders in the data that programs left behind:
+    images of them were in runs of earlier versions."""
     from training.dataset import ImageFolderDataset
     names = []
     for path in config['data_paths']:

@@ -13,7 +13,8 @@ from training.config.schema import Config
 
 
 def options_of(run_dir: str) -> Config:
-    """The configuration of a run; if its file is damaged or gone, that of its newest saved state. Raises ValueError."""
+    """The configuration of a run; if its file is damaged or gone,
+    that of its newest saved state. Raises ValueError."""
     try:
         return run_dirs.saved_options(run_dir)
     except ValueError as error:
@@ -55,7 +56,8 @@ def refuse_changes(run_dir: str, config: Mapping[str, Any], changes: dict[str, s
 
 
 def refuse_lost_states(run_dir: str, config: Mapping[str, Any]) -> None:
-    """Raises UserError if a run would begin again over what it has written, because its saved states are gone."""
+    """Raises UserError if a run would begin again over what it has written,
+    because its saved states are gone."""
     lost = run_dirs.lost_progress(run_dir, config['batch'])
     require(lost is None,
             f'{run_dir} has no saved state to continue from (training-state-*.safetensors), but there are {lost}, which '

@@ -23,7 +23,8 @@ def zoo_fields() -> Iterator[tuple[str, losses_ext.OptionSpec]]:
 
 
 def chosen_methods(o: Mapping[str, Any]) -> list[str]:
-    """The names in --reg_type, in registry order. Not given, it follows the game; without R1 there is nothing to follow."""
+    """The names in --reg_type, in registry order. Not given, it follows the game;
+    without R1 there is nothing to follow."""
     has_r1 = o.get('r1_gamma', o.get('gamma')) != 0
     default = losses_ext.DEFAULT_REG_TYPES.get(adversarial_game(o), 'none') if has_r1 else 'none'
     try:
@@ -44,7 +45,8 @@ def method_with_data(o: Mapping[str, Any]) -> str | None:
 
 
 def resolve_methods(o: Mapping[str, Any], config: dict[str, Any], names: list[str]) -> None:
-    """--loss, --reg_type and the options of the methods. Comes last: methods complete their options from the rest."""
+    """--loss, --reg_type and the options of the methods. Comes last:
+    methods complete their options from the rest."""
     loss = o.get('loss', 'logistic')
     chosen = chosen_methods(o)
     say_what_belongs_to(loss, chosen, o)
@@ -55,7 +57,8 @@ def resolve_methods(o: Mapping[str, Any], config: dict[str, Any], names: list[st
         require(not fields or name in (*chosen, *losses_ext.BASE_TYPES, loss),
                 f'--{name}_{next(iter(fields), None)} has no effect without {switch}')
         names += [f'{name}_{field}{value:g}' if isinstance(value, float) else f'{name}_{field}{value}'
-                  for field, value in changed(name, fields).items() if field != 'data']   # Data sets are in the name already.
+                  # Data sets are in the name already.
+                  for field, value in changed(name, fields).items() if field != 'data']
     config['loss'] = loss
     config['loss_kwargs'].update(game=loss, **base_fields(o, given))
     config['regularizers'] = {name: given[name] for name in chosen}
@@ -77,11 +80,13 @@ def base_fields(o: Mapping[str, Any], given: Mapping[str, dict]) -> dict[str, An
     """The options of the methods that every run has, if they were given and are not those it has anyway."""
     require(o.get('r1_gamma', o.get('gamma')) == o.get('gamma', o.get('r1_gamma')),
             '--r1_gamma and --gamma are two names of one option: give one of them')
-    return {f'{name}_{field}': value for name in losses_ext.BASE_TYPES for field, value in changed(name, given[name]).items()}
+    return {f'{name}_{field}': value for name in losses_ext.BASE_TYPES
+            for field, value in changed(name, given[name]).items()}
 
 
 def problem_of_methods(config: Mapping[str, Any]) -> str | None:
-    """What is wrong with the game, the methods and their options in a configuration that was saved; None if nothing is."""
+    """What is wrong with the game, the methods and their options in a
+    configuration that was saved; None if nothing is."""
     if config['loss'] not in LOSSES:
         return f'loss={config["loss"]:.40} is none of {", ".join(LOSSES)}'
     for name in config['regularizers']:
@@ -89,11 +94,13 @@ def problem_of_methods(config: Mapping[str, Any]) -> str | None:
             return f'regularizers.{name:.40} is none of {", ".join(METHODS)}'
     tables = {**config['regularizers'], config['loss']: config.get('loss_options') or {}}
     base = {name: losses_ext.base_options(config, name) for name in losses_ext.BASE_TYPES}
-    return next(filter(None, (problem_of_fields(name, table) for name, table in {**base, **tables}.items())), None)
+    return next(filter(None, (problem_of_fields(name, table) for name, table in {**base, **tables}.items())),
+                None)
 
 
 def problem_of_fields(method: str, table: Any) -> str | None:
-    """The first option of a method that there is not or that has a value which it cannot have; None if there is none."""
+    """The first option of a method that there is not or that has a value which it cannot have;
+    None if there is none."""
     fields = {field.name: field for name, field in zoo_fields() if name == method}
     if not isinstance(table, Mapping):
         return f'the options of {method} are no table'

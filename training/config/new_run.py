@@ -29,7 +29,8 @@ def started_run(o: Mapping[str, Any]) -> Config:
 
 
 def same_run(o: Mapping[str, Any], run_name: str, config: Config) -> Config | None:
-    """The configuration of the latest run with these settings, or with these but for its data; None if there is none."""
+    """The configuration of the latest run with these settings, or with these but for its data;
+    None if there is none."""
     earlier = earlier_runs(o['outdir'], run_name)
     as_before = {run_dir: run_dirs.with_classes_of(saved, config) for run_dir, saved in earlier}
     changes = {run_dir: run_dirs.differences(saved, as_before[run_dir]) for run_dir, saved in earlier}
@@ -40,7 +41,8 @@ def same_run(o: Mapping[str, Any], run_name: str, config: Config) -> Config | No
         return replace(Config.from_json(as_before[run_dir]), run_dir=run_dir)
     if earlier:
         run_dir = earlier[0][0]
-        click.echo(f'A new run: {run_dir} has other settings ({run_dirs.in_words(changes[run_dir])}).', err=True)
+        click.echo(f'A new run: {run_dir} has other settings ({run_dirs.in_words(changes[run_dir])}).',
+                   err=True)
     return None
 
 
@@ -51,7 +53,8 @@ def with_preset(o: Mapping[str, Any]) -> Mapping[str, Any]:
     name, (num_images, resolution) = o['preset'], data_size(o)
     added = added_options(name, resolution, o)
     if torchrun.is_main_process():
-        click.echo(f'--preset={name} stands for: {" ".join(words_of(added)) or "nothing that is not given"}', err=True)
+        click.echo(f'--preset={name} stands for: {" ".join(words_of(added)) or "nothing that is not given"}',
+                   err=True)
         if fitting_preset(num_images) != name:
             click.echo(f'Warning: --preset={fitting_preset(num_images)} is meant for {num_images} images, '
                        f'--preset={name} is not.', err=True)

@@ -1,6 +1,7 @@
 """The options of `train.py`, in the order and under the headings of its `--help`.
 
-A table: what they mean together is settled in resolve.py, what they became is declared in schema.py. Imports no torch.
+A table: what they mean together is settled in resolve.py, what they became is declared in schema.py. Imports
+no torch.
 """
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -68,18 +69,24 @@ def option_type(name: str, within: str, choices: tuple[str, ...] = ()) -> Any:
 OPTIONS_BY_HEADING = {
     'General': [
         Option('--outdir', metavar='DIR', help='Where the run gets a directory of its own.'),
-        Option('--config', metavar='FILE', help='Options from a file (.toml, .json), or those of the run in a directory; options '
+        Option('--config', metavar='FILE',
+               help='Options from a file (.toml, .json), or those of the run in a directory; options '
                'that are given win (docs/options.md) [default: none]'),
-        Option('--gpus', type=Whole(PROCESSES), metavar='INT', help='Processes, one per GPU; a power of two [default: 1]'),
-        Option('--snap', type=Whole('[1, inf)'), metavar='TICKS', help='Ticks between snapshots [default: 50; tiny: 5]'),
-        Option('--metrics', metavar='LIST', help='Metrics at each snapshot, or none [default: fid50k_full; tiny: none]'),
+        Option('--gpus', type=Whole(PROCESSES), metavar='INT',
+               help='Processes, one per GPU; a power of two [default: 1]'),
+        Option('--snap', type=Whole('[1, inf)'), metavar='TICKS',
+               help='Ticks between snapshots [default: 50; tiny: 5]'),
+        Option('--metrics', metavar='LIST',
+               help='Metrics at each snapshot, or none [default: fid50k_full; tiny: none]'),
         Option('--seed', type=Whole(SEED), metavar='INT', help='Random seed [default: 0]'),
         Option('--download-detectors', is_flag=True,
                help='Fetch missing weights of the detectors of --metrics from their official addresses.'),
-        Option('--snapshot-format', metavar='LIST', help='Files of each network snapshot: native (.safetensors), pkl '
+        Option('--snapshot-format', metavar='LIST',
+               help='Files of each network snapshot: native (.safetensors), pkl '
                '(for programs that know the official snapshots) [default: native]'),
         Option('-n', '--dry-run', is_flag=True, help='Print the configuration and stop.'),
-        Option('--new', is_flag=True, help='Start anew; without it, the same command continues an unfinished run.'),
+        Option('--new', is_flag=True,
+               help='Start anew; without it, the same command continues an unfinished run.'),
         Option('--override', is_flag=True, help='Continue a run although its settings or data have changed.'),
         Option('--keep', metavar='LIST',
                help='Saved states to keep: the newest NUMBER[,best][,every=KIMG] [default: 2,best]'),
@@ -91,29 +98,38 @@ OPTIONS_BY_HEADING = {
         Option('--cond', type=bool, metavar='BOOL', help='Learn the classes of the data set [default: no]'),
         Option('--labels-from', type=click.Choice(['json', 'folders']),
                help='Where classes come from: dataset.json, or the names of subfolders [default: json]'),
-        Option('--subset', type=Whole('[1, inf)'), metavar='INT', help='Train with that many images only [default: all]'),
-        Option('--held-out', metavar='PATH', help='Images of which D is only asked what it thinks: the overfitting gap '
+        Option('--subset', type=Whole('[1, inf)'), metavar='INT',
+               help='Train with that many images only [default: all]'),
+        Option('--held-out', metavar='PATH',
+               help='Images of which D is only asked what it thinks: the overfitting gap '
                '[default: what --subset leaves out]'),
         Option('--mirror', type=bool, metavar='BOOL', help='Double the data by mirror images [default: no]'),
     ],
     'Base configuration': [
-        Option('--preset', type=click.Choice(list(PRESETS)), help='Options for so many images: below 500, up to '
+        Option('--preset', type=click.Choice(list(PRESETS)),
+               help='Options for so many images: below 500, up to '
                '50 000, more; printed, and options that are given win (docs/choosing.md) [default: none]'),
         Option('--cfg', type=click.Choice(CONFIG_NAMES), help='Base configuration [default: auto]'),
-        Option('--G', 'G', type=click.Choice(list(classes_for('G'))), help='Class of the generator [default: Generator]'),
-        Option('--D', 'D', type=click.Choice(list(classes_for('D'))), help='Class of the critics [default: Discriminator]'),
+        Option('--G', 'G', type=click.Choice(list(classes_for('G'))),
+               help='Class of the generator [default: Generator]'),
+        Option('--D', 'D', type=click.Choice(list(classes_for('D'))),
+               help='Class of the critics [default: Discriminator]'),
         Option('--gamma', type=Real('[0, inf)'), metavar='FLOAT', help='Weight of R1 [default: by --cfg]'),
         Option('--kimg', type=Whole('[1, inf)'), metavar='INT',
                help='Length of the run in thousands of images [default: by --cfg]'),
         Option('--batch', type=Whole(BATCH), metavar='INT', help='Images per iteration [default: by --cfg]'),
-        Option('--batch-gpu', type=Whole(BATCH), metavar='INT', help='Images at once on one GPU [default: by --cfg]'),
-        Option('--tick', type=Real('(0, inf)'), metavar='KIMG', help='Thousands of images in a tick [default: 4; tiny: 1]'),
+        Option('--batch-gpu', type=Whole(BATCH), metavar='INT',
+               help='Images at once on one GPU [default: by --cfg]'),
+        Option('--tick', type=Real('(0, inf)'), metavar='KIMG',
+               help='Thousands of images in a tick [default: 4; tiny: 1]'),
         Option('--glr', type=Real('(0, 1]'), metavar='FLOAT', help='Learning rate of G [default: by --cfg]'),
         Option('--dlr', type=Real('(0, 1]'), metavar='FLOAT', help='Learning rate of D [default: by --cfg]'),
         Option('--cbase', type=Whole('[1, 1048576]'), metavar='INT',
                help='Width of the networks: channels times resolution, up to --cmax [default: by --cfg]'),
-        Option('--cmax', type=Whole('[1, 8192]'), metavar='INT', help='Most channels of a layer [default: by --cfg]'),
-        Option('--map-depth', type=Whole('[1, 64]'), metavar='INT', help="Layers of G's mapping network [default: by --cfg]"),
+        Option('--cmax', type=Whole('[1, 8192]'), metavar='INT',
+               help='Most channels of a layer [default: by --cfg]'),
+        Option('--map-depth', type=Whole('[1, 64]'), metavar='INT',
+               help="Layers of G's mapping network [default: by --cfg]"),
         Option('--mbstd-group', type=Whole('[0, 65536]'), metavar='INT',
                help='Images in a group of the minibatch standard deviation; 0: none, D looks at every image alone '
                '[default: by --cfg]'),
@@ -121,7 +137,8 @@ OPTIONS_BY_HEADING = {
                help='Share of the images that are made of two latents (style mixing) [default: by --cfg]'),
     ],
     'Augmentation': [
-        Option('--aug', type=click.Choice(['noaug', 'ada', 'fixed', 'diffaug']), help='Augmentation [default: ada]'),
+        Option('--aug', type=click.Choice(['noaug', 'ada', 'fixed', 'diffaug']),
+               help='Augmentation [default: ada]'),
         Option('--p', type=Real('[0, 1]'), metavar='FLOAT', help='Strength for --aug=fixed'),
         Option('--target', type=Real('[0, 1]'), metavar='FLOAT',
                help='What --aug=ada holds the sign statistic at [default: 0.6]'),
@@ -144,18 +161,23 @@ OPTIONS_BY_HEADING = {
         Option('--allow-partial', is_flag=True, help='Fine-tune although the file has not all tensors.'),
         Option('--resume', metavar='RUN|NET', help='Continue the run in a directory; anything else starts '
                'from the weights in a file as --init-from does, with the architecture of --cfg [default: noresume]'),
-        Option('--freezed', type=Whole('[0, 1000]'), metavar='INT', help='Freeze that many layers of D [default: 0]'),
+        Option('--freezed', type=Whole('[0, 1000]'), metavar='INT',
+               help='Freeze that many layers of D [default: 0]'),
     ],
     'Performance': [
-        Option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), help='Where to compute [default: auto]'),
-        Option('--ops', type=click.Choice(['auto', 'native', 'reference']), help='Operators: compiled (native), '
+        Option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']),
+               help='Where to compute [default: auto]'),
+        Option('--ops', type=click.Choice(['auto', 'native', 'reference']),
+               help='Operators: compiled (native), '
                'plain tensor operations (reference), or what there is [default: auto]'),
         Option('--precision', type=click.Choice(['auto', 'fp32', 'fp16', 'bf16']),
                help='Of the four highest resolutions; auto is fp16 on CUDA, fp32 elsewhere [default: auto]'),
         Option('--fp32', type=bool, metavar='BOOL', help='The same as --precision=fp32 [default: no]'),
-        Option('--nhwc', type=bool, metavar='BOOL', help='Channels-last memory in reduced precision [default: no]'),
+        Option('--nhwc', type=bool, metavar='BOOL',
+               help='Channels-last memory in reduced precision [default: no]'),
         Option('--nobench', type=bool, metavar='BOOL', help='Without the cuDNN benchmark [default: no]'),
-        Option('--allow-tf32', type=bool, metavar='BOOL', help='TF32 in convolutions and products [default: no]'),
+        Option('--allow-tf32', type=bool, metavar='BOOL',
+               help='TF32 in convolutions and products [default: no]'),
         Option('--workers', type=Whole(WORKERS), metavar='INT',
                help='Processes that load images; 0: none [default: 3; tiny: 1]'),
     ],
@@ -175,7 +197,8 @@ def with_options(function: Callable) -> Callable:
 
 
 def parse_args(argv: Sequence[str]) -> dict[str, Any]:
-    """The options of a command line by their names, None for those that are not given. Raises click's errors."""
+    """The options of a command line by their names, None for those that are not given.
+    Raises click's errors."""
     return click.Command('train.py', params=[*OPTIONS.values()]).make_context('train.py', [*argv]).params
 
 
@@ -188,7 +211,8 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_whole_paths(o: Mapping[str, Any]) -> dict[str, Any]:
-    """The same options, with paths that mean the same in every directory: they are read again when a run continues."""
+    """The same options, with paths that mean the same in every directory:
+    they are read again when a run continues."""
     data = {key: ','.join(os.path.abspath(path) if path else path for path in str(o[key]).split(','))
             for key in o if key.endswith('_data')}
     for key in ('data', 'held_out'):
@@ -213,13 +237,15 @@ def word_of(name: str, value: Any) -> str:
 
 
 def argv_of(config: Mapping[str, Any]) -> list[str] | None:
-    """What to type behind train.py to repeat a run, recorded or made of what was; None if neither, or of another program."""
+    """What to type behind train.py to repeat a run, recorded or made of what was; None if neither,
+    or of another program."""
     if config.get('argv') is not None:
         return config['argv']
     command, run_dir = config.get('command', {'': 0}), config.get('run_dir')
     if run_dir is None or not command.keys() <= OPTIONS.keys():
         return None
-    return [f'--outdir={Path(run_dir).parent}', *words_of({name: command[name] for name in OPTIONS if name in command})]
+    return [f'--outdir={Path(run_dir).parent}',
+            *words_of({name: command[name] for name in OPTIONS if name in command})]
 
 
 def with_argv(config: Config) -> Config:

@@ -58,7 +58,8 @@ def page() -> str:
     """The whole page."""
     parts = [HEAD]
     for heading, options in OPTIONS_BY_HEADING.items():
-        parts += [f'\n### {heading}\n', *table(['option', 'value', 'default', 'meaning'], map(option_row, options))]
+        parts += [f'\n### {heading}\n',
+                  *table(['option', 'value', 'default', 'meaning'], map(option_row, options))]
     parts += [FILE, ENTRIES, *table(['entry', 'value', 'unit', 'changes', 'meaning'], entry_rows(Config))]
     before = ', '.join(f'`{old}` (now `{new}`)' for old, new in RENAMED.items())
     return '\n'.join([*parts, f'\nFiles of before have other names for some entries, which are still read: {before}.']) + '\n'

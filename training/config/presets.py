@@ -1,6 +1,8 @@
-"""The bundles of options that `train.py --preset` names: where to begin, by the number of images and the resolution.
+"""The bundles of options that `train.py --preset` names: where to begin, by the number of images and the
+resolution.
 
-Starting points from the papers of the methods (docs/choosing.md), not results measured here. Plain data; imports nothing.
+Starting points from the papers of the methods (docs/choosing.md), not results measured here. Plain data;
+imports nothing.
 """
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +14,13 @@ class Preset:
     min_images: int                     # Meant for at least so many images ...
     max_images: int | None              # ... and fewer than so many; None: without end.
     options: dict[str, Any]
-    freezes: bool = False               # When fine-tuning, D's highest blocks stay as they are [FreezeD, arXiv:2002.10964].
+    # When fine-tuning, D's highest blocks stay as they are [FreezeD, arXiv:2002.10964].
+    freezes: bool = False
 
 
 PRESETS = {
-    'few-shot': Preset(0, 500, dict(mirror=True, aug='ada', reg_type='lecam', lecam_weight=0.01, kimg=1000, snap=10),
+    'few-shot': Preset(0, 500,
+                       dict(mirror=True, aug='ada', reg_type='lecam', lecam_weight=0.01, kimg=1000, snap=10),
                        freezes=True),
     'limited': Preset(500, 50_000, dict(mirror=True, aug='ada', reg_type='ggdr', kimg=5000)),
     'large': Preset(50_000, None, dict(mirror=False, aug='noaug')),

@@ -55,7 +55,8 @@ def base_name(o: Mapping[str, Any]) -> str:
 
 
 def with_details(o: Mapping[str, Any], base: BaseConfig, names: list[str]) -> BaseConfig:
-    """--cbase, --cmax, --map-depth, --mbstd-group, --mixing-prob: a base configuration with what else was given."""
+    """--cbase, --cmax, --map-depth, --mbstd-group, --mixing-prob:
+    a base configuration with what else was given."""
     given = {field: o[option] for option, field in DETAILS.items() if option in o}
     names += [f'{option.replace("_", "")}{o[option]:g}' for option in DETAILS if option in o]
     return replace(base, **given)
@@ -67,7 +68,8 @@ def require_power_of_two(gpus: int) -> None:
 
 
 def resolve_output(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]) -> None:
-    """--snap, --metrics, --snapshot-format, --keep, --log: what is saved and shown, and when. Metrics are taken as they are."""
+    """--snap, --metrics, --snapshot-format, --keep, --log: what is saved and shown, and when.
+    Metrics are taken as they are."""
     config['snap'] = o.get('snap', base.snap)
     config['metrics'] = listed(o['metrics']) if 'metrics' in o else list(base.metrics)
     if 'snapshot_format' in o:
@@ -90,10 +92,12 @@ def parse_formats(text: str) -> list[str]:
 
 
 def parse_log(text: str) -> list[str]:
-    """Names of logs from a comma list; each is also the name of the package and of the extra that it needs."""
+    """Names of logs from a comma list; each is also the name of the
+    package and of the extra that it needs."""
     names = listed(text)
     for name in names:
-        require(name in LOG_NAMES, f'--log={text}: there is no log {name}; valid: none, {", ".join(LOG_NAMES)}')
+        require(name in LOG_NAMES,
+                f'--log={text}: there is no log {name}; valid: none, {", ".join(LOG_NAMES)}')
         require(is_installed(name), f'--log={text} needs the extra "{name}" (pip install {name})')
     return names
 
@@ -118,9 +122,11 @@ def resolve_networks(o: Mapping[str, Any], config: dict[str, Any], names: list[s
         usual = config[f'{network}_kwargs']['class_name']
         class_name = classes_for(network)[o[network]] if network in o else usual
         if class_name != usual:
-            require('init_from' not in o or 'cfg' in o, f'--{network} has no effect with --init-from, which takes the '
+            require('init_from' not in o or 'cfg' in o,
+                    f'--{network} has no effect with --init-from, which takes the '
                     'networks of the file; --cfg as well starts new ones from what matches')
-            require('pkl' not in config.get('snapshot_format', ()), f'--{network}={o[network]} cannot be saved as pkl, in '
+            require('pkl' not in config.get('snapshot_format', ()),
+                    f'--{network}={o[network]} cannot be saved as pkl, in '
                     'the form of the official snapshots: leave out --snapshot-format')
             config[f'{network}_kwargs']['class_name'] = class_name
             names.append(o[network])
@@ -170,7 +176,8 @@ def batch_sizes(o: Mapping[str, Any], base: BaseConfig, gpus: int) -> tuple[int,
 
 
 def require_whole_groups(batch_gpu: int, group_size: int) -> None:
-    """Raises UserError if the images at once on one GPU are not made of groups of the minibatch standard deviation."""
+    """Raises UserError if the images at once on one GPU are not made
+    of groups of the minibatch standard deviation."""
     group = min(group_size, batch_gpu)
     require(batch_gpu % group == 0,
             f'{batch_gpu} images at once on one GPU are no multiple of the minibatch-std group of {group}; '
@@ -180,7 +187,8 @@ def require_whole_groups(batch_gpu: int, group_size: int) -> None:
 def resolve_speed(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]) -> None:
     """--device, --ops, --precision, --workers and the switches of the reference."""
     from torch_utils import distributed
-    device = distributed.check_device(o.get('device', 'auto'), config['gpus'])      # Untouched: it is for the ranks.
+    # Untouched: it is for the ranks.
+    device = distributed.check_device(o.get('device', 'auto'), config['gpus'])
     precision = chosen_precision(o, device)
     set_precision(precision, config)
     if precision == 'bf16' and device == 'cuda':
@@ -192,8 +200,8 @@ def resolve_speed(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]
     workers = o.get('workers', base.workers)
     config['data_loader_kwargs'] = dict(pin_memory=device == 'cuda', num_workers=workers,
                                         prefetch_factor=2 if workers else None)
-    config.update(device=o.get('device', 'auto'), ops=o.get('ops', 'auto'), cudnn_benchmark=not o.get('nobench', False),
-                  allow_tf32=o.get('allow_tf32', False))
+    config.update(device=o.get('device', 'auto'), ops=o.get('ops', 'auto'),
+                  cudnn_benchmark=not o.get('nobench', False), allow_tf32=o.get('allow_tf32', False))
 
 
 def chosen_precision(o: Mapping[str, Any], device: str) -> str:

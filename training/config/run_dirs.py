@@ -1,4 +1,5 @@
-"""What it takes to continue a run: its configuration compared with the one asked for, and the lock on its directory.
+"""What it takes to continue a run: its configuration compared with the one asked for, and the lock on its
+directory.
 
 Imports no torch, so that a refusal comes at once.
 """
@@ -25,9 +26,10 @@ except ImportError:         # Windows: there is no lock.
 LOCK_FILE = '.lock'
 MAX_HOLDER = 200        # Characters of it that are repeated.
 
-OF_THE_DATA = ('max_size', 'random_seed')   # Of a data set's arguments: they follow from --subset and what there is.
+# Of a data set's arguments: they follow from --subset and what there is.
+OF_THE_DATA = ('max_size', 'random_seed')
 DATA = 'data_fingerprints'
-PLACES = ('path', 'data')           # Entries of these names, wherever they are: data sets are compared by fingerprint.
+PLACES = ('path', 'data')  # Entries of these names, wherever they are: data sets are compared by fingerprint.
 
 
 class BusyError(Exception):
@@ -35,7 +37,8 @@ class BusyError(Exception):
 
 
 def saved_options(run_dir: str | os.PathLike) -> Config:
-    """The configuration of a run. Raises ValueError with a sentence for people if the directory is none of a run."""
+    """The configuration of a run. Raises ValueError with a sentence
+    for people if the directory is none of a run."""
     try:
         values = read_options_file(run_dir)
     except RunFileError as error:
@@ -48,15 +51,18 @@ def saved_options(run_dir: str | os.PathLike) -> Config:
 
 def write_options(config: Mapping[str, Any]) -> None:
     """Writes the configuration into the run's directory, complete or not at all."""
-    writing.write_text(Path(config['run_dir'], OPTIONS_FILE), json.dumps(dict(config), indent=2), 'any', sync=True)
+    writing.write_text(Path(config['run_dir'], OPTIONS_FILE), json.dumps(dict(config), indent=2), 'any',
+                       sync=True)
 
 
 def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, str]:
-    """{entry: 'saved -> asked'} of all that makes it another run, nested entries with dots; for data, in words."""
+    """{entry: 'saved -> asked'} of all that makes it another run,
+    nested entries with dots; for data, in words."""
     asked = json.loads(json.dumps(dict(asked)))
     before, after = dict(leaves(saved)), dict(leaves(asked))
     changes = {name: f'{before.get(name, "(none)")} -> {after.get(name, "(none)")}'
-               for name in sorted({**before, **after}) if before.get(name) != after.get(name) and _matters(name)}
+               for name in sorted({**before, **after})
+               if before.get(name) != after.get(name) and _matters(name)}
     if before.get('gpus') != after.get('gpus'):
         changes.pop('batch_gpu', None)      # Another number of processes divides the same batch otherwise.
     if all(was != now for was, now in zip(_choice(saved), _choice(asked))):
@@ -80,8 +86,8 @@ def set_kwargs(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_classes_of(saved: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration with folders numbered as classes in the order that a run has begun with: runs of before took
-    plain string order, whatever numbers there are in the names."""
+    """The configuration with folders numbered as classes in the order that a run has begun with: runs of
+    before took plain string order, whatever numbers there are in the names."""
     before, now = set_kwargs(saved).get('labels_from'), set_kwargs(config).get('labels_from')
     if (before, now) != ('folders', 'natural-folders'):
         return config
@@ -143,21 +149,24 @@ def in_words(changes: dict[str, str]) -> str:
 
 
 def lost_progress(run_dir: str | os.PathLike, batch_size: int) -> str | None:
-    """What is there of a run that has no saved state any more, in words; None if there is one, or nothing to lose.
+    """What is there of a run that has no saved state any more, in words; None if there is one, or nothing to
+    lose.
 
-    The first state is saved at the end of the first tick, which is one batch long: what was written before it does not
-    count, since a run that is killed that early simply begins again.
+    The first state is saved at the end of the first tick, which is one batch long: what was written before it
+    does not count, since a run that is killed that early simply begins again.
     """
     names = os.listdir(run_dir)
     if any(re.fullmatch(r'training-state-\d+\.safetensors', name) for name in names):
         return None
     found = []
-    for what, pattern in (('network snapshots', r'network-snapshot-(\d+)\..+'), ('pictures of fakes', r'fakes(\d+)\.png')):
+    for what, pattern in (('network snapshots', r'network-snapshot-(\d+)\..+'),
+                          ('pictures of fakes', r'fakes(\d+)\.png')):
         numbers = [int(match[1]) for name in names if (match := re.fullmatch(pattern, name))]
         if len(numbers) > 1 or any(number > batch_size // 1000 for number in numbers):
             found.append(f'{what} ({len(numbers)})')
     for what, pattern in (('rows of statistics', r'stats\.jsonl'), ('rows of metrics', r'metric-.+\.jsonl')):
-        num = max([_num_lines(Path(run_dir, name)) for name in names if re.fullmatch(pattern, name)], default=0)
+        num = max([_num_lines(Path(run_dir, name)) for name in names if re.fullmatch(pattern, name)],
+                  default=0)
         if num > 1:
             found.append(f'{what} ({num})')
     return ', '.join(found) or None
@@ -175,9 +184,10 @@ def _num_lines(path):
 def locked(run_dir: str | os.PathLike) -> Iterator[None]:
     """Keeps other processes from training in the directory.
 
-    Two locks of the operating system: on the directory, so that removing LOCK_FILE lets nobody in, and on that file, as
-    some network file systems know no other. They are this process's alone: its children do not hold them, and however
-    it ends, they are free at once. Where there are no locks, that is said. Raises BusyError.
+    Two locks of the operating system: on the directory, so that removing LOCK_FILE lets nobody in, and on
+    that file, as some network file systems know no other. They are this process's alone: its children do not
+    hold them, and however it ends, they are free at once. Where there are no locks, that is said. Raises
+    BusyError.
     """
     path = Path(run_dir, LOCK_FILE)
     writing.require_free(path, 'any')
@@ -203,7 +213,8 @@ _open_folders: set[int] = set()
 
 @contextmanager
 def _open_folder(path):
-    """The number of an open directory, None where there is no such thing. Forked children do not have it open."""
+    """The number of an open directory, None where there is no such thing.
+    Forked children do not have it open."""
     if fcntl is None:
         yield None
         return
@@ -227,7 +238,8 @@ if hasattr(os, 'register_at_fork'):
 
 
 def _try_lock(kind, number):
-    """Whether there is such a lock on this file system, which then is ours. BlockingIOError: it is somebody else's."""
+    """Whether there is such a lock on this file system, which then is ours. BlockingIOError:
+    it is somebody else's."""
     try:
         getattr(fcntl, kind)(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True

@@ -1,11 +1,14 @@
-"""What a run's configuration says: every entry once, with its meaning, unit, range, and whether a run that goes on may change it.
+"""What a run's configuration says: every entry once, with its meaning, unit, range, and whether a run that
+goes on may change it.
 
-This is `training_options.json`, what `train.py --dry-run` prints, what is compared when a run goes on, and the second table
-of docs/options.md. A file may be a stranger's: `Config.from_json` takes nothing that is not declared here. Imports no torch.
+This is `training_options.json`, what `train.py --dry-run` prints, what is compared when a run goes on, and
+the second table of docs/options.md. A file may be a stranger's: `Config.from_json` takes nothing that is not
+declared here. Imports no torch.
 
-An entry that is what one option says has that option's name. Other names are the reference's, for scripts that read its
-`training_options.json`: the tables of arguments (`training_set_kwargs`, in which --mirror is `xflip`, `G_kwargs`, ...),
-`resume_pkl` (--resume is a directory, too), `cudnn_benchmark` (the opposite of --nobench). Names of before: `RENAMED`.
+An entry that is what one option says has that option's name. Other names are the reference's, for scripts
+that read its `training_options.json`: the tables of arguments (`training_set_kwargs`, in which --mirror is
+`xflip`, `G_kwargs`, ...), `resume_pkl` (--resume is a directory, too), `cudnn_benchmark` (the opposite of
+--nobench). Names of before: `RENAMED`.
 """
 import dataclasses
 import json
@@ -21,31 +24,33 @@ from torch_utils import network_schema
 # May a run that goes on have another value? It is compared with the value that was saved.
 YES, WITH_OVERRIDE, NO = 'yes', 'with --override', 'no'
 
-# The classes that a configuration may name beside those of networks (network_schema.CLASSES): no other is looked up.
+# The classes that a configuration may name beside those of networks (network_schema.CLASSES): no other is
+# looked up.
 CLASSES = ('training.dataset.ImageFolderDataset', 'torch.optim.Adam')
 
 # What entries were called in version 0.1.0 before they had the names of their options; still read.
 RENAMED = {
-    'total_kimg': 'kimg', 'kimg_per_tick': 'tick', 'image_snapshot_ticks': 'snap', 'network_snapshot_ticks': 'snap',
-    'snapshot_formats': 'snapshot_format', 'logs': 'log', 'random_seed': 'seed', 'num_gpus': 'gpus', 'batch_size': 'batch',
-    'augment_p': 'p', 'ada_target': 'target',
+    'total_kimg': 'kimg', 'kimg_per_tick': 'tick', 'image_snapshot_ticks': 'snap',
+    'network_snapshot_ticks': 'snap',
+    'snapshot_formats': 'snapshot_format', 'logs': 'log', 'random_seed': 'seed', 'num_gpus': 'gpus',
+    'batch_size': 'batch', 'augment_p': 'p', 'ada_target': 'target',
 }
 
 MAX_DEPTH = 32              # Of tables and lists in each other.
 
 
-def setting(help: str, *, unit: str = '', within: str = '', choices: tuple[str, ...] = (), table: type | None = None,
-            changes: str = WITH_OVERRIDE, **default: Any) -> Any:
+def setting(help: str, *, unit: str = '', within: str = '', choices: tuple[str, ...] = (),
+            table: type | None = None, changes: str = WITH_OVERRIDE, **default: Any) -> Any:
     """An entry of a configuration, or of a table in it.
 
     unit: empty if it has none.
     within: an interval of numbers, as in dnnlib/numbers.py.
     choices: words, if nothing else would do.
-    table: the class that declares what stands in it, if it is a table whose entries are checked; others may stand beside them
-        if that has `is_open`.
+    table: the class that declares what stands in it, if it is a table whose entries are checked; others may
+        stand beside them if that has `is_open`.
     changes: may a run that goes on have another value?
-    default: what it is in a file that does not have it, as older ones may not; without one every file must have it. An entry
-        whose default is None is left out where it is None.
+    default: what it is in a file that does not have it, as older ones may not; without one every file must
+        have it. An entry whose default is None is left out where it is None.
     """
     metadata = dict(help=help, unit=unit, within=within, choices=choices, table=table, changes=changes)
     return dataclasses.field(metadata=metadata, **default)
@@ -71,7 +76,8 @@ class KeepRule:
 class Loading:
     """How images are loaded."""
     num_workers: int = setting('Processes that load images', within=WORKERS)
-    prefetch_factor: int | None = setting('Batches that each of them loads ahead', within='[1, inf)', default=None)
+    prefetch_factor: int | None = setting('Batches that each of them loads ahead', within='[1, inf)',
+                                          default=None)
     pin_memory: bool = setting('In memory from which a GPU copies faster', default=False)
 
 
@@ -80,7 +86,8 @@ class DataSetArguments:
     """What a data set is opened with."""
     class_name: str = setting('Its class', default='training.dataset.ImageFolderDataset')
     path: str | None = setting('Folder or zip', default=None)
-    resolution: int | None = setting('Width and height of an image', unit='pixels', within='[1, 65536]', default=None)
+    resolution: int | None = setting('Width and height of an image', unit='pixels', within='[1, 65536]',
+                                     default=None)
     max_size: int | None = setting('A choice of so many images; null: all', within='[1, inf)', default=None)
     random_seed: int | None = setting('Of the choice', within=SEED, default=None)
     use_labels: bool = setting('Are its labels learnt?', default=False)
@@ -114,7 +121,8 @@ class CriticArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class LossArguments:
-    """Of the terms that every run has. The entries METHOD_OPTION are those of the methods that every run has."""
+    """Of the terms that every run has. The entries METHOD_OPTION are
+    those of the methods that every run has."""
     is_open: ClassVar[bool] = True
     game: str = setting('What D and G play')
     style_mixing_prob: float = setting('Share of the images that are made of two latents', within='[0, 1]')
@@ -127,13 +135,16 @@ class Config(Mapping):
     # The run.
     run_dir: str | None = setting('Directory of the run', changes=YES, default=None)
     command: dict = setting('The options of train.py that were given', changes=YES)
-    argv: list[str] | None = setting('The same as one would type them to repeat the run', changes=YES, default=None)
+    argv: list[str] | None = setting('The same as one would type them to repeat the run', changes=YES,
+                                     default=None)
     seed: int = setting('Of everything that is random', within=SEED)
     gpus: int = setting('Processes, one per GPU', within=PROCESSES, changes=YES)
     kimg: float = setting('Length of the run', unit='kimg', within='(0, inf)', changes=YES)
     tick: float = setting('Length of a tick', unit='kimg', within='(0, inf)', changes=YES)
-    snap: int = setting('From one snapshot and picture of fakes to the next', unit='ticks', within='[1, inf)', changes=YES)
-    snapshot_format: list[str] | None = setting('Files of each network snapshot; not given: native', changes=YES, default=None)
+    snap: int = setting('From one snapshot and picture of fakes to the next', unit='ticks', within='[1, inf)',
+                        changes=YES)
+    snapshot_format: list[str] | None = setting('Files of each network snapshot; not given: native',
+                                                changes=YES, default=None)
     keep: dict = setting('Which saved states are kept', table=KeepRule, changes=YES)
     metrics: list[str] = setting('Metrics at each snapshot', changes=YES)
     log: list[str] = setting('Logs beside stats.jsonl', changes=YES, default_factory=list)
@@ -141,23 +152,28 @@ class Config(Mapping):
     # The data.
     data_paths: list[str] = setting('The data sets; they are compared by data_fingerprints', changes=YES)
     data_fingerprints: list[str] = setting('SHA-256 of the images and labels of each')
-    data_num_images: list[int] | None = setting('Images of each', unit='images', within='[0, inf)', changes=YES, default=None)
+    data_num_images: list[int] | None = setting('Images of each', unit='images', within='[0, inf)',
+                                                changes=YES, default=None)
     data_shape: dict = setting('What they have in common', table=DataShape, changes=NO)
     training_set_kwargs: dict | None = setting('Arguments of the data set; null if a method opens its own',
                                                table=DataSetArguments)
-    centre_kwargs: dict | None = setting('What the data sets that a method opens have in common', table=DataSetArguments,
-                                         default=None)
-    held_out: str | None = setting('Images that D never learns from, to measure the overfitting gap', changes=YES, default=None)
+    centre_kwargs: dict | None = setting('What the data sets that a method opens have in common',
+                                         table=DataSetArguments, default=None)
+    held_out: str | None = setting('Images that D never learns from, to measure the overfitting gap',
+                                   changes=YES, default=None)
     data_loader_kwargs: dict = setting('How images are loaded', table=Loading, changes=YES)
 
     # Networks and optimizers.
     G_kwargs: dict = setting('Arguments of the generator')
     D_kwargs: dict = setting('Arguments of the discriminator', table=CriticArguments)
-    G_opt_kwargs: dict = setting("Arguments of G's optimizer, before the rates of lazy regularization", table=OptimizerArguments)
-    D_opt_kwargs: dict = setting("Arguments of D's optimizer, before the rates of lazy regularization", table=OptimizerArguments)
+    G_opt_kwargs: dict = setting("Arguments of G's optimizer, before the rates of lazy regularization",
+                                 table=OptimizerArguments)
+    D_opt_kwargs: dict = setting("Arguments of D's optimizer, before the rates of lazy regularization",
+                                 table=OptimizerArguments)
     ema_kimg: float = setting('Half-life of the average of G', unit='kimg', within='[0, inf)')
     ema_rampup: float | None = setting('Share of the images shown so far that it is at most; null: no ramp-up', within='[0, inf)')
-    init_from: str | None = setting('Network file that the run fine-tunes, with its architecture', default=None)
+    init_from: str | None = setting('Network file that the run fine-tunes, with its architecture',
+                                    default=None)
     allow_partial: bool | None = setting('May that file lack tensors?', default=None)
     resume_pkl: str | None = setting('Network file that the run starts from', default=None)
 
@@ -168,10 +184,10 @@ class Config(Mapping):
     loss_options: dict | None = setting('Options of the game, if it has any', default=None)
     loss_kwargs: dict = setting('Weights and switches of the terms that every run has', table=LossArguments)
     regularizers: dict = setting('Options of each method')
-    G_reg_interval: int | None = setting("From one lazy step of G to the next; null: G has none", unit='iterations',
-                                         within='[1, inf)')
-    D_reg_interval: int | None = setting("From one lazy step of D to the next; null: D has none", unit='iterations',
-                                         within='[1, inf)')
+    G_reg_interval: int | None = setting("From one lazy step of G to the next; null: G has none",
+                                         unit='iterations', within='[1, inf)')
+    D_reg_interval: int | None = setting("From one lazy step of D to the next; null: D has none",
+                                         unit='iterations', within='[1, inf)')
 
     # Augmentation.
     augment_kwargs: dict | None = setting('Arguments of the augmentation; not given: none', default=None)
@@ -189,7 +205,8 @@ class Config(Mapping):
 
     @classmethod
     def from_json(cls, values: Any) -> 'Config':
-        """From plain data, also of before. Raises ValueError with a sentence that names the entry which is wrong."""
+        """From plain data, also of before. Raises ValueError with a
+        sentence that names the entry which is wrong."""
         problem = problem_of(values)
         if problem:
             raise ValueError(problem)
@@ -220,7 +237,8 @@ def _fields(table: type) -> dict[str, dataclasses.Field]:
 
 
 def may_change(name: str) -> str:
-    """May a run that goes on have another value of this entry? `YES`, `WITH_OVERRIDE` or `NO`; dots lead into tables."""
+    """May a run that goes on have another value of this entry? `YES`, `WITH_OVERRIDE` or `NO`;
+    dots lead into tables."""
     field = _fields(Config).get(name.split('.')[0])
     return field.metadata['changes'] if field else WITH_OVERRIDE
 
@@ -231,9 +249,11 @@ def with_names_of_now(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def problem_of(values: Any, complete: bool = True) -> str | None:
-    """What is wrong with the plain data of a configuration, as a sentence that names the entry; None if nothing is.
+    """What is wrong with the plain data of a configuration, as a sentence that names the entry; None if
+    nothing is.
 
-    complete: else entries may be missing, and there may be others: enough to show a run, not to go on with it.
+    complete: else entries may be missing, and there may be others: enough to show a run, not to go on with
+        it.
     """
     if not isinstance(values, Mapping):
         return f'it holds {_shown(values)}, no configuration'
@@ -244,11 +264,13 @@ def problem_of(values: Any, complete: bool = True) -> str | None:
     for name, value in leaves(values):
         if name.endswith('class_name') and value not in (*CLASSES, *network_schema.CLASSES):
             return f'{_shown(name)}={_shown(value)} is none of its classes'
-    return next(_contradictions(values), None) or next(_problems(Config, with_names_of_now(values), complete), None)
+    return next(_contradictions(values), None) or next(_problems(Config, with_names_of_now(values), complete),
+                                                       None)
 
 
 def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
-    """Sentences about entries that say different things under an old and a new name, or under two old ones."""
+    """Sentences about entries that say different things under an old and a new name,
+    or under two old ones."""
     names: dict[str, str] = {}
     for name in values:
         other = names.setdefault(RENAMED.get(name, name), name)
@@ -309,8 +331,8 @@ def _is_a(kind: Any, value: Any) -> bool:
     return isinstance(value, kind)
 
 
-KINDS_IN_WORDS = {int: 'a whole number', float: 'a number', str: 'a text', bool: 'true or false', dict: 'a table',
-                  list[str]: 'a list of texts', list[float]: 'a list of numbers',
+KINDS_IN_WORDS = {int: 'a whole number', float: 'a number', str: 'a text', bool: 'true or false',
+                  dict: 'a table', list[str]: 'a list of texts', list[float]: 'a list of numbers',
                   list[int]: 'a list of whole numbers', NoneType: 'null'}
 
 

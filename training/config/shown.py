@@ -65,12 +65,14 @@ def unused_labels(config: dict) -> str:
 
 
 def has_methods(config: dict) -> bool:
-    """Is there anything beside the base, of which only building it (for a second) tells whether it fits together?"""
+    """Is there anything beside the base, of which only building it
+    (for a second) tells whether it fits together?"""
     return bool(config['regularizers']) or config['loss'] != 'logistic'
 
 
 def checked_plan(config: dict) -> str:
-    """The tables of what each iteration of the run will be. Raises UserError for what does not fit together."""
+    """The tables of what each iteration of the run will be.
+    Raises UserError for what does not fit together."""
     from training.run.plan import plan
     try:
         return plan(config)

@@ -26,7 +26,8 @@ def resolve_source(o: Mapping[str, Any], config: dict[str, Any], names: list[str
     if 'init_from' in o:
         source = o['init_from']
         names.append(f'init{short_name(source)}')
-        config.update(init_from=network_url(source), allow_partial='allow_partial' in o, **pace_of_fine_tuning(o, config))
+        config.update(init_from=network_url(source), allow_partial='allow_partial' in o,
+                      **pace_of_fine_tuning(o, config))
         if 'cfg' not in o:
             from training.transfer import adopt_architecture
             adopt_architecture(config, load_networks(source))
@@ -47,7 +48,8 @@ def require_effect(o: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         require(option not in o, f'--{option.replace("_", "-")} has no effect with --init-from, which takes the networks of the '
                 'file; --cfg as well starts new ones from what matches')
     has_none = config['D_kwargs']['epilogue_kwargs'].get('mbstd_num_channels') == 0
-    require(not has_none or not o.get('mbstd_group'), f'--mbstd-group={o.get("mbstd_group")} has no effect with --init-from: its '
+    require(not has_none or not o.get('mbstd_group'),
+            f'--mbstd-group={o.get("mbstd_group")} has no effect with --init-from: its '
             'D has no minibatch standard deviation; leave it out, or give --mbstd-group=0')
 
 
@@ -92,7 +94,8 @@ def load_networks(source: str, option: str = '--init-from') -> dict[str, Any]:
 
 
 def check_source(o: Mapping[str, Any], config: dict[str, Any]) -> None:
-    """Raises UserError if the networks of a file do not fit those of the run. A dry run downloads none for --resume."""
+    """Raises UserError if the networks of a file do not fit those of the run.
+    A dry run downloads none for --resume."""
     if 'init_from' in o:
         check_tensors(o['init_from'], config, 'allow_partial' in o)
     elif 'resume_pkl' in config and ('dry_run' not in o or not is_remote(o['resume'])):
@@ -100,7 +103,8 @@ def check_source(o: Mapping[str, Any], config: dict[str, Any]) -> None:
 
 
 def check_tensors(source: str, config: dict[str, Any], allow_partial: bool) -> None:
-    """Says how the networks of --init-from fit those of the run; refuses what fits in part, unless that is wanted."""
+    """Says how the networks of --init-from fit those of the run; refuses what fits in part,
+    unless that is wanted."""
     from training.transfer import compare
     matches = compare(config, load_networks(source))
     if torchrun.is_main_process():
@@ -113,7 +117,8 @@ def check_tensors(source: str, config: dict[str, Any], allow_partial: bool) -> N
 
 
 def check_weights(source: str, config: dict[str, Any]) -> None:
-    """Refuses a file for --resume whose tensors have other shapes than those of the run; what it lacks starts fresh."""
+    """Refuses a file for --resume whose tensors have other shapes than those of the run;
+    what it lacks starts fresh."""
     from training.transfer import compare
     for name, match in compare(config, load_networks(source, '--resume')).items():
         require(not match.mismatched,

@@ -153,7 +153,8 @@ def _to_pixels(image: Image.Image, background: tuple[int, int, int]) -> np.ndarr
     return pixels
 
 
-def _block_to_pixels(image: Image.Image, background: tuple[int, int, int], is_transparent: bool) -> np.ndarray:
+def _block_to_pixels(image: Image.Image, background: tuple[int, int, int],
+                     is_transparent: bool) -> np.ndarray:
     if image.mode.startswith('I'):
         return _upper_bits(np.asarray(image))[:, :, None]
     mode = 'L' if image.mode in _GREY_MODES else 'RGB'

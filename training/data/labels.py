@@ -40,7 +40,8 @@ class Labels(NamedTuple):
     note: str | None = None     # A sentence on how they were found, if that needs one.
 
 
-def find_labels(files: FolderFiles | ZipFiles, image_names: Sequence[str], labels_from: str = 'json') -> Labels:
+def find_labels(files: FolderFiles | ZipFiles, image_names: Sequence[str],
+                labels_from: str = 'json') -> Labels:
     """The labels of a folder or archive: from its `dataset.json`, or one class per folder.
 
     Raises:
@@ -162,7 +163,8 @@ def class_table(classes: Iterable[int], class_names: Sequence[str] | None = None
     rows = [('class', 'images', 'name' if names else '')]
     rows += [(str(c), str(count), str(names.get(c, ''))) for c, count in counts[:_MAX_ROWS]]
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    lines = [f'{c:>{widths[0]}}  {count:>{widths[1]}}  {_shortened_name(name)}'.rstrip() for c, count, name in rows]
+    lines = [f'{c:>{widths[0]}}  {count:>{widths[1]}}  {_shortened_name(name)}'.rstrip()
+             for c, count, name in rows]
     rest = len(counts) - _MAX_ROWS
     return [*lines, f'and {rest} more'] if rest > 0 else lines
 

@@ -18,5 +18,6 @@ def image_names(files: FolderFiles | ZipFiles) -> list[str]:
 
 def what_is_passed_over(files: FolderFiles | ZipFiles) -> str:
     """All that is neither an image nor a label file, in words; '' if there is nothing."""
-    others = (name for name in files.names if name.rpartition('/')[2] != LABEL_FILE and not is_image_name(name))
+    others = (name for name in files.names
+              if name.rpartition('/')[2] != LABEL_FILE and not is_image_name(name))
     return passed_over.in_words(files.left_out + passed_over.kinds_by_ending(others))

@@ -26,9 +26,10 @@ _LEFT_BEHIND = frozenset({
 _LEFT_BEHIND_ENDINGS = ('.lrdata', '@synoeastream', '@synoresource')
 
 _UNREAD_PICTURES = frozenset(f'.{name}' for name in (
-    'heic', 'heif', 'hif', 'jxl', 'jxr', 'exr', 'hdr', 'svg', 'eps', 'pdf', 'raw', 'dng', 'cr2', 'cr3', 'nef', 'arw', 'orf',
-    'rw2', 'raf', 'xcf', 'kra', 'blp', 'cur', 'dcx', 'dds', 'fits', 'fit', 'fli', 'flc', 'ftc', 'ftu', 'gbr', 'im', 'iim',
-    'msp', 'pcd', 'pxr', 'qoi', 'ras', 'xbm', 'xpm', 'mpo'))
+    'heic', 'heif', 'hif', 'jxl', 'jxr', 'exr', 'hdr', 'svg', 'eps', 'pdf', 'raw', 'dng', 'cr2', 'cr3', 'nef',
+    'arw', 'orf',
+    'rw2', 'raf', 'xcf', 'kra', 'blp', 'cur', 'dcx', 'dds', 'fits', 'fit', 'fli', 'flc', 'ftc', 'ftu', 'gbr',
+    'im', 'iim', 'msp', 'pcd', 'pxr', 'qoi', 'ras', 'xbm', 'xpm', 'mpo'))
 _PILLOW_HEIF = 'convert them first, for example in Python after pip install pillow-heif'
 _HINTS = {
     **dict.fromkeys(_UNREAD_PICTURES, 'convert them first'),
@@ -51,7 +52,8 @@ def left_behind(path: str) -> str | None:
 
     Some archives of Windows have backslashes.
     """
-    return next((path[:part.end()] for part in re.finditer(r'[^/\\]+', path) if is_left_behind(part[0])), None)
+    return next((path[:part.end()] for part in re.finditer(r'[^/\\]+', path) if is_left_behind(part[0])),
+                None)
 
 
 def kind_left_behind(path: str, is_folder: bool) -> str:
@@ -87,5 +89,6 @@ def _part(kind: str, num: int) -> str:
     if num > 1 and kind.startswith('folder '):
         kind_in_words = f'folders {kind.removeprefix("folder ")}'
     else:
-        kind_in_words = kind + 's' * (num > 1 and kind in (LINKED_FOLDER, DANGLING_LINK, SPECIAL_FILE, ARCHIVED_LINK))
+        kind_in_words = kind + 's' * (num > 1
+                                      and kind in (LINKED_FOLDER, DANGLING_LINK, SPECIAL_FILE, ARCHIVED_LINK))
     return f'{num} {kind_in_words}' + (f' ({_HINTS[kind]})' if kind in _HINTS else '')

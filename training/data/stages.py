@@ -55,7 +55,8 @@ class Source:
             return c
         if isinstance(c, np.ndarray):
             return np.concatenate([c, np.tile(self.code, [len(c), 1])], axis=1)
-        return torch.cat([c, misc.constant(self.code, shape=[len(c), len(self.code)], device=c.device)], dim=1)
+        return torch.cat([c, misc.constant(self.code, shape=[len(c), len(self.code)], device=c.device)],
+                         dim=1)
 
 
 @dataclass
@@ -163,8 +164,8 @@ class RealStream:
     the same images.
     """
 
-    def __init__(self, dataset: Any, batch_size: int, rank: int, world_size: int, seed: int, loader_kwargs: dict,
-                 device: torch.device, start_nimg: int = 0):
+    def __init__(self, dataset: Any, batch_size: int, rank: int, world_size: int, seed: int,
+                 loader_kwargs: dict, device: torch.device, start_nimg: int = 0):
         self.device = device
         self._images = WithoutBad(dataset)
         self._batch_size, self._position = batch_size // world_size, start_nimg // world_size
@@ -176,7 +177,8 @@ class RealStream:
     def _open(self) -> None:
         """Begins to load what comes at this position."""
         sampler = misc.InfiniteSampler(self._images, start=self._position, **self._sampler_kwargs)
-        loader = DataLoader(self._images, self._batch_size, sampler=sampler, worker_init_fn=ignore_stop_signals,
+        loader = DataLoader(self._images, self._batch_size, sampler=sampler,
+                            worker_init_fn=ignore_stop_signals,
                             generator=torch.Generator(), **self._loader_kwargs)
         with no_exception_from_signals():
             # Starts the workers; their seeds come from a generator of their own.

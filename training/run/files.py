@@ -45,12 +45,17 @@ TABLE: Rule = (_of(dict), 'an object')
 
 # Of a saved state: what it says of itself, how far the run is, and what its periodic part goes on with.
 TEXTS: Rule = (lambda value: _of(list)(value) and all(map(_of(str), value)), 'a list of texts')
-MOMENTS: Rule = (lambda value: _of(dict)(value) and all(map(_is_moments, value.values())), 'an object of three numbers each')
-NUMBERS: Rule = (lambda value: _of(dict)(value) and all(map(_of(int, float), value.values())), 'an object of numbers')
+MOMENTS: Rule = (lambda value: _of(dict)(value) and all(map(_is_moments, value.values())),
+                 'an object of three numbers each')
+NUMBERS: Rule = (lambda value: _of(dict)(value) and all(map(_of(int, float), value.values())),
+                 'an object of numbers')
 META: dict[str, Rule] = {'nimg': COUNT, 'finished': FLAG}
-PROGRESS: dict[str, Rule] = {'nimg': COUNT, 'batch_idx': COUNT, 'stage_idx': COUNT, 'stage_begun': FLAG, 'rollbacks': COUNT}
-TICKS: dict[str, Rule] = {'tick': COUNT, 'metrics': NUMBERS, 'total_sec': NUMBER, 'num_rows': COUNT, 'collector': TABLE}
-REPORTED: Rule = (lambda value: _of(list)(value) and all(map(MOMENTS[0], value)), 'a list of objects of three numbers each')
+PROGRESS: dict[str, Rule] = {'nimg': COUNT, 'batch_idx': COUNT, 'stage_idx': COUNT, 'stage_begun': FLAG,
+                             'rollbacks': COUNT}
+TICKS: dict[str, Rule] = {'tick': COUNT, 'metrics': NUMBERS, 'total_sec': NUMBER, 'num_rows': COUNT,
+                          'collector': TABLE}
+REPORTED: Rule = (lambda value: _of(list)(value) and all(map(MOMENTS[0], value)),
+                  'a list of objects of three numbers each')
 LATER_TICKS: dict[str, Rule] = {        # Entries that older states lack.
     'unwritten': TEXTS, 'tick_nimg': COUNT, 'tick_sec': NUMBER, 'reported': REPORTED}
 
@@ -109,11 +114,13 @@ def problem_of_state(state: Any, meta: dict[str, Any], num_stages: int) -> str |
     if not isinstance(state, dict) or not isinstance(state.get('ranks'), list) or not state['ranks']:
         return 'it does not hold the state of every process'
     run, ticks = state.get('run'), state.get('ticks')
-    problem = (problem_of_entries(meta, META) or problem_of_entries(run, PROGRESS) or problem_of_entries(ticks, TICKS))
+    problem = (problem_of_entries(meta, META) or problem_of_entries(run, PROGRESS)
+               or problem_of_entries(ticks, TICKS))
     if problem is None and run['stage_idx'] >= num_stages:
         return f'stage_idx is {run["stage_idx"]}, this run has {num_stages} stages, counted from 0'
     if problem is None:
-        problem = problem_of_entries(ticks, {name: rule for name, rule in LATER_TICKS.items() if name in ticks})
+        problem = problem_of_entries(ticks,
+                                     {name: rule for name, rule in LATER_TICKS.items() if name in ticks})
     for name in ('num_rows', 'tick', 'tick_nimg'):
         if problem is None and ticks.get(name, 0) > max(run['nimg'], 1):
             return f'{name} is {ticks[name]}, more than the images that were shown'
@@ -171,7 +178,8 @@ def read_metric(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
         snapshot, results = row.get('snapshot_pkl'), row.get('results')
         match = re.search(r'network-snapshot-([0-9]{1,12})\b', snapshot) if isinstance(snapshot, str) else None
         if match and isinstance(results, dict):
-            yield int(match[1]), {name: number for name, value in results.items() if (number := finite(value)) is not None}
+            yield int(match[1]), {name: number for name, value in results.items()
+                                  if (number := finite(value)) is not None}
 
 
 def find_pictures(folder: Path) -> Iterator[tuple[float, Path]]:

@@ -98,7 +98,8 @@ class Health:
                 'itself; an earlier snapshot may be better, a larger --gamma helps')}
         for name in [name for name in stats if name.startswith('Loss/scores/real')]:
             fake = name.replace('/real', '/fake')
-            spread = max(stats[name]['std'], stats.get(fake, stats[name])['std'], abs(mean(name) - mean(fake)))
+            spread = max(stats[name]['std'], stats.get(fake, stats[name])['std'],
+                         abs(mean(name) - mean(fake)))
             critic = 'D' + name.removeprefix('Loss/scores/real')
             signs[f'dead {critic}'] = (
                 None if math.isnan(spread) else spread < DEAD_SPREAD,

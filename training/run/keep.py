@@ -48,7 +48,8 @@ class Keep:
             raise ValueError(f'{text}: KIMG must be {in_words(EVERY_KIMG, keep.every_kimg)}')
         return keep
 
-    def choose(self, states: Iterable[Saved], earlier: Mapping[int, float] = MappingProxyType({})) -> set[int]:
+    def choose(self, states: Iterable[Saved],
+               earlier: Mapping[int, float] = MappingProxyType({})) -> set[int]:
         """The `nimg` of the states to keep, the last always among them.
 
         `earlier`: scores {nimg: score} of states that are gone.

@@ -45,7 +45,8 @@ def train_process(rank: int, config: dict, **services: Callable) -> None:
         except (CheckpointError, DatasetError, states.NoSpaceError) as error:
             raise click.ClickException(str(error)) from error
         if failing:
-            raise click.ClickException('training itself went well, but not everything beside it: ' + '; '.join(
+            raise click.ClickException('training itself went well, but not everything beside it: '
+                                       + '; '.join(
                 f'{what} failed ({why})' for what, why in failing.items()))
 
 
@@ -188,7 +189,8 @@ def stop_on_signals() -> Callable[[], bool]:
     def ask(number, frame):
         asked.append(number)
         signal.signal(number, signal.SIG_DFL)
-        print('\nSaving and stopping after this iteration; once more to stop at once.', file=sys.stderr, flush=True)
+        print('\nSaving and stopping after this iteration; once more to stop at once.', file=sys.stderr,
+              flush=True)
 
     for number in STOP_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:          # nohup has SIGHUP ignored; that stays so.

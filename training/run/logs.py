@@ -96,7 +96,8 @@ class Logs:
         services: Run everything.
     """
 
-    def __init__(self, names: Sequence[str], run_dir: Path, config: dict[str, Any], nimg: int, services: Services):
+    def __init__(self, names: Sequence[str], run_dir: Path, config: dict[str, Any], nimg: int,
+                 services: Services):
         self._services = services
         self._logs: list[Any] = []
         for name in names:
@@ -116,7 +117,8 @@ class Logs:
                   **{f'Metrics/{name}': value for name, value in metrics.items()}}
         self._each('statistics for', lambda log: log.scalars(values, nimg))
 
-    def grid(self, name: str, images: np.ndarray, value_range: tuple[float, float], columns: int, nimg: int) -> None:
+    def grid(self, name: str, images: np.ndarray, value_range: tuple[float, float], columns: int,
+             nimg: int) -> None:
         """The upper left corner of a grid of images [N,C,H,W], as `to_grid` takes it, after `nimg` images."""
         across = min(columns, LOGGED_TILES[0])
 

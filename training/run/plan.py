@@ -63,11 +63,13 @@ def _where(regularizer: Regularizer, phases: list[Phase]) -> tuple[str, int | st
 
 
 def _settings(options: dict[str, Any]) -> str:
-    return ' '.join(f'{name}={value:g}' if isinstance(value, float) else f'{name}={value}' for name, value in options.items())
+    return ' '.join(f'{name}={value:g}' if isinstance(value, float) else f'{name}={value}'
+                    for name, value in options.items())
 
 
 def _table(*headings: str, rows: Iterator[tuple]) -> str:
     """Lines with columns aligned to the left, two spaces apart."""
     lines = [headings, *([str(value) for value in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
-    return '\n'.join('  '.join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines)
+    return '\n'.join('  '.join(text.ljust(width) for text, width in zip(line, widths)).rstrip()
+                     for line in lines)

@@ -30,7 +30,8 @@ class Scores:
     @property
     def scores(self) -> dict[int, float]:
         """{images shown: score} of all that have one."""
-        return {nimg: entry['score'] for nimg, entry in self._entries.items() if entry.get('score') is not None}
+        return {nimg: entry['score'] for nimg, entry in self._entries.items()
+                if entry.get('score') is not None}
 
     def metrics(self, nimg: int) -> dict[str, float]:
         """The values of all metrics of the state after `nimg` images; empty if there are none."""
@@ -50,7 +51,8 @@ def _read(path: Path) -> dict[int, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        print(f'Warning: {path} cannot be read ({error}): the scores of earlier states are not known.', flush=True)
+        print(f'Warning: {path} cannot be read ({error}): the scores of earlier states are not known.',
+              flush=True)
         return {}
     return dict(items)
 

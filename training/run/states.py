@@ -32,7 +32,8 @@ def state_path(run_dir: Path, nimg: int) -> Path:
 
 def saved_states(run_dir: Path) -> list[Path]:
     """All states of a run directory, sound or not, the newest first. The order is that of the numbers."""
-    found = [(int(match[1]), path) for path in Path(run_dir).iterdir() if (match := STATE_NAME.fullmatch(path.name))]
+    found = [(int(match[1]), path) for path in Path(run_dir).iterdir()
+             if (match := STATE_NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
 
 
@@ -57,12 +58,12 @@ def options_in_states(run_dir: Path) -> Config | None:
 
 def images_shown(run_dir: Path) -> int | None:
     """How far the newest readable state is, None if there is none."""
-    return next((meta['nimg'] for _, meta in readable_states(run_dir) if isinstance(meta.get('nimg'), int)), None)
+    return next((meta['nimg'] for _, meta in readable_states(run_dir) if isinstance(meta.get('nimg'), int)),
+                None)
 
 
-def write_state(
-    run_dir: Path, state: Any, meta: dict[str, Any], keep: Keep, scores: Mapping[int, float] = MappingProxyType({}),
-) -> Path:
+def write_state(run_dir: Path, state: Any, meta: dict[str, Any], keep: Keep,
+                scores: Mapping[int, float] = MappingProxyType({}), ) -> Path:
     """Saves a state, and only then removes those that are not to be kept. `meta` has 'nimg', and is free.
 
     Raises OSError (NoSpaceError before anything is written); then all that was there before is still there.

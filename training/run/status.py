@@ -166,8 +166,9 @@ def mend_rows(path: Path, num_ticks: int, elsewhere: Collection[int | None] = ()
     num_broken = sum(tick is None for tick in before)
     known = {tick for tick in (*rows, *elsewhere) if tick is not None and tick < num_ticks}
     num_missing, first = num_ticks - len(known), next(tick for tick in count() if tick not in known)
-    wrong = [f'{num_missing} of {num_ticks} rows are missing, that of tick {first} first' if num_missing else '',
-             f'{num_twice} were there twice' if num_twice else '', f'{num_broken} lines were no rows' if num_broken else '']
+    wrong = [f'{num_missing} of {num_ticks} rows are missing, that of tick {first} first' if num_missing
+             else '', f'{num_twice} were there twice' if num_twice else '',
+             f'{num_broken} lines were no rows' if num_broken else '']
     if not any(wrong):
         return len(kept), None
     return len(kept), f'{path}: {"; ".join(part for part in wrong if part)}. The run goes on with the rows that are sound.'

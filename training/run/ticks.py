@@ -99,7 +99,8 @@ class Ticks:
             if states.saved_states(self.run_dir)[:1] == [states.state_path(self.run_dir, run.nimg)]:
                 self.services.run('removing old states', partial(       # A killed process may have left some.
                     states.prune, self.run_dir, Keep(**self.config['keep']), self._scores.scores))
-            self._logs = Logs(self.config.get('log', ()), self.run_dir, dict(self.config), run.nimg, self.services)
+            self._logs = Logs(self.config.get('log', ()), self.run_dir, dict(self.config), run.nimg,
+                              self.services)
             self._bar = progress_bar(run.total_nimg, run.nimg)
 
     def begin_stage(self, run: Run) -> None:
@@ -318,8 +319,10 @@ class Ticks:
         def compare():
             train = self.config['training_set_kwargs']
             rest = None if held_out == 'rest' else {**train, 'path': held_out, 'max_size': None}
-            found.update(self._overfitting_gap(run.game.D.module, train, rest, run.G_ema, max_num=HELD_OUT_IMAGES,
-                                               batch_size=run.batch_gpu, device=self.device, wants_stop=self.wants_stop))
+            found.update(self._overfitting_gap(run.game.D.module, train, rest, run.G_ema,
+                                               max_num=HELD_OUT_IMAGES,
+                                               batch_size=run.batch_gpu, device=self.device,
+                                               wants_stop=self.wants_stop))
 
         if self.is_main:
             self.services.run('the overfitting gap', compare)
@@ -360,9 +363,11 @@ class Ticks:
         """What a resumed run needs to write the same statistics. To be called by all ranks alike."""
         unwritten, now = self._stats.unwritten if self.is_main else [], time.time()
         reported = distributed.gather_objects(training_stats.reported())  # Before the collector sums it up.
-        return dict(tick=self.tick, tick_nimg=self._tick_nimg, tick_sec=now - self._tick_time + self._tick_sec,
+        return dict(tick=self.tick, tick_nimg=self._tick_nimg,
+                    tick_sec=now - self._tick_time + self._tick_sec,
                     collector=self._collector.state_dict(), reported=reported, metrics=self._metrics,
-                    total_sec=now - self._start_time, unwritten=unwritten, num_rows=self.tick - len(unwritten))
+                    total_sec=now - self._start_time, unwritten=unwritten,
+                    num_rows=self.tick - len(unwritten))
 
     def _restore_statistics(self, state: dict[str, Any]) -> None:
         """Restores what was reported in the unfinished tick, as sums of each rank, so that later values are
@@ -384,12 +389,14 @@ class Grid:
         source = run.stage.sources[0]
         self._dataset, self._batch = WithoutBad(source.dataset), run.batch_gpu
         _, height, width = source.dataset.image_shape
-        self.columns, rows = grid_size(height, width, MOST_IMAGES_ON_CPU if run.device.type == 'cpu' else MOST_IMAGES)
+        self.columns, rows = grid_size(height, width,
+                                       MOST_IMAGES_ON_CPU if run.device.type == 'cpu' else MOST_IMAGES)
         self._indices = grid_indices(source.dataset, self.columns, rows)
         by_row = run.stage.grid_sources
         c = np.stack([source.dataset.get_label(i) for i in self._indices])
         c = source.with_code(c) if by_row is None else np.concatenate([
-            by_row[row % len(by_row)].draw_labels(self.columns, run.randomness.numpy(row, 'grid'))[0] for row in range(rows)])
+            by_row[row % len(by_row)].draw_labels(self.columns, run.randomness.numpy(row, 'grid'))[0]
+            for row in range(rows)])
         self._c = torch.from_numpy(c).to(run.device)
         self._z = torch.randn([len(self._indices), run.G_ema.z_dim], device=run.device,
                               generator=run.randomness.generator(0, 'grid'))
