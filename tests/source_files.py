@@ -2,7 +2,7 @@
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = 'dnnlib', 'torch_utils', 'drawing', 'training', 'losses_ext', 'metrics', 'benchmarks', 'loss_zoo'
+PACKAGES = 'dnnlib', 'torch_utils', 'drawing', 'training', 'losses_ext', 'metrics', 'benchmarks', 'loss_zoo', 'examples'
 
 
 def project_files():
