@@ -21,6 +21,8 @@ MAX_SIDE = 8192                 # What is larger is not read as training data.
               help='New folder or .zip archive; an archive that this program made is replaced.')
 @click.option('--check', is_flag=True,
               help='Write nothing: decode every image, list those that would not do, and say why.')
+@click.option('--report', metavar='FILE',
+              help='Write no set, but an HTML page about the source: sizes, classes, duplicates, outliers, a contact sheet.')
 @click.option('--max-images', metavar='N', type=Whole('[1, inf)'),
               help='Use only the first N images.  [default: all]')
 @click.option('--transform', type=click.Choice(['center-crop', 'center-crop-wide']),
@@ -41,16 +43,17 @@ MAX_SIDE = 8192                 # What is larger is not read as training data.
               help='Leave out up to N images that cannot be read.  [default: 0; for LSUN, any number]')
 @click.option('--max-pixels', metavar='N', type=Whole(f'[1, {2 ** 30}]'),
               help='Refuse larger images, for one pixel may take 16 bytes of memory.  [default: 67108864, as 8192x8192]')
-def main(source, dest, check, max_images, background, labels_from, skip_bad, max_pixels, **transform_options):
+def main(source, dest, check, report, max_images, background, labels_from, skip_bad, max_pixels, **transform_options):
     """Make a training set of images: equal squares with a power of two as their side.
 
     \b
     Examples:
     python dataset_tool.py --source=photos --dest=photos-256.zip --transform=center-crop --width=256 --height=256
     python dataset_tool.py --source=photos-256.zip --check
+    python dataset_tool.py --source=photos --report=photos.html
     """
-    if bool(dest) == check:
-        raise click.UsageError('give either --dest, the folder or .zip archive to write, or --check')
+    if bool(dest) + check + bool(report) != 1:
+        raise click.UsageError('give one of --dest, the folder or .zip archive to write, --check, and --report')
     _require_sizes(**transform_options)
     # Imported only now, so that --help need not wait for them.
     from dnnlib.picture_files import MAX_PIXELS
@@ -59,7 +62,9 @@ def main(source, dest, check, max_images, background, labels_from, skip_bad, max
     try:
         transform = transforms.make_transform(**transform_options)
         originals = open_originals(source, labels_from, _parse_color(background), max_pixels or MAX_PIXELS)
-        if check:
+        if report:
+            _write_report(originals, report, max_images)
+        elif check:
             if originals.passed_over:
                 click.echo(f'{originals.path}: {originals.passed_over}')
             _report_problems(originals, packing.outcomes(originals, transform, max_images))
@@ -72,6 +77,22 @@ def main(source, dest, check, max_images, background, labels_from, skip_bad, max
             _report_labels(summary.labels, originals)
     except OSError as error:
         raise click.ClickException(f'{error.filename}: {error.strerror}' if error.filename else str(error)) from error
+
+
+def _write_report(originals, path: str, max_images: int | None) -> None:
+    """Writes the page about a source, and says what is in it."""
+    from dnnlib import writing
+    from drawing.data_page import extra, write_page
+    from training.data.survey import survey
+    writing.require_place(path)
+    found = survey(originals, max_images)
+    write_page(found, path)
+    click.echo(f'{originals.path}: {len(found.seen)} images, {len(found.unreadable)} that cannot be read; '
+               f'{extra(found.duplicates)} duplicates, {extra(found.near)} near duplicates')
+    if found.passed_over:
+        click.echo(f'{originals.path}: {found.passed_over}')
+    click.echo(f'Labels: {found.labels}')
+    click.echo(path)
 
 
 def _require_sizes(transform, width, height, **_) -> None:
