@@ -41,7 +41,7 @@ FIRST_STEPS = ['--aug=noaug', '--batch=4']
 CASES = {
     'two-stage': [],
     'two-stage, fp32': ['--precision=fp32'],
-    'channels-last': ['--nhwc=1'],
+    'channels-first': ['--nhwc=0'],
     'cifar': ['--cfg=cifar', '--aug=ada'],
     'conditional, ADA': ['--cond=1', '--aug=ada', '--batch=8', '--batch-gpu=4'],
     'DiffAugment': ['--aug=diffaug', '--reg_type=ggdr'],
@@ -83,6 +83,14 @@ def config_of(data, *args):
     for channels in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
         channels.update(channel_base=256, channel_max=16)
     return {**config, 'metrics': [], 'log': []}
+
+
+@pytest.mark.parametrize('options, is_last', [
+    ([], True), (['--precision=bf16'], True), (['--precision=fp32'], False), (['--nhwc=0'], False)])
+def test_reduced_precision_is_channels_last_on_a_gpu_unless_told_otherwise(data, gpu, options, is_last):
+    config = config_of(data, *options)
+    for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']['block_kwargs']):
+        assert kwargs.get('fp16_channels_last', False) is is_last
 
 
 def strictly(function, value=True):

@@ -174,7 +174,7 @@ OPTIONS_BY_HEADING = {
                help='Of the four highest resolutions; auto is fp16 on CUDA, fp32 elsewhere [default: auto]'),
         Option('--fp32', type=bool, metavar='BOOL', help='The same as --precision=fp32 [default: no]'),
         Option('--nhwc', type=bool, metavar='BOOL',
-               help='Channels-last memory in reduced precision [default: no]'),
+               help='Channels-last memory in reduced precision [default: on CUDA]'),
         Option('--nobench', type=bool, metavar='BOOL', help='Without the cuDNN benchmark [default: no]'),
         Option('--allow-tf32', type=bool, metavar='BOOL',
                help='TF32 in convolutions and products [default: no]'),

@@ -194,7 +194,7 @@ def resolve_speed(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]
     if precision == 'bf16' and device == 'cuda':
         distributed.check_bfloat16(config['gpus'])
     check_ops(o.get('ops', 'auto'), device, precision, config['gpus'])
-    if o.get('nhwc'):
+    if o.get('nhwc', device == 'cuda' and precision in ('fp16', 'bf16')):
         config['G_kwargs']['synthesis_kwargs']['fp16_channels_last'] = True
         config['D_kwargs']['block_kwargs']['fp16_channels_last'] = True
     workers = o.get('workers', base.workers)
