@@ -532,8 +532,8 @@ def test_an_archive_can_replace_itself(convert, tmp_path):
 
 
 @pytest.mark.parametrize('options, code, message', [
-    (['--dest='], 2, 'give either --dest, the folder or .zip archive to write, or --check'),
-    (['--dest=a.zip', '--check'], 2, 'give either --dest, the folder or .zip archive to write, or --check'),
+    (['--dest='], 2, 'give one of --dest, the folder or .zip archive to write, --check, and --report'),
+    (['--dest=a.zip', '--check'], 2, 'give one of --dest, the folder or .zip archive to write, --check, and --report'),
     (['--check', '--max-images=0'], 2, '--max-images=0: must be at least 1'),
     (['--check', '--transform=center-crop', '--width=8'], 1,
      '--transform=center-crop: needs --width and --height'),
