@@ -16,8 +16,8 @@ def get_obj_by_name(name: str) -> Any:
             obj = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name is None or not f'{module_name}.'.startswith(f'{error.name}.'):
-                raise                       # The module exists and lacks something itself.
-            continue                        # Its last parts name a class, perhaps.
+                raise  # The module exists, but something that it imports itself is missing.
+            continue                        # Perhaps the last parts of the name are a class in a module.
         for part in parts[num_parts:]:
             if not hasattr(obj, part):
                 raise ImportError(f'{name}: {module_name} has no {".".join(parts[num_parts:])}')

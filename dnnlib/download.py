@@ -22,7 +22,8 @@ MIN_BYTES_PER_SEC = 1000        # On average, once GRACE_SEC have passed.
 GRACE_SEC = 60
 MAX_SEC = 24 * 3600     # For one file.
 MAX_PAUSE_SEC = 8       # Between attempts.
-MAX_NAME = 200          # Of the name that a server gives, its end; file systems allow 255 with the checksum.
+# Characters kept from the end of the server's file name; with the checksum, file systems allow 255.
+MAX_NAME = 200
 
 _cache_dir = None       # Set by set_cache_dir().
 
@@ -52,7 +53,7 @@ def is_url(obj: Any, allow_file_urls: bool = False) -> bool:
         return False
     try:
         parts = urllib.parse.urlsplit(obj)
-    except ValueError:      # Brackets without an end.
+    except ValueError:      # An address with an opening bracket that is never closed.
         return False
     if parts.scheme == 'file':
         return allow_file_urls
@@ -202,7 +203,7 @@ def _download_into(cache_dir, url, num_attempts, verbose, sha256, max_bytes):
 
 
 class _TryAgain(Exception):
-    """The server may do better the next time."""
+    """An attempt failed in a way that a further attempt may not."""
 
 
 def _download(url, file, num_attempts, verbose, max_bytes):
@@ -268,8 +269,8 @@ def _receive(url, response, file, max_bytes, declared):
 
 
 def _pieces(response) -> Iterator[bytes]:
-    """The content as it comes: a piece that is waited for until it is full could be waited
-    for without end."""
+    """Yields the content as it arrives. Waiting until a piece is full could take for ever on a slow
+    connection."""
     raw = getattr(response, 'raw', None)
     if not hasattr(raw, 'read1'):       # Before version 2.1 of urllib3.
         yield from response.iter_content(1 << 10 if raw else CHUNK_BYTES)
@@ -279,9 +280,7 @@ def _pieces(response) -> Iterator[bytes]:
 
 
 def _hopeless(error):
-    """Why a further attempt would fail, too: the machine has no network, or the host no name.
-
-    None if it may not.
+    """Why a further attempt would fail, too: there is no network, or no such host. None if it may succeed.
     """
     while error is not None:
         if isinstance(error, socket.gaierror):

@@ -83,7 +83,7 @@ class Logger:
             self._try_on_stdout('write', f'Warning: {name} is not written any more: {error.strerror}.\n')
 
     def _close_file(self) -> None:
-        with suppress(OSError):             # What is still in its buffer has nowhere to go.
+        with suppress(OSError):             # Closing writes what is left in the buffer, which may fail again.
             self.file.close()
         self.file = None
 

@@ -6,8 +6,8 @@ and stands where the option is declared:
     @click.option('--fps', type=Whole('[1, 120]'), default=30)
 
 Neither NaN nor infinity is in any interval. One that is open to infinity ends at `LARGEST`, and what is
-nearer to 0 than `LEAST` is refused: beyond them, products in float32 overflow or vanish, and a picture is
-black without a word.
+nearer to 0 than `LEAST` is refused: beyond them, products in float32 overflow or vanish, and pictures turn
+black without any error.
 """
 import math
 import re
@@ -33,9 +33,8 @@ def is_within(value: float, within: str) -> bool:
 
 
 def in_words(within: str, value: float = math.nan) -> str:
-    """'[0, 1)' -> 'at least 0 and less than 1': what a value must be that is not.
-
-    `LARGEST` is named where it is passed.
+    """An interval as the words of an error: '[0, 1)' becomes 'at least 0 and less than 1'. If `number` is
+    beyond `LARGEST`, they name that limit.
     """
     if _vanishes(value):
         return f'0, or further from 0 than {LEAST:g}'
@@ -56,7 +55,8 @@ class _Number(click.ParamType):
     kind = 'number'
 
     def __init__(self, within: str):
-        _borders(within)                            # A wrong interval is found where it is written.
+        # A mistake in the interval shows where the option is declared, not when it is first used.
+        _borders(within)
         self.within = within
 
     def parse(self, text: str) -> Any:

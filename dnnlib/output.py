@@ -1,10 +1,12 @@
-"""Standard output and error of a command: any name can be printed, and what cannot be written may be let go.
+"""Standard output and error of a command: every name can be printed, and output that cannot be written need
+not end the command.
 
 Every command begins with `output.prepare()`:
 
 - a character that the terminal or file does not know, or a file name that is no text, is printed as an escape
   sequence;
-- a stream that is closed is the null device, so that no file which the command opens takes its number;
+- a stream that is closed becomes the null device; otherwise the next file that the command opens would get
+  its descriptor, and what is printed would go into that file;
 - with `may_fail` a full disk, a closed pipe or a terminal that is gone ends nothing: what is printed there is
   lost, and `problem()` says why.
 """

@@ -55,7 +55,8 @@ def open_picture(file: BinaryIO | str | os.PathLike, max_pixels: int = MAX_PIXEL
     with (_as_picture_errors(max_pixels), _pixel_limit(max_pixels),
           Image.open(file, formats=_installed(tuple(formats))) as picture):
         _check_size(picture, max_pixels)
-        warnings.simplefilter('error', Image.DecompressionBombWarning)      # Of what is nested in it.
+        # Holds for pictures that are nested in this one.
+        warnings.simplefilter('error', Image.DecompressionBombWarning)
         yield picture
 
 
@@ -93,7 +94,7 @@ def _opened_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _as_picture_errors(max_pixels: int) -> Iterator[None]:
-    """What Pillow raises, as PictureErrors; its warnings are of oddities beside the pixels."""
+    """Turns what Pillow raises into PictureErrors, and hides its warnings, which are about metadata."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', UserWarning)

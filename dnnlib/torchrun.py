@@ -1,7 +1,7 @@
 """Was this process started by torchrun, as one of several? Asks the environment, and imports no torch.
 
-Only all of torchrun's variables together count. One that is left over in a shell,
-or that another program set, is not an order to be one process of several.
+Only all of torchrun's variables together count. A single one may be left over in a shell, or set by another
+program.
 """
 import os
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Place(NamedTuple):
 def place() -> Place | None:
     """Where this process stands; None if torchrun did not start it.
 
-    Raises click.UsageError if the environment says what cannot be.
+    Raises click.UsageError if the variables contradict each other or are no numbers.
     """
     if not all(os.environ.get(name) for name in VARIABLES):
         return None

@@ -35,7 +35,7 @@ if TYPE_CHECKING:       # Loaded inside the functions that use it.
 
 Replace = Literal['ours', 'any', 'none']
 
-MARK = 'made by stylegan2-loss-zoo'             # In what may be replaced, among its first or last bytes.
+MARK = 'made by stylegan2-loss-zoo'  # Stands in every file that may be replaced, near its beginning or end.
 MARK_WITHIN = 2 ** 16                           # Bytes at either end of a file that are searched for it.
 MAX_NAME = 50  # Characters of a name that its temporary name repeats, the last ones.
 
@@ -56,8 +56,8 @@ class TakenError(FileExistsError):
 
 
 def require_free(path: str | os.PathLike, replace: Replace = 'ours') -> None:
-    """Raises TakenError if a writer that allows `replace` may not write to `path`;
-    OSError if nobody can tell."""
+    """Raises TakenError if a writer that allows `replace` may not write to `path`; OSError if that cannot be
+    found out."""
     path = Path(path)
     try:
         mode = path.lstat().st_mode
@@ -117,7 +117,7 @@ def atomic(path: str | os.PathLike, replace: Replace = 'ours', sync: bool = Fals
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        require_free(path, replace)             # Whatever has come in the meantime.
+        require_free(path, replace)             # Asked again: a file may have appeared in the meantime.
     if sync:
         _sync_folder(path.parent)
 
@@ -207,9 +207,10 @@ def temporary_name(path: str | os.PathLike) -> str:
 
 @contextmanager
 def _renamed(path: Path, temporary: Path) -> Iterator[Path]:
-    """What the block writes to `temporary` takes the name `path`, of which errors of the system speak."""
+    """After the block, `temporary` is renamed to `path`. Errors of the system name `path`, which the user
+    knows."""
     try:
-        _remove(temporary)                      # Of a process of the same number that was killed.
+        _remove(temporary)  # It may be left from a process with the same number that was killed.
         yield temporary
         os.replace(temporary, path)
     except OSError as error:

@@ -88,7 +88,7 @@ def require_room(path: Path, num_bytes: int) -> None:
                 num_bytes -= file.write(bytes(min(num_bytes, 2 ** 20)))
             file.flush()
             os.fsync(file.fileno())
-            raise InterruptedError          # Nothing shall stay.
+            raise InterruptedError          # Leaves the block, so that the temporary file is removed.
     except InterruptedError:
         return
     except OSError as error:

@@ -155,7 +155,7 @@ def load_ws(path: str, G: 'torch.nn.Module') -> 'torch.Tensor':
     try:
         shape, dtype = array_in_npz(path, 'w')
         ws = None
-        # Else it is not read: it may be of any size.
+        # An array of another shape is not read, since it may be of any size.
         if shape[1:] == (G.num_ws, G.w_dim) and dtype.kind == 'f':
             check_latents(shape[0], G, hint)
             with np.load(path, allow_pickle=False) as arrays:

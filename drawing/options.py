@@ -8,7 +8,7 @@ import click
 
 from dnnlib.numbers import BATCH, PSI, SEED, Real, Whole, is_within
 
-MAX_SEEDS = 1_000_000           # Of one command: more are a mistake, or several commands.
+MAX_SEEDS = 1_000_000  # Seeds of one command. A longer list is a mistake, or work for several commands.
 MAX_COLUMNS = 1000              # Numbers of --trunc-sheet.
 LABEL = '[-1000000, 1000000]'   # Each number of a label that is a vector.
 

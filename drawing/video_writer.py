@@ -127,7 +127,7 @@ class _Ffmpeg:
         import numpy as np
         try:
             self._process.stdin.write(np.ascontiguousarray(np.broadcast_to(image, self._size)))
-        except OSError:                                     # It has ended: why, it has said.
+        except OSError:  # ffmpeg has ended; `close` raises with what it said, if it said anything.
             self.close()
             raise click.ClickException(f'{self._path} cannot be written: ffmpeg ended early') from None
 

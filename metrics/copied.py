@@ -31,9 +31,9 @@ from metrics.overfitting import held_out_items
 QUANTILE = 0.01
 NUM_FAKES = 1000
 CONFIDENCE = 0.95
-MIN_UNSEEN = 20             # The quantile of fewer says nothing.
-SIZE = 32                   # Pixels; larger images are made as small.
-SHIFTS = tuple(product((0, -0.5, 0.5), repeat=2))       # In small pixels.
+MIN_UNSEEN = 20             # A quantile of fewer distances would mean nothing.
+SIZE = 32                   # Pixels; larger images are reduced to this size.
+SHIFTS = tuple(product((0, -0.5, 0.5), repeat=2))       # In pixels of the reduced image.
 
 
 class Pixels(Detector):
@@ -42,7 +42,7 @@ class Pixels(Detector):
     sha256 = 'none'
     resize_rule = f'averages over areas, at most {SIZE}x{SIZE}'
     taps = dict.fromkeys([f'shift{number}' for number in range(len(SHIFTS))], 3 * SIZE ** 2)
-    main_tap = 'shift0'     # None.
+    main_tap = 'shift0'     # The image as it is, without a shift.
     fd_taps = (main_tap,)
 
     def __init__(self, size: int = SIZE):
@@ -56,7 +56,7 @@ class Pixels(Detector):
 
 
 def _shifted(images, dx, dy):
-    """Images [N, 3, H, W] shifted by so many pixels, which takes the mean of neighbours."""
+    """Images [N, 3, H, W] shifted by dx and dy pixels; half a pixel takes the mean of two neighbours."""
     if dx == dy == 0:
         return images
     theta = torch.tensor([[1, 0, 2 * dx / images.shape[3]], [0, 1, 2 * dy / images.shape[2]]],
@@ -80,8 +80,8 @@ class Verdict:
         num_fakes: Images of the generator that were looked at.
         num_copies: Those that lie nearer to a training image than all but 1 % of the unseen images do.
         low, high: 95 % interval of their share among all that the generator makes (Clopper and Pearson 1934).
-        limit: That distance, q.
-        num_unseen: Images that it was taken from.
+        limit: The distance q, below which an image counts as a copy.
+        num_unseen: How many unseen images q was taken from.
         are_held_out: Were they held out from training? Else they are training images, each against the
             others.
     """
@@ -127,8 +127,8 @@ def find_copies(options: MetricOptions, held_out_kwargs: Mapping[str, Any] | Non
         options: Generator or set of generated images, and the training set (a subset stays one).
         held_out_kwargs: Arguments of a set of images that were not trained on. None: what a subset left out,
             or nothing.
-        num_fakes: So many fakes of a generator.
-        num_pairs: So many pairs are returned.
+        num_fakes: How many images a generator makes.
+        num_pairs: How many pairs are returned.
 
     Raises:
         MetricError: There are too few images, or as `metric_main.calc_metric`.
@@ -179,7 +179,7 @@ class _TrainingImages:
             return self.nearest_to(DatasetImages(held_out_kwargs, num_workers=self.num_workers))[0]
         try:
             _, left = held_out_items(self.kwargs)
-        except MetricError:                                     # Training saw them all.
+        except MetricError:  # Training saw all images, so none is held out.
             return None
         return self.nearest_to(DatasetImages(self.kwargs, num_workers=self.num_workers))[0][left]
 
@@ -190,7 +190,8 @@ class _TrainingImages:
         originals = DatasetImages({**self.kwargs, 'xflip': False}, whole=False, num_workers=self.num_workers)
         found = []
         for rows in self._rows(originals, list(Pixels.taps)).values():
-            distances, numbers = nearest(rows, self.rows, 3)    # Itself, perhaps its mirror image, another.
+            # The image itself, perhaps its mirror image, and another one.
+            distances, numbers = nearest(rows, self.rows, 3)
             is_other = items[numbers] != items[:len(rows), None]
             found.append(distances.masked_fill(~is_other, float('inf')).amin(dim=1))
         return torch.stack(found).amin(dim=0)

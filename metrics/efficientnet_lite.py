@@ -37,7 +37,8 @@ class EfficientNetLite0(Detector):
     """
     taps = {'s4': 112, 's5': 192, 's6': 320, 'pool': 1280, 'logits': 1000}
     main_tap = 'pool'
-    fd_taps = ('s4', 'pool')    # 112 features are enough for few images, 1280 want ten thousand.
+    # A few images are enough for the 112 features of s4; pool has 1280, which need ten thousand images.
+    fd_taps = ('s4', 'pool')
 
     def __init__(self, state: Mapping[str, torch.Tensor], size: int = 128, name: str = 'efflite0',
                  sha256: str = ''):
@@ -100,6 +101,7 @@ class _Conv(FoldedConv):
         kernel = state[f'{conv}.weight'].shape[2]
         super().__init__(state, conv, norm, stride, padding=(kernel - 1) // 2,
                          limits=(None, None) if linear else (0, 6))
-        # The odd zero comes at the end of an even size: equally padded, the kernel starts later.
+        # TensorFlow puts the odd zero behind an image of even size. Padded equally on both sides, the kernel
+        # has to start one pixel later instead.
         if stride == 2:
             self.weight = F.pad(self.weight, [1, 0, 1, 0])

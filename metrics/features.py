@@ -24,7 +24,7 @@ from metrics.moments import Moments
 from metrics.sharding import ahead, in_order, on_main
 from torch_utils import checkpoint, distributed
 
-_CACHE_FORMAT = 1       # Part of every key: entries of other formats are not found.
+_CACHE_FORMAT = 1       # Part of every key, so that entries in another format are not found.
 _MOMENTS_BLOCK = 1024   # Feature vectors per update of the moments.
 
 

@@ -51,7 +51,8 @@ def _factor(cov: torch.Tensor) -> torch.Tensor:
     benchmarks/metrics.py frechet). The rank is found on the way; it is below d with fewer samples than
     dimensions or with features that are constant.
     """
-    from scipy.linalg import lapack  # Here: a training run need not wait for it to start.
+    # Imported here, so that the start of a training run does not wait for it.
+    from scipy.linalg import lapack
     upper, order, rank, _ = lapack.dpstrf(cov.numpy())
     factor = np.empty((rank, len(cov)))
     factor[:, order - 1] = np.triu(upper)[:rank]

@@ -66,7 +66,7 @@ class GeneratorInputs:
     """Latents, labels, and noise of numbered images.
 
     Args:
-        seed: Of everything.
+        seed: Seed of all of them.
         z_dim: Width of a latent.
         labels: Where labels come from.
         device: Of what is returned. Latents and labels are drawn on the CPU, hence equal everywhere,
@@ -103,7 +103,8 @@ class GeneratorInputs:
         return {name: torch.stack(column) for name, column in zip(shapes, zip(*rows))}
 
     def _rng(self, name, index):
-        # Consecutive seeds never meet, unlike hashes: the CPU's generator keeps 32 bits of a seed.
+        # Consecutive seeds stay different in the 32 bits that the CPU's generator keeps of a seed; hashes
+        # would not.
         return self._rngs[name].manual_seed((self._first_seeds[name] + index) % 2 ** 63)
 
 

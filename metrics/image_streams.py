@@ -81,13 +81,15 @@ class DatasetImages:
             self.dataset, batch_sampler=[list(batch) for batch in batches], collate_fn=_stack,
             num_workers=min(self.num_workers, os.cpu_count() or 1, len(batches)),
             worker_init_fn=ignore_stop_signals,
-            # Of the workers' seeds, which else would come from the training run's.
+            # Seeds of the workers come from here; by default they would be drawn from the training run's
+            # generator.
             generator=torch.Generator())
         try:
             items = iter(loader)
             end_with_program(items)
             yield from map(as_rgb, items)
-        except OSError as error:  # From a worker it brings a traceback in its text; the sentence comes last.
+        # An error of a worker process contains a traceback; the sentence for the user is its last line.
+        except OSError as error:
             raise MetricError(str(error).strip().splitlines()[-1]) from error
 
     def pick(self, indices: Sequence[int]) -> torch.Tensor:
@@ -161,7 +163,7 @@ def frozen_copy(G: torch.nn.Module, device: torch.device | str) -> torch.nn.Modu
     return copy.deepcopy(G).eval().requires_grad_(False).to(device)
 
 
-# Of all data sets of this process: that of a folder takes reading every file.
+# The fingerprints known to this process: the one of a folder takes reading every file.
 _fingerprints: dict[tuple, str] = {}
 
 

@@ -17,7 +17,8 @@ from metrics.precision_recall import density_coverage, precision_recall
 from metrics.sharding import in_order, on_main
 from torch_utils.ops import backend
 
-_PATHS_AT_ONCE = 2  # Path lengths divide rounding by 1e-4: the same batches whatever the number of processes.
+# Path lengths divide rounding errors by 1e-4. Fixed batches make these equal for every number of processes.
+_PATHS_AT_ONCE = 2
 
 
 def _fd(work):
@@ -69,7 +70,8 @@ def _ppl(work):
             yield path_distances(work.G, work.detector.embed, z, c, t * is_full, noise, **params)
 
     name = work.metric.name
-    with backend.default('reference'):      # Compiled operators round in another way, and are not everywhere.
+    # Compiled operators round differently, and do not exist on every machine.
+    with backend.default('reference'):
         pieces = in_order(work.metric.num_gen, _PATHS_AT_ONCE, compute, 'paths', work.options.progress)
         distances = torch.cat(list(pieces))
     return {name: on_main(lambda: trimmed_mean(distances))}, {name: float(distances.std() / len(distances) ** 0.5)}

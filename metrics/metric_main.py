@@ -76,7 +76,7 @@ class MetricOptions:
             labels (and codes) to match.
         G_kwargs: Further arguments of G's call, for example truncation_psi.
         device: Where to compute; None: where G's parameters are.
-        num_gpus, rank: Accepted for compatibility; the process group knows.
+        num_gpus, rank: Accepted for compatibility and not used: the process group has both.
         detector: This detector instead of loading the one that the metric names; must have its name.
         weights: Where the detector's weights are.
         seed: Of latents, labels, noise and subsets.
@@ -167,7 +167,8 @@ def report_metric(result_dict: Mapping[str, Any], run_dir: str | None = None,
             with writing.append(os.path.join(run_dir, f'metric-{result_dict["metric"]}.jsonl')) as file:
                 file.write(f'{line}\n'.encode())
             plots.plot_run(run_dir)
-        except OSError as error:  # The result stands above: what comes next is worth more than this file.
+        # The result is printed above already. The run that continues is worth more than this file.
+        except OSError as error:
             reason = error.strerror or str(error)
             print(f'Note: {result_dict["metric"]} is not recorded in {run_dir}: {reason}', file=sys.stderr,
                   flush=True)
@@ -204,7 +205,7 @@ def evaluate(
             reason = on_main(lambda result=result: report_metric(result, run_dir, snapshot_pkl))
         except StopAsked:
             scores.failures[metric] = 'broken off, as asked'
-        except Exception as error:      # Whatever it is: a metric never ends a run.
+        except Exception as error:      # No error of a metric may end a training run.
             scores.failures[metric] = str(error) or type(error).__name__
             _print_failure(metric, error)
         else:
@@ -221,14 +222,13 @@ def of_all_centres(metrics: Sequence[str], centres: Mapping[str, Any] | None) ->
 
 
 def shared_by(metrics: Sequence[str]) -> dict:
-    """What these metrics, taken one after another on one generator, share: at first, their names."""
+    """What these metrics, calculated one after another on one generator, share. At first only their names."""
     return {'metrics': [name for name in metrics
                         if is_valid_metric(name) or is_valid_metric(name, needs_images=True)]}
 
 
 def _print_failure(metric: str, error: Exception):
-    """A sentence for what a user can do something about, told once; a defect, or memory that ran out,
-    in full."""
+    """Prints one sentence for what a user can mend, and the traceback of defects and of memory that ran out."""
     if not isinstance(error, MetricError | OSError):
         print(f'{metric} could not be calculated:\n{"".join(traceback.format_exception(error))}', flush=True)
     elif distributed.rank() == 0:

@@ -79,7 +79,7 @@ def nearest_sheet(
 
 
 def failure_to_write(path: str | os.PathLike, sheet: np.ndarray) -> str:
-    """Why the picture could not be written, or nothing: what was found is worth more than it."""
+    """Writes the picture. Returns why that failed, or nothing: the numbers must not be lost with it."""
     info = PngInfo()
     info.add_text('Software', writing.MARK)
     try:

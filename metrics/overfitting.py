@@ -72,12 +72,13 @@ def _gap(D, dataset_kwargs, held_out_kwargs, G, max_num, batch_size, seed, devic
     if G is not None:
         result['generated'] = float(_scores_of_fakes(D, G, train, num, batch_size, seed, device).mean())
         spread = result['train'] - result['generated']
-        result['r_v'] = result['gap'] / spread if spread else float('nan')      # A dead discriminator.
+        # No spread: the discriminator scores all images alike.
+        result['r_v'] = result['gap'] / spread if spread else float('nan')
     return result
 
 
 def _both_sides(dataset_kwargs, held_out_kwargs):
-    """(training set, a set that has held-out images, which of it are)."""
+    """(training set, a set that contains held-out images, the numbers of these in it)."""
     train = open_dataset(dataset_kwargs)
     if held_out_kwargs is None:
         return train, *held_out_items(dataset_kwargs)

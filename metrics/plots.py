@@ -54,7 +54,7 @@ def svg(curves: Mapping[str, Curve]) -> str:
 
 def ticks(low: float, high: float) -> list[float]:
     """A few round numbers, at least two, that span [low, high]."""
-    if high - low <= 1e-9 * max(abs(low), abs(high)):       # No different numbers lie between.
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # Equal but for rounding: no axis fits between them.
         high = low + (abs(low) or 1)
     power = 10 ** math.floor(math.log10((high - low) / 3))
     step = next(power * m for m in (1, 2, 5, 10) if (high - low) / (power * m) <= 5)

@@ -23,7 +23,8 @@ _wants_stop: ContextVar[Callable[[], bool]] = ContextVar('wants_stop', default=l
 
 
 class StopAsked(Exception):
-    """The work is not wanted any more: what `stoppable` was given says so on at least one process."""
+    """The work is not wanted any more: `wants_stop`, as given to `stoppable`, is true on at least one
+    process."""
 
 
 @contextmanager
@@ -38,9 +39,8 @@ def stoppable(wants_stop: Callable[[], bool]) -> Iterator[None]:
 
 
 def check_stop() -> None:
-    """Raises StopAsked if this process is asked to stop.
-
-    For what takes long in one process, inside of `together`.
+    """Raises StopAsked if this process is asked to stop. Long computations inside `together` call this now
+    and then.
     """
     if _wants_stop.get()():
         raise StopAsked
@@ -64,7 +64,7 @@ def in_order(
     batches = [range(i, min(i + batch_size, num)) for i in range(0, num, batch_size)]
     rank, num_ranks = distributed.rank(), distributed.world_size()
     mine = iter(compute(batches[rank::num_ranks]))
-    is_shown = progress and rank == 0                   # And only on a terminal: None asks for that.
+    is_shown = progress and rank == 0                   # With None, tqdm shows the bar on terminals only.
     with tqdm(total=num, desc=title, leave=False, disable=None if is_shown else True) as bar:
         for i in range(0, len(batches), num_ranks):
             is_due = i + rank < len(batches)
@@ -78,14 +78,15 @@ def together(function: Callable[[], Any]) -> list[Any]:
     """What `function` returns on each process, by rank, on all of them. If it raises on one,
     it raises on all.
 
-    If any is asked to stop, before it or meanwhile, all raise StopAsked. (What then breaks,
-    breaks of the same signal.)
+    If any is asked to stop, before it or meanwhile, all raise StopAsked. (Errors that are raised then are
+    left out: they come from the same request to stop.)
     """
     outcome, error = None, None
     try:
         check_stop()
         outcome = function()
-    except Exception as caught:     # Whatever it is: the others must hear of it, or they wait for ever.
+    # Every error is passed on to the other processes, which would wait for ever otherwise.
+    except Exception as caught:
         error = caught
     is_stopped = error is not None and _wants_stop.get()()
     outcomes = distributed.gather_objects((outcome, None if error is None else _sentence(error), is_stopped))
@@ -100,7 +101,7 @@ def together(function: Callable[[], Any]) -> list[Any]:
 
 
 def on_main(function: Callable[[], Any]) -> Any:
-    """What `function` returns on process 0, where alone it runs, on all processes.
+    """Runs `function` on process 0 alone; returns what it returned there on all processes.
 
     If it raises, it raises on all.
     """

@@ -15,7 +15,7 @@ LIMIT = 2 ** 31 - 1                                 # The largest value mallopt(
 
 def keep_freed_memory() -> bool:
     """From now on freed memory stays with this process, for its next tensors;
-    False where the C library has no say."""
+    False if the C library cannot be told so."""
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
     return mallopt is not None and all([mallopt(M_TRIM_THRESHOLD, LIMIT), mallopt(M_MMAP_THRESHOLD, LIMIT)])
 

@@ -33,24 +33,24 @@ SNAPSHOT_NAME = re.compile(r'network-snapshot-(\d+)\.(safetensors|pkl)')
 
 DTYPES = {
     torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
-    torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL',
+    torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8',
+    torch.bool: 'BOOL',
 }
 
 # Keys of a snapshot's document that `meta` cannot use.
 RESERVED = ('format', 'version', 'networks', 'grafts')
 MAX_HEADER_BYTES = 100_000_000      # The safetensors limit.
-MAX_HEADER_ITEMS = 1_000_000  # Commas and brackets: as objects they take many times the memory of the text.
-MAX_PIPE_BYTES = 1 << 33            # Of a file that comes through a pipe, of which nobody knows the end.
-MAX_MESSAGE = 1000                  # Characters; files may quote themselves at any length.
+# Commas and brackets in a header; as Python objects they take many times the memory of the text.
+MAX_HEADER_ITEMS = 1_000_000
+MAX_PIPE_BYTES = 1 << 33  # Limit for what comes through a pipe, whose length is not known beforehand.
+MAX_MESSAGE = 1000                  # Characters of an error, since text from a file may be of any length.
 PIECE_BYTES = 1 << 24
 
 
 class CheckpointError(ValueError):
     """A file that is damaged, foreign, from a newer version, or does not hold what it claims.
-    The text is for users.
-
-    What files say of themselves is part of it; nothing that would command a terminal,
-    or that it cannot show, is left.
+    The text is for users. It may quote the file, so characters that control a terminal, or that it cannot
+    show, are replaced.
     """
 
     def __init__(self, message: str):
@@ -127,7 +127,8 @@ def load(path_or_file: str | os.PathLike | BinaryIO) -> tuple[dict[str, torch.Te
     name = _name_of(path_or_file)
     file = path_or_file if path_or_file.seekable() else read_pipe(path_or_file)
     document, header, crc = _read_header(file, name)
-    contents = header + file.read()             # As long as the header says, which was compared.
+    # `_read_header` has compared the length of the file with what its header says.
+    contents = header + file.read()
     data = memoryview(contents)[len(header):]
     if zlib.crc32(data, zlib.crc32(header.replace(_crc_field(crc), _crc_field(0), 1))) != crc:
         raise CheckpointError(f'{name}: damaged: the contents do not match the checksum; use another copy')
@@ -168,7 +169,8 @@ def _header(tensors: dict[str, torch.Tensor], document: str, crc: int = 0) -> by
         if tensor.dtype not in DTYPES:
             raise TypeError(f'tensor {name} has type {tensor.dtype}, which cannot be saved')
         begin, end = end, end + tensor.numel() * tensor.element_size()
-        entries[name] = {'dtype': DTYPES[tensor.dtype], 'shape': list(tensor.shape), 'data_offsets': [begin, end]}
+        entries[name] = {'dtype': DTYPES[tensor.dtype], 'shape': list(tensor.shape),
+                         'data_offsets': [begin, end]}
     text = json.dumps(entries, separators=(',', ':')).encode()
     text += b' ' * (-len(text) % 8)
     return struct.pack('<Q', len(text)) + text
@@ -195,7 +197,8 @@ def _read_header(file: BinaryIO, name: Any) -> tuple[dict[str, Any], bytes, int]
         metadata = entries['__metadata__']
         crc = int(metadata['crc32'], 16)
         document = document_from_json(metadata['document'])
-        expected = max((entry['data_offsets'][1] for key, entry in entries.items() if key != '__metadata__'), default=0)
+        expected = max((entry['data_offsets'][1] for key, entry in entries.items() if key != '__metadata__'),
+                       default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         raise CheckpointError(f'{name}: not a file of this program: its header lacks the description of the '
                               'contents') from None
@@ -363,8 +366,8 @@ def skeleton(class_name: str, kwargs: dict[str, Any], max_layers: int) -> dict[s
 
 
 class _Undrawn(TorchFunctionMode):
-    """While active, nobody draws random numbers: tensors that will be overwritten are left
-    as memory has them."""
+    """While active, constructors draw no random numbers: their tensors stay uninitialised, as they will be
+    overwritten."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return torch.empty(*args) if func is torch.randn else func(*args, **(kwargs or {}))
@@ -428,7 +431,8 @@ def _check_snapshot(document: dict[str, Any], name: Any) -> dict[str, Any]:
     return entries
 
 
-def _extra_tensors(class_name: str, kwargs: dict[str, Any], state: dict[str, torch.Tensor]) -> dict[str, None]:
+def _extra_tensors(class_name: str, kwargs: dict[str, Any],
+                   state: dict[str, torch.Tensor]) -> dict[str, None]:
     """Names, as keys, of the tensors in `state` that the described network lacks.
 
     ValueError unless all others fit.

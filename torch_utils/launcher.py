@@ -28,12 +28,12 @@ import torch.distributed as dist
 
 from dnnlib import output, torchrun
 
-# For what no parent sees: a machine or a network that falls silent.
+# How long a collective waits for a machine or network that has gone silent, which no parent process notices.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-SECONDARY_SEC = 1  # So long after a failure, further ones are taken for its consequences.
+SECONDARY_SEC = 1  # Failures within this time after the first one count as its consequences.
 TERMINATE_SEC = 5                           # Between asking a process to end and killing it.
 INTERRUPT_SEC = 600                         # After Ctrl-C, for ranks that finish and save something.
-PASSED_ON = ('SIGTERM', 'SIGUSR1', 'SIGHUP')          # Requests to end, as far as the system knows them.
+PASSED_ON = ('SIGTERM', 'SIGUSR1', 'SIGHUP')  # The signals that ask a process to end; Windows lacks some.
 INTERRUPTED = 130                           # Exit status of a process after Ctrl-C, as in shells.
 QUIET_TRACKER = 'ignore::UserWarning:multiprocessing.resource_tracker'
 PR_SET_PDEATHSIG = 1  # Of Linux's prctl: the signal that a process gets when its parent ends.
@@ -88,7 +88,7 @@ def _run_in_group(fn, rank, world_size, args, store=None):
 
 
 def in_child(function: Callable, *args: Any) -> Any:
-    """`function(*args)`, computed by a process of its own, which takes with it what it held of a GPU.
+    """`function(*args)`, computed in a process of its own, whose end frees what it holds of a GPU.
 
     Raises what the function raises; RuntimeError if the process dies.
     """
@@ -106,7 +106,7 @@ def ask(function: Callable, *args: Any, num_processes: int) -> Any:
     return function(*args) if num_processes == 1 else in_child(function, *args)
 
 
-# In the parent.
+# The parent process.
 
 
 def _spawn(fn, num_processes, args):
@@ -134,8 +134,7 @@ class _Interrupts:
     """Counts Ctrl-C instead of raising KeyboardInterrupt, which could come anywhere,
     also while the processes are ended.
 
-    number: so many so far.
-    reader: a connection that has something to read after one.
+    number: how often Ctrl-C was pressed so far. reader: a connection that has something to read after each.
     """
 
     def __init__(self):
@@ -151,14 +150,15 @@ class _Interrupts:
 
     def __exit__(self, *_):
         if self._is_heard:
-            ends = self.number >= 2         # This process ends, whatever comes.
+            # After the second Ctrl-C this process ends, and no further one may interrupt that.
+            ends = self.number >= 2
             signal.signal(signal.SIGINT, signal.SIG_IGN if ends else self._previous)
         self.reader.close()
         self._writer.close()
 
     def _count(self, _signum, _frame):
         self.number += 1
-        if self.number <= 2:            # More change nothing.
+        if self.number <= 2:            # Two are all that `launch` distinguishes.
             self._writer.send(None)
 
     def take(self):
@@ -169,7 +169,7 @@ class _Interrupts:
 
 def _start_resource_tracker():
     """Starts the process that multiprocessing needs beside the spawned ones,
-    deaf to requests that a whole group gets.
+    which ignores signals sent to the whole process group.
 
     It would die of them with a traceback. What it says of objects
     that killed processes left behind helps nobody.
@@ -193,7 +193,7 @@ def _wait_to_the_end(processes, interrupts):
     _wait(processes, interrupts, 1)
     if interrupts.number == 0:
         return
-    # They got it too, and may take their time to end in good order.
+    # Ctrl-C reaches the ranks as well; they get time to finish and save.
     _wait(processes, interrupts, 2, INTERRUPT_SEC)
     if interrupts.number >= 2:
         raise SystemExit(INTERRUPTED)
@@ -228,7 +228,7 @@ def _join(processes, patience_sec):
 
 
 def _end(processes):
-    """Leaves no process behind, not even one that does not listen."""
+    """Ends all processes, by force those that do not answer the request."""
     started = [process for process in processes if process.pid is not None]
     for process in started:
         process.terminate()
@@ -276,7 +276,7 @@ def _reported_error(report, num_processes):
 
 @contextmanager
 def _signals_passed_on(processes):
-    """Who asks this process to end means all of them. (Only the main thread can listen for it.)
+    """A request that this process end is passed on to all of them. (Only the main thread can listen for it.)
 
     It reaches them as SIGINT: some senders ask the whole process group,
     and a second SIGTERM might cut short what the first one began.
@@ -331,7 +331,7 @@ def _end_with_parent():
     parent = multiprocessing.parent_process()
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # If it has ended before, too.
+    # Also if the parent has ended before prctl() was called.
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 

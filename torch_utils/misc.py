@@ -54,9 +54,8 @@ def _constant(content, content_dtype, content_shape, shape, dtype, device, memor
 
 
 def finite_or(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """`new`, and `old` where `new` is not finite: what is kept from step to step must outlive a bad one.
-
-    Never waits.
+    """`new`, but `old` where `new` is not finite, so that values kept from step to step survive a bad step.
+    Does not make the host wait for the device.
     """
     return torch.where(new.isfinite(), new, old)
 

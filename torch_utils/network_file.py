@@ -93,7 +93,7 @@ def _read(file: BinaryIO, only: Collection[str] | None) -> dict[str, Any]:
         records, num_bytes = _read_foreign(file, start, only)
         return _build(records, num_bytes, only)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
-        # Whatever a strange file brings about while it is translated. CheckpointError is a ValueError.
+        # A damaged or hostile file may cause any exception here. CheckpointError is a ValueError.
         kind = '' if isinstance(error, ValueError) else 'damaged: '
         raise checkpoint.CheckpointError(f'{name}: {kind}{checkpoint.first_line(error)}') from error
 

@@ -64,7 +64,7 @@ _MARK = object()
 
 
 class _Bounded:
-    """A file of which nobody can read, or make room for, more than there is."""
+    """A file that refuses requests for more bytes than it has, before memory is taken for them."""
 
     def __init__(self, file: BinaryIO):
         self.file = file

@@ -36,7 +36,7 @@ STORAGES = {
 
 
 def _never(*_: Any) -> None:
-    raise CheckpointError('refused: the file calls something that is only ever named')
+    raise CheckpointError('refused: the file calls a type that network files only name')
 
 
 STORAGE_TYPES: Substitutes = {('torch', name): _never for name in STORAGES}
