@@ -33,6 +33,7 @@ MAX_POINTS = 300            # Of one curve; more are averaged.
 MAX_WARNINGS = 20
 MAX_WARNING = 1000          # Characters.
 MAX_CURVES = 200            # Beside the main ones.
+MAX_SHARES = 20             # Among the main ones: what each method does.
 MAX_OPTIONS = 2000          # Lines in the table of all options.
 COLORS = (                  # Of the runs, as text on white, and on the dark page: at least 4.5:1.
     ('#2a6f97', '#6fb3da'), ('#c23b4e', '#f08a96'), ('#2f7a3f', '#7cc98b'), ('#8a6508', '#e0b64a'),
@@ -43,6 +44,7 @@ LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 24
 MAIN_CURVES = ('Loss/G/loss', 'Loss/D/loss', 'Loss/scores/real', 'Loss/scores/fake', 'Loss/signs/real',
                'Progress/augment', 'Overfitting/gap', 'Loss/r1_penalty', 'Loss/pl_penalty',
                'Timing/sec_per_kimg')
+SHARES = 'Loss/share/'
 NO_CURVES = ('Progress/tick', 'Progress/kimg', 'Timing/total_sec', 'Timing/total_hours', 'Timing/total_days')
 TITLES = {
     'Loss/G/loss': "G's loss", 'Loss/D/loss': "D's loss", 'Loss/scores/real': "D's logits on reals",
@@ -265,10 +267,18 @@ def shorten(curve: Curve) -> list[tuple[float, float]]:
             for group in groups]
 
 
+def title_of(statistic: str) -> str:
+    """What stands over its chart."""
+    if statistic.startswith(SHARES):
+        method, _, player = statistic.removeprefix(SHARES).partition('/')
+        return f"Share of {method} in {player}'s gradient"
+    return TITLES.get(statistic, statistic)
+
+
 def charts(all_curves: Sequence[dict[str, Curve]], names: Iterable[str]) -> list[dict[str, Any]]:
     """The panels of these curves that some run has."""
     found = [name for name in names if any(name in curves for curves in all_curves)]
-    return [chart(TITLES.get(name, name), [curves.get(name, []) for curves in all_curves]) for name in found]
+    return [chart(title_of(name), [curves.get(name, []) for curves in all_curves]) for name in found]
 
 
 def color_of(number: int) -> int:
@@ -289,7 +299,9 @@ def page_of(runs: Sequence[RunSummary]) -> str:
     engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
     stats = [run.stats for run in runs]
     metric_names = list(dict.fromkeys(name for run in runs for name in run.metrics))[:MAX_CURVES]
-    others = sorted({name for curves in stats for name in curves} - {*MAIN_CURVES, *NO_CURVES})[:MAX_CURVES]
+    names = {name for curves in stats for name in curves}
+    shares = sorted(name for name in names if name.startswith(SHARES))[:MAX_SHARES]
+    others = sorted(names - {*MAIN_CURVES, *NO_CURVES, *shares})[:MAX_CURVES]
     options = [flat(run.config) for run in runs]
     names = list(dict.fromkeys(name for config in options for name in config))[:MAX_OPTIONS]
     return engine.from_string(template.read_text(encoding='utf-8')).render(
@@ -297,7 +309,7 @@ def page_of(runs: Sequence[RunSummary]) -> str:
         colors=COLORS, runs=[facts(run, i, metric_names) for i, run in enumerate(runs)],
         metric_names=metric_names,
         reals=next((uri for run in runs if run.reals and (uri := data_uri(run.reals, tile_of(run)))), None),
-        metrics=charts([run.metrics for run in runs], metric_names), curves=charts(stats, MAIN_CURVES),
+        metrics=charts([run.metrics for run in runs], metric_names), curves=charts(stats, (*MAIN_CURVES, *shares)),
         others=charts(stats, others), slides=slides(runs), written=f'{datetime.now():%Y-%m-%d %H:%M}',
         differences=[[name, *values] for name, values in differences(runs).items()][:MAX_OPTIONS],
         options=[[name, *(config.get(name, '') for config in options)] for name in names])

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Cast:
         self.frozen: dict[str, torch.nn.Module] = {}    # Earlier copies of G that a method keeps; saved with the run.
         self.seed = seed                                # Of the weights of further critics.
         self.regularizers: list[Regularizer] = []
+        self.shares: Any = None                         # Measures what each of them does, if anyone wants to know.
 
     @property
     def D(self) -> Player:

@@ -219,6 +219,8 @@ class Game(Cast):
             for regularizer in self.due(site, ctx.batch_idx):
                 value = getattr(regularizer, site)(ctx)
                 if value is not None:
+                    if self.shares is not None:
+                        self.shares.note_term(ctx, regularizer, site, value)
                     gain = 1 if site in LAZY_SITES else regularizer.gain
                     loss = loss + (value if gain == 1 else value * gain)
         return loss

@@ -21,6 +21,7 @@ from training.data.stages import RealStream, Source, Stage
 from training.loss import Game, Phase
 from training.player import Player
 from training.regularizer import SITES
+from training.run.shares import Shares
 
 
 @dataclass
@@ -183,6 +184,8 @@ def build_game(config: dict, device: torch.device) -> Game:
     for cls, options in losses_ext.chosen(config):
         if not cls.is_off(options):
             game.regularizers.append(cls(game, options))
+    if config['regularizers']:
+        game.shares = Shares(watched=config['regularizers'])
     return game
 
 

@@ -51,6 +51,8 @@ def run_iteration(run: Run, ticks: Ticks) -> None:
     update_ema(run.game.G_ema, run.game.G.module, decay)
     run.nimg += run.batch_size
     run.batch_idx += 1
+    if run.game.shares is not None:
+        run.game.shares.end_iteration()
     for regularizer in run.game.having('end_iteration'):
         regularizer.end_iteration(run.nimg, run.batch_idx)
     if run.ada is not None and run.batch_idx % run.config['ada_interval'] == 0:
@@ -92,6 +94,8 @@ def accumulate_gradients(run: Run, phase: Phase, reals: list[tuple[Tensor, Tenso
     try:
         for ctx in micro_batches(run, phase, reals, shared):
             phase.step(run.game, ctx)
+            if run.game.shares is not None:
+                run.game.shares.note_step(ctx)
     except RuntimeError as error:
         if run.micro_batch == 1 or not is_out_of_memory(error):
             raise

@@ -175,6 +175,15 @@ def test_a_run_that_is_well_is_left_in_peace(stats, p, spread):
     assert not [word for _ in range(2 * PATIENCE) for word in health.warnings(stats, p, spread)]
 
 
+def test_a_method_that_does_next_to_nothing_is_named():
+    """One that was chosen: what every run has may be weak."""
+    health, said = Health(), []
+    for _ in range(PATIENCE + 1):
+        said += health.warnings({'Loss/share/lecam/D': stat(6e-6), 'Loss/share/r1/D': stat(1e-9), 'Loss/share/ggdr/D': stat(0.2)},
+                                0.0, None, methods=['lecam', 'ggdr'])
+    assert said == ['the term of lecam is 6e-06 of the gradient that D learns from: at this weight it does next to nothing']
+
+
 def test_signs_mean_nothing_where_zero_decides_nothing():
     health = Health()
     assert not [word for _ in range(PATIENCE) for word in

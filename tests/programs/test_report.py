@@ -39,7 +39,7 @@ def write_run(folder, num_ticks=4, seed=0, picture=(128, 96), **config):
             kimg = 4 * (tick + 1)
             values = {'Progress/kimg': kimg, 'Progress/augment': tick / 100, 'Loss/G/loss': 2 + rng.randn() / 9,
                       'Loss/D/loss': 1.25 + tick, 'Timing/sec_per_kimg': 30, 'Timing/total_sec': 3700,
-                      'Loss/mine/new': -tick}
+                      'Loss/mine/new': -tick, 'Loss/share/lecam/D': 0.1 / (tick + 1)}
             stats.write(json.dumps({name: {'num': 1, 'mean': mean, 'std': 0} for name, mean in values.items()}) + '\n')
             if tick % 2:
                 metric.write(json.dumps({'metric': 'fd5k', 'results': {'fd5k': 100 + (tick - 1) ** 2},
@@ -104,6 +104,7 @@ def test_curves_go_through_their_points(tmp_path):
     unit = labels['2'] - labels['3']                            # Pixels between the grid lines of 2 and 3.
     np.testing.assert_allclose(points[:, 1], labels['2'] - (np.array([1.25, 2.25, 3.25, 4.25]) - 2) * unit, atol=0.2)
     assert 'Loss/mine/new' in text and 'Progress/tick' not in text
+    assert text.index('Share of lecam in D&#39;s gradient') < text.index('Loss/mine/new')
 
 
 def test_long_curves_are_averaged():

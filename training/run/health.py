@@ -6,19 +6,21 @@ for them. `Diverged` is raised if a phase fails again and again, or if anything 
 is not finite. The run then returns to its last saved state, once.
 """
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from torch_utils import distributed
+from training.run.shares import PREFIX
 
 MAX_STREAK = 8              # Steps of one phase, one after the other, without a finite gradient.
 OVERFIT_SIGN = 0.95         # Mean sign of the critic's logits on reals, above which it has memorised them.
 SATURATED_P = 0.85          # Strength of the augmentation, above which fakes begin to look augmented.
 DEAD_SPREAD = 1e-4          # Spread of a critic's logits, below which it rates all images alike.
 POOR_DIVERSITY = 0.1        # Spread among the fakes of the grid, as a share of that among its reals.
+MIN_SHARE = 1e-3            # Share of a player's gradient, below which a method does next to nothing.
 PATIENCE = 3                # Ticks in a row for which one must hold before it is reported.
 
 
@@ -66,14 +68,16 @@ class Health:
             raise Diverged(f'{count} steps of {phase} in a row had no finite gradient' + _suspects(stats))
 
     def warnings(self, stats: Mapping[str, Mapping[str, float]], p: float, diversity: float | None,
-                 zero_decides: bool = True) -> Iterator[str]:
+                 zero_decides: bool = True, methods: Collection[str] = ()) -> Iterator[str]:
         """Early signs of trouble. Each is reported once it has held for PATIENCE ticks, and again only after
         it has ceased.
 
         `p` is the strength of the augmentation, `diversity` the spread among fakes relative
-        to reals if it was measured, `zero_decides` whether the sign of a logit means anything in this game.
+        to reals if it was measured, `zero_decides` whether the sign of a logit means anything in this game, `methods`
+        what should do something (shares.py).
         """
-        for name, (holds, sentence) in self._all_signs(stats, p, diversity, zero_decides).items():
+        signs = {**self._all_signs(stats, p, diversity, zero_decides), **_idle_methods(stats, methods)}
+        for name, (holds, sentence) in signs.items():
             if holds is None:                           # Nothing was measured in this tick.
                 continue
             self._signs[name] = self._signs.get(name, 0) + 1 if holds else 0
@@ -106,6 +110,20 @@ class Health:
                 f'critic {critic} says the same of every image, so the generator learns nothing from it; a smaller '
                 '--gamma helps')
         return signs
+
+
+def _idle_methods(stats, methods):
+    """The same for methods whose share of the gradient is negligible."""
+    signs = {}
+    for name in [name for name in stats if name.startswith(PREFIX)]:
+        method, player = name.removeprefix(PREFIX).split('/')
+        share = stats[name]['mean']
+        if method in methods:
+            signs[f'idle {method}/{player}'] = (
+                None if math.isnan(share) else share < MIN_SHARE,
+                f'the term of {method} is {share:.0e} of the gradient that {player} learns from: at this weight it does next to '
+                'nothing')
+    return signs
 
 
 def _above(value, limit):

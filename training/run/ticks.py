@@ -337,7 +337,8 @@ class Ticks:
         stats = self._collector.as_dict()
         p = getattr(run.game.augment, 'p', None)
         warnings = [*self.health.end_tick(stats), *self.health.warnings(
-            stats, float(p) if p is not None else 0, self._diversity, run.game.adversarial.zero_decides)]
+            stats, float(p) if p is not None else 0, self._diversity, run.game.adversarial.zero_decides,
+            run.game.shares.watched if run.game.shares is not None else ())]
         self._diversity = None
         self._print_warnings(warnings)
         if self.is_main:
