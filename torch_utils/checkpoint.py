@@ -32,16 +32,14 @@ SNAPSHOT_VERSION = 1
 SNAPSHOT_NAME = re.compile(r'network-snapshot-(\d+)\.(safetensors|pkl)')
 
 DTYPES = {
-    torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
+    torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.bool: 'BOOL',
     torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8',
-    torch.bool: 'BOOL',
 }
 
 # Keys of a snapshot's document that `meta` cannot use.
 RESERVED = ('format', 'version', 'networks', 'grafts')
 MAX_HEADER_BYTES = 100_000_000      # The safetensors limit.
-# Commas and brackets in a header; as Python objects they take many times the memory of the text.
-MAX_HEADER_ITEMS = 1_000_000
+MAX_HEADER_ITEMS = 1_000_000        # Its commas and brackets: the objects take more memory than the text.
 MAX_PIPE_BYTES = 1 << 33  # Limit for what comes through a pipe, whose length is not known beforehand.
 MAX_MESSAGE = 1000                  # Characters of an error, since text from a file may be of any length.
 PIECE_BYTES = 1 << 24
@@ -127,8 +125,7 @@ def load(path_or_file: str | os.PathLike | BinaryIO) -> tuple[dict[str, torch.Te
     name = _name_of(path_or_file)
     file = path_or_file if path_or_file.seekable() else read_pipe(path_or_file)
     document, header, crc = _read_header(file, name)
-    # `_read_header` has compared the length of the file with what its header says.
-    contents = header + file.read()
+    contents = header + file.read()             # `_read_header` has compared their length with the file's.
     data = memoryview(contents)[len(header):]
     if zlib.crc32(data, zlib.crc32(header.replace(_crc_field(crc), _crc_field(0), 1))) != crc:
         raise CheckpointError(f'{name}: damaged: the contents do not match the checksum; use another copy')
@@ -366,8 +363,7 @@ def skeleton(class_name: str, kwargs: dict[str, Any], max_layers: int) -> dict[s
 
 
 class _Undrawn(TorchFunctionMode):
-    """While active, constructors draw no random numbers: their tensors stay uninitialised, as they will be
-    overwritten."""
+    """While active, constructors leave tensors uninitialised and draw no random numbers."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return torch.empty(*args) if func is torch.randn else func(*args, **(kwargs or {}))
