@@ -129,29 +129,30 @@ def check_training(report):
 
 def check_resume(report):
     """A run that is stopped and continued: the same bits with deterministic kernels, how far off without."""
-    from torch_utils.state_file import load_state
-    from training.run.states import saved_states
     script = report.work / 'deterministic.py'
     script.write_text(DETERMINISTIC.replace('import train', f'sys.path.insert(0, {str(ROOT)!r})\nimport train'))
-    for way, runner in {'deterministic': [str(script)], 'as users run it': ['train.py']}.items():
-        if not report.has_time(f'resume/{way}', 20):
-            return
-        states = []
-        for parts in ([2], [1, 2]):                     # Straight on; in two halves.
-            run_dir = None
-            for kimg in parts:
-                goes_on = [] if run_dir is None else [f'--resume={run_dir}']
-                mark, text, run_dir = train(report, f'{way} {len(parts)}', [f'--kimg={kimg}', '--aug=noaug', *goes_on], runner)
-                if run_dir is None:
-                    report.row(f'resume/{way}', mark, text)
-                    break
-            if run_dir is None:
-                break
-            states.append(load_state(saved_states(run_dir)[0])[0]['run'])
-        if len(states) == 2:
-            differing, largest = difference(*states)
+    ways = {'deterministic': [str(script)], 'as users run it': ['train.py']}
+    with ThreadPoolExecutor(4) as pool:                 # Straight on; in two halves.
+        states = {way: [pool.submit(final_state, report, way, parts, runner) for parts in ([2], [1, 2])]
+                  for way, runner in ways.items()}
+    for way, (straight, halves) in states.items():
+        with report.trying(f'resume/{way}'):
+            differing, largest = difference(straight.result(), halves.result())
             report.row(f'resume/{way}', not differing or way != 'deterministic',
                        f'{len(differing)} tensors differ, by up to {largest:.2g} of their norm: {differing[:3]}')
+
+
+def final_state(report, way, parts, runner):
+    """The state after a run of train.py that was continued after each of `parts` (kimg) but the last."""
+    from torch_utils.state_file import load_state
+    from training.run.states import saved_states
+    run_dir = None
+    for kimg in parts:
+        goes_on = [] if run_dir is None else [f'--resume={run_dir}']
+        _, text, run_dir = train(report, f'{way} {len(parts)}', [f'--kimg={kimg}', '--aug=noaug', *goes_on], runner)
+        if run_dir is None:
+            raise RuntimeError(text)
+    return load_state(saved_states(run_dir)[0])[0]['run']
 
 
 def difference(first, second, prefix=''):
