@@ -39,7 +39,7 @@ def options_in(path: str) -> dict[str, Any]:
         values = values['command']
     found: dict[str, Any] = {}
     for key, value in values.items():
-        name = name_of(str(key), path)
+        name = name_of(str(key), f'--config: {path}')
         require(name not in found, f'--config: {path}: {key}: this option stands there twice')
         found[name] = converted(name, value, f'--config: {path}: {key}')
     return {name: value for name, value in found.items() if not (OPTIONS[name].is_flag and not value)}
@@ -86,8 +86,8 @@ def from_yaml(text: str) -> Any:
 READERS = {'.toml': from_toml, '.json': json.loads, '.yaml': from_yaml, '.yml': from_yaml}
 
 
-def name_of(key: str, path: str) -> str:
-    """The name of the option that a key means."""
+def name_of(key: str, where: str) -> str:
+    """The name of the option that a key means. Raises UserError, which begins with `where`."""
     names = {word.lstrip('-').replace('-', '_').lower(): name for name, option in OPTIONS.items()
              if name not in IN_NO_FILE
              for word in option.opts if word.startswith('--')}
@@ -96,7 +96,7 @@ def name_of(key: str, path: str) -> str:
     shown = key if len(key) <= 40 and key.isprintable() else f'{key[:40]!r}...'
     hint = f'; {names[near[0]]} is one' if near else ''
     require(name in names,
-            f'--config: {path}: {shown}: there is no such option{hint} (train.py --help lists all)')
+            f'{where}: {shown}: there is no such option{hint} (train.py --help lists all)')
     return names[name]
 
 
