@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shlex
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +32,7 @@ PICTURE_TILES = (8, 5)      # Columns and rows of the grid that are shown; its u
 PICTURE_SIZES = [(tile, quality) for tile in (64, 48, 32, 16) for quality in (80, 60, 40)]
 MAX_POINTS = 300            # Of one curve; more are averaged.
 MAX_WARNINGS = 20
+LOOK_SEC = 6 * 3600          # So long an open page of a run that goes on looks for a newer one.
 MAX_WARNING = 1000          # Characters.
 MAX_CURVES = 200            # Beside the main ones.
 MAX_SHARES = 20             # Among the main ones: what each method does.
@@ -102,19 +104,23 @@ def main(run_dirs: Sequence[str], out: str | None) -> None:
     click.echo(f'{path} ({path.stat().st_size / 1e6:.1f} MB)')
 
 
-def write_report(run_dirs: Sequence[str | os.PathLike], path: str | os.PathLike) -> None:
-    """Writes the page about these runs to `path`, complete or not at all. Raises NotARun, OSError."""
+def write_report(run_dirs: Sequence[str | os.PathLike], path: str | os.PathLike, going_on: bool = False) -> None:
+    """Writes the page about these runs to `path`, complete or not at all. Raises NotARun, OSError.
+
+    going_on: the page will be written anew; while it is open it looks for that.
+    """
     path = Path(path)
     in_run = any(path.absolute() == Path(folder, PAGE).absolute() for folder in run_dirs)
     runs = [read_run(folder) for folder in run_dirs]
     writing.require_place(path, 'any' if in_run else 'ours')
-    page = page_of(runs)
+    going_on = going_on and any(run.kimg < run.config.get('kimg', 0) for run in runs)
+    page = page_of(runs, going_on)
     writing.write_bytes(path, page.encode(errors='backslashreplace'), 'any' if in_run else 'ours')
 
 
 def refresh(run_dir: str | os.PathLike) -> None:
     """Writes the page of one run into its directory, for a run that is going on. Raises as `write_report`."""
-    write_report([run_dir], Path(run_dir, PAGE))
+    write_report([run_dir], Path(run_dir, PAGE), going_on=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -289,7 +295,7 @@ def color_of(number: int) -> int:
 # ---------------------------------------------------------------------------------------------------------------------
 # The page.
 
-def page_of(runs: Sequence[RunSummary]) -> str:
+def page_of(runs: Sequence[RunSummary], going_on: bool = False) -> str:
     """The whole HTML document: drawing/report.html, filled with plain data that its engine escapes.
 
     The engine is Jinja, which comes with torch.
@@ -311,6 +317,7 @@ def page_of(runs: Sequence[RunSummary]) -> str:
         reals=next((uri for run in runs if run.reals and (uri := data_uri(run.reals, tile_of(run)))), None),
         metrics=charts([run.metrics for run in runs], metric_names), curves=charts(stats, (*MAIN_CURVES, *shares)),
         others=charts(stats, others), slides=slides(runs), written=f'{datetime.now():%Y-%m-%d %H:%M}',
+        until=int(time.time() + LOOK_SEC) if going_on else 0, equal=at_equal_kimg(runs, metric_names),
         differences=[[name, *values] for name, values in differences(runs).items()][:MAX_OPTIONS],
         options=[[name, *(config.get(name, '') for config in options)] for name in names])
 
@@ -324,6 +331,19 @@ def facts(run: RunSummary, number: int, metric_names: Sequence[str]) -> dict[str
             'rate': four_digits(run.last('Timing/sec_per_kimg')),
             'p': four_digits(run.last('Progress/augment')),
             'scores': [latest_and_best(run.metrics.get(name, []), name) for name in metric_names]}
+
+
+def at_equal_kimg(runs: Sequence[RunSummary], metric_names: Sequence[str]) -> dict[str, Any]:
+    """What metrics said of runs up to the kimg that all have come to; no rows for a single run."""
+    kimg = min(run.kimg for run in runs)
+    rows = []
+    for name in metric_names if len(runs) > 1 else []:
+        curves = [[point for point in run.metrics.get(name, []) if point[0] <= kimg] for run in runs]
+        cells = [latest_and_best(curve, name) for curve in curves]
+        ends = [f' at {curve[-1][0]:g}' if curve else '' for curve in curves]
+        rows.append([name, *(f'{cell["latest"]}{end}' + (f', best {cell["best"]}' if cell['best'] else '')
+                             for cell, end in zip(cells, ends))])
+    return {'kimg': f'{kimg:g}', 'rows': rows}
 
 
 def printable(name: str) -> str:

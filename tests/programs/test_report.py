@@ -257,6 +257,36 @@ def test_a_browser_shows_it(tmp_path, width):
     assert f'<title>{width} {width} true 16 kimg</title>' in dom, dom[-500:]
 
 
+def test_a_page_of_a_run_that_goes_on_looks_for_a_newer_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(report.time, 'time', lambda: 1000.0)
+    folder = write_run(tmp_path / 'run', kimg=100)
+    report.refresh(folder)
+    text = (folder / 'report.html').read_text()
+    assert 'const until = 22600;' in text and 'looks for a newer one every minute' in text
+    assert 'const until = 0;' in page(folder) and 'newer one' not in page(folder)           # By hand: nobody writes it anew.
+    done = write_run(tmp_path / 'done')
+    report.refresh(done)
+    assert 'const until = 0;' in (done / 'report.html').read_text()
+
+
+def test_a_reload_keeps_what_the_reader_has_chosen(tmp_path):
+    """A browser reloads the page by itself; its clock is put forward."""
+    folder = write_run(tmp_path / 'run', kimg=100)
+    report.refresh(folder)
+    shutil.copy(folder / 'report.html', tmp_path / 'page.html')
+    dom = shown_by_a_browser(tmp_path, CHOSEN, '--virtual-time-budget=70000')
+    assert '<title>2 loads, slider 1, true</title>' in dom, dom[-500:]
+
+
+def test_runs_are_compared_at_equal_kimg(tmp_path):
+    long, short = write_run(tmp_path / 'long', num_ticks=8), write_run(tmp_path / 'short', num_ticks=4, seed=1)
+    runs = [report.read_run(long), report.read_run(short)]
+    assert report.at_equal_kimg(runs, ['fd5k', 'other']) == {'kimg': '16', 'rows': [
+        ['fd5k', '104 at 16, best 100 at 8', '104 at 16, best 100 at 8'], ['other', '–', '–']]}
+    assert 'As far as all have come: 16 kimg.' in page(long, short)
+    assert 'At equal kimg' not in page(long)
+
+
 @pytest.mark.slow
 def test_the_largest_page_opens_within_a_second(tmp_path):
     """100 ticks with a picture of noise each."""
@@ -269,6 +299,22 @@ def test_the_largest_page_opens_within_a_second(tmp_path):
     print(f'{len(text) / 1e6:.1f} MB, {msec} ms')
     assert 0 < msec < 1000
 
+
+CHOSEN = '''<iframe src="page.html"></iframe>
+<script>
+let loads = 0;
+const frame = document.querySelector('iframe');
+frame.onload = () => {
+  loads += 1;
+  const page = frame.contentDocument;
+  if (loads === 1) {
+    page.getElementById('time').value = 1;
+    page.querySelector('details').open = true;
+  } else {
+    document.title = `${loads} loads, slider ${page.getElementById('time').value}, ${page.querySelector('details').open}`;
+  }
+};
+</script>'''
 
 TIMED = '''<iframe src="page.html"></iframe>
 <script>
