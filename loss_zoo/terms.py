@@ -218,7 +218,7 @@ def weco(D: nn.Module, twin: nn.Module, weight: float = 0.01, progress: float = 
          mode: str = 'global') -> Tensor:
     """WeCo's push [] of a second critic, which learns, away from the first; progress:
     share of the run that is done."""
-    return _weco.push(_weco.weight_cosine(_weco.parameter_pairs(D, twin), mode), weight, progress)
+    return _weco.push(_weco.weight_cosine(_weco.parameter_pairs(D, twin), mode), weight, 1 - progress)
 
 
 class GGDR(nn.Module):

@@ -20,6 +20,7 @@ from torch import Tensor
 import losses_ext
 from losses_ext.option import option
 from torch_utils import distributed, misc, training_stats
+from torch_utils.cuda_graphs import Kept
 from training.ada import AdaptiveStrength
 from training.loss import Game, StepContext
 from training.regularizer import Regularizer, Term
@@ -53,7 +54,7 @@ class APA(Regularizer):
         self._p = torch.full([], self._first_p, device=next(game.D.module.parameters()).device)
         # Of the iteration before: source -> images, are they finite?, labels.
         self._fakes: dict[int, list[Tensor]] = {}
-        self._made: dict[int, dict[int, tuple]] = {}    # Of this one: source -> micro-batch -> the same.
+        self._made = Kept()                             # Of this one: (source, micro-batch) -> the same.
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:
@@ -79,7 +80,7 @@ class APA(Regularizer):
         return replace(options, target=target, kimg=kimg)
 
     def g_main(self, ctx: StepContext) -> Term:
-        self._made.setdefault(ctx.source, {})[ctx.round] = *only_finite(ctx.gen.img.detach()), ctx.fake_c
+        self._made[ctx.source, ctx.round] = *only_finite(ctx.gen.img.detach()), ctx.fake_c
 
     def reals(self, ctx: StepContext, img: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         part = slice(ctx.round * len(img), (ctx.round + 1) * len(img))
@@ -91,9 +92,9 @@ class APA(Regularizer):
         return torch.where(replaced[:, None, None, None], fake_img, img), torch.where(replaced[:, None], fake_c, c)
 
     def end_iteration(self, nimg: int, batch_idx: int) -> None:
-        self._fakes = {source: [torch.cat(parts) for parts in zip(*rounds.values())]
-                       for source, rounds in self._made.items()}
-        self._made = {}
+        self._fakes = {source: [torch.cat(parts) for parts in zip(*(made for (of, _), made in self._made.items() if of == source))]
+                       for source, _ in self._made}
+        self._made.clear()
         if self._is_adaptive and batch_idx % INTERVAL == 0:
             self._adapt(nimg // batch_idx)            # Images of one iteration.
         training_stats.report0('Progress/apa_p', self._probability())
@@ -126,7 +127,7 @@ class APA(Regularizer):
             img, is_sound = only_finite(img.to(self._p.device))
             is_sound &= state.get('sound', {}).get(source, is_sound).to(self._p.device)
             self._fakes[source] = [img, is_sound, c.to(self._p.device)]
-        self._made = {}
+        self._made.clear()
 
 
 def only_finite(img: Tensor) -> tuple[Tensor, Tensor]:

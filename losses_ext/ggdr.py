@@ -57,6 +57,8 @@ class GGDR(Regularizer):
             if not hasattr(network, 'channels'):
                 raise ValueError(f'--reg_type=ggdr needs feature maps, which a {type(player.module).__name__} does not hand out: '
                                  f'leave out ggdr, or give another --{player.name}')
+        if options.warp == 'official':
+            self.no_graphs = 'with --ggdr_warp=official the host reads margins within a step'
         self._resolutions = [int(res) for res in options.res.split(',')]
         game.tap_G.update(self._resolutions)
         game.tap_D = True

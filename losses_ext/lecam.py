@@ -44,6 +44,9 @@ class LeCam(WithRunningMeans):
                   'lets both drift, lecam holds them in place.', file=sys.stderr)
         return options
 
+    def variant(self) -> tuple[str, ...]:
+        return self._means.names(max(self.options.start, 1))
+
     def d_fake(self, ctx: StepContext) -> Term:
         e_r = self._follow(ctx, 'fake', ctx.fake.logits)
         return None if e_r is None else self._term(ctx, 'fake', drift('fake', ctx.fake.logits, e_r))

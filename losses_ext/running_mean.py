@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torch_utils import distributed, misc
+from torch_utils.cuda_graphs import Kept
 from training.loss import Game
 from training.regularizer import Regularizer
 
@@ -25,10 +26,11 @@ class RunningMeans:
 
     def reset(self) -> None:
         """Forgets everything."""
-        self._added: dict[str, dict[int, Tensor]] = {}  # name -> {number of a micro-batch: its mean []}
+        self._added = Kept()                            # (name, number of a micro-batch) -> its mean []
         self._sums: dict[str, Tensor] = {}              # name -> []
         self._num_updates: dict[str, int] = {}
         self._num_bad: dict[str, Tensor] = {}  # name -> [], updates that were not finite; on the device.
+        self._means: dict[str, Tensor] = {}             # name -> [], always the same tensor.
 
     def add(self, name: str, round_idx: int, values: Tensor) -> None:
         """Takes values, any shape, of the micro-batch of that number;
@@ -37,12 +39,13 @@ class RunningMeans:
         Those of a phase that begins anew, with smaller micro-batches,
         take the place of what it had added before.
         """
-        self._added.setdefault(name, {})[round_idx] = values.detach().mean()
+        self._added[name, round_idx] = values.detach().mean()
 
     def update(self) -> None:
         """Moves each mean that was added to. On every rank, which have added to the same ones."""
-        names, self._added, added = list(self._added), {}, self._added
-        means = [torch.stack(list(added[name].values())).mean() for name in names]
+        names = list(dict.fromkeys(name for name, _ in self._added))
+        means = [torch.stack([mean for (other, _), mean in self._added.items() if other == name]).mean() for name in names]
+        self._added.clear()
         distributed.all_reduce_mean_(means)
         for name, mean in zip(names, means):
             self._move(name, mean)
@@ -52,6 +55,7 @@ class RunningMeans:
         self._sums[name] = misc.finite_or(self.decay * before + (1 - self.decay) * mean, before)
         self._num_updates[name] = self.num_updates(name) + 1
         self._num_bad[name] = self._num_bad.get(name, 0) + (~mean.isfinite()).to(torch.int64)
+        self._refresh(name)
 
     def num_updates(self, name: str) -> int:
         """How often this mean was moved, or would have been by a finite value."""
@@ -59,13 +63,19 @@ class RunningMeans:
 
     def get(self, name: str) -> Tensor | None:
         """The mean [], without graph; None before its first update, 0 as long as no value was finite."""
-        num_updates = self.num_updates(name)
-        if num_updates == 0:
-            return None
-        num_bad = self._num_bad[name]
+        return self._means.get(name)
+
+    def _refresh(self, name):
+        """Makes `get` answer from what is known now, in the same tensor: a step that is replayed reads it there."""
+        num_updates, num_bad = self._num_updates[name], self._num_bad[name]
         share = torch.where(num_bad == 0, 1 - self.decay ** num_updates,
                             1 - self.decay ** (num_updates - num_bad).float())
-        return self._sums[name] / share.clamp(min=1e-30)
+        mean = self._sums[name] / share.clamp(min=1e-30)
+        self._means.setdefault(name, mean).copy_(mean)
+
+    def names(self, least: int = 1) -> tuple[str, ...]:
+        """The means that were moved at least so often."""
+        return tuple(name for name, num in self._num_updates.items() if num >= least)
 
     def state_dict(self) -> dict:
         """The means, as they are between two iterations."""
@@ -85,6 +95,7 @@ class RunningMeans:
             self._sums[name] = value.to(self.device)
             self._num_updates[name] = state['num_updates'][name]
             self._num_bad[name] = torch.as_tensor(state.get('num_bad', {}).get(name, 0), device=self.device)
+            self._refresh(name)
 
 
 class WithRunningMeans(Regularizer):
@@ -94,6 +105,9 @@ class WithRunningMeans(Regularizer):
     def __init__(self, game: Game, options: Any, decay: float):
         super().__init__(game, options)
         self._means = RunningMeans(decay, next(game.D.module.parameters()).device)
+
+    def variant(self):
+        return self._means.names()
 
     def begin_stage(self, stage, seed, resumed):
         if not resumed:

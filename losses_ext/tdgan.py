@@ -95,6 +95,7 @@ class TDGAN(Regularizer):
     """Brings the data, the stages, the critics of further centres, and the reminding term."""
     Options = Options
     brings_data = True
+    no_graphs = 'its stages bring other critics, and its step draws labels on the host'
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:

@@ -57,12 +57,12 @@ class WeCo(Regularizer):
         training_stats.report(f'Loss/weco/cosine{ctx.critic.suffix}', cosine)
         if self.options.weight == 0:
             return None
-        return push(cosine, self.options.weight, ctx.progress if self.options.decay == 'linear' else 0)
+        return push(cosine, self.options.weight, ctx.remaining if self.options.decay == 'linear' else 1)
 
 
-def push(cosine: Tensor, weight: float, progress: float) -> Tensor:
-    """The term, []: `weight` goes to 0 as `progress` goes from 0 to 1."""
-    return (1 + cosine) * weight * (1 - progress)
+def push(cosine: Tensor, weight: float, remaining: float | Tensor) -> Tensor:
+    """The term, []: `weight` goes to 0 with `remaining`, the share of the run that is still to come."""
+    return (1 + cosine) * weight * remaining
 
 
 def parameter_pairs(constant: torch.nn.Module, learning: torch.nn.Module) -> list[tuple[Tensor, Tensor]]:

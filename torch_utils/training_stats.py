@@ -14,6 +14,8 @@ import math
 import re
 import weakref
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -34,10 +36,10 @@ class _Sums:
         self._waiting = []                              # Copies of what was reported since, [n] float32 each.
 
     def add(self, elems):
+        """Takes values, [n] float32, which nobody writes to any more."""
         if self._waiting and self._waiting[0].numel() != elems.numel():
             self.take()
-        # It may be written to before it is added up.
-        self._waiting.append(elems.to(torch.float32, copy=True))
+        self._waiting.append(elems)
         if elems.device.type == 'cpu' or len(self._waiting) * elems.numel() >= WAITING_VALUES:
             self.take()
 
@@ -61,9 +63,17 @@ class _Registry:
         self.has_synced = False
         self.pending = {}  # name -> device -> _Sums, in the order of first report.
         self.collectors = weakref.WeakSet()
+        self.held = None                                # Who gets the reports instead.
 
-    def add(self, name, value):
-        elems = torch.as_tensor(value).detach().flatten()
+    def report(self, name, value):
+        # It may be written to before it is added up.
+        elems = torch.as_tensor(value).detach().flatten().to(torch.float32, copy=True)
+        if self.held is None:
+            self.add(name, elems)
+        else:
+            self.held.add(name, elems)
+
+    def add(self, name, elems):
         sums = self.pending.setdefault(name, {})
         if elems.numel() > 0:
             sums.setdefault(elems.device, _Sums()).add(elems)
@@ -134,14 +144,48 @@ def report(name: str, value: Any) -> Any:
     All ranks must report the same names in the same order; an empty value registers the name.
     Elements are taken as float32. Returns `value`.
     """
-    _registry.add(name, value)
+    _registry.report(name, value)
     return value
 
 
 def report0(name: str, value: Any) -> Any:
     """The same, with the value of rank 0 only; the other ranks register the name. Returns `value`."""
-    _registry.add(name, value if _registry.rank == 0 else [])
+    _registry.report(name, value if _registry.rank == 0 else [])
     return value
+
+
+class HeldReports:
+    """What was reported while reports were held: names, and one tensor with the values of all."""
+
+    def __init__(self):
+        self._names, self._sizes, self._parts = [], [], []
+
+    def add(self, name: str, elems: torch.Tensor) -> None:
+        """Takes a report."""
+        self._names.append(name)
+        self._sizes.append(elems.numel())
+        if elems.numel() > 0:
+            self._parts.append(elems)
+
+    def values(self) -> torch.Tensor | None:
+        """All values in one tensor, [n] float32, once; None if there are none."""
+        parts, self._parts = self._parts, []
+        return torch.cat(parts) if parts else None
+
+    def deliver(self, values: torch.Tensor | None) -> None:
+        """Reports the same names with these values, [n], which nobody writes to any more."""
+        for name, elems in zip(self._names, (torch.empty([0]) if values is None else values).split(self._sizes)):
+            _registry.add(name, elems)
+
+
+@contextmanager
+def held() -> Iterator[HeldReports]:
+    """Within, reports are held back: those of a step that is captured as a graph are delivered after each of its replays."""
+    _registry.held = reports = HeldReports()
+    try:
+        yield reports
+    finally:
+        _registry.held = None
 
 
 def state_dict() -> dict:

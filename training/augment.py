@@ -142,6 +142,7 @@ class AugmentPipe(torch.nn.Module):
         super().__init__()
         self.options = AugmentOptions(**options)
         self.init_kwargs = asdict(self.options)
+        self.margin_shares: tuple[float, ...] = ()      # Margins are rounded up to these shares of the size, if there are any.
         self.register_buffer('p', torch.ones([]))
         self.register_buffer('Hz_geom', upfirdn2d.setup_filter(SYM6))
         self.register_buffer('Hz_fbank', torch.tensor(band_filters(), dtype=torch.float32))
@@ -170,7 +171,7 @@ class AugmentPipe(torch.nn.Module):
         return Draw(
             shape=shape,
             geometry=geometry,
-            warp=geometry.at(width, height) if geometry else None,
+            warp=geometry.at(width, height, self.margin_shares) if geometry else None,
             color=self._draw_color(dice, channels),
             taps=self._draw_taps(dice, height, width),
             noise=self._draw_noise(dice, channels, height, width),

@@ -43,7 +43,7 @@ class StepContext:
     streams: Any                    # Random numbers: `generator(nimg, consumer)`.
     nimg: int = 0                   # Images shown before this iteration.
     batch_idx: int = 0              # Iterations before this one.
-    progress: float = 0.0           # Share of the run that is done, 0..1.
+    remaining: float | Tensor = 1.0  # Share of the run that is still to come, 1..0.
     round: int = 0                  # Which micro-batch of the phase.
     source: int = 0                 # Which of the stage's sources.
     real_img: Tensor | None = None  # [N,C,H,W] in -1..1, as critics see them (`Game.take_reals`).
@@ -56,6 +56,7 @@ class StepContext:
     fake: Verdict | None = None
     real: Verdict | None = None
     critic: Player | None = None    # The critic that learns; of the phase, unless said otherwise.
+    draws: Any = None               # Draws of the augmentation that are made beforehand (graphs.py).
     share: float = 1.0              # Size relative to the configured micro-batches (less: memory had run out).
 
     def __post_init__(self):
@@ -76,6 +77,12 @@ class StepContext:
     def shared_rng(self, use: str) -> torch.Generator:
         """The same for a use that all phases of the iteration share."""
         return self.streams.generator(self.nimg, f'{self.source}/{self.round}/{use}')
+
+    def draw(self, augment: Any, img: Tensor, use: str) -> Any:
+        """What the augmentation draws for images [N,C,H,W], for one use of random numbers."""
+        if self.draws is not None:
+            return self.draws.take(augment, tuple(img.shape), self._consumer(use), self.nimg)
+        return augment.draw(img, generator=self.rng(use))
 
     def randn_like(self, tensor: Tensor, use: str) -> Tensor:
         """Standard normal numbers of a tensor's shape for one use."""

@@ -190,7 +190,7 @@ class Game(Cast):
         img = img.detach().requires_grad_() if leaf == 'img' else img
         augment, seen = augment or self.augment, img
         if augment is not None:
-            draw = augment.draw(img, generator=ctx.rng(use)) if draw is None else draw
+            draw = ctx.draw(augment, img, use) if draw is None else draw
             seen = augment.transform(img, draw)
         if critic.view is not None:
             seen = critic.view(seen, ctx)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SITES = ('g_main', 'g_reg', 'd_fake', 'd_real', 'd_pair', 'd_reg', 'd_reg_pair')
 LAZY_SITES = ('g_reg', 'd_reg', 'd_reg_pair')
 Term = Tensor | float | None    # What a regularizer adds at a site: [N], a scalar, or nothing.
-OTHER_HOOKS = ('configure', 'reals', 'phases', 'stages', 'begin_stage', 'end_phase', 'end_iteration', 'describe',
+OTHER_HOOKS = ('variant', 'configure', 'reals', 'phases', 'stages', 'begin_stage', 'end_phase', 'end_iteration', 'describe',
                'state_dict', 'load_state_dict', 'shared_state_dict', 'load_shared_state_dict')
 
 
@@ -36,6 +36,7 @@ class Regularizer:
     brings_data = False  # Does the method open data sets of its own (`Options.data`), in place of --data?
     # Is `d_fake` a function of the fakes themselves? Ratio forms of OSGAN refuse it by name.
     through_fakes = False
+    no_graphs = ''                  # Why its steps cannot be CUDA graphs, as the end of a sentence; empty: they can.
     strength = 'weight'             # The option that switches the method off when it is 0.
 
     @dataclass(frozen=True)
@@ -80,6 +81,12 @@ class Regularizer:
         naming the options that clash.
         """
         return options
+
+    def variant(self) -> Any:
+        """What of the host decides what its steps do now, beside `interval`: plain data. CUDA graphs are made for each value.
+
+        Other numbers of the host stay, in a graph, what they were when it was made.
+        """
 
     def reals(self, ctx: StepContext, img: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """What takes the place of reals [N,C,H,W] and their labels [N,c_dim],

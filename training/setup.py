@@ -12,12 +12,14 @@ import torch
 import dnnlib
 import losses_ext
 from torch_utils import distributed, misc, precision, training_stats
+from torch_utils.cuda_graphs import CudaRecorder
 from torch_utils.ops import backend
 from torch_utils.optimizers import untraced
 from torch_utils.randomness import Streams
 from training import transfer
 from training.ada import AdaptiveStrength
 from training.data.stages import RealStream, Source, Stage
+from training.graphs import MARGINS, PhaseGraphs, why_not
 from training.loss import Game, Phase
 from training.player import Player
 from training.regularizer import SITES
@@ -41,6 +43,7 @@ class Run:
     rollbacks: int = 0  # How often the run went back to a saved state; the reals' order depends on it.
     micro_batch: int = 0  # Images at once on one rank: `batch_gpu`, or less after running out of memory.
     reals: list[RealStream] | None = None   # Of the current stage's sources, once it is entered.
+    graphs: PhaseGraphs | None = None   # CUDA graphs of the phases, if it has any.
 
     @property
     def G_ema(self) -> torch.nn.Module:
@@ -75,6 +78,7 @@ class Run:
         once."""
         if stage_idx != self.stage_idx:
             self.stage_idx, self.stage_begun, self.reals = stage_idx, False, None
+        self.forget_graphs()
         seed = Streams(self.config['seed']).seed_of(self.nimg, 'stage')      # The same on all ranks.
         for regularizer in self.game.having('begin_stage'):
             regularizer.begin_stage(self.stage, seed, resumed=self.stage_begun)
@@ -82,6 +86,11 @@ class Run:
         if self.reals is None:
             self.reals = [open_reals(self.config, source.dataset, self.device, self.nimg, self.rollbacks)
                           for source in self.stage.sources]
+
+    def forget_graphs(self) -> None:
+        """To be called when tensors that steps use are replaced by others."""
+        if self.graphs is not None:
+            self.graphs.forget()
 
     def state_dict(self) -> dict:
         """What a resumed run needs to continue exactly, as far as it is equal on all ranks."""
@@ -105,6 +114,7 @@ class Run:
 
     def load_state_dict(self, state: dict, local: dict) -> None:
         """Restores what `state_dict` and this rank's `local_state_dict` returned."""
+        self.forget_graphs()
         for player in self.game.players:
             player.load_state_dict(state['players'][player.name])
         self.G_ema.load_state_dict(state['G_ema'])
@@ -163,8 +173,9 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
 
     phases = build_phases(config, game)
     stages = [stage for regularizer in game.having('stages') for stage in regularizer.stages(config)]
-    return Run(config, device, Streams(config['seed'], rank, device), game, phases,
-               stages or [Stage(config['kimg'] * 1000, [Source(dataset)])], build_ada(config))
+    streams = Streams(config['seed'], rank, device)
+    return Run(config, device, streams, game, phases, stages or [Stage(config['kimg'] * 1000, [Source(dataset)])],
+               build_ada(config), graphs=build_graphs(config, game, streams, device))
 
 
 def open_reals(config: dict, dataset: Any, device: torch.device, start_nimg: int = 0, order: int = 0) -> RealStream:
@@ -236,6 +247,18 @@ def build_ada(config: dict) -> AdaptiveStrength | None:
     if config.get('target') is None:
         return None
     return AdaptiveStrength(config['target'], config['ada_kimg'], config['ada_interval'], config['batch'])
+
+
+def build_graphs(config: dict, game: Game, streams: Streams, device: torch.device) -> PhaseGraphs | None:
+    """The CUDA graphs of the phases, if they are asked for. Raises ValueError if this run cannot have them."""
+    if config.get('cuda_graphs', 'auto') != 'on':
+        return None
+    reason = why_not(game, device)
+    if reason:
+        raise ValueError(f'--cuda-graphs=on cannot be used with this run: {reason}; leave it out')
+    if hasattr(game.augment, 'margin_shares'):
+        game.augment.margin_shares = MARGINS
+    return PhaseGraphs(streams, CudaRecorder(device))
 
 
 def build_phases(config: dict, game: Game) -> list[Phase]:

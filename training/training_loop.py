@@ -2,27 +2,22 @@
 
 What a phase does is `loss.py`; how a run is put together is `setup.py`; what is periodic or for humans is `ticks.py`.
 """
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from torch_utils import distributed, misc, training_stats
 from torch_utils.optimizers import step_unless
+from torch_utils.out_of_memory import is_out_of_memory
 from training.data.stages import OutOfImagesError, Source
 from training.data.storage import DatasetError
 from training.ema import ema_decay, update_ema
+from training.graphs import NOT_DONE
 from training.loss import Phase, StepContext
 from training.player import Player, in_layout_of
 from training.run.ticks import Ticks
 from training.setup import Run
-
-# In the words of the CUDA runtime and driver (torch.AcceleratorError), of MPS, of the CPU's allocator, and of cuBLAS, cuDNN,
-# cuFFT, cuSOLVER and cuSPARSE; cuDNN also finds no way to convolve if there is room for none.
-OUT_OF_MEMORY = ("out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|ALLOCATION_FAILED|INSUFFICIENT_RESOURCES"
-                 "|unable to find an engine")
-
 
 def training_loop(run: Run, ticks: Ticks) -> None:
     """Trains until the last stage is through, or `ticks` says stop."""
@@ -76,26 +71,28 @@ def run_phase(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared
     """Accumulates the gradients of the phase's players over its micro-batches, then steps; returns what
     `finish_phase` returns.
 
-    If the device runs out of memory, the phase is repeated with smaller micro-batches.
+    If the device runs out of memory, the phase is repeated with smaller micro-batches. A run that has CUDA graphs replays.
     """
+    if run.graphs is not None:
+        done = run.graphs.run(run, phase, list(micro_batches(run, phase, reals, shared)), learn)
+        if done is not NOT_DONE:
+            return done
     while not accumulate_gradients(run, phase, reals, shared):
         shrink_micro_batch(run)
         shared.clear()      # What phases share has the former size.
-    for regularizer in run.game.having('end_phase'):
-        regularizer.end_phase(phase)
-    return finish_phase(phase.players)
+    return take_step(run, phase)
+
+
+def learn(run: Run, phase: Phase, contexts: Iterable[StepContext]) -> Tensor | None:
+    """All that a phase does with its micro-batches; returns what `finish_phase` returns."""
+    back_propagate(run, phase, contexts)
+    return take_step(run, phase)
 
 
 def accumulate_gradients(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared: dict) -> bool:
-    """Runs the phase's step on all its micro-batches; False if memory ran out."""
-    for player in phase.players:
-        player.optimizer.zero_grad(set_to_none=True)
-        player.module.requires_grad_(True)
+    """Accumulates the gradients of the phase's players; False if memory ran out."""
     try:
-        for ctx in micro_batches(run, phase, reals, shared):
-            phase.step(run.game, ctx)
-            if run.game.shares is not None:
-                run.game.shares.note_step(ctx)
+        back_propagate(run, phase, micro_batches(run, phase, reals, shared))
     except RuntimeError as error:
         if run.micro_batch == 1 or not is_out_of_memory(error):
             raise
@@ -104,9 +101,22 @@ def accumulate_gradients(run: Run, phase: Phase, reals: list[tuple[Tensor, Tenso
     return True
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Does this error of torch, the driver or a library say that the device has run out of memory?"""
-    return isinstance(error, torch.OutOfMemoryError) or re.search(OUT_OF_MEMORY, str(error)) is not None
+def back_propagate(run: Run, phase: Phase, contexts: Iterable[StepContext]) -> None:
+    """Runs the phase's step on all its micro-batches."""
+    for player in phase.players:
+        player.optimizer.zero_grad(set_to_none=True)
+        player.module.requires_grad_(True)
+    for ctx in contexts:
+        phase.step(run.game, ctx)
+        if run.game.shares is not None:
+            run.game.shares.note_step(ctx)
+
+
+def take_step(run: Run, phase: Phase) -> Tensor | None:
+    """What follows when all micro-batches are through; returns what `finish_phase` returns."""
+    for regularizer in run.game.having('end_phase'):
+        regularizer.end_phase(phase)
+    return finish_phase(phase.players)
 
 
 def shrink_micro_batch(run: Run) -> None:
@@ -130,7 +140,7 @@ def micro_batches(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], sh
         real_img, real_c = reals[index]
         for round_idx, (img, c) in enumerate(zip(real_img.split(run.micro_batch), real_c.split(run.micro_batch))):
             ctx = StepContext(
-                run.game, phase, run.randomness, run.nimg, run.batch_idx, progress=run.nimg / run.total_nimg,
+                run.game, phase, run.randomness, run.nimg, run.batch_idx, remaining=1 - run.nimg / run.total_nimg,
                 round=round_idx, source=index, iteration=shared,
                 share=run.micro_batch / run.batch_gpu)
             run.game.take_reals(ctx, img, c)

@@ -24,13 +24,13 @@ class Geometry:
     xint: torch.Tensor          # [N, 2] shares of width and height
     xfrac: torch.Tensor         # [N, 2] shares of width and height
 
-    def at(self, width: int, height: int) -> 'Warp':
+    def at(self, width: int, height: int, shares: tuple[float, ...] = ()) -> 'Warp':
         """This geometry in pixels of images of this size. Whole-pixel shifts are rounded here, half to
-        even."""
+        even. `shares`: as of `Warp`."""
         size = _size(width, height, self.blit.device)
         linear = product(self.blit, self.stretch)                                               # [N, 2, 2]
         shift = product(self.blit, (self.xint * size).round()[:, :, None]) + product(linear, (self.xfrac * size)[:, :, None])
-        return Warp(width, height, linear, -shift)
+        return Warp(width, height, linear, -shift, shares)
 
 
 class Warp:
@@ -43,10 +43,11 @@ class Warp:
 
     Padding by size - 1 in all cases would need no copy, but would cost the work of nine images per image. The
     margins of a batch cost that of 1.1 images at p = 0, of 2 to 3 at p = 0.2, of 4 to 6 at p = 1 (pipe bgc,
-    64 to 1024 pixels).
+    64 to 1024 pixels). With `shares` of the size, ascending to 1, all margins of a batch are the least of these that will do:
+    few sizes, each of which comes again, for CUDA graphs.
     """
 
-    def __init__(self, width: int, height: int, linear: torch.Tensor, offset: torch.Tensor):
+    def __init__(self, width: int, height: int, linear: torch.Tensor, offset: torch.Tensor, shares: tuple[float, ...] = ()):
         self.width, self.height = width, height
         self.size = _size(width, height, linear.device)
         self.linear = linear                            # [N, 2, 2]
@@ -56,8 +57,16 @@ class Warp:
         margins = torch.stack([extent - offset, extent + offset]).amax(dim=1)[:, :, 0] + (2 * REACH - corner[:, 0])
         # [before and after, x and y]
         self.margins = torch.minimum(margins.clamp(min=0), self.size - 1).ceil()
+        if shares:
+            shares = misc.constant(shares, dtype=torch.float32, device=linear.device)
+            share = torch.where(shares >= (self.margins / self.size).amax(), shares, 1).amin()
+            self.margins = torch.minimum((self.size * share).ceil(), self.size - 1).expand(2, 2)
+        self.fetch_margins()
+
+    def fetch_margins(self) -> None:
+        """Starts to copy the margins to the host: again, when a graph has changed them."""
         self._on_host, self._arrived = self.margins, None
-        if self.margins.is_cuda:
+        if self.margins.is_cuda and not torch.cuda.is_current_stream_capturing():
             self._on_host = self.margins.to('cpu', non_blocking=True)               # Into pinned memory.
             self._arrived = torch.cuda.Event()
             self._arrived.record(torch.cuda.current_stream(self.margins.device))
@@ -66,6 +75,7 @@ class Warp:
         """Margins left, right, top, bottom, in pixels, as `torch.nn.functional.pad` takes them."""
         if self._arrived is not None:
             self._arrived.synchronize()
+            self._arrived = None
         (left, top), (right, bottom) = self._on_host.tolist()
         return [int(left), int(right), int(top), int(bottom)]
 

@@ -47,7 +47,7 @@ def test_phase_equals_the_fixture(case):
     phase = Phase(name, step, [player], case.config['gain'], None if name[0] == 'G' else player)
     with Reports() as reports:
         run_phase(game, phase, gen_z=case.input('z'), gen_c=case.input('gen_c'), real_img=reals(case),
-                  real_c=case.input('real_c'), pl_noise=case.input('pl_noise'), progress=1 - case.config['damping'])
+                  real_c=case.input('real_c'), pl_noise=case.input('pl_noise'), remaining=case.config['damping'])
     for output in case.outputs:
         kind, _, rest = output.partition('/')
         module, _, parameter = rest.partition('/')
@@ -189,8 +189,8 @@ def test_only_the_twin_gets_a_gradient():
     weco = WeCo(game, WeCoOptions())
     for player in game.players:
         player.module.requires_grad_(True)
-    assert weco.d_fake(SimpleNamespace(critic=game.D, progress=0)) is None
-    weco.d_fake(SimpleNamespace(critic=game.critics['D2'], progress=0)).backward()
+    assert weco.d_fake(SimpleNamespace(critic=game.D, remaining=1)) is None
+    weco.d_fake(SimpleNamespace(critic=game.critics['D2'], remaining=1)).backward()
     assert all(p.grad is None for p in game.D.module.parameters())
     assert any(p.grad is not None for p in game.critics['D2'].module.parameters())
 
@@ -200,7 +200,7 @@ def test_decay_and_both():
     weco = WeCo(game, WeCoOptions(both=True))
     cosine = weight_cosine(parameter_pairs(game.D.module, game.critics['D2'].module))
     for critic in game.critics.values():
-        value = weco.d_fake(SimpleNamespace(critic=critic, progress=0.25))
+        value = weco.d_fake(SimpleNamespace(critic=critic, remaining=0.75))
         torch.testing.assert_close(value, 0.01 * 0.75 * (1 + cosine))
 
 

@@ -202,6 +202,7 @@ class Config(Mapping):
     ops: str = setting('Operators', choices=('auto', 'native', 'reference'), changes=YES, default='auto')
     cudnn_benchmark: bool = setting('Does cuDNN try its algorithms first?', changes=YES)
     allow_tf32: bool = setting('TF32 in convolutions and products')
+    cuda_graphs: str = setting('Is a phase one launch?', choices=('auto', 'off', 'on'), changes=YES, default='auto')
 
     @classmethod
     def from_json(cls, values: Any) -> 'Config':

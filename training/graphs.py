@@ -1,0 +1,205 @@
+"""Phases as CUDA graphs: what a phase has the device do, from the first gradient to the optimizer's step, is one launch.
+
+The first time a phase runs as usual, and what it draws is noted; the second time it is captured; from then on it is replayed.
+What the host decides goes before: reals, latents and labels of the micro-batches, and the draws of the augmentation, whose
+margins decide how much memory a step needs. They are rounded up to `MARGINS`, so that sizes come again; for every combination
+that comes there is a graph. All graphs share their memory, that of the largest phase.
+
+A method whose step uses numbers of the host that change says so: its `interval`, `variant()`, or `no_graphs`.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torch_utils import distributed
+from torch_utils.cuda_graphs import CudaRecorder, Graph, Tape, Uncapturable, capturable
+from torch_utils.out_of_memory import is_out_of_memory
+from torch_utils.randomness import Streams
+from training.context import Phase, StepContext
+
+if TYPE_CHECKING:
+    from training.loss import Game
+    from training.setup import Run
+
+MARGINS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)    # Of augmented images, shares of their size.
+MAX_GRAPHS = 32             # Of one phase; what else comes is rare, and runs as usual.
+NOT_DONE = object()         # The phase has to run as usual.
+
+Learn = Callable[[Any, Phase, list[StepContext]], Tensor | None]
+
+
+def why_not(game: Game, device: torch.device) -> str | None:
+    """Why a run has no CUDA graphs, as the end of a sentence; None if it can have them."""
+    if device.type != 'cuda':
+        return f'it computes on {device.type}, which has none'
+    if distributed.world_size() > 1:
+        return 'it has several processes, which exchange gradients between the kernels of a step'
+    if not all(group.get('fused') for player in game.players for group in player.optimizer.param_groups):
+        return 'its optimizers are not fused'
+    return next((f'{type(r).__name__}: {r.no_graphs}' for r in game.regularizers if r.no_graphs), None)
+
+
+class Draws:
+    """The draws of the augmentation of one phase: noted the first time, made beforehand from then on."""
+
+    def __init__(self, streams: Streams, recorder: Any):
+        self._tape, self._recorder = Tape(streams), recorder
+        self._wanted: list[tuple[Any, tuple, str]] = []
+        self._draws: list[Any] = []
+        self._graph: Graph | None = None
+        self._position: int | None = None               # None: they are being noted.
+
+    def take(self, augment: Any, shape: tuple, consumer: str, nimg: int) -> Any:
+        """The draw for one use of random numbers, for images of a shape."""
+        wanted = augment, shape, consumer
+        if self._position is None:
+            self._wanted.append(wanted)
+            self._draws.append(self._draw(*wanted, nimg))
+            return self._draws[-1]
+        if self._wanted[self._position:self._position + 1] != [wanted]:
+            raise Uncapturable(f'it augments images for {consumer}, which it did not when it was recorded')
+        self._position += 1
+        return self._draws[self._position - 1]
+
+    def rewind(self) -> None:
+        """The next draw that is taken is the first again."""
+        self._position = 0
+
+    def make(self, nimg: int) -> None:
+        """Makes all of them."""
+        if self._wanted:
+            if self._graph is None:
+                self._graph = Graph(self._all, [], self._tape, self._recorder, nimg, copies=False)
+            self._draws = self._graph([], nimg)
+            for warp in self._warps():
+                warp.fetch_margins()
+
+    def margins(self) -> tuple:
+        """Of the draws that move images, in pixels."""
+        return tuple(tuple(warp.padding()) for warp in self._warps())
+
+    def _all(self, _):
+        return [self._draw(*wanted, 0) for wanted in self._wanted]
+
+    def _draw(self, augment, shape, consumer, nimg):
+        return augment.draw(shape, generator=self._tape.generator(nimg, consumer))
+
+    def _warps(self):
+        return [draw.warp for draw in self._draws if getattr(draw, 'warp', None) is not None]
+
+
+@dataclass
+class _Case:
+    """A phase as long as the host decides the same."""
+    draws: Draws
+    variants: dict[tuple, Tape | Graph] = field(default_factory=dict)       # By margins: seen once, captured.
+
+
+class PhaseGraphs:
+    """The graphs of a run. `recorder` captures: a `CudaRecorder`."""
+
+    def __init__(self, streams: Streams, recorder: Any):
+        self._streams, self._recorder = streams, recorder
+        self._cases: dict[tuple, _Case] = {}
+        self._refused: set[str] = set()                 # Phases that could not be captured.
+
+    def forget(self) -> None:
+        """Lets go of all graphs: some tensors that they use are no longer those of the run."""
+        self._cases.clear()
+
+    def run(self, run: Run, phase: Phase, contexts: list[StepContext], learn: Learn) -> Any:
+        """What `learn` returns for a phase and its micro-batches, replayed if it can be; `NOT_DONE` if it must run as usual."""
+        if phase.name in self._refused:
+            return NOT_DONE
+        try:
+            return self._run(run, phase, contexts, learn)
+        except Uncapturable as error:
+            reason = str(error)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = None
+        self.forget()                                   # Here, where nothing of the failed step is left.
+        if reason is None:
+            self._refused.update(each.name for each in run.phases)
+            print('Out of memory with CUDA graphs, which keep their own: going on without.', flush=True)
+        else:
+            self._refused.add(phase.name)
+            print(f'{phase.name} runs without a CUDA graph: {reason}.', flush=True)
+        return NOT_DONE
+
+    def _run(self, run, phase, contexts, learn):
+        key = _key(run, phase, contexts)
+        if key not in self._cases:
+            draws = Draws(self._streams, self._recorder.apart())
+            result, tape = self._record(run, phase, contexts, learn, draws)
+            self._cases[key] = _Case(draws, {draws.margins(): tape})
+            return result
+        case, nimg = self._cases[key], contexts[0].nimg
+        case.draws.make(nimg)
+        margins = case.draws.margins()
+        found = case.variants.get(margins)
+        if found is None:
+            result, tape = self._record(run, phase, contexts, learn, case.draws)
+            if len(case.variants) < MAX_GRAPHS:
+                case.variants[margins] = tape
+            return result
+        inputs = _inputs(contexts)
+        if isinstance(found, Tape):
+            found = case.variants[margins] = self._capture(run, phase, contexts, learn, case.draws, found)
+        result, shared = found(inputs, nimg)
+        contexts[0].iteration.update(shared)
+        return result
+
+    def _record(self, run, phase, contexts, learn, draws):
+        """Runs a phase as usual; returns its result and what it drew."""
+        tape = Tape(self._streams)
+        contexts = [replace(ctx, streams=tape, draws=draws) for ctx in contexts]
+        result = self._recorder.run(lambda: learn(run, phase, contexts))
+        draws.rewind()
+        return result, tape
+
+    def _capture(self, run, phase, contexts, learn, draws, tape):
+        """The graph of a phase. Raises Uncapturable."""
+        def function(inputs):
+            values, before = inputs
+            shared = dict(before)
+            result = learn(run, phase, [replace(ctx, streams=tape, draws=draws, iteration=shared, **dict(zip(INPUTS, each)))
+                                        for ctx, each in zip(contexts, values)])
+            return [result, {key: shared[key] for key in shared if key not in before}]
+        draws.rewind()
+        with capturable([player.optimizer for player in phase.players]):
+            try:
+                return Graph(function, _inputs(contexts), tape, self._recorder, contexts[0].nimg)
+            except RuntimeError as error:
+                self._recorder.recover()
+                if isinstance(error, Uncapturable) or is_out_of_memory(error):
+                    raise
+                raise Uncapturable(_first_cause(error)) from error
+
+
+INPUTS = 'real_img', 'real_c', 'gen_z', 'gen_c', 'fake_c', 'remaining'      # Of a context, what changes from step to step.
+
+
+def _inputs(contexts: list[StepContext]) -> list:
+    """All that a phase is given: fields of its contexts, and what earlier phases of the iteration share."""
+    return [[[getattr(ctx, name) for name in INPUTS] for ctx in contexts], dict(contexts[0].iteration)]
+
+
+def _key(run: Run, phase: Phase, contexts: list[StepContext]) -> tuple:
+    """What of the host decides what a phase does, but for the margins of its augmentation."""
+    acting = [r for r in run.game.regularizers if r.sites & phase.step.sites]
+    return (phase.name, tuple(ctx.real_img.shape for ctx in contexts), tuple(contexts[0].iteration),
+            tuple((contexts[0].batch_idx % r.interval == 0, r.variant()) for r in acting))
+
+
+def _first_cause(error: BaseException) -> str:
+    """The first line of the error that the others came from."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return f'{type(error).__name__}: {(str(error).strip().splitlines() or [""])[0]}'
