@@ -31,8 +31,8 @@ PARTS = {
     'ops': ('operators', 110, 2), 'nets': ('networks', 60, 2), 'fixtures': ('networks', 100, 2),
     'memory': ('runs', 50, 3), 'group': ('runs', 60, 3),
     'training': ('runs', 130, 4), 'resume': ('runs', 120, 4), 'tools': ('runs', 80, 4),
-    'speed': ('speed', 150, 5), 'launches': ('speed', 80, 6),
-    'sanitizer': ('operators', 75, 7),
+    'graphs': ('graphs', 100, 5), 'speed': ('speed', 170, 6), 'launches': ('speed', 80, 7),
+    'sanitizer': ('operators', 75, 8),
 }
 MARKS = 'ok', 'FAIL', 'slow', 'skip'
 

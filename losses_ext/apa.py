@@ -92,8 +92,8 @@ class APA(Regularizer):
         return torch.where(replaced[:, None, None, None], fake_img, img), torch.where(replaced[:, None], fake_c, c)
 
     def end_iteration(self, nimg: int, batch_idx: int) -> None:
-        self._fakes = {source: [torch.cat(parts) for parts in zip(*(made for (of, _), made in self._made.items() if of == source))]
-                       for source, _ in self._made}
+        sources = {source: [made for (of, _), made in self._made.items() if of == source] for source, _ in self._made}
+        self._fakes = {source: [torch.cat(parts) for parts in zip(*rounds)] for source, rounds in sources.items()}
         self._made.clear()
         if self._is_adaptive and batch_idx % INTERVAL == 0:
             self._adapt(nimg // batch_idx)            # Images of one iteration.

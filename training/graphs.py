@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from torch_utils import distributed
-from torch_utils.cuda_graphs import CudaRecorder, Graph, Tape, Uncapturable, capturable
+from torch_utils.cuda_graphs import Graph, Tape, Uncapturable, capturable
 from torch_utils.out_of_memory import is_out_of_memory
 from torch_utils.randomness import Streams
 from training.context import Phase, StepContext
@@ -106,7 +106,10 @@ class PhaseGraphs:
     def __init__(self, streams: Streams, recorder: Any):
         self._streams, self._recorder = streams, recorder
         self._cases: dict[tuple, _Case] = {}
-        self._refused: set[str] = set()                 # Phases that could not be captured.
+        self.refused: dict[str, str] = {}               # Phases that could not be captured, and why.
+
+    def __len__(self) -> int:
+        return sum(isinstance(graph, Graph) for case in self._cases.values() for graph in case.variants.values())
 
     def forget(self) -> None:
         """Lets go of all graphs: some tensors that they use are no longer those of the run."""
@@ -114,7 +117,7 @@ class PhaseGraphs:
 
     def run(self, run: Run, phase: Phase, contexts: list[StepContext], learn: Learn) -> Any:
         """What `learn` returns for a phase and its micro-batches, replayed if it can be; `NOT_DONE` if it must run as usual."""
-        if phase.name in self._refused:
+        if phase.name in self.refused:
             return NOT_DONE
         try:
             return self._run(run, phase, contexts, learn)
@@ -126,10 +129,10 @@ class PhaseGraphs:
             reason = None
         self.forget()                                   # Here, where nothing of the failed step is left.
         if reason is None:
-            self._refused.update(each.name for each in run.phases)
+            self.refused.update((each.name, 'memory ran out') for each in run.phases)
             print('Out of memory with CUDA graphs, which keep their own: going on without.', flush=True)
         else:
-            self._refused.add(phase.name)
+            self.refused[phase.name] = reason
             print(f'{phase.name} runs without a CUDA graph: {reason}.', flush=True)
         return NOT_DONE
 

@@ -19,6 +19,7 @@ from training.player import Player, in_layout_of
 from training.run.ticks import Ticks
 from training.setup import Run
 
+
 def training_loop(run: Run, ticks: Ticks) -> None:
     """Trains until the last stage is through, or `ticks` says stop."""
     ticks.begin(run)

@@ -10,12 +10,16 @@ import torch
 
 from gpu.report import ROOT
 
+GRAPHS = ['--cuda-graphs=on']
 AUTO, BATCH = ['--cfg=auto'], ['--cfg=auto', '--batch=32']
 CASES = [                           # (title, resolution, options of train.py)
     ('32 px tiny', 32, ['--cfg=tiny', '--aug=ada']),
+    ('32 px tiny graphs', 32, ['--cfg=tiny', '--aug=ada', *GRAPHS]),
     ('256 px batch 32', 256, BATCH),
-    ('256 px batch 64', 256, [*AUTO, '--batch=64']),
+    ('256 px batch 32 graphs', 256, [*BATCH, *GRAPHS]),
     ('256 px batch 64 tf32', 256, [*AUTO, '--batch=64', '--allow-tf32=1']),
+    ('256 px batch 64 tf32 graphs', 256, [*AUTO, '--batch=64', '--allow-tf32=1', *GRAPHS]),
+    ('256 px batch 64', 256, [*AUTO, '--batch=64']),
     ('256 px batch 32 nchw', 256, [*BATCH, '--nhwc=0']),
     ('256 px batch 32 plain', 256, [*BATCH, '--ops=reference']),
     ('256 px batch 32 tf32', 256, [*BATCH, '--allow-tf32=1']),
@@ -36,7 +40,8 @@ def check_speed(report):
             return
         with report.trying(f'speed/{title}'):
             report.data[title] = found = measure(report, res, options)
-            report.row(f'speed/{title}', 'ok', f'{found["img_s"]:.1f} img/s, {found["ms"]:.1f} ms an iteration, '
+            report.row(f'speed/{title}', found['graphs'] != 0, f'{found["img_s"]:.1f} img/s, {found["ms"]:.1f} ms an iteration, '
+                       f'without waiting {found["free_img_s"]:.1f} img/s, graphs {found["graphs"]}, '
                        f'peak {found["gib"]:.2f} GiB, ' + ', '.join(f'{name} {ms:.1f}' for name, ms in found['phases'].items()))
         gc.collect()
         if report.device.type == 'cuda':
@@ -53,21 +58,52 @@ def prepare(report, res, options):
 
 
 def measure(report, res, options):
-    """Medians of the phases' times, of which each counts as often as it is due; the device is waited for after each."""
+    """Medians of the phases' times, of which each counts as often as it is due; the device is waited for after each. Then
+    images per second of iterations as in training, with nothing to load.
+    """
     from train_step import Stopwatch, iterate, peak_memory_gib
 
     def clock():
         report.sync()
         return time.perf_counter()
     run, watch = prepare(report, res, options), Stopwatch(clock)
-    for number in range(2 if report.reduced else 6):
-        if number == (1 if report.reduced else 2):
-            watch.seconds.clear()
+    batch = run.reals[0].next_batch()
+    run.reals[0].next_batch = lambda: batch
+    warm_up(report, run)
+    for _ in range(1 if report.reduced else 5):
         iterate(run, watch.timer)
     phases = {name: sorted(seconds)[len(seconds) // 2] * 1e3 for name, seconds in watch.seconds.items()}
     often = {phase.name: 1 / phase.interval for phase in run.phases}
     total = sum(ms * often.get(name, 1) for name, ms in phases.items())
-    return dict(img_s=run.batch_size / total * 1e3, ms=total, phases=phases, gib=peak_memory_gib(report.device))
+    free = seconds_of_iterations(run, clock, 1 if report.reduced else 2.5)
+    return dict(img_s=run.batch_size / total * 1e3, ms=total, phases=phases, gib=peak_memory_gib(report.device),
+                free_img_s=run.batch_size / free, graphs='none' if run.graphs is None else len(run.graphs),
+                refused=run.graphs and run.graphs.refused)
+
+
+def warm_up(report, run):
+    """Iterations with all phases; with graphs until no new ones come."""
+    from contextlib import nullcontext
+
+    from train_step import iterate
+    begin, known = time.monotonic(), []
+    while len(known) < (1 if report.reduced else 2) or (
+            run.graphs is not None and len(set(known[-12:])) > (len(known) >= 12) and time.monotonic() - begin < 15):
+        iterate(run, lambda _: nullcontext())
+        known.append(len(run.graphs or ()))
+
+
+def seconds_of_iterations(run, clock, seconds):
+    """Of one iteration, as in training; as many are made as there is time for."""
+    from methods import NoTicks
+
+    from training.training_loop import run_iteration
+    run.stages[-1].end_nimg = 10 ** 9
+    begin, number = clock(), 0
+    while time.perf_counter() - begin < seconds:
+        run_iteration(run, NoTicks())
+        number += 1
+    return (clock() - begin) / number
 
 
 def check_launches(report):

@@ -212,7 +212,7 @@ def test_at_weight_0_a_twin_without_push_is_kept_if_asked_for(data, twin):
     assert list(run.game.critics) == (['D', 'D2'] if twin else ['D'])
     for regularizer in run.game.having('d_fake'):
         with Reports() as reports:
-            assert regularizer.d_fake(SimpleNamespace(critic=run.game.critics['D2'], progress=0.25)) is None
+            assert regularizer.d_fake(SimpleNamespace(critic=run.game.critics['D2'], remaining=0.75)) is None
         assert 'Loss/weco/cosine2' in reports.values
 
 

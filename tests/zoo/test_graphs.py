@@ -6,7 +6,6 @@ from test_zoo import zoo_config
 from tiny import Silent, assert_same_bits, make_dataset
 
 from torch_utils import training_stats
-from torch_utils.ops import backend
 from training import graphs, setup
 from training.augment import PIPES
 from training.training_loop import training_loop
