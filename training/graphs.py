@@ -67,11 +67,12 @@ class Draws:
         return self._draws[self._position - 1]
 
     def rewind(self) -> None:
-        """The next draw that is taken is the first again."""
+        """The next draw that is taken is the first again; no more are noted."""
         self._position = 0
 
     def make(self, nimg: int) -> None:
-        """Makes all of them."""
+        """Makes all of them; the next that is taken is the first."""
+        self.rewind()
         if self._wanted:
             if self._graph is None:
                 self._graph = Graph(self._all, [], self._tape, self._recorder, nimg, copies=False)
