@@ -64,6 +64,11 @@ class Cast:
         lazy = site in LAZY_SITES
         return [r for r in self.having(site) if lazy or batch_idx % r.interval == 0]
 
+    def note_term(self, ctx: StepContext, regularizer: Regularizer, site: str, term: Any) -> None:
+        """Shows what a regularizer adds to whoever measures it."""
+        if self.shares is not None:
+            self.shares.note_term(ctx, regularizer, site, term)
+
     def leaf(self, ctx: StepContext, *sites: str) -> str | None:
         """Where a critic's input must be a leaf for those who differentiate with respect to it."""
         wanted = {r.leaf for site in sites for r in self.due(site, ctx.batch_idx)}

@@ -118,7 +118,7 @@ class PhaseGraphs:
 
     def run(self, run: Run, phase: Phase, contexts: list[StepContext], learn: Learn) -> Any:
         """What `learn` returns for a phase and its micro-batches, replayed if it can be; `NOT_DONE` if it must run as usual."""
-        if phase.name in self.refused:
+        if phase.name in self.refused or any(map(_is_measured, contexts)):
             return NOT_DONE
         try:
             return self._run(run, phase, contexts, learn)
@@ -200,6 +200,11 @@ def _key(run: Run, phase: Phase, contexts: list[StepContext]) -> tuple:
     acting = [r for r in run.game.regularizers if r.sites & phase.step.sites]
     return (phase.name, tuple(ctx.real_img.shape for ctx in contexts), tuple(contexts[0].iteration),
             tuple((contexts[0].batch_idx % r.interval == 0, r.variant()) for r in acting))
+
+
+def _is_measured(ctx: StepContext) -> bool:
+    """Will a step differentiate its terms once more, to know how much each does?"""
+    return ctx.game.shares is not None and ctx.game.shares.measures(ctx)
 
 
 def _first_cause(error: BaseException) -> str:

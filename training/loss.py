@@ -103,8 +103,7 @@ def d_main(game: Game, ctx: StepContext, lazy: bool = False) -> None:
         loss = 0
 
     ctx.real = game.judge_reals(ctx, ctx.critic, 'img' if lazy else leaf)
-    loss_real = adversarial.D(ctx.fake.logits, ctx.real.logits) if adversarial.paired else \
-        adversarial.D_real(ctx.real.logits)
+    loss_real = adversarial.D(ctx.fake.logits, ctx.real.logits) if adversarial.paired else adversarial.D_real(ctx.real.logits)
     training_stats.report(f'Loss/{ctx.critic.name}/loss', loss_fake + loss_real)
     sites = ('d_real', 'd_pair', 'd_reg', 'd_reg_pair') if lazy else ('d_real', 'd_pair')
     game.accumulate(ctx, game.extra(loss + loss_real, ctx, *sites))
@@ -219,8 +218,7 @@ class Game(Cast):
             for regularizer in self.due(site, ctx.batch_idx):
                 value = getattr(regularizer, site)(ctx)
                 if value is not None:
-                    if self.shares is not None:
-                        self.shares.note_term(ctx, regularizer, site, value)
+                    self.note_term(ctx, regularizer, site, value)
                     gain = 1 if site in LAZY_SITES else regularizer.gain
                     loss = loss + (value if gain == 1 else value * gain)
         return loss

@@ -62,7 +62,6 @@ def compare(report, name, options, texts):
 def with_graphs(report, options, wanted, texts=None):
     """A run, with its margins rounded up, and with graphs if they are wanted. What a failed capture raises goes to `texts`."""
     from gpu.speed import prepare
-
     from training.graphs import MARGINS, PhaseGraphs
     plain = ['--ops=reference'] if report.device.type == 'cpu' else []      # What the emulation sees.
     run = prepare(report, 16 if report.reduced else 32, [*options, *plain])

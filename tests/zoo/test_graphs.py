@@ -53,7 +53,7 @@ CASES = {
 @pytest.mark.parametrize('names, changes', CASES.values(), ids=CASES)
 def test_replayed_phases_train_the_same_bits(data, capsys, names, changes):
     recorder = CpuRecorder()
-    num = 8 if 'diggan' in names else 6         # It acts in every second iteration.
+    num = 9 if 'diggan' in names else 7         # It acts in every second iteration.
     replayed = trained(config_of(data, names, **changes), num, recorder)
     expected = trained(config_of(data, names, **changes), num, None)
     assert_same_bits(replayed, expected)
