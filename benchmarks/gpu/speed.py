@@ -30,6 +30,7 @@ CASES = [                           # (title, resolution, options of train.py)
     ('256 px batch 32 noaug', 256, [*BATCH, '--aug=noaug']),
     ('256 px batch 32 fp32 tf32', 256, [*BATCH, '--precision=fp32', '--allow-tf32=1']),
 ]
+PROFILED = '256 px batch 32', 256, BATCH
 SMALLEST = [('16 px tiny', 16, ['--cfg=tiny', '--aug=noaug', '--batch=4'])]
 
 
@@ -108,7 +109,7 @@ def seconds_of_iterations(run, clock, seconds):
 
 def check_launches(report):
     """Kernels that the profiler sees in each phase, beside those that count_launches.py counts; and which take the time."""
-    title, res, options = SMALLEST[0] if report.reduced else CASES[1]
+    title, res, options = SMALLEST[0] if report.reduced else PROFILED
     run = prepare(report, res, options)
     reals = [run.reals[0].next_batch()]
     counted = {} if report.reduced else launches_counted(res, options)
