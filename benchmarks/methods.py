@@ -39,6 +39,9 @@ METHODS = {
     'apa': ['--reg_type=apa', '--apa_p=0.2'],
     'r2': ['--reg_type=r2'],
     'gp': ['--reg_type=gp', '--gamma=0'],
+    'cr': ['--reg_type=cr'],
+    'bcr': ['--reg_type=bcr'],
+    'zcr': ['--reg_type=zcr'],
     'relativistic + r2': ['--loss=relativistic', '--reg_type=r2', '--aug=fixed', '--p=0.2'],
 }
 

@@ -42,6 +42,9 @@ RUNS = {
     'osgan+ggdr': ['--loss=osgan', '--reg_type=ggdr'],
     'saturating': ['--loss=saturating'],
     'gp': ['--reg_type=gp', '--gamma=0'],
+    'cr': ['--reg_type=cr'],
+    'bcr': ['--reg_type=bcr'],
+    'bcr+zcr': ['--reg_type=bcr,zcr'],
     'osgan+ggdr+diggan+genco': ['--loss=osgan', '--reg_type=ggdr,diggan,genco'],
 }
 

@@ -51,6 +51,9 @@ REG_TYPES: dict[str, str] = {
     'apa': 'losses_ext.apa:APA',
     'r2': 'losses_ext.r2:R2',
     'gp': 'losses_ext.gp:GradientPenalty',
+    'cr': 'losses_ext.cr:CR',
+    'bcr': 'losses_ext.bcr:BCR',
+    'zcr': 'losses_ext.zcr:ZCR',
 }
 
 # Naming a group means all its members; it joins, with options of its own, when any member is chosen.

@@ -23,7 +23,7 @@ from training.graphs import MARGINS, PhaseGraphs, why_not
 from training.loss import Game, Phase
 from training.player import Player
 from training.regularizer import SITES
-from training.run.shares import Shares
+from training.run.shares import Shares, name_of
 
 
 @dataclass
@@ -195,8 +195,9 @@ def build_game(config: dict, device: torch.device) -> Game:
     for cls, options in losses_ext.chosen(config):
         if not cls.is_off(options):
             game.regularizers.append(cls(game, options))
-    if config['regularizers']:
-        game.shares = Shares(watched=config['regularizers'])
+    acting = [name_of(r) for r in game.regularizers if r.sites and name_of(r) in config['regularizers']]
+    if acting:
+        game.shares = Shares(watched=acting)
     return game
 
 

@@ -20,7 +20,7 @@ WITHOUT_CENTRES = [name for name in METHODS if name not in ('tdgan', 'gp')]
 WITH_CENTRES = ['tdgan', 'gp', 'ggdr', 'diggan']
 GAMES = list(losses_ext.GAMES)
 OPTIONS = dict(ggdr=dict(res='8'), diggan=dict(weight=5.0, interval=1), lecam=dict(weight=0.1, start=0), apa=dict(p=0.5),
-               r2=dict(gamma=1.0), gp=dict(interval=1))
+               r2=dict(gamma=1.0), gp=dict(interval=1), cr=dict(shift=0.125), bcr=dict(shift=0.125), zcr=dict(weight_g=0.5))
 
 
 @pytest.fixture(scope='module')
@@ -79,7 +79,8 @@ def test_naming_the_defaults_is_naming_nothing(data):
 @pytest.mark.parametrize('loss', ['logistic', 'osgan'])
 def test_every_method_at_weight_0_is_the_base_bit_for_bit(data, loss):
     off = dict(ggdr=dict(weight=0.0), diggan=dict(weight=0.0), weco=dict(weight=0.0), lecam=dict(weight=0.0), apa=dict(p=0.0),
-               r2=dict(gamma=0.0), gp=dict(weight=0.0))
+               r2=dict(gamma=0.0), gp=dict(weight=0.0), cr=dict(weight=0.0), bcr=dict(weight_real=0.0, weight_fake=0.0),
+               zcr=dict(weight_d=0.0, weight_g=0.0))
     base = zoo_config(data, loss=loss, game='logistic')
     plain, expected = run_iterations(base, 3)
     for name, options in off.items():
@@ -197,7 +198,7 @@ def test_no_other_pair_is_refused(data):
             assert (refusal(data, names, loss, game) is not None) == ({'gp', 'r2'} == set(names)), (names, loss, game)
 
 
-@pytest.mark.parametrize('pair', [('diggan', 'r2'), ('diggan', 'gp'), ('lecam', 'apa')], ids=','.join)
+@pytest.mark.parametrize('pair', [('diggan', 'r2'), ('diggan', 'gp'), ('lecam', 'apa'), ('cr', 'bcr')], ids=','.join)
 def test_pairs_that_have_little_to_do_for_each_other_are_warned_about(data, capsys, pair):
     """Either two penalties of the same gradient or two answers to overfitting; alone each is silent."""
     for name in pair:
@@ -222,6 +223,10 @@ IMPOSSIBLE = [
     ('apa', 'p', 1.5, 'at least 0 and at most 1'), ('apa', 'p', -0.5, 'at least 0 and at most 1'),
     ('r2', 'gamma', -1.0, 'at least 0'), ('r2', 'interval', 0, 'at least 1'),
     ('gp', 'weight', -1.0, 'at least 0'), ('gp', 'interval', 0, 'at least 1'),
+    *((name, weight, -1.0, 'at least 0') for name, weight in [
+        ('cr', 'weight'), ('bcr', 'weight_real'), ('bcr', 'weight_fake'), ('zcr', 'weight_d'), ('zcr', 'weight_g')]),
+    *((name, 'shift', 0.75, 'at least 0 and at most 0.5') for name in ('cr', 'bcr')),
+    *((name, 'flip', 1.5, 'at least 0 and at most 1') for name in ('cr', 'bcr')), ('zcr', 'noise', 0.0, 'more than 0'),
     ('tdgan', 'remind', -1.0, 'at least 0'), ('tdgan', 'remind_interval', 0, 'at least 1'),
     ('tdgan', 'slots', -1, 'at least 0'), ('tdgan', 'warmup', -1.0, 'at least 0'),
     ('osgan', 'gamma_max', 0.0, 'more than 0'), ('osgan', 'gamma_max', NAN, 'more than 0'),

@@ -37,6 +37,11 @@ MAIN = {                        # Main steps: (--reg_type, its options, --loss, 
         {'G': 5, 'G w': 3, 'teacher': 1, 'D': 6, 'D in': 2, 'D w': 4}),
     'lecam': (dict(lecam=dict(start=0)), 'logistic', {}, BASE),
     'apa': (dict(apa=dict(p=0.5)), 'logistic', {}, BASE),
+    'cr': (dict(cr=dict(shift=0.125)), 'logistic', {}, {**BASE, 'D': 4, 'D w': 3}),
+    'bcr': (dict(bcr=dict(shift=0.125)), 'logistic', {}, {**BASE, 'D': 5, 'D w': 4}),
+    'zcr': (dict(zcr={}), 'logistic', {}, {**BASE, 'G': 4, 'G w': 2, 'D': 4, 'D w': 3}),
+    'zcr and genco, which share their fakes': (
+        dict(weco={}, genco={}, zcr=dict(weight_g=0.0)), 'logistic', {}, {**TWO_CRITICS, 'G': 3, 'D': 8, 'D w': 6}),
     'relativistic': ({}, 'relativistic', {}, {**BASE, 'D': 4}),
     'r2 in main steps': (dict(r2=dict(interval=1)), 'logistic', {}, {**BASE, 'D in': 2}),
 }

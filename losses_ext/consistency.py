@@ -1,0 +1,58 @@
+"""What the consistency terms share: a second look at an image that has been moved a little.
+
+    A    a shift by whole pixels, uniform in -shift ... shift of the size on each axis, with what leaves the image
+         reflected at its border; on request a mirror image first, with a given chance
+
+A acts on what the critic has been shown, after the augmentation of the run.
+"""
+import torch
+from torch import Tensor
+
+from training.loss import Game, StepContext, Verdict
+
+
+class Shift:
+    """A, as an augmentation: one draw per sample."""
+
+    def __init__(self, shift: float, flip: float):
+        self.shift = shift
+        self.flip = flip
+
+    def draw(self, img: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """[N,3], uniform in 0..1: of the mirror image, of the shift down, of that to the right."""
+        return torch.rand([len(img), 3], device=img.device, generator=generator)
+
+    def transform(self, img: Tensor, draw: Tensor) -> Tensor:
+        """A(img), [N,C,H,W]."""
+        height, width = img.shape[2:]
+        down, right = (self._pixels(size, u) for size, u in ((height, draw[:, 1]), (width, draw[:, 2])))
+        rows, columns = reflected(height, down), reflected(width, right)            # [N,H], [N,W]
+        columns = torch.where((draw[:, 0] < self.flip)[:, None], width - 1 - columns, columns)
+        img = img.gather(2, rows[:, None, :, None].expand_as(img))
+        return img.gather(3, columns[:, None, None, :].expand_as(img))
+
+    def _pixels(self, size, u):
+        return ((2 * u - 1) * self.shift * size).round().long()                     # [N]
+
+
+def reflected(size: int, shift: Tensor) -> Tensor:
+    """Which of `size` pixels each pixel of a line is, [N,size], when it is moved by shift [N], fewer than `size`."""
+    index = (torch.arange(size, device=shift.device) - shift[:, None]).abs()
+    return size - 1 - (size - 1 - index).abs()
+
+
+def require_motion(prefix: str, shift: float, flip: float, res: int) -> None:
+    """Raises ValueError if A can change nothing at this resolution."""
+    if shift * res <= 0.5 and flip == 0:
+        raise ValueError(f'{prefix}_shift={shift:g} moves nothing at {res} pixels: give {prefix}_shift={1.5 / res:g} or more, '
+                         f'or {prefix}_flip=0.5')
+
+
+def change_of_logits(game: Game, ctx: StepContext, verdict: Verdict, moved: Shift, use: str) -> Tensor:
+    """(D(x) - D(A x))^2, [N], for the images of a verdict as constants. The second look is reported nowhere."""
+    img = verdict.seen.detach()
+    if ctx.critic.view is not None:                 # A comes before the view, which the second look has again.
+        img = verdict.img.detach()
+        img = img if game.augment is None else game.augment.transform(img, verdict.draw)
+    again = game.judge(ctx, ctx.critic, img, verdict.c, f'{use}/{ctx.critic.name}', augment=moved)
+    return (verdict.logits - again.logits).square()
