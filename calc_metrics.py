@@ -12,6 +12,7 @@ import click
 
 import dnnlib.util
 from dnnlib import output, writing
+from dnnlib.computing import OPERATORS, device_option
 from dnnlib.numbers import BATCH, PROCESSES, PSI, SEED, WORKERS, Real, Whole
 from metrics.names import MetricError, is_valid_metric, list_valid_metrics, parse_names
 from metrics.weights import WEIGHTS, WeightOptions, require_weights
@@ -56,8 +57,8 @@ class Job:
         metrics: Names.
         snapshots: Network files; empty if an image set is scored instead.
         options: Arguments of `metric_main.MetricOptions` that are the same for all of them.
-        device: 'auto', 'cpu', 'cuda', 'mps'.
-        ops: Operators: 'auto', 'native', 'reference'.
+        device: One of `dnnlib.computing.DEVICES`.
+        ops: One of `dnnlib.computing.OPERATORS`.
         dataset_kwargs: Arguments of the data set that the user named; None takes those in the network file.
         mirror: Mirrored images as well? None: as recorded, or no.
         centres: {name: path} of data centres.
@@ -100,9 +101,8 @@ Examples:
               help='A data centre of a federated run, in the order of their codes; once for each. Metrics are taken on '
                    'their union and on each of them.')
 @click.option('--gpus', type=Whole(PROCESSES), default=1, show_default=True, help='Processes, one per GPU.')
-@click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', show_default=True,
-              help='What computes.')
-@click.option('--ops', type=click.Choice(['auto', 'native', 'reference']), default='auto', show_default=True,
+@device_option
+@click.option('--ops', type=click.Choice(OPERATORS), default='auto', show_default=True,
               help='Operators: compiled (native), plain tensor operations (reference), or what there is.')
 @click.option('--batch', type=Whole(BATCH), default=64, show_default=True,
               help='Images at a time in the detector. Does not change the scores.')

@@ -10,6 +10,7 @@ import click
 
 import calc_metrics
 from dnnlib import output
+from dnnlib.computing import device_option
 from dnnlib.numbers import SEED, WORKERS, Whole
 from metrics.names import MetricError
 
@@ -24,8 +25,7 @@ from metrics.names import MetricError
 @click.option('--num', type=Whole('[100, 1000000]'), default=1000, show_default=True,
               help='Images to generate.')
 @click.option('--out', metavar='FILE', help='A picture of the nearest pairs: .png or .jpg.')
-@click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto',
-              show_default=True, help='What computes.')
+@device_option
 @click.option('--workers', type=Whole(WORKERS), default=3, show_default=True,
               help='Processes that decode images.')
 @click.option('--seed', type=Whole(SEED), default=0, show_default=True, help='Of the generated images.')

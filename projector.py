@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib import output
+from dnnlib.computing import device_option
 from dnnlib.numbers import SEED, Real, Whole
 from drawing.files import ImageWriter, require_free, require_room, save_arrays
 from drawing.limits import check_latents, check_video
@@ -278,8 +279,7 @@ def load_embedding(name: str, device: 'torch.device | str') -> 'tuple[str, Calla
 @click.option('--video-format', type=click.Choice(['auto', *VIDEO_FILES]), default='auto', show_default=True,
               help='auto: mp4 if the extra "video" is installed, else webp.')
 @click.option('--outdir', required=True, metavar='DIR', help='Where files go; created if missing.')
-@click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto',
-              show_default=True, help='What computes.')
+@device_option
 @ops_option
 def main(network: str, targets: tuple[str, ...], num_steps: int, space: str, features: str,
          stop_distance: float | None, class_idx: int | None, label: list[float] | None, seed: int,

@@ -41,7 +41,7 @@ COLORS = (                  # Of the runs, as text on white, and on the dark pag
     ('#2a6f97', '#6fb3da'), ('#c23b4e', '#f08a96'), ('#2f7a3f', '#7cc98b'), ('#8a6508', '#e0b64a'),
     ('#7b4fa3', '#b99bd8'), ('#0b7072', '#5cc4c6'), ('#a0522d', '#d99a72'), ('#666666', '#a8a8a8'))
 WIDTH, HEIGHT = 360, 200    # Of one chart; scaled to the window.
-LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 24
+MARGINS = 54, 10, 10, 24     # Left, right, top, bottom.
 
 MAIN_CURVES = ('Loss/G/loss', 'Loss/D/loss', 'Loss/scores/real', 'Loss/scores/fake', 'Loss/signs/real',
                'Progress/augment', 'Overfitting/gap', 'Loss/r1_penalty', 'Loss/pl_penalty',
@@ -244,24 +244,12 @@ def tile_of(run: RunSummary) -> int:
 
 def chart(title: str, curves: Sequence[Curve]) -> dict[str, Any]:
     """Plain data of one panel with a line per run, in the colour of the run."""
-    from metrics.plots import ticks
-    lines = [shorten(curve) for curve in curves]
-    points = [point for line in lines for point in line]
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    x_ticks, y_ticks = ticks(min(0, *xs), max(xs)), ticks(min(ys), max(ys))
-
-    def across(x):
-        return round(LEFT + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (WIDTH - LEFT - RIGHT), 1)
-
-    def down(y):
-        return round(HEIGHT - BOTTOM - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-                     * (HEIGHT - TOP - BOTTOM), 1)
-
-    return {'title': title, 'width': WIDTH, 'height': HEIGHT, 'left': LEFT, 'right': WIDTH - RIGHT,
-            'x_ticks': [(f'{x:g}', across(x)) for x in x_ticks],
-            'y_ticks': [(f'{y:.4g}', down(y)) for y in y_ticks],
-            'lines': [(color_of(i), [(across(x), down(y)) for x, y in line]) for i, line in enumerate(lines)
-                      if line],
+    from metrics.plots import Frame, lay_out
+    frame = Frame(WIDTH, HEIGHT, *MARGINS)
+    x_ticks, y_ticks, lines = lay_out([shorten(curve) for curve in curves], frame)
+    return {'title': title, 'width': WIDTH, 'height': HEIGHT, 'left': frame.left, 'right': WIDTH - frame.right,
+            'x_ticks': x_ticks, 'y_ticks': y_ticks,
+            'lines': [(color_of(i), line) for i, line in enumerate(lines) if line],
             'latest': [(color_of(i), f'{curve[-1][1]:.4g}') for i, curve in enumerate(curves) if curve]}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from dnnlib.computing import OPERATORS, device_option
 from dnnlib.numbers import BATCH, PSI, SEED, Real, Whole, is_within
 
 MAX_SEEDS = 1_000_000  # Seeds of one command. A longer list is a mistake, or work for several commands.
@@ -114,7 +115,7 @@ def choose_ops(ctx: click.Context, param: click.Parameter, name: str) -> None:
 
 
 ops_option = click.option(
-    '--ops', type=click.Choice(['auto', 'native', 'reference']), default='auto', show_default=True,
+    '--ops', type=click.Choice(OPERATORS), default='auto', show_default=True,
     expose_value=False,
     callback=choose_ops,
     help='Operators: compiled (native), plain tensor operations (reference), or what there is.')
@@ -138,8 +139,7 @@ def common_options(command: Any) -> Any:
         click.option('--outdir', required=True, metavar='DIR', help='Where pictures go; created if missing.'),
         click.option('--batch', type=Whole(BATCH), default=8, show_default=True,
                      help='Pictures computed at a time. Does not change them.'),
-        click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto',
-                     show_default=True, help='What computes.'),
+        device_option,
         ops_option,
     ]):
         command = option(command)

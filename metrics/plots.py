@@ -7,16 +7,34 @@ import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from dnnlib import writing
 from training.run.files import read_metric
 
-_WIDTH, _HEIGHT = 360, 220                                  # Of one panel, in pixels.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 32, 34               # Margins inside it.
+Curve = Sequence[tuple[float, float]]                       # Points (kimg, value).
+
+
+class Frame(NamedTuple):
+    """The size of a chart, and the margins inside it, in pixels."""
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+
+class Layout(NamedTuple):
+    """Where the parts of a chart lie, in pixels from its upper left corner."""
+    x_ticks: list[tuple[str, float]]        # (text, how far across)
+    y_ticks: list[tuple[str, float]]        # (text, how far down)
+    lines: list[list[tuple[float, float]]]
+
+
+_FRAME = Frame(360, 220, left=64, right=16, top=32, bottom=34)
 _COLUMNS = 3
 _INK, _FAINT, _LINE = '#333333', '#dddddd', '#2a6f97'
-
-Curve = Sequence[tuple[float, float]]                       # Points (kimg, value).
 
 
 def plot_run(run_dir: str):
@@ -44,8 +62,9 @@ def read_curves(run_dir: str) -> dict[str, Curve]:
 def svg(curves: Mapping[str, Curve]) -> str:
     """An SVG document with one panel per curve."""
     columns = min(len(curves), _COLUMNS)
-    width, height = columns * _WIDTH, math.ceil(len(curves) / columns) * _HEIGHT
-    panels = [f'<g transform="translate({i % columns * _WIDTH},{i // columns * _HEIGHT})">{_panel(name, curve)}</g>'
+    width, height = columns * _FRAME.width, math.ceil(len(curves) / columns) * _FRAME.height
+    panels = [f'<g transform="translate({i % columns * _FRAME.width},{i // columns * _FRAME.height})">'
+              f'{_panel(name, curve)}</g>'
               for i, (name, curve) in enumerate(curves.items())]
     head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
             f'font-family="sans-serif" font-size="11" fill="{_INK}">')
@@ -61,25 +80,33 @@ def ticks(low: float, high: float) -> list[float]:
     return [i * step for i in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
-def _panel(name: str, curve: Curve) -> str:
-    xs, ys = zip(*curve)
+def lay_out(curves: Sequence[Curve], frame: Frame) -> Layout:
+    """Where the ticks and the points of curves lie, of which at least one has points."""
+    xs, ys = zip(*[point for curve in curves for point in curve])
     x_ticks, y_ticks = ticks(min(0, *xs), max(xs)), ticks(min(ys), max(ys))
+    width, height = frame.width - frame.left - frame.right, frame.height - frame.top - frame.bottom
 
-    def x_of(x):
-        return _LEFT + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (_WIDTH - _LEFT - _RIGHT)
+    def across(x):
+        return round(frame.left + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * width, 1)
 
-    def y_of(y):
-        return _HEIGHT - _BOTTOM - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (_HEIGHT - _TOP - _BOTTOM)
+    def down(y):
+        return round(frame.top + (y_ticks[-1] - y) / (y_ticks[-1] - y_ticks[0]) * height, 1)
 
-    parts = [f'<text x="{_LEFT}" y="20" font-weight="bold">{escape(name)}</text>',
-             f'<text x="{_WIDTH - _RIGHT}" y="20" text-anchor="end">{curve[-1][1]:.4g}</text>']
-    for y in y_ticks:
-        parts += [f'<path d="M{_LEFT} {y_of(y):.1f}H{_WIDTH - _RIGHT}" stroke="{_FAINT}"/>',
-                  f'<text x="{_LEFT - 6}" y="{y_of(y) + 4:.1f}" text-anchor="end">{y:.4g}</text>']
-    for x in x_ticks:
-        parts.append(f'<text x="{x_of(x):.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{x:g}</text>')
-    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">kimg</text>')
-    points = ' '.join(f'{x_of(x):.1f},{y_of(y):.1f}' for x, y in curve)
-    parts.append(f'<polyline points="{points}" fill="none" stroke="{_LINE}" stroke-width="1.5"/>')
-    parts += [f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="2" fill="{_LINE}"/>' for x, y in curve]
+    return Layout([(f'{x:g}', across(x)) for x in x_ticks], [(f'{y:.4g}', down(y)) for y in y_ticks],
+                  [[(across(x), down(y)) for x, y in curve] for curve in curves])
+
+
+def _panel(name: str, curve: Curve) -> str:
+    x_ticks, y_ticks, (points,) = lay_out([curve], _FRAME)
+    left, right, bottom = _FRAME.left, _FRAME.width - _FRAME.right, _FRAME.height - _FRAME.bottom
+    parts = [f'<text x="{left}" y="20" font-weight="bold">{escape(name)}</text>',
+             f'<text x="{right}" y="20" text-anchor="end">{curve[-1][1]:.4g}</text>']
+    for text, y in y_ticks:
+        parts += [f'<path d="M{left} {y:.1f}H{right}" stroke="{_FAINT}"/>',
+                  f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>']
+    parts += [f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>' for text, x in x_ticks]
+    parts.append(f'<text x="{right}" y="{_FRAME.height - 6}" text-anchor="end">kimg</text>')
+    path = ' '.join(f'{x:.1f},{y:.1f}' for x, y in points)
+    parts.append(f'<polyline points="{path}" fill="none" stroke="{_LINE}" stroke-width="1.5"/>')
+    parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" fill="{_LINE}"/>' for x, y in points]
     return ''.join(parts)

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from dnnlib import torchrun
+from dnnlib.computing import DEVICES
 from torch_utils import precision
 from torch_utils.launcher import RankError, ask, launch, torchrun_world_size
 
@@ -47,7 +48,6 @@ def _has_group():
 
 # Devices.
 
-DEVICES = ('auto', 'cpu', 'cuda', 'mps')
 CPU_PROCESSES = 16  # More need as many processors: each takes some hundred megabytes before it does anything.
 
 

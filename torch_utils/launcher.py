@@ -26,7 +26,7 @@ import click
 import torch
 import torch.distributed as dist
 
-from dnnlib import output, torchrun
+from dnnlib import output, torchrun, writing
 
 # How long a collective waits for a machine or network that has gone silent, which no parent process notices.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -338,15 +338,13 @@ def _end_with_parent():
 def _report(error, rank, folder):
     """Writes down what the parent needs to know."""
     by_user = isinstance(error, click.ClickException)
-    path = Path(folder, f'failure{rank}.json')
-    path.with_suffix('.partial').write_text(json.dumps({
+    writing.write_text(Path(folder, f'failure{rank}.json'), json.dumps({
         'time': time.time(),
         'rank': rank,
         'message': error.format_message() if by_user else _first_line(error),
         'exit_code': error.exit_code if by_user else None,
         'traceback': traceback.format_exc(),
-    }))
-    path.with_suffix('.partial').rename(path)
+    }), 'any')
 
 
 def _first_line(error):

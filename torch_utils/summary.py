@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from torch_utils.nested import tensors_in
+
 
 class _Call(NamedTuple):
     """One finished call of one submodule; `name` is '' for the module itself."""
@@ -46,7 +48,7 @@ def _trace(module, inputs, max_nesting):
     calls = []
 
     def record(name, submodule, _inputs, outputs):
-        calls.append(_Call(name, submodule, list(_tensors_in(outputs))))
+        calls.append(_Call(name, submodule, list(tensors_in(outputs))))
 
     hooks = [
         submodule.register_forward_hook(partial(record, name))
@@ -63,17 +65,6 @@ def _trace(module, inputs, max_nesting):
 
 def _depth(name):
     return len(name.split('.')) if name else 0
-
-
-def _tensors_in(value):
-    """All tensors of a nest of lists, tuples and dictionaries."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from _tensors_in(list(value.values()))
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors_in(item)
 
 
 @contextmanager

@@ -195,7 +195,6 @@ def test_nothing_is_written_by_other_means():
         'training/run/status.py',           # stats.jsonl, which is cut and added to.
         'training/data/storage.py',          # Archives and folders of images.
         'torch_utils/ops/build.py',     # The cache of compiled operators.
-        'torch_utils/launcher.py',      # A temporary folder of its own.
         'video.py',
     }
     found = set()

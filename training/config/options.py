@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from dnnlib.computing import DEVICES, OPERATORS
 from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, Real, RealOrWord, Whole
 from torch_utils.network_schema import classes_for
 from training.config.base_configs import CONFIG_NAMES
@@ -165,9 +166,9 @@ OPTIONS_BY_HEADING = {
                help='Freeze that many layers of D [default: 0]'),
     ],
     'Performance': [
-        Option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']),
+        Option('--device', type=click.Choice(DEVICES),
                help='Where to compute [default: auto]'),
-        Option('--ops', type=click.Choice(['auto', 'native', 'reference']),
+        Option('--ops', type=click.Choice(OPERATORS),
                help='Operators: compiled (native), '
                'plain tensor operations (reference), or what there is [default: auto]'),
         Option('--precision', type=click.Choice(['auto', 'fp32', 'fp16', 'bf16']),

@@ -18,6 +18,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_origin
 
+from dnnlib.computing import DEVICES, OPERATORS
 from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, in_words, is_within
 from torch_utils import network_schema
 
@@ -198,8 +199,8 @@ class Config(Mapping):
     ada_kimg: float = setting('In which the strength can rise from 0 to 1', unit='kimg', within='(0, inf)')
 
     # Where and how it is computed.
-    device: str = setting('Where to compute', choices=('auto', 'cpu', 'cuda', 'mps'), changes=YES)
-    ops: str = setting('Operators', choices=('auto', 'native', 'reference'), changes=YES, default='auto')
+    device: str = setting('Where to compute', choices=DEVICES, changes=YES)
+    ops: str = setting('Operators', choices=OPERATORS, changes=YES, default='auto')
     cudnn_benchmark: bool = setting('Does cuDNN try its algorithms first?', changes=YES)
     allow_tf32: bool = setting('TF32 in convolutions and products')
     cuda_graphs: str = setting('Is a phase one launch?', choices=('auto', 'off', 'on'), changes=YES, default='auto')

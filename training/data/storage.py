@@ -4,7 +4,6 @@ Names are relative to the folder or archive and have forward slashes.
 """
 import hashlib
 import os
-import shutil
 import stat
 import zipfile
 import zlib
@@ -170,11 +169,9 @@ def open_writer(path: str):
 
 @contextmanager
 def _zip_writer(path: str) -> Iterator[Callable[[str, bytes], None]]:
-    with _in_place_of(path) as temporary:
-        with zipfile.ZipFile(temporary, 'w') as archive:
-            archive.comment = writing.MARK.encode()
-            yield lambda name, data: archive.writestr(_member(name), data)
-        os.replace(temporary, path)
+    with _in_place_of(path) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
+        archive.comment = writing.MARK.encode()
+        yield lambda name, data: archive.writestr(_member(name), data)
 
 
 def _member(name: str) -> zipfile.ZipInfo:
@@ -187,32 +184,24 @@ def _member(name: str) -> zipfile.ZipInfo:
 @contextmanager
 def _folder_writer(path: str) -> Iterator[Callable[[str, bytes], None]]:
     def add(name: str, data: bytes) -> None:
-        file = Path(temporary, name)
+        file = temporary / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
 
     with _in_place_of(path) as temporary:
-        os.mkdir(temporary)
+        temporary.mkdir()
         yield add
-        if os.path.isdir(path):
-            os.rmdir(path)
-        os.rename(temporary, path)
 
 
 @contextmanager
-def _in_place_of(path: str) -> Iterator[str]:
-    """A temporary name beside `path`; after an exception it is removed,
-    and so are the parents made for it."""
-    temporary = f'{path}.tmp{os.getpid()}'
+def _in_place_of(path: str) -> Iterator[Path]:
+    """`writing.atomic_path` in a folder that is made if need be; after an exception, what was made is removed."""
     made = [parent for parent in Path(path).parents if not parent.exists()]     # The innermost first.
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        yield temporary
+        with writing.atomic_path(path) as temporary:
+            yield temporary
     except BaseException:
-        if os.path.isdir(temporary):
-            shutil.rmtree(temporary)
-        elif os.path.exists(temporary):
-            os.remove(temporary)
         for parent in made:
             with suppress(OSError):         # Not made after all, or somebody else uses it by now.
                 parent.rmdir()

@@ -8,10 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
 from torch_utils import distributed
 from torch_utils.checkpoint import CheckpointError
+from torch_utils.nested import map_tensors, tensors_in
 from torch_utils.state_file import load_meta, load_state, save_state
 from training.config.schema import Config, problem_of
 from training.run.files import COUNT, problem_of_entries
@@ -139,20 +138,12 @@ def _try(path: str, apply: Callable) -> tuple[dict[str, Any] | None, str | None]
 
 def copy_of(state: Any) -> Any:
     """The same nested state with copies of all tensors, on the CPU."""
-    if isinstance(state, dict):
-        return {key: copy_of(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(copy_of(value) for value in state)
-    return state.detach().to('cpu', copy=True) if isinstance(state, torch.Tensor) else state
+    return map_tensors(lambda tensor: tensor.detach().to('cpu', copy=True), state)
 
 
 def num_bytes(state: Any) -> int:
     """Bytes of all tensors of a nested state."""
-    if isinstance(state, dict):
-        return sum(map(num_bytes, state.values()))
-    if isinstance(state, list | tuple):
-        return sum(map(num_bytes, state))
-    return state.numel() * state.element_size() if isinstance(state, torch.Tensor) else 0
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(state))
 
 
 def require_space(folder: Path, size: int, what: str) -> None:

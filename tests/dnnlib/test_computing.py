@@ -1,0 +1,25 @@
+"""The options --device and --ops: every command has the same choices, and they are written in one place."""
+import importlib
+
+import click
+import pytest
+from source_files import project_files
+
+from dnnlib.computing import DEVICES, OPERATORS
+
+COMMANDS = ('calc_metrics', 'copied', 'directions', 'generate', 'projector', 'style_mixing', 'train', 'video')
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+@pytest.mark.parametrize(('option', 'choices'), [('device', DEVICES), ('ops', OPERATORS)])
+def test_every_command_has_the_same_choices(command, option, choices):
+    kinds = {param.name: param.type for param in importlib.import_module(command).main.params}
+    if (command, option) == ('copied', 'ops'):
+        assert option not in kinds
+        return
+    assert isinstance(kinds[option], click.Choice) and tuple(kinds[option].choices) == choices
+
+
+@pytest.mark.parametrize('choices', ["'cuda', 'mps'", "'auto', 'native', 'reference'"])
+def test_the_choices_are_written_once(choices):
+    assert [file for file, source in project_files().items() if choices in source] == ['dnnlib/computing.py']
