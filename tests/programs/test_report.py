@@ -98,7 +98,7 @@ def test_curves_go_through_their_points(tmp_path):
     text = page(write_run(tmp_path / 'a'))
     figure = next(part for part in text.split('<figure>') if part.startswith("<figcaption>D&#39;s loss"))
     points = np.array([point.split(',') for point in re.search('points="(.*?)"', figure)[1].split()], float)
-    assert np.allclose(np.diff(points[:, 0]), points[1, 0] - points[0, 0]) and points[0, 0] > report.LEFT
+    assert np.allclose(np.diff(points[:, 0]), points[1, 0] - points[0, 0]) and points[0, 0] > report.MARGINS[0]
     assert np.all(np.diff(points[:, 1]) < 0)                    # D's loss rises; down is positive.
     labels = {text: float(y) - 4 for y, text in re.findall(r'y="([\d.]+)" text-anchor="end">([\d.]+)<', figure)}
     unit = labels['2'] - labels['3']                            # Pixels between the grid lines of 2 and 3.
