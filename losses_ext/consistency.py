@@ -5,6 +5,8 @@
 
 A acts on what the critic has been shown, after the augmentation of the run.
 """
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,9 +20,10 @@ class Shift:
         self.shift = shift
         self.flip = flip
 
-    def draw(self, img: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def draw(self, images_or_shape: Tensor | Sequence[int], generator: torch.Generator | None = None) -> Tensor:
         """[N,3], uniform in 0..1: of the mirror image, of the shift down, of that to the right."""
-        return torch.rand([len(img), 3], device=img.device, generator=generator)
+        num = getattr(images_or_shape, 'shape', images_or_shape)[0]
+        return torch.rand([num, 3], device=generator.device if generator is not None else None, generator=generator)
 
     def transform(self, img: Tensor, draw: Tensor) -> Tensor:
         """A(img), [N,C,H,W]."""

@@ -54,10 +54,13 @@ class ZCR(Regularizer):
     def _shared_neighbours(self, ctx: StepContext) -> Tensor:
         """Those of `ctx.gen`, as constants. Critics that share their fakes share them too: only the first knows the latents."""
         key = ('zcr', ctx.source, ctx.round)
-        if ctx.iteration.get(key, (None,))[0] is not ctx.gen:
-            with torch.no_grad():
-                ctx.iteration[key] = ctx.gen, self._neighbours(ctx)
-        return ctx.iteration[key][1]
+        if key in ctx.iteration:
+            return ctx.iteration[key]
+        with torch.no_grad():
+            img = self._neighbours(ctx)
+        if self.game.share_fakes and len(self.game.critics_of(ctx.source)) > 1:
+            ctx.iteration[key] = img
+        return img
 
     def _neighbours(self, ctx: StepContext) -> Tensor:
         """G(z + e), [N,C,H,W], with the draws that `ctx.gen` had."""

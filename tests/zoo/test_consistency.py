@@ -1,4 +1,6 @@
 """CR, bCR and zCR: their gradients against the formulas written out, the shift, what they leave alone."""
+import copy
+
 import pytest
 import torch
 from test_zoo import zoo_config
@@ -47,7 +49,7 @@ def test_what_leaves_the_image_is_reflected():
 
 def test_shifts_are_whole_pixels_up_to_the_farthest_each_way():
     shift = Shift(1 / 32, 0.0)
-    pixels = shift._pixels(256, shift.draw(torch.empty([4000, 1]), torch.Generator().manual_seed(0))[:, 1])
+    pixels = shift._pixels(256, shift.draw([4000, 3, 256, 256], torch.Generator().manual_seed(0))[:, 1])
     assert set(pixels.tolist()) == set(range(-8, 9))
 
 
@@ -127,6 +129,20 @@ def test_the_generators_part_of_zcr_is_the_formula():
 
 
 # What they leave alone.
+
+def test_critics_that_share_their_fakes_share_the_neighbours(tmp_path):
+    """Also if what phases share was copied in between, as by CUDA graphs: the second critic has other latents at hand."""
+    run, seen = setup.build(zoo_config([make_dataset(tmp_path / 'data.zip')], ['weco', 'zcr']), torch.device('cpu')), []
+    run.enter_stage(0)
+    judge = run.game.judge
+    run.game.judge = lambda ctx, critic, img, c, use, *args, **kwargs: (
+        seen.append(img) if use.startswith('zcr') else None, judge(ctx, critic, img, c, use, *args, **kwargs))[1]
+    shared, reals = {}, [stream.next_batch() for stream in run.reals]
+    for phase in [phase for phase in run.phases if phase.name in ('Dmain', 'D2main')]:
+        run_phase(run, phase, reals, shared)
+        shared = copy.deepcopy(shared)
+    assert len(seen) == 2 and torch.equal(*seen)
+
 
 @pytest.mark.parametrize('name', ['cr', 'bcr', 'zcr'])
 def test_statistics_of_the_logits_and_the_average_of_w_are_those_of_the_base(tmp_path, name):
