@@ -15,8 +15,8 @@ MAX_SIDE = 8192                 # What is larger is not read as training data.
                       '--transform=center-crop '
                       '--width=256 --height=256')
 @click.option('--source', metavar='PATH', required=True,
-              help='Folder, .zip archive, LSUN folder ..._lmdb, cifar-10-python.tar.gz, '
-                   'train-images-idx3-ubyte.gz.')
+              help='Folder, .zip archive, .tar or .parquet file or a folder of them, LSUN folder ..._lmdb, '
+                   'cifar-10-python.tar.gz, train-images-idx3-ubyte.gz.')
 @click.option('--dest', metavar='PATH',
               help='New folder or .zip archive; an archive that this program made is replaced.')
 @click.option('--check', is_flag=True,

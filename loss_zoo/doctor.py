@@ -20,6 +20,7 @@ EXTRAS = {          # Extra: (module that shows that it is installed, what it is
     'tensorboard': ('tensorboard', 'train --log=tensorboard'),
     'wandb': ('wandb', 'train --log=wandb'),
     'video': ('imageio_ffmpeg', 'mp4 files'),
+    'parquet': ('pyarrow', 'Parquet files of Hugging Face as sources'),
     'lmdb': ('lmdb', 'LSUN databases as sources'),
     'onnx': ('onnxscript', 'export --format=onnx'),
     'notebook': ('jupyterlab', 'docs/notebook.ipynb'),

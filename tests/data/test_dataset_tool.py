@@ -468,8 +468,8 @@ def test_refused_sources(tmp_path, files, options, message, dest):
 
 @pytest.mark.parametrize('name, message', [
     ('gone', 'no such file or folder'),
-    ('cats.tar', 'not a source of a known kind; there are folders, .zip archives, LSUN folders named ..._lmdb, '
-                 'cifar-10-python.tar.gz and train-images-idx3-ubyte.gz'),
+    ('cats.rar', 'not a source of a known kind; there are folders, .zip archives, LSUN folders named ..._lmdb, '
+                 '.tar and .parquet files, cifar-10-python.tar.gz and train-images-idx3-ubyte.gz'),
     ('cats.zip', 'cannot be read as a zip archive (File is not a zip file)'),
 ])
 def test_sources_that_are_none(tmp_path, name, message):

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dnnlib.picture_files import MAX_PIXELS
-from training.data import listing
+from training.data import listing, passed_over
 from training.data.cifar10 import read_cifar10
 from training.data.images import WHITE, decode, recolor
-from training.data.labels import Labels, MisplacedLabels, find_labels, label_array
+from training.data.labels import MAX_CLASSES, Labels, MisplacedLabels, find_labels, label_array
+from training.data.shards import PARQUET, TAR, open_shards, shards_at
 from training.data.storage import MAX_FILE_BYTES, DatasetError, FolderFiles, ZipFiles, open_files
 
 CIFAR10_FILE = 'cifar-10-python.tar.gz'
@@ -52,8 +53,11 @@ def open_originals(path: str, labels_from: str = 'json', background: tuple[int, 
     read = partial(decode, background=background, max_pixels=max_pixels)
     if not os.path.exists(path):
         raise DatasetError(f'{path}: no such file or folder')
-    if os.path.isdir(path) and not file_name.endswith('_lmdb') or file_name.lower().endswith('.zip'):
+    shards = [] if file_name.endswith('_lmdb') else shards_at(path)
+    if not shards and (os.path.isdir(path) and not file_name.endswith('_lmdb') or file_name.lower().endswith('.zip')):
         return _files(path, labels_from, read)
+    if shards and labels_from != 'folders':
+        return _shards(path, shards, read, labels_from)
     if labels_from == 'none':
         originals = open_originals(path, background=background, max_pixels=max_pixels)
         return originals._replace(items=(item._replace(label=None) for item in originals.items))
@@ -66,7 +70,7 @@ def open_originals(path: str, labels_from: str = 'json', background: tuple[int, 
     if file_name == MNIST_FILE:
         return _mnist(path)
     raise DatasetError(f'{path}: not a source of a known kind; there are folders, .zip archives, LSUN folders named '
-                       f'..._lmdb, {CIFAR10_FILE} and {MNIST_FILE}')
+                       f'..._lmdb, {TAR} and {PARQUET} files, {CIFAR10_FILE} and {MNIST_FILE}')
 
 
 def _files(path: str, labels_from: str, read: Callable[[bytes], np.ndarray]) -> Originals:
@@ -97,6 +101,21 @@ def _labels(files: FolderFiles | ZipFiles, names: list[str], labels_from: str) -
         return find_labels(files, names, 'natural-folders' if labels_from == 'folders' else labels_from)
     except MisplacedLabels as error:
         raise DatasetError(f'{error}; --labels-from=none leaves the labels out') from error
+
+
+def _shards(path: str, paths: list[str], read: Callable[[bytes], np.ndarray], labels_from: str) -> Originals:
+    """WebDataset and Parquet: encoded pictures in the order of the shards."""
+    found = open_shards(paths)
+
+    def items() -> Iterator[Item]:
+        for picture in found.pictures:
+            label = None if labels_from == 'none' else picture.label
+            if label is not None and not 0 <= label < MAX_CLASSES:
+                raise DatasetError(f'{path}: {picture.name} has class label {label}; classes are numbered from 0, up to '
+                                   f'{MAX_CLASSES - 1}; --labels-from=none leaves the labels out')
+            yield Item(picture.name, lambda picture=picture: read(picture.read()), label)
+
+    return Originals(path, items(), found.count, found.class_names, passed_over=passed_over.in_words(found.left_out))
 
 
 def _lsun(path: str, read: Callable[[bytes], np.ndarray]) -> Originals:
