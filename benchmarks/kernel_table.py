@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.page_parts import write_part  # noqa: E402
 
 ARCHITECTURES = '75,80,86,89,90,100,120'
-SOURCES = 'upfirdn2d.cu', 'bias_act.cu'
+SOURCES = 'upfirdn2d.cu', 'bias_act.cu', 'layer_act.cu'
 PAGE = ROOT / 'docs' / 'operators.md'
 TYPES = {'f': 'float32', 'd': 'float64', 'NS_8BFloat16E': 'bfloat16', 'NS_4HalfE': 'float16'}
 FIGURES = (r'(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n'
@@ -43,6 +43,8 @@ def name_of(mangled):
         return f'strip, x: {axes[0]}, y: {axes[1]}', dtype
     if 'BiasActKernel' in mangled:
         return f'bias_act, derivative {re.search("ELi([0-9])E|Li([0-9])E", mangled)[0].strip("ELi")}', dtype
+    if 'LayerAct' in mangled:
+        return 'layer_act, derivatives' if 'Grad' in mangled else 'layer_act', dtype
     return 'any filter', dtype
 
 

@@ -67,9 +67,8 @@ def modulated_conv2d(
     x, scale = convolve_modulated(
         x, weight, styles, up=up, down=down, padding=padding, resample_filter=resample_filter, demodulate=demodulate,
         flip_weight=flip_weight, fused_modconv=fused_modconv)
-    noise = None if noise is None else noise.to(x.dtype)
     if scale is None:
-        return x if noise is None else x + noise
+        return x if noise is None else x + noise.to(x.dtype)
     return scale_bias_act(x, scale, noise)
 
 
@@ -94,9 +93,9 @@ def convolve_modulated(
         x = conv2d_resample.conv2d_resample(x.reshape(1, -1, *x.shape[2:]), w.flatten(0, 1), groups=len(w), **resample)
         return x.reshape(len(w), -1, *x.shape[2:]), None
 
-    x = scale_bias_act(x, styles.to(x.dtype))
+    x = scale_bias_act(x, styles)
     x = conv2d_resample.conv2d_resample(x, _kernel(weight, x), **resample)
-    return x, None if demod is None else demod.to(x.dtype)
+    return x, demod
 
 
 def _prenormalize(weight, styles):
@@ -332,18 +331,18 @@ class SynthesisLayer(nn.Module):
         x, scale = convolve_modulated(
             x, self.weight, self.affine(w), up=self.up, padding=self.padding, resample_filter=self.resample_filter,
             flip_weight=(self.up == 1), fused_modconv=fused_modconv)
-        noise = None if noise is None else noise.to(x.dtype)
-        return _activate(x, self.bias, self.activation, gain, self.conv_clamp, scale, noise)
+        strength = None if noise is None else self.noise_strength
+        return _activate(x, self.bias, self.activation, gain, self.conv_clamp, scale, noise, strength)
 
     def _noise(self, x, mode, generator):
-        """[N, 1, resolution, resolution] or [resolution, resolution] float32, or None."""
+        """[N, 1, resolution, resolution] or [resolution, resolution] float32, without its strength, or None."""
         check_choice('noise_mode', mode, NOISE_MODES)
         if not self.use_noise or mode == 'none':
             return None
         if mode == 'const':
-            return self.noise_const * self.noise_strength
+            return self.noise_const
         shape = [x.shape[0], 1, self.resolution, self.resolution]
-        return torch.randn(shape, device=x.device, generator=generator) * self.noise_strength
+        return torch.randn(shape, device=x.device, generator=generator)
 
 
 class ToRGBLayer(nn.Module):
@@ -410,12 +409,11 @@ class _Scaled(torch.autograd.Function):
         return grad * factor, None, None, None     # In the type of `factor`, which has an axis.
 
 
-def _activate(x, bias, activation, gain, clamp, scale=None, noise=None):
-    """Bias, activation with its own gain times `gain`, clamp scaled by `gain`; before that, scale [N,
-    C] and noise."""
-    bias = None if bias is None else bias.to(x.dtype)
+def _activate(x, bias, activation, gain, clamp, scale=None, noise=None, strength=None):
+    """Bias, activation with its own gain times `gain`, clamp scaled by `gain`; before that, scale [N, C] and noise."""
     options = {'act': activation, 'gain': bias_act.activation_funcs[activation].def_gain * gain,
                'clamp': None if clamp is None else clamp * gain}
     if scale is None:
-        return bias_act.bias_act(x if noise is None else x + noise, bias, **options)
-    return scale_bias_act(x, scale, noise, bias, **options)
+        x = x if noise is None else x + (noise * strength).to(x.dtype)
+        return bias_act.bias_act(x, bias, **options)
+    return scale_bias_act(x, scale, noise, bias, strength=strength, **options)

@@ -12,8 +12,10 @@ template <class Kernel> void run(const Kernel& kernel) {
         memset(memory.data(), 0xff, memory.size());
         auto& shared = *reinterpret_cast<typename Kernel::Shared*>(memory.data());
         for (int thread = 0; thread < zoo::block_threads; ++thread) kernel.template phase<0>(block, thread, shared);
-        if constexpr (Kernel::phases == 2)
+        if constexpr (Kernel::phases >= 2)
             for (int thread = 0; thread < zoo::block_threads; ++thread) kernel.template phase<1>(block, thread, shared);
+        if constexpr (Kernel::phases >= 3)
+            for (int thread = 0; thread < zoo::block_threads; ++thread) kernel.template phase<2>(block, thread, shared);
     }
 }
 
@@ -33,6 +35,21 @@ template <class T> bool run_upfirdn2d(const zoo::Resample& r, const void* x, con
     });
     if (general) run(zoo::GatherKernel<T>{r, static_cast<const T*>(x), f, static_cast<T*>(y)});
     return special;
+}
+
+// images: x, y, dy; others: scale, noise, strength, b. Returns the number of tiles; without `sums` only that.
+template <class T> int64_t run_layer_act(const zoo::LayerAct& p, int act, const void* const* images, const void* const* others,
+                                         void* out, void* sums, bool derivatives) {
+    using S = zoo::compute_t<T>;
+    const auto image = [&](int i) { return static_cast<const T*>(images[i]); };
+    const auto other = [&](int i) { return static_cast<const S*>(others[i]); };
+    const zoo::LayerActTensors<T, S> tensors{image(0), image(1), image(2), other(0), other(1), other(2), other(3),
+                                             static_cast<T*>(out), static_cast<S*>(sums)};
+    const int pack = zoo::layer_act_pack(p, sizeof(T), tensors);
+    const zoo::LayerActTiles tiles = zoo::layer_act_tiles(p, pack);
+    if (!derivatives || sums)
+        zoo::with_kernel(p, act, pack, tensors, derivatives ? &tiles : nullptr, [](const auto& kernel) { run(kernel); });
+    return tiles.tiles;
 }
 
 }  // namespace
@@ -70,4 +87,15 @@ extern "C" void host_convert(bool bfloat16, const float* from, uint16_t* narrowe
         narrowed[i] = bfloat16 ? b.bits : h.bits;
         widened[i] = bfloat16 ? zoo::widen(b) : zoo::widen(h);
     }
+}
+
+// sizes: samples, channels, pixels; numbers: alpha, gain, clamp.
+extern "C" int64_t host_layer_act(int type, const int64_t* sizes, bool channels_last, bool own_noise, const double* numbers, int act,
+                                  const void* const* images, const void* const* others, void* out, void* sums, bool derivatives) {
+    const zoo::BiasAct options{sizes[0] * sizes[1] * sizes[2], 1, 1, numbers[0], numbers[1], numbers[2]};
+    const zoo::LayerAct p{sizes[0], sizes[1], sizes[2], channels_last, own_noise, options};
+    if (type == 0) return run_layer_act<float>(p, act, images, others, out, sums, derivatives);
+    if (type == 1) return run_layer_act<double>(p, act, images, others, out, sums, derivatives);
+    if (type == 2) return run_layer_act<zoo::BFloat16>(p, act, images, others, out, sums, derivatives);
+    return run_layer_act<zoo::Half>(p, act, images, others, out, sums, derivatives);
 }

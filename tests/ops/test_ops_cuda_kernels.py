@@ -42,7 +42,8 @@ needs_nvcc = pytest.mark.skipif(build.find_nvcc() is None, reason='no nvcc on th
 
 
 @needs_nvcc
-@pytest.mark.parametrize('source, which', [('upfirdn2d.cu', 0), ('bias_act.cu', -1)], ids=['oldest', 'newest'])
+@pytest.mark.parametrize('source, which', [('upfirdn2d.cu', 0), ('bias_act.cu', -1), ('layer_act.cu', 0)],
+                         ids=['oldest', 'newest', 'layer_act'])
 def test_kernels_compile_without_warnings(source, which, tmp_path):
     """One source each, for the sake of time; the next test does all."""
     compile_for(gpu_architectures()[which], source, tmp_path)
@@ -50,7 +51,7 @@ def test_kernels_compile_without_warnings(source, which, tmp_path):
 
 @needs_nvcc
 @pytest.mark.slow
-@pytest.mark.parametrize('source', ['upfirdn2d.cu', 'bias_act.cu'])
+@pytest.mark.parametrize('source', ['upfirdn2d.cu', 'bias_act.cu', 'layer_act.cu'])
 def test_kernels_compile_without_warnings_for_every_architecture(source, tmp_path):
     for architecture in gpu_architectures():
         compile_for(architecture, source, tmp_path)
@@ -218,6 +219,59 @@ def test_bias_act_kernels_compute_value_and_derivatives(host, act, dtype, layout
         for obtained, expected in ((first, dx), (second, d2x)):
             obtained = obtained.where(~near_clamp, expected)
             torch.testing.assert_close(obtained, expected, rtol=tolerance, atol=3 * tolerance)
+
+
+LAYER_SIZES = (3, 7, 1, 1), (2, 20, 4, 4), (2, 3, 5, 7), (1, 64, 9, 12), (2, 96, 20, 31), (1, 5, 70, 90), (3, 513, 1, 2)
+
+
+def layer_act_on_host(host, images, others, act, gain, clamp, derivatives):
+    """The value, or (dx, sums [3, N, C])."""
+    x = images[0]
+    sizes = (ctypes.c_int64 * 3)(len(x), x.shape[1], x.shape[2] * x.shape[3])
+    numbers = (ctypes.c_double * 3)(0.2, gain, float('nan') if clamp is None else clamp)
+    host.host_layer_act.restype = ctypes.c_int64
+    out = torch.full_like(x, float('nan'))
+    arguments = [TYPES[x.dtype], sizes, not x.is_contiguous(), others[1] is not None and len(others[1]) == len(x), numbers,
+                 list(activation_funcs).index(act), (ctypes.c_void_p * 3)(*map(pointer, images)),
+                 (ctypes.c_void_p * 4)(*map(pointer, others)), pointer(out)]
+    if not derivatives:
+        host.host_layer_act(*arguments, None, False)
+        return out
+    tiles = host.host_layer_act(*arguments, None, True)
+    sums = torch.full([3, len(x), tiles, x.shape[1]], float('nan'), dtype=torch.promote_types(x.dtype, torch.float32))
+    host.host_layer_act(*arguments, pointer(sums), True)
+    return out, sums.sum(2)
+
+
+@layouts
+@dtypes
+@pytest.mark.parametrize('act, clamp', [('linear', None), ('lrelu', 0.7), ('lrelu', None), ('linear', 0.9)])
+def test_layer_act_kernels_compute_value_and_first_derivatives(host, act, clamp, dtype, layout):
+    """Sizes with which packs of four fit and do not, and blocks and tiles overhang; parts that are left out."""
+    wide = torch.promote_types(dtype, torch.float32)
+    tolerance = 4 * TOLERANCE[dtype]
+    clamp = clamp and torch.tensor(clamp, dtype=torch.float64).to(dtype).item()     # As the operators round it.
+    for number, size in enumerate(LAYER_SIZES):
+        n, c, h, w = size
+        x, dy = (torch.randn(size).to(dtype).contiguous(memory_format=layout) for _ in range(2))
+        scale, noise, b = (torch.randn(shape).to(wide) for shape in ([n, c], [n if number % 2 else 1, 1, h, w], [c]))
+        for parts in ((scale, noise, torch.tensor(0.5, dtype=wide), b), (None, None, None, b), (scale, None, None, None)):
+            s, z, strength, bias = (None if t is None else t.double() for t in parts)
+            t = x.double() * (1 if s is None else s[:, :, None, None])
+            t = t + (0 if z is None else z * strength) + (0 if bias is None else bias[:, None, None])
+            expected = bias_act(t, act=act, gain=1.3, clamp=clamp, impl='ref')
+            y = layer_act_on_host(host, (x, None, None), parts, act, 1.3, clamp, derivatives=False)
+            assert (y.double() - expected).abs().max() <= tolerance * expected.abs().max()
+
+            # Slopes are told from the rounded value, which is left out where all are the same.
+            ref = y if act == 'lrelu' or clamp else None
+            d = 1.3 * dy.double() * torch.where((y > 0) | (act == 'linear'), 1, 0.2)
+            d *= y.double().abs() < (clamp or torch.inf)
+            dx, sums = layer_act_on_host(host, (x, ref, dy), parts, act, 1.3, clamp, derivatives=True)
+            expected = d * (1 if s is None else s[:, :, None, None])
+            assert (dx.double() - expected).abs().max() <= tolerance * expected.abs().max()
+            for obtained, product in zip(sums, (d * x.double(), d, d * (0 if z is None else z))):
+                assert (obtained.double() - product.sum([2, 3])).abs().max() <= 1e-5 * product.abs().sum([2, 3]).max()
 
 
 def test_half_precision_conversions_agree_with_torch(host):

@@ -103,3 +103,59 @@ def test_registration_passes_torchs_own_check(native):  # noqa: F811
     options = 2, 0.2, 1.5, 0.8
     torch.library.opcheck(native.scale_bias_act.default, (x, scale, noise, b, *options))
     torch.library.opcheck(native.scale_bias_act_grad.default, (torch.randn_like(x), x, x, scale, *options))
+
+
+# layer_act, the operator for GPUs: its CPU implementation is the definition, its derivatives are the same everywhere.
+
+PARTS = {'all': 'x scale noise strength b', 'bias': 'x b', 'scale': 'x scale', 'no strength': 'x scale noise b'}
+
+
+def layer_act(dtype, parts, act=2, clamp=0.8, layout=torch.channels_last):
+    """(function of the parts that are there, these parts)."""
+    torch.manual_seed(0)
+    shapes = {'x': [2, 3, 2, 3], 'scale': [2, 3], 'noise': [2, 1, 2, 3], 'strength': [], 'b': [3]}
+    names = PARTS[parts].split()
+    wide = torch.promote_types(dtype, torch.float32)
+    tensors = [torch.randn(shapes[name], dtype=torch.float64).to(dtype if name == 'x' else wide) for name in names]
+    tensors[0] = tensors[0].contiguous(memory_format=layout)
+    for name, tensor in zip(names, tensors):
+        tensor.requires_grad_(name != 'noise')
+
+    def op(*tensors):
+        given = dict(zip(names, tensors))
+        return torch.ops.stylegan2_loss_zoo.layer_act(*map(given.get, shapes), act, 0.2, 1.5, clamp)
+    return op, tensors
+
+
+@pytest.mark.parametrize('parts', PARTS)
+@pytest.mark.parametrize('act, clamp', [(0, None), (2, None), (2, 0.8)])
+def test_layer_act_has_first_and_second_derivatives(native, parts, act, clamp):  # noqa: F811
+    op, tensors = layer_act(torch.float64, parts, act, clamp)
+    assert gradcheck(op, tensors) and gradgradcheck(op, tensors)
+
+
+@pytest.mark.parametrize('parts', PARTS)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_layer_act_gives_gradients_of_the_kinds_of_its_arguments(native, parts, dtype):  # noqa: F811
+    """The fast derivatives are those that can be derived again; only images are rounded."""
+    op, tensors = layer_act(dtype, parts)
+    leaves = [tensor for tensor in tensors if tensor.requires_grad]
+    y = op(*tensors)
+    assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
+    dy = torch.randn_like(y)
+    fast, slow = (torch.autograd.grad(y, leaves, dy, retain_graph=True, create_graph=again)
+                  for again in (False, dtype != torch.float16))             # CPUs have no bias_act in float16.
+    for leaf, a, b in zip(leaves, fast, slow):
+        assert a.dtype == leaf.dtype and a.shape == leaf.shape
+        tolerance = 1e-5 if dtype == torch.float32 else 0.03
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_layer_act_refuses_what_does_not_fit(native):  # noqa: F811
+    op, (x, scale, noise, strength, b) = layer_act(torch.float32, 'all')
+    for wrong in ((x, scale[:1], noise, strength, b), (x, scale, noise[:, 0], strength, b), (x, scale, noise, strength, b[:2]),
+                  (x, scale.double(), noise, strength, b), (x[0], scale, noise, strength, b)):
+        with pytest.raises(RuntimeError, match='must be'):
+            op(*wrong)
+    with pytest.raises(RuntimeError, match='noise has no derivative'):
+        op(x, scale, noise.clone().requires_grad_(), strength, b).sum().backward()

@@ -8,7 +8,7 @@ import torch
 
 from torch_utils.ops import backend, build
 
-OPERATORS = {'cpu': ('upfirdn2d', 'bias_act', 'scale_bias_act'), 'cuda': ('upfirdn2d', 'bias_act')}
+OPERATORS = {'cpu': ('upfirdn2d', 'bias_act', 'scale_bias_act'), 'cuda': ('upfirdn2d', 'bias_act', 'layer_act')}
 
 
 @click.group(help='Compiled operators: upfirdn2d, bias_act, scale_bias_act.')

@@ -51,7 +51,7 @@ def bias_act(
 
     Args:
         x:     Tensor of any shape, floating point.
-        b:     Bias [x.shape[dim]] with the dtype of `x`, or None.
+        b:     Bias [x.shape[dim]], or None: with the dtype of `x`, or float32, which is rounded to that of `x` but on GPUs.
         dim:   Axis of `x` that the bias belongs to, 0 or more; of no consequence without bias.
         act:   Name of the activation, a key of `activation_funcs`.
         alpha: Slope of `lrelu` for negative values; None: 0.2.
@@ -68,8 +68,17 @@ def bias_act(
     gain = float(spec.def_gain if gain is None else gain)
     if (act != 'lrelu' or alpha >= 0) and backend.use_native(impl, x):      # Its slope is told from the sign of y.
         index = list(activation_funcs).index(act)
+        if b is not None and dim == 1 and is_one_kernel(x, act):
+            b = b.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+            return torch.ops.stylegan2_loss_zoo.layer_act(x, None, None, None, b, index, alpha, gain, clamp)
+        b = None if b is None else b.to(x.dtype)
         return torch.ops.stylegan2_loss_zoo.bias_act(x, b, dim, index, alpha, gain, clamp)
-    return _plain(x, b, dim, spec.func, alpha, gain, clamp)
+    return _plain(x, None if b is None else b.to(x.dtype), dim, spec.func, alpha, gain, clamp)
+
+
+def is_one_kernel(x: Tensor, act: str) -> bool:
+    """Has `layer_act` a kernel for images like this, which adds the gradients of channels up in the pass of the images?"""
+    return x.device.type == 'cuda' and x.ndim == 4 and act in ('linear', 'lrelu')
 
 
 def _check(x, b, dim, act, clamp):
@@ -80,7 +89,7 @@ def _check(x, b, dim, act, clamp):
         return
     assert 0 <= dim < x.ndim, f'dim={dim}: x has axes 0 ... {x.ndim - 1}'
     assert list(b.shape) == [x.shape[dim]], f'b {list(b.shape)}: must be [{x.shape[dim]}], x being {list(x.shape)}'
-    assert b.dtype == x.dtype, f'b is {b.dtype}, x is {x.dtype}'
+    assert b.dtype in (x.dtype, torch.float32), f'b is {b.dtype}, x is {x.dtype}'
 
 
 def _plain(x, b, dim, func, alpha, gain, clamp):

@@ -28,7 +28,7 @@ SOURCE_DIR = Path(__file__).parent / 'csrc'
 LIBRARIES = {
     'cpu': ('operators.cpp', 'bindings_cpu.cpp', 'bias_act_cpu.cpp', 'scale_bias_act_cpu.cpp',
             'upfirdn2d_cpu.cpp'),
-    'cuda': ('bindings_cuda.cpp', 'bias_act.cu', 'upfirdn2d.cu'),
+    'cuda': ('bindings_cuda.cpp', 'bias_act.cu', 'layer_act.cu', 'upfirdn2d.cu'),
 }
 BASE_FLAGS = ('-std=c++20', '-fPIC', '-Wall')
 KERNEL_FLAGS = ('-O3', '-fopenmp-simd')             # For the files that do arithmetic; they know no torch.

@@ -1,36 +1,50 @@
 """What follows a modulated convolution, in one operator: factors of channels, noise, bias, activation, gain and clamp:
 
-    y = clamp(gain * act(x * scale + noise + b), -c, c)
+    y = clamp(gain * act(x * scale + noise * strength + b), -c, c)
 
-On CPUs it is compiled for channels-last images: one pass over memory and, in the backward pass, one more for the gradients
-of all its inputs. Elsewhere, and wherever second derivatives are asked for, it consists of other operators.
+On GPUs it is one kernel (`layer_act`), and so are its first derivatives. On CPUs it is compiled for channels-last images: one
+pass over memory and, in the backward pass, one more for the gradients of all its inputs. Elsewhere, and wherever second
+derivatives are asked for, it consists of other operators.
 """
 import torch
 from torch import Tensor
 
 from torch_utils.ops import backend
-from torch_utils.ops.bias_act import activation_funcs, bias_act
+from torch_utils.ops.bias_act import activation_funcs, bias_act, is_one_kernel
 from torch_utils.ops.fma import fma
 
 
 def scale_bias_act(x: Tensor, scale: Tensor, noise: Tensor | None = None, b: Tensor | None = None, act: str = 'linear',
-                   gain: float | None = None, clamp: float | None = None, impl: str = 'auto') -> Tensor:
+                   gain: float | None = None, clamp: float | None = None, impl: str = 'auto',
+                   strength: Tensor | None = None) -> Tensor:
     """Scales channels, adds noise and a bias, applies an activation function, scales and clamps; twice differentiable.
 
     Args:
         x:     Images [N, C, H, W], floating point.
-        scale: Factor of every channel [N, C] with the dtype of `x`.
-        noise: [N, 1, H, W], [1, 1, H, W] or [H, W] with the dtype of `x`, or None.
-        b:     Bias [C] with the dtype of `x`, or None.
+        scale: Factor of every channel [N, C].
+        noise: [N, 1, H, W], [1, 1, H, W] or [H, W], or None.
+        b:     Bias [C], or None.
         act, gain, clamp: As in `bias_act`.
         impl:  Implementation, see `torch_utils.ops.backend`.
+        strength: Factor of the noise [], or None.
+
+    What is no image may have the dtype of `x` or float32; but on GPUs it is rounded to that of `x`.
 
     Returns:
         Images with the shape, dtype and memory format of `x`.
     """
+    spec = activation_funcs[act]
+    options = list(activation_funcs).index(act), float(spec.def_alpha), float(spec.def_gain if gain is None else gain), clamp
+    is_fused = is_one_kernel(x, act) and not (noise is not None and noise.requires_grad) and backend.use_native(impl, x)
+    if is_fused:
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        noise = noise[None, None] if noise is not None and noise.ndim == 2 else noise
+        others = [None if t is None else t.to(wide) for t in (scale, noise, strength, b)]
+        return torch.ops.stylegan2_loss_zoo.layer_act(x, *others, *options)
+    if strength is not None:
+        noise = noise * strength
+    scale, noise, b = (None if t is None else t.to(x.dtype) for t in (scale, noise, b))
     if _is_compiled(x, act) and backend.use_native(impl, x):
-        spec = activation_funcs[act]
-        options = list(activation_funcs).index(act), float(spec.def_alpha), float(spec.def_gain if gain is None else gain), clamp
         noise = x.new_zeros([1, 1, *x.shape[2:]]) if noise is None else noise.expand(-1 if noise.ndim == 4 else 1, 1, -1, -1)
         return _Compiled.apply(x, scale, noise, x.new_zeros(x.shape[1]) if b is None else b, options)
     scale = scale[:, :, None, None]

@@ -35,6 +35,7 @@ def try_operators(device: str, dtypes: Iterable[torch.dtype]) -> None:
                     x = _wave(shape).to(dtype).contiguous(memory_format=layout)
                     _try_filters(x, device)
                     _try_activation(x, device)
+                    _try_layer(x, device)
 
 
 def _try_filters(x, device):
@@ -53,6 +54,25 @@ def _try_activation(x, device):
     _compare('bias_act', y, partial(ops.bias_act, x.to(device), b.to(device), *options), x.dtype, device)
     _compare('bias_act (derivative)', x.double() * slope,
              partial(ops.bias_act_grad, x.to(device), y.to(device), None, *options), x.dtype, device)
+
+
+def _try_layer(x, device):
+    """layer_act and its derivatives, the sums over pixels among them."""
+    ops, options = torch.ops.stylegan2_loss_zoo, (LRELU, SLOPE, GAIN, CLAMP)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    shapes = x.shape[:2], [len(x), 1, *x.shape[2:]], x.shape[1:2]
+    scale, noise, b = (_wave(shape).to(wide) for shape in shapes)
+    strength = torch.tensor(0.5, dtype=wide)
+    t = x.double() * scale.double()[:, :, None, None] + noise.double() * 0.5
+    y = expected_activated(t, b).to(x.dtype)
+    parts = [t.to(device) for t in (scale, noise, strength, b)]
+    _compare('layer_act', y, partial(ops.layer_act, x.to(device), *parts, *options), x.dtype, device)
+    d = x.double() * torch.where(y > 0, GAIN, GAIN * SLOPE) * (y.abs() < y.abs().max())
+    arguments = x.to(device), y.to(device), x.to(device), *parts[:2], *options
+    for place, (name, expected) in enumerate({
+            'derivative': d * scale.double()[:, :, None, None],
+            'sums': torch.stack([(d * other).sum([2, 3]) for other in (x.double(), 1, noise.double())])}.items()):
+        _compare(f'layer_act ({name})', expected, lambda place=place: ops.layer_act_grad(*arguments)[place], x.dtype, device)
 
 
 def expected_filtered(x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int]) -> Tensor:

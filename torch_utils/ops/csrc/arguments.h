@@ -3,6 +3,7 @@
 #pragma once
 
 #include "bias_act.h"
+#include "layer_act.h"
 #include "upfirdn2d.h"
 
 #include <ATen/core/Tensor.h>
@@ -76,6 +77,36 @@ inline Tensor like(const Tensor& tensor, const char* name, const Tensor& x, at::
     check_same(tensor, name, x, "the tensor it belongs to");
     TORCH_CHECK(tensor.sizes() == x.sizes(), name, " ", tensor.sizes(), ": must be ", x.sizes());
     return tensor.contiguous(format);
+}
+
+// layer_act and its derivatives. What is no image has the type that the kernel computes in.
+
+struct LayerActParts { OptionalTensor scale, noise, strength, b; };
+
+inline at::ScalarType compute_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+// `part`, if it is there, must have this shape; -1 stands for any size.
+inline void check_part(const OptionalTensor& part, const char* name, const Tensor& x, at::IntArrayRef shape) {
+    if (!part) return;
+    TORCH_CHECK(part->scalar_type() == compute_type(x) && part->device() == x.device(), name, " is ", part->scalar_type(), " on ",
+                part->device(), ": must be ", compute_type(x), " on ", x.device());
+    bool fits = part->dim() == int64_t(shape.size());
+    for (int64_t axis = 0; fits && axis < part->dim(); ++axis) fits = shape[axis] == -1 || part->size(axis) == shape[axis];
+    TORCH_CHECK(fits, name, " ", part->sizes(), ": must be ", shape, " for x ", x.sizes());
+}
+
+inline LayerAct layer_act_arguments(const Tensor& x, const LayerActParts& parts, int64_t act, double alpha, double gain,
+                                    std::optional<double> clamp) {
+    TORCH_CHECK(x.dim() == 4, "x has ", x.dim(), " axes: must be [N, C, H, W]");
+    TORCH_CHECK(has_layer_act(act), "act=", act, ": must be linear or lrelu");
+    check_part(parts.scale, "scale", x, {x.size(0), x.size(1)});
+    check_part(parts.noise, "noise", x, {-1, 1, x.size(2), x.size(3)});
+    check_part(parts.strength, "strength", x, {});
+    check_part(parts.b, "b", x, {x.size(1)});
+    const bool own_noise = parts.noise && parts.noise->size(0) == x.size(0);
+    TORCH_CHECK(!parts.noise || own_noise || parts.noise->size(0) == 1, "noise ", parts.noise->sizes(), ": must be [N or 1, 1, H, W]");
+    return {x.size(0), x.size(1), x.size(2) * x.size(3), layout(x) == at::MemoryFormat::ChannelsLast, own_noise,
+            bias_act_arguments(x, {}, 1, act, alpha, gain, clamp)};
 }
 
 // upfirdn2d.

@@ -3,7 +3,14 @@
 #include "cpu_kernels.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/abs.h>
+#include <ATen/ops/clamp.h>
+#include <ATen/ops/gt.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/sum.h>
+#include <ATen/ops/where.h>
 
 namespace zoo {
 namespace {
@@ -101,8 +108,43 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> scale_bias_act_grad(
     return {dx, d_scale.sum(1).to(dtype), d_noise, d_b.sum(at::IntArrayRef({0, 1})).to(dtype)};
 }
 
+// layer_act, which has kernels on CUDA only, as its definition reads.
+
+Tensor spread(const Tensor& part) { return part.unsqueeze(-1).unsqueeze(-1); }
+
+Tensor layer_act(const Tensor& x, const OptionalTensor& scale, const OptionalTensor& noise, const OptionalTensor& strength,
+                 const OptionalTensor& b, int64_t act, double alpha, double gain, std::optional<double> clamp) {
+    const LayerAct p = layer_act_arguments(x, {scale, noise, strength, b}, act, alpha, gain, clamp);
+    Tensor t = x.to(compute_type(x));
+    if (scale) t = t * spread(*scale);
+    if (noise) t = t + (strength ? *noise * *strength : *noise);
+    if (b) t = t + spread(*b);
+    if (Act(act) == Act::lrelu) t = at::where(t > 0, t, t * alpha);
+    t = t * gain;
+    if (clamp) t = t.clamp(-p.options.clamp, p.options.clamp);
+    return t.to(x.options(), false, false, layout(x));
+}
+
+std::tuple<Tensor, Tensor> layer_act_grad(
+        const Tensor& dy, const OptionalTensor& y, const OptionalTensor& x, const OptionalTensor& scale, const OptionalTensor& noise,
+        int64_t act, double alpha, double gain, std::optional<double> clamp) {
+    const Tensor& shaped = y ? *y : x ? *x : dy;
+    const LayerAct p = layer_act_arguments(shaped, {scale, noise, {}, {}}, act, alpha, gain, clamp);
+    const auto wide = compute_type(dy);
+    Tensor d = dy.to(wide) * gain;
+    if (y && Act(act) == Act::lrelu) d = at::where(*y > 0, d, d * alpha);
+    if (y && clamp) d = d * (y->abs() < p.options.clamp);
+    constexpr std::array<int64_t, 2> pixels{2, 3};
+    const Tensor none = d.new_zeros({p.samples, p.channels});
+    const Tensor sums = at::stack({x ? (d * x->to(wide)).sum(pixels) : none, d.sum(pixels), noise ? (d * *noise).sum(pixels) : none});
+    const Tensor dx = scale ? d * spread(*scale) : d;
+    return {dx.to(shaped.options(), false, true, layout(shaped)), sums};
+}
+
 TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, CPU, library) {
     implement<Cpu>(library);
+    library.impl("layer_act", layer_act);
+    library.impl("layer_act_grad", layer_act_grad);
     library.impl("scale_bias_act", scale_bias_act);
     library.impl("scale_bias_act_grad", scale_bias_act_grad);
 }

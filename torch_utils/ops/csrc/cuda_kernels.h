@@ -5,6 +5,7 @@
 #pragma once
 
 #include "bias_act.h"
+#include "layer_act.h"
 #include "upfirdn2d.h"
 
 #include <utility>
@@ -14,6 +15,18 @@ namespace zoo {
 constexpr int block_threads = 256;
 
 HOST_DEVICE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// So many neighbours in memory, moved by one instruction.
+template <class T, int size> struct alignas(sizeof(T) * size) Pack { T at[size]; };
+
+template <int size, class T> bool can_pack(const T* x) { return reinterpret_cast<uintptr_t>(x) % sizeof(Pack<T, size>) == 0; }
+
+// rest = rest / size; returns the remainder.
+HOST_DEVICE int take(unsigned& rest, unsigned size) {
+    const unsigned before = rest;
+    rest /= size;
+    return int(before - rest * size);
+}
 
 // bias_act and its derivatives: every thread does a few elements, neighbouring threads neighbouring elements.
 template <class T, int order, Act act> struct BiasActKernel {
@@ -49,6 +62,212 @@ void with_kernel(int order, const BiasAct& p, int act, const BiasActTensors<T>& 
     with_order_and_act(order, act, [&](auto n, auto activation) {
         run(BiasActKernel<T, n, activation>{p, Activation<activation, compute_t<T>>(p), tensors});
     });
+}
+
+// layer_act, its value: every thread does a few packs of neighbours in memory, which are pixels or channels.
+template <class T, Act act, bool channels_last, int size> struct LayerActKernel {
+    using S = compute_t<T>;
+    static constexpr int phases = 1, thread_packs = 2;
+    struct Shared {};
+
+    LayerAct p;
+    Activation<act, S> op;
+    LayerActTensors<T, S> tensors;
+
+    int64_t packs() const { return p.samples * p.channels * p.pixels / size; }
+    int64_t blocks() const { return divide_up(packs(), block_threads * thread_packs); }
+
+    template <int> HOST_DEVICE void phase(int64_t block, int thread, Shared&) const {
+        const int64_t elements = p.samples * p.channels * p.pixels;
+        UNROLL
+        for (int k = 0; k < thread_packs; ++k) {
+            const int64_t i = ((block * thread_packs + k) * block_threads + thread) * size;
+            if (i >= elements) return;
+            if (elements <= INT32_MAX)                          // Much faster than in 64 bits.
+                compute(i, locate(uint32_t(i)));
+            else
+                compute(i, locate(uint64_t(i)));
+        }
+    }
+
+private:
+    struct Place { int64_t sample, channel, pixel; };
+
+    template <class Int> HOST_DEVICE Place locate(Int i) const {
+        const Int fast = Int(channels_last ? p.channels : p.pixels), slow = Int(channels_last ? p.pixels : p.channels);
+        const Int row = i / fast, sample = row / slow, first = i - row * fast, second = row - sample * slow;
+        return {int64_t(sample), int64_t(channels_last ? first : second), int64_t(channels_last ? second : first)};
+    }
+
+    HOST_DEVICE void compute(int64_t i, const Place& at) const {
+        const Pack<T, size> x = *reinterpret_cast<const Pack<T, size>*>(tensors.x + i);
+        const S* noise = tensors.noise ? tensors.noise + (p.own_noise ? at.sample * p.pixels : 0) + at.pixel : nullptr;
+        const S strength = tensors.strength ? *tensors.strength : S(1);
+        Pack<T, size> y;
+        UNROLL
+        for (int k = 0; k < size; ++k) {
+            const int64_t channel = at.channel + (channels_last ? k : 0);
+            S t = widen(x.at[k]);
+            if (tensors.scale) t *= tensors.scale[at.sample * p.channels + channel];
+            if (noise) t += noise[channels_last ? 0 : k] * strength;
+            if (tensors.b) t += tensors.b[channel];
+            narrow(op.template apply<0>(S(0), S(0), t), y.at[k]);
+        }
+        *reinterpret_cast<Pack<T, size>*>(tensors.out + i) = y;
+    }
+};
+
+constexpr int tile_rounds = 16;     // Packs of a thread of the derivatives.
+
+// A column is what a thread does of the channels: `size` of them where they are neighbours, else one.
+inline LayerActTiles layer_act_tiles(const LayerAct& p, int size) {
+    const int64_t columns = p.channels_last ? p.channels / size : p.channels, most = p.channels_last ? 16 : block_threads;
+    const int64_t pixels = p.channels_last ? p.pixels : divide_up(p.pixels, size);
+    LayerActTiles t{1, block_threads, 0, 0};
+    while (t.columns < most && t.columns < columns && (p.channels_last || t.lanes / 2 >= pixels)) t.columns *= 2, t.lanes /= 2;
+    t.tiles = divide_up(pixels, int64_t(t.lanes) * tile_rounds);
+    t.column_blocks = divide_up(columns, t.columns);
+    return t;
+}
+
+// layer_act, its derivatives: a block does a tile of pixels of some channels, and adds up over the pixels.
+template <class T, Act act, bool channels_last, int size> struct LayerActGradKernel {
+    using S = compute_t<T>;
+    static constexpr int phases = 3, kinds = 3, parts = 16;
+    static constexpr int channels = channels_last ? size : 1;   // Of a column.
+    struct Shared { S sums[kinds][channels][block_threads]; };
+
+    LayerAct p;
+    Activation<act, S> op;
+    LayerActTensors<T, S> tensors;
+    LayerActTiles tiles;
+
+    int64_t blocks() const { return p.samples * tiles.column_blocks * tiles.tiles; }
+
+    template <int n> HOST_DEVICE void phase(int64_t block, int thread, Shared& shared) const {
+        unsigned rest = unsigned(block);
+        const int64_t tile = take(rest, unsigned(tiles.tiles)), first = take(rest, unsigned(tiles.column_blocks)) * tiles.columns;
+        const int64_t sample = rest;
+        if (n == 0)
+            differentiate(sample, first, tile, thread, shared);
+        else if (n == 1)
+            shorten(thread, shared);
+        else
+            write(sample, first, tile, thread, shared);
+    }
+
+private:
+    // Neighbouring threads do neighbours in memory.
+    HOST_DEVICE int column_of(int thread) const { return channels_last ? thread % tiles.columns : thread / tiles.lanes; }
+    HOST_DEVICE int lane_of(int thread) const { return channels_last ? thread / tiles.columns : thread % tiles.lanes; }
+    HOST_DEVICE int thread_of(int column, int lane) const {
+        return channels_last ? lane * tiles.columns + column : column * tiles.lanes + lane;
+    }
+
+    HOST_DEVICE void differentiate(int64_t sample, int64_t first, int64_t tile, int thread, Shared& shared) const {
+        const int64_t channel = (first + column_of(thread)) * channels;
+        S sums[kinds][channels] = {};
+        if (channel < p.channels) {
+            S scale[channels];
+            UNROLL
+            for (int c = 0; c < channels; ++c)
+                scale[c] = tensors.scale ? tensors.scale[sample * p.channels + channel + c] : S(1);
+            constexpr int pack_pixels = channels_last ? 1 : size;
+            for (int k = 0; k < tile_rounds; ++k) {
+                const int64_t pixel = ((tile * tile_rounds + k) * tiles.lanes + lane_of(thread)) * pack_pixels;
+                if (pixel >= p.pixels) break;
+                add(sample, channel, pixel, scale, sums);
+            }
+        }
+        UNROLL
+        for (int kind = 0; kind < kinds; ++kind) {
+            UNROLL
+            for (int c = 0; c < channels; ++c) shared.sums[kind][c][thread] = sums[kind][c];
+        }
+    }
+
+    HOST_DEVICE void add(int64_t sample, int64_t channel, int64_t pixel, const S (&scale)[channels],
+                         S (&sums)[kinds][channels]) const {
+        using Places = Pack<T, size>;
+        const int64_t i = channels_last ? (sample * p.pixels + pixel) * p.channels + channel
+                                        : (sample * p.channels + channel) * p.pixels + pixel;
+        const Places dy = *reinterpret_cast<const Places*>(tensors.dy + i);
+        Places y = {}, x = {}, dx;
+        if (tensors.y) y = *reinterpret_cast<const Places*>(tensors.y + i);
+        if (tensors.x) x = *reinterpret_cast<const Places*>(tensors.x + i);
+        const S* noise = tensors.noise ? tensors.noise + (p.own_noise ? sample * p.pixels : 0) + pixel : nullptr;
+        UNROLL
+        for (int k = 0; k < size; ++k) {
+            const int c = channels_last ? k : 0;
+            const S d = op.template apply<1>(S(0), widen(dy.at[k]), widen(y.at[k]));
+            narrow(d * scale[c], dx.at[k]);
+            sums[0][c] += d * widen(x.at[k]);
+            sums[1][c] += d;
+            if (noise) sums[2][c] += d * noise[channels_last ? 0 : k];
+        }
+        *reinterpret_cast<Places*>(tensors.out + i) = dx;
+    }
+
+    // Sums of a column in so many parts at most.
+    HOST_DEVICE void shorten(int thread, Shared& shared) const {
+        if (tiles.lanes <= parts) return;
+        const int column = column_of(thread), lane = lane_of(thread);
+        if (lane >= parts) return;
+        UNROLL
+        for (int kind = 0; kind < kinds; ++kind) {
+            UNROLL
+            for (int c = 0; c < channels; ++c) {
+                S sum = 0;
+                for (int other = lane; other < tiles.lanes; other += parts) sum += shared.sums[kind][c][thread_of(column, other)];
+                shared.sums[kind][c][thread] = sum;
+            }
+        }
+    }
+
+    HOST_DEVICE void write(int64_t sample, int64_t first, int64_t tile, int thread, const Shared& shared) const {
+        const int lanes = tiles.lanes < parts ? tiles.lanes : parts;
+        for (int i = thread; i < kinds * channels * tiles.columns; i += block_threads) {
+            const int kind = i / (channels * tiles.columns), place = i % (channels * tiles.columns);
+            const int column = place / channels, c = place % channels;
+            const int64_t channel = first * channels + place;
+            if (channel >= p.channels) continue;
+            S sum = 0;
+            for (int lane = 0; lane < lanes; ++lane) sum += shared.sums[kind][c][thread_of(column, lane)];
+            tensors.sums[((kind * p.samples + sample) * tiles.tiles + tile) * p.channels + channel] = sum;
+        }
+    }
+};
+
+// Elements of `bytes` that one thread can move at once: neighbours of one kind, from places where packs may stand.
+template <class T, class S> int layer_act_pack(const LayerAct& p, int64_t bytes, const LayerActTensors<T, S>& t) {
+    bool fits = (p.channels_last ? p.channels : p.pixels) % 4 == 0;
+    for (const void* image : {static_cast<const void*>(t.x), static_cast<const void*>(t.y), static_cast<const void*>(t.dy),
+                              static_cast<const void*>(t.out)})
+        fits = fits && reinterpret_cast<uintptr_t>(image) % (4 * bytes) == 0;
+    return fits ? 4 : 1;
+}
+
+// Calls run with the kernel for the value, or for the derivatives if `tiles` is given.
+template <Act act, int size, class T, class S, class Run>
+void with_layer_act(const LayerAct& p, const LayerActTensors<T, S>& tensors, const LayerActTiles* tiles, Run run) {
+    const Activation<act, S> op(p.options);
+    if (tiles && p.channels_last)
+        run(LayerActGradKernel<T, act, true, size>{p, op, tensors, *tiles});
+    else if (tiles)
+        run(LayerActGradKernel<T, act, false, size>{p, op, tensors, *tiles});
+    else if (p.channels_last)
+        run(LayerActKernel<T, act, true, size>{p, op, tensors});
+    else
+        run(LayerActKernel<T, act, false, size>{p, op, tensors});
+}
+
+template <class T, class S, class Run>
+void with_kernel(const LayerAct& p, int act, int pack, const LayerActTensors<T, S>& tensors, const LayerActTiles* tiles, Run run) {
+    const bool bent = Act(act) == Act::lrelu;
+    if (pack == 4 && bent) return with_layer_act<Act::lrelu, 4>(p, tensors, tiles, run);
+    if (pack == 4) return with_layer_act<Act::linear, 4>(p, tensors, tiles, run);
+    if (bent) return with_layer_act<Act::lrelu, 1>(p, tensors, tiles, run);
+    with_layer_act<Act::linear, 1>(p, tensors, tiles, run);
 }
 
 // upfirdn2d, any factors and any filter: one thread per output element.
@@ -93,23 +312,11 @@ template <int up_, int down_, int taps_> struct Fixed {
     static constexpr int samples(int outputs) { return ((outputs - 1) * down + reach - 1) / up + 1; }
 };
 
-// So many neighbours in memory, moved by one instruction.
-template <class T, int size> struct alignas(sizeof(T) * size) Pack { T at[size]; };
-
-template <int size, class T> bool can_pack(const T* x) { return reinterpret_cast<uintptr_t>(x) % sizeof(Pack<T, size>) == 0; }
-
 // f(0), f(1), ... f(num - 1), as constants for the compiler to see.
 template <class F, int... i> HOST_DEVICE void written_out(std::integer_sequence<int, i...>, F f) {
     (f(std::integral_constant<int, i>()), ...);
 }
 template <int num, class F> HOST_DEVICE void written_out(F f) { written_out(std::make_integer_sequence<int, num>(), f); }
-
-// rest = rest / size; returns the remainder.
-HOST_DEVICE int take(unsigned& rest, unsigned size) {
-    const unsigned before = rest;
-    rest /= size;
-    return int(before - rest * size);
-}
 
 // upfirdn2d for common filters: a thread makes `width` neighbouring outputs in each of `height` rows, of `lanes` channels.
 // It reads what these need of the image row by row, every sample once, and adds it to all of their sums. Neighbouring threads

@@ -9,9 +9,13 @@ namespace zoo {
 template <class Kernel> __global__ void __launch_bounds__(block_threads) run_kernel(const Kernel kernel) {
     __shared__ typename Kernel::Shared shared;
     kernel.template phase<0>(blockIdx.x, threadIdx.x, shared);
-    if constexpr (Kernel::phases == 2) {
+    if constexpr (Kernel::phases >= 2) {
         __syncthreads();
         kernel.template phase<1>(blockIdx.x, threadIdx.x, shared);
+    }
+    if constexpr (Kernel::phases >= 3) {
+        __syncthreads();
+        kernel.template phase<2>(blockIdx.x, threadIdx.x, shared);
     }
 }
 

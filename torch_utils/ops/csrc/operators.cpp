@@ -2,6 +2,7 @@
 // bindings_cuda.cpp.
 #include "arguments.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sum.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -221,6 +222,88 @@ Tensor bias_act_grad2_meta(const Tensor&, const Tensor&, const Tensor& ref, cons
     return empty_like_in_layout(ref, b, dim);
 }
 
+// layer_act. Its derivatives are one kernel where that is the end, and else operators with derivatives of their own.
+
+Tensor layer_act(const Tensor& x, const OptionalTensor& scale, const OptionalTensor& noise, const OptionalTensor& strength,
+                 const OptionalTensor& b, int64_t act, double alpha, double gain, std::optional<double> clamp) {
+    static const auto op = find<decltype(layer_act)>("stylegan2_loss_zoo::layer_act");
+    return op.call(x, scale, noise, strength, b, act, alpha, gain, clamp);
+}
+
+std::tuple<Tensor, Tensor> layer_act_grad(
+        const Tensor& dy, const OptionalTensor& y, const OptionalTensor& x, const OptionalTensor& scale, const OptionalTensor& noise,
+        int64_t act, double alpha, double gain, std::optional<double> clamp) {
+    static const auto op = find<decltype(layer_act_grad)>("stylegan2_loss_zoo::layer_act_grad");
+    return op.call(dy, y, x, scale, noise, act, alpha, gain, clamp);
+}
+
+Tensor spread(const Tensor& part, const Tensor& x) { return part.to(x.scalar_type()).unsqueeze(-1).unsqueeze(-1); }
+
+struct LayerActFunction : torch::autograd::Function<LayerActFunction> {
+    static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& scale, const OptionalTensor& noise,
+                          const OptionalTensor& strength, const OptionalTensor& b, const Options& o) {
+        o.save(ctx);
+        ctx->saved_data["b"] = b.has_value();
+        ctx->saved_data["strong"] = strength.has_value();
+        at::AutoDispatchBelowADInplaceOrView guard;
+        const Tensor y = zoo::layer_act(x, scale, noise, strength, b, o.act, o.alpha, o.gain, o.clamp);
+        const bool bent = Act(o.act) != Act::linear || o.clamp;
+        ctx->save_for_backward({scale ? x : Tensor(), scale.value_or(Tensor()), noise.value_or(Tensor()), bent ? y : Tensor()});
+        return y;
+    }
+
+    static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+        const auto saved = ctx->get_saved_variables();
+        const auto x = optional(saved[0]), scale = optional(saved[1]), noise = optional(saved[2]), y = optional(saved[3]);
+        const auto o = Options::load(ctx);
+        const Tensor& dy = grads[0];
+        const bool has_b = ctx->saved_data["b"].toBool(), strong = ctx->saved_data["strong"].toBool();
+        size_t place = 0;                               // Arguments that are missing have none.
+        const bool needs_x = ctx->needs_input_grad(place++), needs_scale = scale && ctx->needs_input_grad(place++);
+        TORCH_CHECK(!noise || !ctx->needs_input_grad(place++), "layer_act: noise has no derivative");
+        const bool needs_strength = strong && ctx->needs_input_grad(place++), needs_b = has_b && ctx->needs_input_grad(place++);
+        const auto wide = dy.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+
+        Tensor dx, d_scale, d_strength, d_b;
+        if (!at::GradMode::is_enabled()) {
+            const auto [image, sums] = zoo::layer_act_grad(dy, y, x, scale, noise, o.act, o.alpha, o.gain, o.clamp);
+            dx = image;
+            if (needs_scale) d_scale = sums[0];
+            if (needs_b) d_b = sums[1].sum(0);
+            if (needs_strength) d_strength = sums[2].sum();
+            return {dx, d_scale, Tensor(), d_strength, d_b, Tensor()};
+        }
+        const Tensor d = y ? zoo::bias_act_grad(dy, *y, std::nullopt, 1, o.act, o.alpha, o.gain, o.clamp)
+                           : o.gain == 1 ? dy : at::mul(dy, o.gain);
+        constexpr std::array<int64_t, 2> pixels{2, 3};
+        constexpr std::array<int64_t, 3> all_but_channels{0, 2, 3};
+        if (needs_x) dx = scale ? d * spread(*scale, d) : d;
+        if (needs_scale) d_scale = (d * *x).sum(pixels, false, wide);
+        if (needs_b) d_b = d.sum(all_but_channels, false, wide);
+        if (needs_strength) d_strength = (d.sum(at::IntArrayRef{1}, true, wide) * *noise).sum();
+        return {dx, d_scale, Tensor(), d_strength, d_b, Tensor()};
+    }
+};
+
+Tensor layer_act_autograd(const Tensor& x, const OptionalTensor& scale, const OptionalTensor& noise, const OptionalTensor& strength,
+                          const OptionalTensor& b, int64_t act, double alpha, double gain, std::optional<double> clamp) {
+    return LayerActFunction::apply(x, scale, noise, strength, b, Options{1, act, alpha, gain, clamp});
+}
+
+Tensor layer_act_meta(const Tensor& x, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+                      int64_t, double, double, std::optional<double>) {
+    return at::empty_like(x, x.options().memory_format(layout(x)));
+}
+
+std::tuple<Tensor, Tensor> layer_act_grad_meta(
+        const Tensor& dy, const OptionalTensor& y, const OptionalTensor& x, const OptionalTensor&, const OptionalTensor&, int64_t,
+        double, double, std::optional<double>) {
+    const Tensor& shaped = y ? *y : x ? *x : dy;
+    const std::array<SymInt, 3> sums{3, dy.sym_size(0), dy.sym_size(1)};
+    return {at::empty_like(shaped, shaped.options().memory_format(layout(shaped))),
+            at::empty_symint(sums, dy.options().dtype(compute_type(dy)))};
+}
+
 // scale_bias_act has its derivatives in scale_bias_act.py.
 
 Tensor scale_bias_act_meta(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, int64_t, double, double,
@@ -242,6 +325,10 @@ TORCH_LIBRARY(stylegan2_loss_zoo, m) {
           " -> Tensor");
     m.def("bias_act_grad2(Tensor q, Tensor dy, Tensor ref, Tensor? b, int dim, int act, float alpha, float gain,"
           " float? clamp) -> Tensor");
+    m.def("layer_act(Tensor x, Tensor? scale, Tensor? noise, Tensor? strength, Tensor? b, int act, float alpha, float gain,"
+          " float? clamp) -> Tensor");
+    m.def("layer_act_grad(Tensor dy, Tensor? y, Tensor? x, Tensor? scale, Tensor? noise, int act, float alpha, float gain,"
+          " float? clamp) -> (Tensor dx, Tensor sums)");
     m.def("scale_bias_act(Tensor x, Tensor scale, Tensor noise, Tensor b, int act, float alpha, float gain, float? clamp)"
           " -> Tensor");
     m.def("scale_bias_act_grad(Tensor dy, Tensor y, Tensor x, Tensor scale, int act, float alpha, float gain, float? clamp)"
@@ -249,6 +336,7 @@ TORCH_LIBRARY(stylegan2_loss_zoo, m) {
 }
 
 TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, Autograd, m) {
+    m.impl("layer_act", layer_act_autograd);
     m.impl("upfirdn2d", upfirdn2d_autograd);
     m.impl("bias_act", bias_act_autograd);
     m.impl("bias_act_grad", bias_act_grad_autograd);
@@ -256,6 +344,8 @@ TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, Autograd, m) {
 }
 
 TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, Meta, m) {
+    m.impl("layer_act", layer_act_meta);
+    m.impl("layer_act_grad", layer_act_grad_meta);
     m.impl("upfirdn2d", upfirdn2d_meta);
     m.impl("bias_act", bias_act_meta);
     m.impl("bias_act_grad", bias_act_grad_meta);
