@@ -118,9 +118,10 @@ def configure(config: dict, loss_options: dict) -> None:
     if hasattr(module, 'configure'):
         config['loss_options'] = asdict(module.configure(config, checked_options(config['loss'], module, loss_options)))
     game = config['loss_kwargs']['game']
-    if config.get('target') is not None and not rules_of(game).zero_decides:
+    by_signs = config.get('target') is not None and config.get('ada_signal') != 'heldout'
+    if by_signs and not rules_of(game).zero_decides:
         raise ValueError(f'--aug=ada cannot follow --loss={game}: its logits have no zero that separates real from '
-                         f'fake; give --aug=fixed --p=0.3, or --aug=noaug')
+                         f'fake; give --aug=fixed --p=0.3, --aug=noaug, or --ada-signal=heldout')
     for name, target in BASE_TYPES.items():
         load(target).configure(config, checked_options(name, load(target), base_options(config, name)))
     for name, options in config['regularizers'].items():

@@ -245,7 +245,7 @@ def build_augment(config: dict, device: torch.device) -> torch.nn.Module | None:
 
 def build_ada(config: dict) -> AdaptiveStrength | None:
     """The controller of the augmentation's strength, if there is a target."""
-    if config.get('target') is None:
+    if config.get('target') is None or config.get('ada_signal') == 'heldout':       # That is of ticks (run/ticks.py).
         return None
     return AdaptiveStrength(config['target'], config['ada_kimg'], config['ada_interval'], config['batch'])
 

@@ -206,6 +206,25 @@ def test_the_overfitting_gap_is_among_the_statistics_of_each_snapshot(undisturbe
     assert len({row['Overfitting/gap']['mean'] for row in rows}) == len(rows) > 3
 
 
+def test_the_strength_of_augmentation_can_follow_images_that_are_held_out(undisturbed, data, tmp_path):
+    """Once a tick, by r_v, also in a game whose logits have no zero; with the speed of the controller of signs."""
+    from metrics.overfitting import overfitting_gap
+    subset = {**undisturbed['training_set_kwargs'], 'max_size': 10, 'random_seed': 0}
+    config = run_config(data, tmp_path / 'run', training_set_kwargs=subset, held_out='rest', kimg=0.044, target=0.01,
+                        ada_kimg=0.05, ada_signal='heldout',
+                        augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1),
+                        loss_kwargs={**undisturbed['loss_kwargs'], 'game': 'wgan'})
+    assert finish(config, overfitting_gap=overfitting_gap) == 0, printed(config)[-3000:]
+    rows = [json.loads(line) for line in Path(config['run_dir'], 'stats.jsonl').read_text().splitlines()]
+    p, moved = 0.0, set()
+    for row, before in zip(rows, [None, *rows]):
+        assert row['Progress/augment']['mean'] == pytest.approx(p, abs=1e-6)        # At the end of the tick before.
+        kimg = row['Progress/kimg']['mean'] - (before['Progress/kimg']['mean'] if before else 0)
+        sign = np.sign(row['Overfitting/r_v']['mean'] - 0.01)
+        p, moved = max(p + sign * kimg / 0.05, 0), moved | {sign}
+    assert final_state(config)['run']['augment']['p'].item() == pytest.approx(p, abs=1e-6) and len(rows) > 3 and moved
+
+
 def test_diversity():
     rng = np.random.default_rng(0)
     reals = rng.normal(size=[50, 3, 4, 4]).astype(np.float32)

@@ -137,6 +137,10 @@ def test_details_of_a_base_configuration_can_be_given(data):
     assert config['loss_kwargs']['style_mixing_prob'] == 0.25 and config['ada_kimg'] == 50
     assert config['run_dir'].endswith('-tiny-cbase256-cmax32-mapdepth3-mbstdgroup2-mixingprob0.25-glr0.001-dlr0.003-adakimg50')
     assert dry_run(data, '--resume=ffhq512', '--ada-kimg=20')['ada_kimg'] == 20
+    held_out = dry_run(data, '--loss=wgan', '--ada-signal=heldout', '--subset=8', '--batch-gpu=4', '--batch=4')
+    assert held_out['ada_signal'] == 'heldout' and held_out['held_out'] == 'rest' and held_out['target'] == 0.6
+    refused = invoke('--outdir=o', f'--data={data}/plain.zip', '--ada-signal=heldout', '-n')
+    assert '--ada-signal=heldout needs images' in refused.output
     assert dry_run(data, '--mbstd-group=0')['D_kwargs']['epilogue_kwargs'] == dict(mbstd_group_size=1, mbstd_num_channels=0)
     refused = invoke('--outdir=o', f'--data={data}/plain.zip', '--aug=noaug', '--ada-kimg=9', '-n')
     assert '--ada-kimg has no effect' in refused.output

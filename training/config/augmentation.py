@@ -1,4 +1,4 @@
-"""The augmentation of what D sees: --aug, --p, --target, --ada-kimg, --augpipe, --DiffAugment."""
+"""The augmentation of what D sees: --aug, --p, --target, --ada-signal, --ada-kimg, --augpipe, --DiffAugment."""
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +16,9 @@ def resolve_augment(o: Mapping[str, Any], base: BaseConfig, config: dict[str, An
     config.update(ada_interval=4, ada_kimg=o.get('ada_kimg', base.ada_kimg))
     if aug == 'ada':
         config['target'] = o.get('target', 0.6)
+    if o.get('ada_signal') == 'heldout':
+        require_held_out(config)
+        config['ada_signal'] = 'heldout'
     if aug == 'fixed':
         config['p'] = o['p']
     if aug in ('ada', 'fixed'):
@@ -43,7 +46,14 @@ def check_what_goes_with(aug: str, o: Mapping[str, Any]) -> None:
     require(aug != 'fixed' or 'p' in o, '--aug=fixed needs --p, the strength between 0 and 1')
     require('target' not in o or aug == 'ada', '--target has no effect without --aug=ada')
     require('ada_kimg' not in o or aug == 'ada', '--ada-kimg has no effect without --aug=ada')
+    require('ada_signal' not in o or aug == 'ada', '--ada-signal has no effect without --aug=ada')
     require('augpipe' not in o or aug in ('ada', 'fixed'), f'--augpipe has no effect with --aug={aug}')
+
+
+def require_held_out(config: Mapping[str, Any]) -> None:
+    """Raises UserError if there are no images that D does not learn from."""
+    require('held_out' in config, '--ada-signal=heldout needs images that D does not learn from, at least '
+            f'{config["batch_gpu"]}: give --held-out=PATH, or --subset')
 
 
 def name_of(aug: str, o: Mapping[str, Any]) -> list[str]:
@@ -51,6 +61,7 @@ def name_of(aug: str, o: Mapping[str, Any]) -> list[str]:
     names = ['-'.join(o['diffaugment'].split(','))] if o.get('diffaugment') else [aug] if 'aug' in o else []
     names += [f'{name}{o[key]:g}' for key, name in (('p', 'p'), ('target', 'target'), ('ada_kimg', 'adakimg'))
               if key in o]
+    names += [o['ada_signal']] if o.get('ada_signal') == 'heldout' else []
     return [*names, o['augpipe']] if 'augpipe' in o else names
 
 

@@ -143,6 +143,9 @@ OPTIONS_BY_HEADING = {
         Option('--p', type=Real('[0, 1]'), metavar='FLOAT', help='Strength for --aug=fixed'),
         Option('--target', type=Real('[0, 1]'), metavar='FLOAT',
                help='What --aug=ada holds the sign statistic at [default: 0.6]'),
+        Option('--ada-signal', type=click.Choice(['signs', 'heldout']), help='What --aug=ada holds at --target: the mean '
+               "sign of D's logits on reals, or how much worse D rates images that it does not learn from (--held-out, "
+               '--subset), r_v [default: signs]'),
         Option('--ada-kimg', type=Real('(0, inf)'), metavar='KIMG',
                help='In how many thousands of images the strength of --aug=ada can rise from 0 to 1 [default: by --cfg]'),
         Option('--augpipe', type=click.Choice(AUGMENT_PIPES), help='Which transformations [default: bgc]'),

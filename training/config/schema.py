@@ -195,6 +195,8 @@ class Config(Mapping):
     p: float | None = setting('Its strength at the start', within='[0, 1]', default=None)
     target: float | None = setting("Mean sign of D's logits on reals that its strength is adapted to; not given: it is not",
                                    within='[0, 1]', default=None)
+    ada_signal: str | None = setting('What its strength follows instead: heldout is the overfitting r_v, once in a tick',
+                                     choices=('heldout',), default=None)
     ada_interval: int = setting('From one adaptation to the next', unit='iterations', within='[1, inf)')
     ada_kimg: float = setting('In which the strength can rise from 0 to 1', unit='kimg', within='(0, inf)')
 

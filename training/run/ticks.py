@@ -18,6 +18,7 @@ import torch
 from dnnlib import writing
 from torch_utils import checkpoint, distributed, training_stats
 from torch_utils.foreign import reference
+from training.ada import AdaptiveStrength
 from training.data.stages import WithoutBad
 from training.run import states
 from training.run.health import Health, diversity, require_finite
@@ -158,8 +159,11 @@ class Ticks:
         if snapshot_due:
             path = self._save_networks(run)
         score_due = snapshot_due and not self.stopped and self._evaluate is not None and bool(self.config['metrics'])
-        if snapshot_due and not self.stopped:
-            self._report_gap(run)
+        by_held_out = self.config.get('ada_signal') == 'heldout'
+        if by_held_out or snapshot_due and not self.stopped:
+            r_v = self._report_gap(run, by_held_out)
+        if by_held_out:
+            adapt_by_held_out(run, r_v, run.nimg - self._tick_nimg)
         self._end_statistics(run, {} if score_due else self._metrics)
         self.tick, self._tick_nimg, self._tick_time, self._tick_sec = self.tick + 1, run.nimg, time.time(), 0.0
         if state_due:
@@ -309,11 +313,12 @@ class Ticks:
         """The factor, 1 or -1, that makes a lower score the better one."""
         return -1 if self._higher_is_better(metric) else 1
 
-    def _report_gap(self, run: Run) -> None:
-        """Reports how the first critic rates images that it does not learn from, if the run has any."""
+    def _report_gap(self, run: Run, to_the_end: bool = False) -> float:
+        """Reports how the first critic rates images that it does not learn from, if the run has any; returns r_v, the same
+        on all ranks, NaN if there is none. A signal breaks it off, unless it is wanted `to_the_end`."""
         held_out = self.config.get('held_out')
         if self._overfitting_gap is None or held_out is None:
-            return
+            return math.nan
         found = {}
 
         def compare():
@@ -322,12 +327,13 @@ class Ticks:
             found.update(self._overfitting_gap(run.game.D.module, train, rest, run.G_ema,
                                                max_num=HELD_OUT_IMAGES,
                                                batch_size=run.batch_gpu, device=self.device,
-                                               wants_stop=self.wants_stop))
+                                               wants_stop=(lambda: False) if to_the_end else self.wants_stop))
 
         if self.is_main:
             self.services.run('the overfitting gap', compare)
         for name in ('train', 'held_out', 'generated', 'gap', 'gap_std_err', 'r_v'):
             training_stats.report0(f'Overfitting/{name}', found.get(name, []))
+        return distributed.gather_objects(found.get('r_v', math.nan))[0]
 
     def _end_statistics(self, run: Run, metrics: dict[str, float]) -> None:
         """Statistics of the tick and the latest metrics, for all logs,
@@ -381,6 +387,14 @@ class Ticks:
             return
         self._collector.load_state_dict({**state['collector'], 'unread': {}})
         training_stats.report_again(reported[distributed.rank()])
+
+
+def adapt_by_held_out(run: Run, r_v: float, nimg: int) -> None:
+    """Moves the strength of the augmentation by how far the first critic overfits [arXiv:2006.06676, section 3], as the
+    signs of its logits would have moved it in `nimg` images. Without r_v it stays."""
+    if math.isfinite(r_v):
+        controller = AdaptiveStrength(run.config['target'], run.config['ada_kimg'], 1, nimg)
+        run.game.augment.p.copy_(controller.step(run.game.augment.p, r_v))
 
 
 class Grid:
