@@ -34,6 +34,7 @@ GROUPS = {
     },
     'With a generator': {
         'generate': Program('generate', 'Draw pictures from seeds.'),
+        'play': Program('loss_zoo.play', 'Play with it in the browser, with sliders.'),
         'project': Program('projector', 'Find the latent of a picture.'),
         'mix': Program('style_mixing', 'Mix coarse styles of some pictures with fine ones of others.'),
         'video': Program('video', 'Walk through the latent space as a video.'),

@@ -1,0 +1,118 @@
+"""`loss-zoo play`: its pictures, whom it answers, what it refuses, and that a browser shows it."""
+import http.client
+import io
+import shutil
+import subprocess
+import threading
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from network_files import write_networks
+from PIL import Image
+
+import loss_zoo
+from loss_zoo import command, play
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return write_networks(tmp_path_factory.mktemp('networks'))
+
+
+@pytest.fixture(scope='module')
+def server(folder):
+    server = play.Server(play.Painter(loss_zoo.load(folder / 'run', device='cpu')))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def ask(server, path, method='GET', **headers):
+    """(status, headers, body) of a request below the secret place."""
+    connection = http.client.HTTPConnection('127.0.0.1', server.server_port, timeout=60)
+    connection.request(method, path if path.startswith('//') else f'/{server.secret}/{path}', headers=headers)
+    answer = connection.getresponse()
+    return answer.status, answer.headers, answer.read()
+
+
+def pixels(data):
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def test_pictures_are_those_of_the_network(server):
+    net = server.painter.net
+    status, headers, data = ask(server, 'picture.png?seed=3&psi=0.5')
+    assert status == 200 and headers['Content-Type'] == 'image/png'
+    assert np.array_equal(pixels(data), net.image([3], psi=0.5)[0])
+    w = net.w([3], psi=0.5)
+    w = torch.cat([w[:, :2], net.w([8], psi=0.5)[:, 2:]], dim=1)
+    assert np.array_equal(pixels(ask(server, 'picture.png?seed=3&psi=0.5&other=8&layer=2')[2]), net.image(w=w)[0])
+    moved = pixels(ask(server, 'picture.png?seed=3&psi=0.5&d0=2')[2])
+    assert np.array_equal(moved, net.image(w=net.w([3], psi=0.5) + 2 * server.painter.directions[0])[0])
+    assert not np.array_equal(moved, pixels(data))
+
+
+def test_it_listens_to_this_machine_alone(server):
+    assert server.server_address[0] == '127.0.0.1' and len(server.secret) > 20
+    assert ask(server, '')[0] == 200
+
+
+@pytest.mark.parametrize('headers', [
+    {'Host': 'evil.example'}, {'Host': 'evil.example:80'}, {'Host': ''}, {'Origin': 'http://evil.example'}, {'Origin': 'null'},
+    {'Origin': 'https://evil.example'}, {'Sec-Fetch-Site': 'cross-site'}, {'Sec-Fetch-Site': 'same-site'}])
+def test_other_pages_and_other_names_are_refused(server, headers):
+    assert ask(server, 'picture.png', **headers)[0] == 403
+
+
+@pytest.mark.parametrize('path', [
+    '//picture.png', '../', '../../etc/passwd', 'play.html', '%2e%2e/', 'picture.png/../play.py', '//', '//etc/passwd',
+    'picture.png?' + 'x' * 2000])
+def test_nothing_else_is_served(server, path):
+    status, _, body = ask(server, path)
+    assert status == 404 and body.startswith(b'Nothing is here')
+
+
+@pytest.mark.parametrize('method', ['POST', 'PUT', 'DELETE', 'OPTIONS'])
+def test_nothing_can_be_sent(server, method):
+    assert ask(server, 'picture.png', method)[0] == 501
+
+
+@pytest.mark.parametrize('query, says', [
+    ('seed=x', 'seed must be a whole number'), ('seed=-1', 'seed must be'), ('seed=1e9', 'a whole number'),
+    ('psi=nan', 'psi must be'), ('psi=inf', 'psi must be'), ('layer=99', 'layer must be'), ('d0=1000', 'd0 must be'),
+    ('class=0', 'there is no such parameter'), ('<script>=1', 'there is no such parameter'),
+    ('seed=' + '9' * 900, 'seed must be')])
+def test_what_does_not_do_is_one_sentence(server, query, says):
+    status, headers, body = ask(server, f'picture.png?{query}')
+    assert status == 400 and says in body.decode() and headers['Content-Type'] == 'text/plain' and b'script' not in body
+
+
+def test_the_page_asks_for_nothing_from_elsewhere(server):
+    _, headers, body = ask(server, '')
+    assert {"default-src 'none'", "frame-ancestors 'none'"} <= set(headers['Content-Security-Policy'].split('; '))
+    assert headers['Cache-Control'] == 'no-store' and b'http' not in body
+    assert body.count(b'type="range"') == 4 + play.NUM_DIRECTIONS
+
+
+def test_classes_have_a_slider(folder):
+    painter = play.Painter(loss_zoo.load(folder / 'grey.safetensors', device='cpu'))
+    assert painter.ranges['class'] == ('[0, 2]', 0)
+    assert pixels(painter.png({'class': '2'})).ndim == 2
+
+
+@pytest.mark.parametrize('width', [1200, 500])
+def test_a_browser_shows_it(server, width):
+    browser = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    if browser is None:
+        pytest.skip('no chromium on this machine')
+    dom = subprocess.run([browser, '--headless', '--no-sandbox', '--disable-gpu', f'--window-size={width},900', '--dump-dom',
+                          '--virtual-time-budget=3000', server.address], capture_output=True, text=True, timeout=300).stdout
+    assert 'src="picture.png?seed=0&amp;psi=0.7&amp;' in dom and '<p id="said" role="status"></p>' in dom
+
+
+def test_what_is_no_network_is_one_sentence(tmp_path):
+    result = CliRunner().invoke(command.group, ['play', str(tmp_path / 'none.pkl')])
+    assert result.exit_code == 2 and 'none.pkl' in result.output
