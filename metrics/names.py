@@ -92,7 +92,8 @@ def _own_metrics():
 FUNCTIONS: dict[str, str] = {
 }
 
-_registry: dict[str, Metric | Callable] = {metric.name: metric for metric in [*_TABLE, *_own_metrics()]}
+# All metrics by name; tests add some of their own.
+registry: dict[str, Metric | Callable] = {metric.name: metric for metric in [*_TABLE, *_own_metrics()]}
 
 
 def register_metric(function: Callable) -> Callable:
@@ -106,9 +107,9 @@ def register_metric(function: Callable) -> Callable:
     Raises:
         ValueError: If the name is taken.
     """
-    if function.__name__ in (*_registry, *FUNCTIONS):
+    if function.__name__ in (*registry, *FUNCTIONS):
         raise ValueError(f'there is a metric {function.__name__} already')
-    _registry[function.__name__] = function
+    registry[function.__name__] = function
     return function
 
 
@@ -142,9 +143,9 @@ def find_metric(name: str) -> Metric | Callable:
     if base in FUNCTIONS:
         module, function = FUNCTIONS[base].split(':')
         return getattr(importlib.import_module(module), function)
-    if base not in _registry:
+    if base not in registry:
         raise MetricError(f'there is no metric {name}; {valid_names_sentence()}')
-    return _registry[base]
+    return registry[base]
 
 
 def higher_is_better(result: str) -> bool:
@@ -154,7 +155,7 @@ def higher_is_better(result: str) -> bool:
     Of results whose metric is not known here, as in records of other programs, it is not.
     """
     name = full_name(result).partition('@')[0]
-    while name and name not in _registry and name not in FUNCTIONS:
+    while name and name not in registry and name not in FUNCTIONS:
         name = name.rpartition('_')[0]
     return bool(name) and getattr(find_metric(name), 'higher_is_better', False)
 
@@ -174,14 +175,14 @@ def list_valid_metrics(needs_images: bool = False) -> list[str]:
         if not isinstance(entry, Metric):
             return not needs_images
         return entry.kind != 'ppl' if needs_images else entry.num_gen is not None
-    listed = [name for name, entry in _registry.items() if is_listed(entry)]
+    listed = [name for name, entry in registry.items() if is_listed(entry)]
     return listed if needs_images else [*listed, *FUNCTIONS]
 
 
 def valid_names_sentence() -> str:
     """The valid names in a sentence, the patterned ones by their pattern."""
     patterned = {metric.name for metric in _own_metrics()}
-    plain = [name for name in (*_registry, *FUNCTIONS) if name not in patterned]
+    plain = [name for name in (*registry, *FUNCTIONS) if name not in patterned]
     pattern = f'<{"|".join(_OWN)}><{"|".join(_COUNTS)}>_<detector>'
     return f'valid are {", ".join(plain)}, and {pattern} such as fd5k_efflite0 (detectors: {", ".join(detectors())})'
 

@@ -185,7 +185,7 @@ def test_pictures_and_events_that_always_fail_do_not_change_training(undisturbed
 def test_a_metric_that_fails_to_the_end_ends_the_run_with_a_failure(undisturbed, data, tmp_path, recovers):
     """At every snapshot, or at the first alone; training does not notice."""
     from metrics.metric_main import evaluate, register_metric
-    from metrics.names import MetricError, _registry
+    from metrics.names import MetricError, registry
 
     def fussy(options):
         if recovers and calls:
@@ -194,7 +194,7 @@ def test_a_metric_that_fails_to_the_end_ends_the_run_with_a_failure(undisturbed,
         raise MetricError('no detector on Sundays')
 
     calls, config = [], run_config(data, tmp_path / 'run', metrics=['fussy'])
-    status = finish(config, lambda: _registry.pop('fussy', None) or register_metric(fussy), evaluate=evaluate)
+    status = finish(config, lambda: registry.pop('fussy', None) or register_metric(fussy), evaluate=evaluate)
     assert status == (0 if recovers else 1)
     assert 'fussy could not be calculated: no detector on Sundays' in printed(config)
     last = 'fussy: works again' if recovers else 'not everything beside it: fussy failed (no detector on Sundays)'
@@ -206,7 +206,7 @@ def test_a_metric_that_fails_to_the_end_ends_the_run_with_a_failure(undisturbed,
 def test_scores_that_cannot_be_recorded_end_the_run_with_a_failure(data, tmp_path, recovers):
     """They are known all the same: what is best follows them."""
     from metrics.metric_main import evaluate, register_metric
-    from metrics.names import _registry
+    from metrics.names import registry
 
     def made_up(options):
         if recovers and calls:
@@ -217,7 +217,7 @@ def test_scores_that_cannot_be_recorded_end_the_run_with_a_failure(data, tmp_pat
     calls, config = [], run_config(data, tmp_path / 'run', metrics=['made_up'], kimg=0.016)
     in_the_way = tmp_path / 'run' / 'metric-made_up.jsonl'
     in_the_way.mkdir()
-    status = finish(config, lambda: _registry.pop('made_up', None) or register_metric(made_up), evaluate=evaluate)
+    status = finish(config, lambda: registry.pop('made_up', None) or register_metric(made_up), evaluate=evaluate)
     assert status == (0 if recovers else 1), printed(config)[-3000:]
     assert 'Note: made_up is not recorded in ' in printed(config)
     last = 'recording metrics: works again' if recovers else 'not everything beside it: recording metrics failed (is a folder'

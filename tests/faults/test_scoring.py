@@ -76,7 +76,7 @@ def test_the_real_thing_is_broken_off_between_two_batches(data, tmp_path):
     """A metric that would take for ever, and the overfitting gap before it."""
     from metrics import overfitting
     from metrics.metric_main import evaluate, register_metric
-    from metrics.names import _registry
+    from metrics.names import registry
     from metrics.sharding import in_order
 
     def endless(options):
@@ -91,7 +91,7 @@ def test_the_real_thing_is_broken_off_between_two_batches(data, tmp_path):
     config = run_config(data, tmp_path / 'run', metrics=['endless'], held_out='rest',
                         training_set_kwargs={**run_config(data, tmp_path / 'run')['training_set_kwargs'], 'max_size': 8,
                                              'random_seed': 0})
-    assert finish(config, lambda: _registry.pop('endless', None) or register_metric(endless), evaluate=evaluate,
+    assert finish(config, lambda: registry.pop('endless', None) or register_metric(endless), evaluate=evaluate,
                   overfitting_gap=overfitting.overfitting_gap) == 0, printed(config)[-3000:]
     assert images_shown(tmp_path / 'run') == 4 and 'Stopped while metrics were calculated' in printed(config)
 

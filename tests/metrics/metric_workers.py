@@ -46,7 +46,7 @@ def worker(rank, options, folder):
     """All scores; a failure on one process only; a score after it; features of an image set in small batches."""
     torch.set_num_threads(1)
     backend.set_default('reference')        # As in the test: one pixel that rounds in another way moves a score by 1e-4.
-    names._registry.update({metric.name: metric for metric in SCORED})
+    names.registry.update({metric.name: metric for metric in SCORED})
     found = {'scores': score_all({**options, 'batch_size': 4})}
     try:
         metric_main.calc_metric('fd20_tiny', **{**options, 'detector': Broken(), 'batch_size': 4})
@@ -64,7 +64,7 @@ def worker(rank, options, folder):
 def stopped_worker(rank, options, folder):
     """Two metrics, of which the second process soon wants no more."""
     torch.set_num_threads(1)
-    names._registry.update({metric.name: metric for metric in SCORED})
+    names.registry.update({metric.name: metric for metric in SCORED})
     done = []
 
     def wants_stop():

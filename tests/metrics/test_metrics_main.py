@@ -31,7 +31,7 @@ PATH_PRECISION = 1e-3       # Of perceptual path length: it divides the rounding
 def small_metrics(monkeypatch):
     """Metrics of the usual kinds that make a few images only; operators as in the processes that some tests start."""
     monkeypatch.setattr(backend, '_default', 'ref')
-    monkeypatch.setattr(names, '_registry', {**names._registry, **{metric.name: metric for metric in SCORED}})
+    monkeypatch.setattr(names, 'registry', {**names.registry, **{metric.name: metric for metric in SCORED}})
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def test_an_unknown_name_is_answered_with_the_valid_ones():
 
 
 def test_a_function_becomes_a_metric(monkeypatch):
-    monkeypatch.setattr(names, '_registry', dict(names._registry))
+    monkeypatch.setattr(names, 'registry', dict(names.registry))
 
     @metric_main.register_metric
     def answer(options):

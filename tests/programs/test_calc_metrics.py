@@ -20,7 +20,7 @@ FD = Metric('fd20_tiny', 'fd', 'efflite0', 20, params={'ddof': 1})
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch, tmp_path):
     """A metric of 20 images through a tiny detector; no weights that this machine may have."""
-    monkeypatch.setattr(names, '_registry', {**names._registry, FD.name: FD})
+    monkeypatch.setattr(names, 'registry', {**names.registry, FD.name: FD})
     monkeypatch.setattr('metrics.metric_main.load_detector', lambda metric, weights, device: TinyDetector())
     own_cache(tmp_path, monkeypatch)
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
@@ -85,7 +85,7 @@ def test_a_file_url(run):
 
 def test_other_data_and_mirror_images(run, tmp_path, monkeypatch):
     _, other = image_sets(tmp_path)
-    monkeypatch.setitem(names._registry, 'fd20_tiny', Metric('fd20_tiny', 'fd', 'efflite0', 20, keep_xflip=True,
+    monkeypatch.setitem(names.registry, 'fd20_tiny', Metric('fd20_tiny', 'fd', 'efflite0', 20, keep_xflip=True,
                                                              params={'ddof': 1}))
     assert call(f'--network={run}')[1][0]['num_real'] == 48    # As recorded.
     assert call(f'--network={run}', '--mirror=0')[1][0]['num_real'] == 24

@@ -25,8 +25,8 @@ MAY_IMPORT = {
     'losses_ext': {'dnnlib', 'torch_utils', 'training'},
     'metrics': {'dnnlib', 'torch_utils', 'training'},
 }
-# Who in training/ asks the registry: for the options of methods, to build what was chosen, to show it.
-REGISTRY_READERS = {'training/config/methods.py', 'training/setup.py', 'training/run/plan.py'}
+# Who in training/ asks the registry: for the options of methods, and to build what was chosen.
+REGISTRY_READERS = {'training/config/methods.py', 'training/setup.py'}
 OURS = {*MAY_IMPORT, *SCRIPTS, 'benchmarks', 'loss_zoo', 'tests'}
 # What names files of methods: the registry, and the list of their formulas for loops of others.
 NAMES_METHODS = {'losses_ext/__init__.py', 'loss_zoo/terms.py'}

@@ -112,6 +112,11 @@ def problem_of_fields(method: str, table: Any) -> str | None:
     return None
 
 
+def switched_off(config: Mapping[str, Any]) -> list[tuple[type, Any]]:
+    """(class, options) of the chosen methods that their options switch off, in registry order."""
+    return [(cls, options) for cls, options in losses_ext.chosen(config) if cls.is_off(options)]
+
+
 def is_possible(value: Any, field: losses_ext.OptionSpec) -> bool:
     """May a field of a method's options have this value of plain data?"""
     if value is None:

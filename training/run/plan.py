@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-import losses_ext
 from training import setup
+from training.config.methods import switched_off
 from training.loss import Game, Phase
 from training.player import Player
 from training.regularizer import LAZY_SITES, SITES, Regularizer, overrides
@@ -46,9 +46,8 @@ def _phase_row(phase: Phase) -> tuple:
 def _method_rows(config: dict, game: Game, phases: list[Phase]) -> Iterator[tuple]:
     for regularizer in game.regularizers:
         yield type(regularizer).__name__, *_where(regularizer, phases), _settings(asdict(regularizer.options))
-    for cls, options in losses_ext.chosen(config):
-        if cls.is_off(options):
-            yield cls.__name__, 'nowhere: off', '', '', _settings(asdict(options))
+    for cls, options in switched_off(config):
+        yield cls.__name__, 'nowhere: off', '', '', _settings(asdict(options))
 
 
 def _where(regularizer: Regularizer, phases: list[Phase]) -> tuple[str, int | str, float | str]:
