@@ -36,7 +36,7 @@ def test_a_dry_run_of_two_stages_shows_players_methods_and_phases(data):
         'D2': ['0.00235294', '0, 0.990585', '16/17']}
     methods = {name: row for name, *row in rows(text, 'Method')}
     assert methods['DigGAN'] == ['d_pair', '4', '4', 'weight=10 interval=4 pair=sample wrt=aug ema=0']    # 5 * gamma.
-    assert methods['GGDR'] == ['d_fake', '1', '1', 'weight=10 res=8 warp=aligned']                        # 32 / 4.
+    assert methods['GGDR'] == ['d_fake', '1', '1', 'weight=10 res=8 warp=aligned published=False']        # 32 / 4.
     assert methods['R1'] == ['d_reg', '16', '16', 'gamma=2 interval=16']
     assert methods['APA'][0] == 'nowhere: off'
     assert rows(text, 'Phase') == [
