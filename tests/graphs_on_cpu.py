@@ -60,9 +60,6 @@ class CpuRecorder:
     def run(self, function):
         return function()
 
-    def recover(self):
-        pass
-
     def capture(self, function, generators):
         """The function is run, but what it changes is as before then: a graph that is captured does nothing."""
         with Operations() as operations:

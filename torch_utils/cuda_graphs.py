@@ -140,6 +140,7 @@ class CudaRecorder:
         self.device = device
         self.stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+        self._failed: list[torch.cuda.CUDAGraph] = []
 
     def apart(self) -> CudaRecorder:
         """One with memory of its own."""
@@ -162,14 +163,25 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
-        # Other threads, which pin memory, may go on.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode='thread_local'):
-            result = function()
+        try:
+            # Other threads, which pin memory, may go on.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode='thread_local'):
+                result = function()
+        except RuntimeError:
+            self._recover(graph)
+            raise
         return result, graph.replay
 
-    def recover(self) -> None:
-        """After a capture that failed torch's default generator believes it goes on; another one ends that."""
-        with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self.stream):
+    def _recover(self, graph):
+        """After a capture that failed: torch believes that it goes on, in its pool of memory and in its default generator.
+
+        Another capture ends it for the generator. The pool is left to the graph, which stays, since torch asks it.
+        """
+        self._failed.append(graph)
+        with suppress(RuntimeError, AttributeError):    # It has no public name.
+            torch._C._cuda_endAllocateToPool(self.stream.device_index, self._pool)
+        self._pool = torch.cuda.graph_pool_handle()
+        with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), pool=self._pool, stream=self.stream):
             torch.zeros([], device=self.device).add_(1)
 
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from training.loss import Game
     from training.setup import Run
 
-MARGINS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)    # Of augmented images, shares of their size.
+AUTO = False                # Does --cuda-graphs=auto mean on, where a run can have them?
+MARGINS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1)      # Of augmented images, shares of their size.
 MAX_GRAPHS = 32             # Of one phase; what else comes is rare, and runs as usual.
 NOT_DONE = object()         # The phase has to run as usual.
 
@@ -181,7 +182,6 @@ class PhaseGraphs:
             try:
                 return Graph(function, _inputs(contexts), tape, self._recorder, contexts[0].nimg)
             except RuntimeError as error:
-                self._recorder.recover()
                 if isinstance(error, Uncapturable) or is_out_of_memory(error):
                     raise
                 raise Uncapturable(_first_cause(error)) from error

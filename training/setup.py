@@ -19,7 +19,7 @@ from torch_utils.randomness import Streams
 from training import transfer
 from training.ada import AdaptiveStrength
 from training.data.stages import RealStream, Source, Stage
-from training.graphs import MARGINS, PhaseGraphs, why_not
+from training.graphs import AUTO, MARGINS, PhaseGraphs, why_not
 from training.loss import Game, Phase
 from training.player import Player
 from training.regularizer import SITES
@@ -251,12 +251,15 @@ def build_ada(config: dict) -> AdaptiveStrength | None:
 
 
 def build_graphs(config: dict, game: Game, streams: Streams, device: torch.device) -> PhaseGraphs | None:
-    """The CUDA graphs of the phases, if they are asked for. Raises ValueError if this run cannot have them."""
-    if config.get('cuda_graphs', 'auto') != 'on':
+    """The CUDA graphs of the phases, if they are asked for; says why a run that should have them cannot."""
+    wanted = config.get('cuda_graphs', 'auto')
+    if wanted == 'off' or (wanted == 'auto' and not AUTO):
         return None
     reason = why_not(game, device)
     if reason:
-        raise ValueError(f'--cuda-graphs=on cannot be used with this run: {reason}; leave it out')
+        if wanted == 'on' and distributed.rank() == 0:
+            print(f'Without CUDA graphs, which this run cannot have: {reason}.', flush=True)
+        return None
     if hasattr(game.augment, 'margin_shares'):
         game.augment.margin_shares = MARGINS
     return PhaseGraphs(streams, CudaRecorder(device))

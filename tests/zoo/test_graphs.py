@@ -1,4 +1,8 @@
 """Phases that are captured and replayed train the same numbers as phases that run."""
+from contextlib import nullcontext
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
 import pytest
 import torch
 from graphs_on_cpu import CpuRecorder
@@ -6,8 +10,11 @@ from test_zoo import zoo_config
 from tiny import Silent, assert_same_bits, make_dataset
 
 from torch_utils import training_stats
+from torch_utils.cuda_graphs import CudaRecorder
 from training import graphs, setup
-from training.augment import PIPES
+from training.augment import PIPES, AugmentPipe
+from training.config.resolve import resolve
+from training.config.rules import UserError
 from training.training_loop import training_loop
 
 ADA = dict(augment_kwargs=dict(class_name='training.augment.AugmentPipe', **PIPES['bgc']), p=0.2, target=0.6, ada_kimg=0.05)
@@ -59,3 +66,114 @@ def test_replayed_phases_train_the_same_bits(data, capsys, names, changes):
     assert_same_bits(replayed, expected)
     assert 'without' not in capsys.readouterr().out
     assert recorder.num_replayed > recorder.num_captured > 0
+
+
+def run_with_graphs(data, **changes):
+    run = setup.build({**config_of(data, **changes), 'ops': 'reference'}, torch.device('cpu'))
+    run.graphs = graphs.PhaseGraphs(run.randomness, CpuRecorder())
+    run.stages[-1].end_nimg = 10 ** 6
+    for player in run.game.players:
+        player.optimizer.param_groups[0]['fused'] = True
+    return run
+
+
+def test_a_phase_that_cannot_be_captured_runs_as_usual_and_says_why(data, capsys):
+    run = run_with_graphs(data)
+    step = run.phases[0].step
+
+    def reading(game, ctx):
+        step(game, ctx)
+        float(ctx.gen.img.detach().mean())
+    reading.sites, run.phases[0].step = step.sites, reading
+    training_loop(run, Silent(12))
+    assert list(run.graphs.refused) == ['Gmain'] and len(run.graphs) > 0
+    assert capsys.readouterr().out.startswith('Gmain runs without a CUDA graph: aten._local_scalar_dense')
+
+
+def test_draws_of_the_host_are_refused(data, capsys):
+    run = run_with_graphs(data)
+    step = run.phases[0].step
+
+    def drawing(game, ctx):
+        step(game, ctx)
+        ctx.numpy_rng('mine')
+    drawing.sites, run.phases[0].step = step.sites, drawing
+    training_loop(run, Silent(4))
+    assert 'Gmain runs without a CUDA graph: it draws random numbers on the host (Gmain/0/0/mine).' in capsys.readouterr().out
+
+
+def test_without_memory_for_graphs_a_run_goes_on_without_them(data, capsys):
+    run = run_with_graphs(data)
+
+    def full(function, generators):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+    run.graphs._recorder.capture = full
+    training_loop(run, Silent(16))
+    assert run.micro_batch == run.batch_gpu and run.batch_idx == 4 and len(run.graphs) == 0
+    assert capsys.readouterr().out.count('Out of memory with CUDA graphs, which keep their own: going on without.') == 1
+
+
+def test_after_a_capture_that_failed_others_use_other_memory(monkeypatch):
+    """torch would say that it is still recording to the former."""
+    pools, used = iter(range(9)), []
+
+    class Capture(nullcontext):
+        def __init__(self, graph, pool, stream, capture_error_mode=None):
+            super().__init__()
+            used.append(pool)
+
+    for name, value in dict(Stream=lambda device: SimpleNamespace(device_index=0), CUDAGraph=MagicMock, graph=Capture,
+                            graph_pool_handle=lambda: next(pools)).items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    recorder = CudaRecorder(torch.device('cpu'))
+    with pytest.raises(RuntimeError):
+        recorder.capture(lambda: torch.zeros(2) @ torch.zeros(3), [])
+    assert recorder.capture(lambda: 'result', [])[0] == 'result'
+    assert used == [0, 1, 1]
+
+
+def test_graphs_are_forgotten_when_a_run_is_restored(data):
+    run = run_with_graphs(data)
+    training_loop(run, Silent(12))
+    assert len(run.graphs) > 0
+    run.load_state_dict(run.state_dict(), run.local_state_dict())
+    assert len(run.graphs) == 0
+
+
+def test_what_cannot_have_graphs_says_so(data, capsys):
+    cuda = torch.device('cuda')
+    run = run_with_graphs(data)
+    assert graphs.why_not(run.game, cuda) is None
+    assert 'computes on cpu' in graphs.why_not(run.game, torch.device('cpu'))
+    config = {**zoo_config(data, ['tdgan']), 'cuda_graphs': 'on'}
+    assert setup.build_graphs({**config, 'cuda_graphs': 'auto'}, run.game, run.randomness, torch.device('cpu')) is None
+    assert capsys.readouterr().out == ''
+    assert setup.build_graphs(config, run.game, run.randomness, torch.device('cpu')) is None
+    assert capsys.readouterr().out == 'Without CUDA graphs, which this run cannot have: it computes on cpu, which has none.\n'
+    centres = setup.build(config, torch.device('cpu')).game
+    for player in centres.players:
+        player.optimizer.param_groups[0]['fused'] = True
+    assert graphs.why_not(centres, cuda).startswith('TDGAN: its stages')
+
+
+@pytest.mark.parametrize('options, sentence', [
+    (dict(cuda_graphs='on', device='cpu'), '--cuda-graphs=on needs a CUDA device, and this run computes on cpu')])
+def test_graphs_that_cannot_be_are_refused_before_any_work(data, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        resolve(dict(data=data[0], cfg='tiny', **options))
+
+
+@pytest.mark.parametrize('p', [0.0, 0.3, 1.0])
+def test_wider_margins_give_the_same_pictures(p):
+    pictures, paddings = [], []
+    img = torch.rand([6, 3, 32, 32], generator=torch.Generator().manual_seed(1)) * 2 - 1
+    for shares in ((), graphs.MARGINS):
+        pipe = AugmentPipe(**PIPES['bgc'])
+        pipe.p.fill_(p)
+        pipe.margin_shares = shares
+        draw = pipe.draw(img, generator=torch.Generator().manual_seed(2))
+        pictures.append(pipe.transform(img, draw))
+        paddings.append(draw.warp.padding())
+    assert len(set(paddings[1])) == 1 and all(a <= b for a, b in zip(*paddings)) and paddings[0] != paddings[1]
+    assert paddings[1][0] in [min(int(-(-32 * share // 1)), 31) for share in graphs.MARGINS]
+    torch.testing.assert_close(*pictures, rtol=0, atol=1e-4)

@@ -189,6 +189,9 @@ def resolve_speed(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]
     from torch_utils import distributed
     # Untouched: it is for the ranks.
     device = distributed.check_device(o.get('device', 'auto'), config['gpus'])
+    if o.get('cuda_graphs') == 'on':
+        require(device == 'cuda', f'--cuda-graphs=on needs a CUDA device, and this run computes on {device}: leave it out')
+        require(config['gpus'] == 1, f'--cuda-graphs=on needs one process, and there are --gpus={config["gpus"]}: leave it out')
     precision = chosen_precision(o, device)
     set_precision(precision, config)
     if precision == 'bf16' and device == 'cuda':
