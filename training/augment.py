@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torch_utils import misc
 from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix, upfirdn2d
 from training.warp import REACH, Geometry, Warp, product
 
@@ -190,32 +191,32 @@ class AugmentPipe(torch.nn.Module):
         if not o.moves:
             return None
         # Of each rotation, so that one or both happen with rotate * p.
-        p_rotate = 1 - (1 - o.rotate * p).clamp(0, 1).sqrt()
-        blit = stretch = torch.eye(2, device=p.device).expand(dice.num_samples, 2, 2)
-        xint = xfrac = torch.zeros([dice.num_samples, 2], device=p.device)
+        p_rotate = 1 - (1 - _times(o.rotate, p)).clamp(0, 1).sqrt() if o.rotate else None
+        zero, one = (dice.all_samples(value) for value in (0, 1))
+        flip, quarter, shrink, squeeze, first, second = one, zero, one, (one, one), zero, zero
+        xint = xfrac = misc.constant(0, [dice.num_samples, 2], device=p.device)
         if o.xflip:
-            i = dice.gate((2 * dice.uniform()).floor(), 0, o.xflip * p)
-            blit = product(blit, _scaling(1 - 2 * i, torch.ones_like(i)))
+            flip = 1 - 2 * dice.gate((2 * dice.uniform()).floor(), 0, _times(o.xflip, p))
         if o.rotate90:
-            i = dice.gate((4 * dice.uniform()).floor(), 0, o.rotate90 * p)
-            blit = product(blit, _rotation(i * (math.pi / 2)))
+            quarter = dice.gate((4 * dice.uniform()).floor(), 0, _times(o.rotate90, p)) * (math.pi / 2)
         if o.xint:
-            xint = dice.gate((2 * dice.uniform(2) - 1) * o.xint_max, 0, o.xint * p)
+            xint = dice.gate((2 * dice.uniform(2) - 1) * o.xint_max, 0, _times(o.xint, p))
         if o.scale:
-            s = dice.gate((dice.normal() * o.scale_std).exp2(), 1, o.scale * p)
-            stretch = product(stretch, _scaling(1 / s, 1 / s))
+            shrink = 1 / dice.gate((dice.normal() * o.scale_std).exp2(), 1, _times(o.scale, p))
         if o.rotate:
-            theta = dice.gate((2 * dice.uniform() - 1) * (math.pi * o.rotate_max), 0, p_rotate)
-            stretch = product(stretch, _rotation(theta))
+            first = dice.gate((2 * dice.uniform() - 1) * (math.pi * o.rotate_max), 0, p_rotate)
         if o.aniso:
-            s = dice.gate((dice.normal() * o.aniso_std).exp2(), 1, o.aniso * p)
-            stretch = product(stretch, _scaling(1 / s, s))
+            s = dice.gate((dice.normal() * o.aniso_std).exp2(), 1, _times(o.aniso, p))
+            squeeze = 1 / s, s
         if o.rotate:
             theta = dice.gate((2 * dice.uniform() - 1) * (math.pi * o.rotate_max), 0, p_rotate)
-            if dice.percentile is None:     # At a percentile the first rotation is enough.
-                stretch = product(stretch, _rotation(theta))
+            second = theta if dice.percentile is None else zero     # At a percentile the first rotation is enough.
         if o.xfrac:
-            xfrac = dice.gate(dice.normal(2) * o.xfrac_std, 0, o.xfrac * p)
+            xfrac = dice.gate(dice.normal(2) * o.xfrac_std, 0, _times(o.xfrac, p))
+        # Products with diagonal matrices are products with rows or columns.
+        turn, before, after = _rotation(torch.stack([quarter, first, second]))                  # [3, N, 2, 2]
+        blit = turn * torch.stack([flip, one], dim=1)[:, :, None]
+        stretch = product(before * shrink[:, None, None] * torch.stack(squeeze, dim=1)[:, None], after)
         return Geometry(blit, stretch, xint, xfrac)
 
     def _draw_color(self, dice, channels):
@@ -226,18 +227,18 @@ class AugmentPipe(torch.nn.Module):
             raise ValueError(f'brightness, contrast, lumaflip, hue, saturation: images have {channels} channels; '
                              f'colour transformations are defined for 1 and 3')
         # Each maps luma, the component along grey, to luma and chroma, the rest, to chroma.
-        luma = chroma = torch.ones([dice.num_samples], device=p.device)
-        constant = theta = torch.zeros([dice.num_samples], device=p.device)
+        luma = chroma = dice.all_samples(1)
+        constant = theta = dice.all_samples(0)
         if o.brightness:
-            constant = dice.gate(dice.normal() * o.brightness_std, 0, o.brightness * p)
+            constant = dice.gate(dice.normal() * o.brightness_std, 0, _times(o.brightness, p))
         if o.contrast:
-            luma = chroma = dice.gate((dice.normal() * o.contrast_std).exp2(), 1, o.contrast * p)
+            luma = chroma = dice.gate((dice.normal() * o.contrast_std).exp2(), 1, _times(o.contrast, p))
         if o.lumaflip:
-            luma = luma * (1 - 2 * dice.gate((2 * dice.uniform()).floor(), 0, o.lumaflip * p))
+            luma = luma * (1 - 2 * dice.gate((2 * dice.uniform()).floor(), 0, _times(o.lumaflip, p)))
         if o.hue and channels > 1:
-            theta = dice.gate((2 * dice.uniform() - 1) * (math.pi * o.hue_max), 0, o.hue * p)
+            theta = dice.gate((2 * dice.uniform() - 1) * (math.pi * o.hue_max), 0, _times(o.hue, p))
         if o.saturation and channels > 1:
-            chroma = chroma * dice.gate((dice.normal() * o.saturation_std).exp2(), 1, o.saturation * p)
+            chroma = chroma * dice.gate((dice.normal() * o.saturation_std).exp2(), 1, _times(o.saturation, p))
         return _color_matrix(luma, chroma, theta, luma * constant, channels)
 
     def _draw_taps(self, dice, height, width):
@@ -247,7 +248,7 @@ class AugmentPipe(torch.nn.Module):
         self.require_size(width, height)
         gains, norm = [], 1
         for power, weight in zip(BAND_POWER.tolist(), o.imgfilter_bands):
-            t = dice.gate((dice.normal() * o.imgfilter_std).exp2(), 1, o.imgfilter * p * weight)
+            t = dice.gate((dice.normal() * o.imgfilter_std).exp2(), 1, _times(weight, _times(o.imgfilter, p)))
             if dice.percentile is not None and not weight:
                 t = torch.ones_like(t)
             gains.append(t)
@@ -258,14 +259,14 @@ class AugmentPipe(torch.nn.Module):
         o, p = self.options, self.p
         if not o.noise:
             return None
-        sigma = dice.gate(dice.half_normal() * o.noise_std, 0, o.noise * p)
+        sigma = dice.gate(dice.half_normal() * o.noise_std, 0, _times(o.noise, p))
         return dice.field(channels, height, width) * sigma[:, None, None, None]
 
     def _draw_hole(self, dice):
         o, p = self.options, self.p
         if not o.cutout:
             return {}
-        size = dice.gate(torch.full([dice.num_samples], o.cutout_size, device=p.device), 0, o.cutout * p)
+        size = dice.gate(dice.all_samples(o.cutout_size), 0, _times(o.cutout, p))
         return {'hole_size': size[:, None], 'hole_center': dice.uniform(2)}
 
     # ------------------------------------------------------------------------------------------------ application
@@ -338,51 +339,73 @@ def band_filters() -> np.ndarray:
     return bank
 
 
+POOL = 32       # Numbers a sample that are drawn at once.
+
+
 class _Dice:
     """Random numbers for `num_samples` samples.
 
-    With a percentile the same numbers are drawn, and then replaced by the value at that percentile."""
+    On CPUs each draw is a call of its own, so that a seed gives the numbers that it always gave. On other devices, where calls
+    cost more than numbers, draws take theirs from a pool. With a percentile the same numbers are drawn, and then replaced
+    by the value at that percentile."""
 
     def __init__(self, num_samples, device, percentile, generator):
         self.num_samples = num_samples
         self.percentile = percentile
         self._source = {'generator': generator, 'device': device}
+        self.is_pooled = device.type != 'cpu'
+        self._pools = {}                    # {function of torch: (pool [POOL, N], numbers that are used up)}
+
+    def all_samples(self, value):
+        """[N] of one value, which is not to be written."""
+        return misc.constant(value, [self.num_samples], device=self._source['device'])
 
     def uniform(self, *size):
         """[N, *size] in [0, 1)."""
-        u = torch.rand([self.num_samples, *size], **self._source)
+        u = self._draw(torch.rand, *size)
         return u if self.percentile is None else torch.full_like(u, self.percentile)
 
     def normal(self, *size):
         """[N, *size] standard normal. (A percentile gives a value smaller by sqrt(2), as the published
         program does.)"""
-        z = self.field(*size)
+        z = self._draw(torch.randn, *size)
         return z if self.percentile is None else torch.full_like(z, 2 * self.percentile - 1).erfinv()
 
     def half_normal(self):
         """[N] absolute values of standard normal numbers."""
-        z = self.field()
+        z = self._draw(torch.randn)
         return z.abs() if self.percentile is None else torch.full_like(z, self.percentile).erfinv()
 
     def field(self, *size):
         """[N, *size] standard normal, at any percentile."""
         return torch.randn([self.num_samples, *size], **self._source)
 
+    def _draw(self, function, *size):
+        """[N] or [N, size]"""
+        if not self.is_pooled:
+            return function([self.num_samples, *size], **self._source)
+        num = math.prod(size)
+        pool, used = self._pools.get(function, (None, POOL))
+        if used + num > POOL:
+            pool, used = function([POOL, self.num_samples], **self._source), 0
+        self._pools[function] = pool, used + num
+        return pool[used:used + num].t() if size else pool[used]
+
     def gate(self, value, neutral, chance):
         """`value` [N, ...] for those samples that it happens to, `neutral` for the others."""
-        happens = torch.rand([self.num_samples] + [1] * (value.ndim - 1), **self._source) < chance
+        happens = self._draw(torch.rand, *[1] * (value.ndim - 1)) < chance
         return torch.where(happens, value, neutral) if self.percentile is None else value
 
 
-def _scaling(x, y):
-    """[N], [N] -> [N, 2, 2]."""
-    return torch.diag_embed(torch.stack([x, y], dim=1))
+def _times(multiplier, p):
+    """multiplier * p"""
+    return p if multiplier == 1 else multiplier * p
 
 
 def _rotation(theta):
-    """[N] -> [N, 2, 2]."""
+    """[..., N] -> [..., N, 2, 2]."""
     cos, sin = theta.cos(), theta.sin()
-    return torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
+    return torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, [2, 2])
 
 
 def _color_matrix(luma, chroma, theta, constant, channels):
@@ -393,8 +416,9 @@ def _color_matrix(luma, chroma, theta, constant, channels):
     """
     if channels == 1:
         return torch.stack([luma, constant], dim=1)[:, None]
-    index = torch.arange(3, device=theta.device)
-    angle = theta[:, None, None] + (index - index[:, None]) * (2 * math.pi / 3)         # [N, 3, 3]
+    index = np.arange(3)
+    third = misc.constant((index - index[:, None]) * (2 * math.pi / 3), dtype=theta.dtype, device=theta.device)
+    angle = theta[:, None, None] + third                                                # [N, 3, 3]
     matrix = (luma[:, None, None] + 2 * chroma[:, None, None] * angle.cos()) / 3
     return torch.cat([matrix, constant[:, None, None].expand(-1, 3, 1)], dim=2)
 

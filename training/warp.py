@@ -52,11 +52,12 @@ class Warp:
         self.size = _size(width, height, linear.device)
         self.linear = linear                            # [N, 2, 2]
         self.offset = offset                            # [N, 2, 1]
-        corner = (self.size[:, None] - 1) / 2
-        extent = product(linear.abs(), corner[None])    # [N, 2, 1] half the size of what the output shows.
-        margins = torch.stack([extent - offset, extent + offset]).amax(dim=1)[:, :, 0] + (2 * REACH - corner[:, 0])
+        half = _size((width - 1) / 2, (height - 1) / 2, linear.device)      # From the centre to the outermost pixel.
+        extent = product(linear.abs(), half[None, :, None])     # [N, 2, 1] half the size of what the output shows.
+        beyond = _size(2 * REACH - (width - 1) / 2, 2 * REACH - (height - 1) / 2, linear.device)
+        margins = torch.stack([extent - offset, extent + offset]).amax(dim=1)[:, :, 0] + beyond
         # [before and after, x and y]
-        self.margins = torch.minimum(margins.clamp(min=0), self.size - 1).ceil()
+        self.margins = torch.minimum(margins.clamp(min=0), _size(width - 1, height - 1, linear.device)).ceil()
         if shares:
             shares = misc.constant(shares, dtype=torch.float32, device=linear.device)
             share = torch.where(shares >= (self.margins / self.size).amax(), shares, 1).amin()
@@ -88,7 +89,7 @@ class Warp:
         """
         before, after = self.margins
         size_in = 2 * (self.size + before + after)
-        size_out = 2 * (self.size + 2 * REACH)
+        size_out = _size(2 * (self.width + 2 * REACH), 2 * (self.height + 2 * REACH), self.linear.device)
         offset = 2 * self.offset + (before - after)[:, None] + (self.linear.sum(dim=2, keepdim=True) - 1) / 2
         theta = torch.cat([self.linear * size_out, 2 * offset], dim=2) / size_in[:, None]
         return affine_grid(theta, 2 * (self.width + 2 * REACH), 2 * (self.height + 2 * REACH))

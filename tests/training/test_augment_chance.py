@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from training import augment
 from training.augment import AugmentPipe
 
 MANY = 20000
@@ -111,3 +112,15 @@ def test_each_is_as_strong_as_its_range_says(option):
     assert values.mean().item() == pytest.approx(0, abs=4 * std / math.sqrt(MANY))
     assert values.square().mean().sqrt().item() == pytest.approx(std, rel=0.03)
     assert (values.square().mean(dim=0).sqrt() / std).tolist() == pytest.approx([1] * values.shape[1], rel=0.04)
+
+
+def test_numbers_from_a_pool_are_drawn_once_each():
+    """As on GPUs: two calls for what an image is moved and coloured by."""
+    dice = augment._Dice(5, torch.device('cpu'), None, torch.Generator().manual_seed(1))
+    dice.is_pooled = True
+    taken = [dice.uniform(), dice.uniform(2), dice.normal(), *(dice.uniform() for _ in range(augment.POOL - 4)), dice.uniform(2)]
+    assert [list(x.shape) for x in (*taken[:3], taken[-1])] == [[5], [5, 2], [5], [5, 2]]
+    generator = torch.Generator().manual_seed(1)
+    first, normal, second = (draw([augment.POOL, 5], generator=generator) for draw in (torch.rand, torch.randn, torch.rand))
+    assert torch.equal(taken[0], first[0]) and torch.equal(taken[1], first[1:3].t()) and torch.equal(taken[2], normal[0])
+    assert torch.equal(taken[-2], first[-2]) and torch.equal(taken[-1], second[:2].t())     # One was left, too few for a pair.
