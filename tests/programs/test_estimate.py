@@ -80,3 +80,11 @@ def test_options_are_those_of_training(tmp_path):
     assert result.exit_code == 2 and 'none.zip' in result.output
     result = CliRunner().invoke(command.group, ['estimate', '--data=none.zip'])
     assert result.exit_code == 2 and '--outdir' in result.output
+
+
+def test_a_dry_run_says_who_measures(tmp_path):
+    import train
+    data = make_dataset(tmp_path / 'a.zip', num=8)
+    result = CliRunner().invoke(train.main, ['--outdir', str(tmp_path), '--data', data, '--cfg=tiny', '--device=cpu',
+                                             '--metrics=none', '--dry-run'])
+    assert result.exit_code == 0 and 'loss-zoo estimate, with the same options, measures it' in result.output
