@@ -119,7 +119,7 @@ def test_weco_is_that_of_the_twin():
     method = weco.WeCo(game, weco.Options(weight=0.3))
     twin = game.critics['D2']
     twin.module.requires_grad_(True)
-    ctx = StepContext(game, Phase('D2main', d_main, [twin], critic=twin), None, progress=0.25)
+    ctx = StepContext(game, Phase('D2main', d_main, [twin], critic=twin), None, remaining=0.75)
     torch.testing.assert_close(terms.weco(game.D.module, twin.module, 0.3, progress=0.25), method.d_fake(ctx))
 
 
