@@ -9,12 +9,12 @@ import ast
 import importlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from losses_ext.option import check_ranges
+from losses_ext.option import check_ranges, plain
 
 # Adversarial games, what each side wants of the critic's logits (training/adversarial.py).
 # Any of them is a --loss.
@@ -59,6 +59,9 @@ REG_TYPES: dict[str, str] = {
 # Naming a group means all its members; it joins, with options of its own, when any member is chosen.
 GROUPS = {'genco': ('weco', 'daco')}
 
+# The other half of a method whose critics are elsewhere: what runs there.
+CENTRE_PROGRAM = 'losses_ext.sites.centre'
+
 # What --reg_type is for an adversarial game unless it is given:
 # R1 and R2 together are part of the relativistic recipe.
 DEFAULT_REG_TYPES = {'relativistic': 'r2'}
@@ -68,6 +71,11 @@ def load(target: str) -> Callable:
     """The object behind a registry entry 'module:name'."""
     module, name = target.split(':')
     return getattr(importlib.import_module(module), name)
+
+
+def centre_program() -> Any:
+    """The module for programs that run at a data centre."""
+    return importlib.import_module(CENTRE_PROGRAM)
 
 
 def rules_of(name: str) -> Any:
@@ -116,7 +124,7 @@ def configure(config: dict, loss_options: dict) -> None:
     target = LOSSES[config['loss']]
     module = importlib.import_module(target.split(':')[0])
     if hasattr(module, 'configure'):
-        config['loss_options'] = asdict(module.configure(config, checked_options(config['loss'], module, loss_options)))
+        config['loss_options'] = plain(module.configure(config, checked_options(config['loss'], module, loss_options)))
     game = config['loss_kwargs']['game']
     by_signs = config.get('target') is not None and config.get('ada_signal') != 'heldout'
     if by_signs and not rules_of(game).zero_decides:
@@ -126,7 +134,7 @@ def configure(config: dict, loss_options: dict) -> None:
         load(target).configure(config, checked_options(name, load(target), base_options(config, name)))
     for name, options in config['regularizers'].items():
         cls = load(REG_TYPES[name])
-        config['regularizers'][name] = asdict(cls.configure(config, checked_options(name, cls, options)))
+        config['regularizers'][name] = plain(cls.configure(config, checked_options(name, cls, options)))
 
 
 def base_options(config: dict, name: str) -> dict:
@@ -160,6 +168,7 @@ class OptionSpec:
     help: str
     choices: tuple[str, ...] = ()
     within: str = ''
+    left_out: bool = False
 
 
 @cache

@@ -52,6 +52,17 @@ class Centre(Source):
         return self.with_code(c), c
 
 
+class Absent(Centre):
+    """Another centre, as one centre sees it: there is nothing of it here."""
+    dataset = None
+
+    def note_contents(self) -> None:
+        """Nothing is known of it."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class Mixed(Source):
     """Labels of several centres; each group of centres gets an equal share."""
 

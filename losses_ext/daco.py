@@ -37,6 +37,7 @@ class Options:
 class DaCo(Regularizer):
     """A critic that sees part of the spectrum; one for each source of data."""
     Options = Options
+    works_apart = True
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:

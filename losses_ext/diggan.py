@@ -44,6 +44,7 @@ class Options:
 class DigGAN(WithRunningMeans):
     """Adds the gap of each critic to its main step."""
     Options = Options
+    works_apart = True
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options, options.ema)

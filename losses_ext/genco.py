@@ -21,6 +21,7 @@ class Options:
 class GenCo(Regularizer):
     """Is part of every run with `weco` or `daco`; adds no term itself."""
     Options = Options
+    works_apart = True
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)

@@ -49,6 +49,7 @@ class Options:
 class GGDR(Regularizer):
     """Adds the decoder to the first critic of every source, and the term to its step on fakes."""
     Options = Options
+    works_apart = True
     through_fakes = True
 
     def __init__(self, game: Game, options: Options):

@@ -27,6 +27,7 @@ class Options:
 class GradientPenalty(Regularizer):
     """Acts in a critic's lazy step, or, with an interval of its own, in its main step."""
     Options = Options
+    works_apart = True
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)

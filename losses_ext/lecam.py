@@ -31,6 +31,7 @@ class Options:
 class LeCam(WithRunningMeans):
     """Adds one part to each critic's step on fakes, the other to that on reals."""
     Options = Options
+    works_apart = True
     through_fakes = True
 
     def __init__(self, game: Game, options: Options):

@@ -26,6 +26,7 @@ class Options:
 class R2(Regularizer):
     """Acts in a critic's lazy step, or, with an interval of its own, in its main step."""
     Options = Options
+    works_apart = True
     strength = 'gamma'
     leaf = 'img'
 

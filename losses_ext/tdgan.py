@@ -20,11 +20,14 @@ import torch
 from torch import Tensor
 
 from dnnlib.numbers import in_words, is_within
-from losses_ext.centres import Centre, Mixed
+from losses_ext.centres import Absent, Centre, Mixed
 from losses_ext.option import option
+from losses_ext.sites import agreement, apart
+from losses_ext.sites.elsewhere import CentreElsewhere, Elsewhere, recast
+from losses_ext.sites.hub import hub_of
 from torch_utils import misc, training_stats
 from training.data.stages import Stage
-from training.loss import Game, StepContext
+from training.loss import Game, Phase, StepContext
 from training.regularizer import Regularizer, Term
 
 TEACHER = 'Gbar'
@@ -56,6 +59,25 @@ class Options:
     code_init: str = option('copy',
                             'Where a new centre starts: from the images of the previous one, or anywhere.',
                             choices=('copy', 'random'))
+    mode: str = option('local', 'Where centres are: here, or remote, each with its images and critics in a process of its own '
+                       '(tdgan_centre.py, docs/sites.md).', choices=('local', 'remote'), left_out=True)
+    centres: str = option('', 'Names of the centres 0, 1, ..., with commas, as in their certificates; of the mode remote, in '
+                          'place of --tdgan_data.', left_out=True)
+    listen: str = option('', 'HOST:PORT at which centres connect.', left_out=True)
+    tls: str = option('', 'Directory of the certificates of this end.', left_out=True)
+    insecure: bool = option(False, 'Without certificates; on one machine only.', left_out=True)
+    patience: float = option(3600.0, 'Seconds that a centre on line may be away.', within='[0, inf)', left_out=True)
+    res: int = option(0, 'Width and height of the images of the centres.', within='[0, 4096]', left_out=True)
+    channels: int = option(3, 'Channels of their images.', within='[1, 4]', left_out=True)
+    labels: int = option(0, 'Numbers in their labels, with --cond=1.', within='[0, 1000000]', left_out=True)
+    images: str = option('float32', 'How fakes travel; float32 is exact.', choices=('float32', 'bfloat16', 'uint8'),
+                         left_out=True)
+    grads: str = option('float32', 'How image gradients travel.', choices=('float32', 'bfloat16'), left_out=True)
+
+
+def titles(options: Options) -> list[str]:
+    """What the centres are called: data sets, or names."""
+    return (options.data if options.mode == 'local' else options.centres).split(',')
 
 
 def default_schedule(num: int, total_kimg: float) -> str:
@@ -65,7 +87,7 @@ def default_schedule(num: int, total_kimg: float) -> str:
 
 def parse_schedule(options: Options) -> list[tuple[list[int], float]]:
     """[(centres on line, kimg)] of every stage. Raises ValueError."""
-    num = len(options.data.split(','))
+    num = len(titles(options))
     stages = []
     for text in options.schedule.split(','):
         ids, _, kimg = text.partition(':')
@@ -95,11 +117,17 @@ class TDGAN(Regularizer):
     """Brings the data, the stages, the critics of further centres, and the reminding term."""
     Options = Options
     brings_data = True
+    works_apart = True
     no_graphs = 'its stages bring other critics, and its step draws labels on the host'
 
     @classmethod
+    def data_elsewhere(cls, options: Options) -> tuple[list[str], dict[str, int]] | None:
+        return apart.data_elsewhere(options) if options.mode == 'remote' else None
+
+    @classmethod
     def configure(cls, config: dict, options: Options) -> Options:
-        num = len(options.data.split(','))
+        apart.check(config, options, Options())
+        num = len(titles(options))
         kimg = config.get('command', {}).get('kimg')
         if options.schedule and kimg is not None:
             print(f'Warning: --tdgan_schedule overrules --kimg={kimg}.', file=sys.stderr)
@@ -127,17 +155,37 @@ class TDGAN(Regularizer):
         self._base_weights = None
         self._kept = {}  # {centre: its critics and strength of augmentation} with --tdgan_d=keep.
         self._schedule = parse_schedule(options)
+        # The number of the centre that this process is; None: it is none, and has G.
+        self._own = apart.own_centre(options.mode)
+        self._hub = None
+        if options.mode == 'remote':
+            self._hub = hub_of(titles(options), options.patience, options.listen, options.tls, images=options.images,
+                               grads=options.grads)
+            game.critics = {game.D.name: Elsewhere.like(game.D)}
+        if self._own is not None:
+            self.sites = set()
         for source in range(1, max(len(ids) for ids, _ in self._schedule)):
             game.add_critic(f'D_{source}', source=source)
 
+    def recast(self, phases: list[Phase]) -> list[Phase]:
+        return phases if self._hub is None else list(recast(phases, self._hub))
+
+    def _centre(self, index: int, kwargs: dict, code: np.ndarray | None) -> Centre:
+        if self._hub is not None:
+            return CentreElsewhere(index, kwargs, code, self._hub)
+        if self._own is not None:
+            return Centre(index, {**kwargs, 'path': self.options.data}, code) if index == self._own else Absent(index, kwargs, code)
+        return Centre(index, {**kwargs, 'path': titles(self.options)[index]}, code)
+
     def stages(self, config: dict) -> list[Any]:
-        paths = self.options.data.split(',')
+        if self._hub is not None:
+            self._hub.serve(self.game, config, *apart.terms(config))
+        num = len(titles(self.options))
         self._strength_adapts = config.get('target') is not None
         self._c_dim = config['data_shape']['c_dim']
         num_codes = config['G_kwargs'].get('c_dim', self._c_dim) - self._c_dim
-        codes = np.eye(num_codes, dtype=np.float32) if num_codes else [None] * len(paths)
-        self._centres = [Centre(i, {**config['centre_kwargs'], 'path': path}, codes[i])
-                         for i, path in enumerate(paths)]
+        codes = np.eye(num_codes, dtype=np.float32) if num_codes else [None] * num
+        self._centres = [self._centre(i, config['centre_kwargs'], codes[i]) for i in range(num)]
         stages, seen, previous, end_kimg = [], [], (), 0
         for number, (ids, kimg) in enumerate(self._schedule):
             on_line = [self._centres[i] for i in ids]
@@ -160,13 +208,21 @@ class TDGAN(Regularizer):
             if stage.previous:
                 self._change_over(stage, seed)
             self._report_stage(stage)
+        if self._hub is not None:
+            self._hub.begin_stage(stage, seed, resumed, self._nimg)
         self._stage = stage
         self._weigh_critics()
 
     def end_iteration(self, nimg: int, batch_idx: int) -> None:
         self._nimg = nimg
+        if self._hub is not None:
+            self._hub.end_iteration(nimg)
         if self.options.warmup:
             self._weigh_critics()
+
+    def before_save(self, nimg: int) -> None:
+        if self._hub is not None:
+            self._hub.save(nimg)
 
     def _report_stage(self, stage):
         """Reports the stage and its centres, once: statistics keep their value until the next report."""
@@ -178,12 +234,14 @@ class TDGAN(Regularizer):
         """Freezes the teacher, replaces the critics, and lets new codes start
         where the previous centre is."""
         game = self.game
+        if self.options.d == 'keep':
+            self._keep_critics()
+        self._renew_critics(stage, seed)
+        if self._own is not None:           # G is elsewhere.
+            return
         if self._sees_memory(stage):
             game.frozen[TEACHER] = copy.deepcopy(game.G_ema if self.options.prev == 'ema' else game.G.module)
             game.frozen[TEACHER].train().requires_grad_(False)
-        if self.options.d == 'keep':
-            self._keep_critics(stage)
-        self._renew_critics(stage, seed)
         if self.options.gopt == 'reset':
             game.G.reset_optimizer()
         if self.options.code_init == 'copy' and stage.previous[0].code is not None:
@@ -191,8 +249,11 @@ class TDGAN(Regularizer):
                 for centre in stage.new:
                     self._copy_code(G, stage.previous[0].index, centre.index)
 
-    def _keep_critics(self, stage):
-        for source, centre in enumerate(stage.previous):
+    def _keep_critics(self):
+        """Of the stage that ends; a centre keeps its own."""
+        for source, centre in enumerate(self._stage.sources):
+            if self._own not in (None, centre.index):
+                continue
             critics = [critic.state_dict() for critic in self.game.critics_of(source)]
             self._kept[centre.index] = copy.deepcopy(dict(critics=critics, p=getattr(self.game.augment, 'p', None)))
 
@@ -225,9 +286,9 @@ class TDGAN(Regularizer):
         warm = not self._stage.previous or self._nimg >= self._stage.begin_nimg + self.options.warmup * 1000
         if self._base_weights is None:
             self._base_weights = {name: critic.weight for name, critic in self.game.critics.items()}
-        share = {'size': [centre.num / sum(c.num for c in centres) for centre in centres],
-                 'uniform': [1 / len(centres)] * len(centres),
-                 'sum': [1] * len(centres)}[self.options.weights]
+        total = sum(centre.num for centre in centres)
+        share = {'size': [centre.num / total for centre in centres],
+                 'uniform': [1 / len(centres)] * len(centres), 'sum': [1] * len(centres)}[self.options.weights]
         for name, critic in self.game.critics.items():
             on_line = critic.source < len(centres)
             critic.weight = self._base_weights[name] * (share[critic.source] if on_line and warm else 0)
@@ -266,6 +327,17 @@ class TDGAN(Regularizer):
             self._centres[index].num = num
         self._kept = state.get('kept', {})      # Of an earlier version; now it is shared.
         self._nimg = state['nimg']
+        if self._hub is not None:
+            self._hub.require_states(self._nimg, self._on_line_at(self._nimg))
+
+    def _on_line_at(self, nimg: int) -> list[int]:
+        """Numbers of the centres that were on line when so many images had been shown."""
+        end = 0.0
+        for ids, kimg in self._schedule:
+            end += kimg
+            if nimg <= round(end * 1000):
+                break
+        return ids
 
     def shared_state_dict(self) -> dict:
         return dict(kept=self._kept)

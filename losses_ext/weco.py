@@ -34,6 +34,7 @@ class Options:
 class WeCo(Regularizer):
     """A twin of D that must not become like it; one for each source of data."""
     Options = Options
+    works_apart = True
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)

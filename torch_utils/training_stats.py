@@ -43,6 +43,11 @@ class _Sums:
         if elems.device.type == 'cpu' or len(self._waiting) * elems.numel() >= WAITING_VALUES:
             self.take()
 
+    def join(self, moments):
+        """Adds sums of one report."""
+        self.take()
+        self._moments = moments if self._moments is None else self._moments + moments
+
     def take(self):
         """[3] float64 (float32 where there is no float64)."""
         if self._waiting:
@@ -64,6 +69,7 @@ class _Registry:
         self.pending = {}  # name -> device -> _Sums, in the order of first report.
         self.collectors = weakref.WeakSet()
         self.held = None                                # Who gets the reports instead.
+        self.notes = None                               # [(name, moments)] for whoever wants them, report by report.
 
     def report(self, name, value):
         # It may be written to before it is added up.
@@ -74,6 +80,8 @@ class _Registry:
             self.held.add(name, elems)
 
     def add(self, name, elems):
+        if self.notes is not None and elems.numel() > 0:
+            self.notes.append((name, moments_of(elems)))
         sums = self.pending.setdefault(name, {})
         if elems.numel() > 0:
             sums.setdefault(elems.device, _Sums()).add(elems)
@@ -186,6 +194,32 @@ def held() -> Iterator[HeldReports]:
         yield reports
     finally:
         _registry.held = None
+
+
+@contextmanager
+def noted() -> Iterator[list[tuple[str, list[float]]]]:
+    """Notes [(name, [number, sum, sum of squares])] of every report meanwhile, in a list, for another process to report.
+
+    Waits for the device each time.
+    """
+    before, _registry.notes = _registry.notes, []
+    try:
+        yield _registry.notes
+    finally:
+        _registry.notes = before
+
+
+def moments_of(elems: torch.Tensor) -> list[float]:
+    """[number, sum, sum of squares] of values, as they are summed up here."""
+    sums = _Sums()
+    sums.add(elems.to(torch.float32))
+    return sums.take().tolist()
+
+
+def report_moments(name: str, moments: list[float]) -> None:
+    """Reports what another process has noted of one report, as if it had been made here."""
+    sums = _registry.pending.setdefault(name, {}).setdefault(torch.device('cpu'), _Sums())
+    sums.join(torch.tensor(moments, dtype=torch.float64))
 
 
 def state_dict() -> dict:

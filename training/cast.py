@@ -34,14 +34,14 @@ class Cast:
 
     @property
     def players(self) -> list[Player]:
-        """G and all critics."""
-        return [self.G, *self.critics.values()]
+        """G and all critics that learn in this process."""
+        return [self.G, *(critic for critic in self.critics.values() if critic.is_here)]
 
     def add_critic(self, name: str, view: Callable | None = None, source: int = 0) -> Player:
         """One more critic of D's architecture and optimizer settings, with fresh weights that no other choice changes."""
         assert name not in self.critics, f'there is a critic {name} already'
         seed = Streams(self.seed).seed_of(0, f'weights/{name}')
-        critic = Player(name, self.D._make_module, self.D._make_optimizer, self.D.reg_interval, view, seed)
+        critic = type(self.D)(name, self.D._make_module, self.D._make_optimizer, self.D.reg_interval, view, seed)
         critic.source = source
         self.critics[name] = critic
         return critic

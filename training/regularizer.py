@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 SITES = ('g_main', 'g_reg', 'd_fake', 'd_real', 'd_pair', 'd_reg', 'd_reg_pair')
 LAZY_SITES = ('g_reg', 'd_reg', 'd_reg_pair')
 Term = Tensor | float | None    # What a regularizer adds at a site: [N], a scalar, or nothing.
-OTHER_HOOKS = ('variant', 'configure', 'reals', 'phases', 'stages', 'begin_stage', 'end_phase', 'end_iteration', 'describe',
-               'state_dict', 'load_state_dict', 'shared_state_dict', 'load_shared_state_dict')
+OTHER_HOOKS = ('variant', 'configure', 'data_elsewhere', 'reals', 'phases', 'recast', 'stages', 'begin_stage', 'end_phase',
+               'end_iteration', 'before_save', 'describe', 'state_dict', 'load_state_dict', 'shared_state_dict',
+               'load_shared_state_dict')
 
 
 class Regularizer:
@@ -33,6 +34,8 @@ class Regularizer:
     """
     interval = 1                    # In main steps: act on every interval-th iteration ...
     leaf: str | None = None  # 'img' or 'seen': `d_pair` differentiates the critic with respect to this.
+    # Does the method work where the critics that it acts on are in another process than G?
+    works_apart = False
     brings_data = False  # Does the method open data sets of its own (`Options.data`), in place of --data?
     # Is `d_fake` a function of the fakes themselves? Ratio forms of OSGAN refuse it by name.
     through_fakes = False
@@ -82,6 +85,14 @@ class Regularizer:
         """
         return options
 
+    @classmethod
+    def data_elsewhere(cls, options: Any) -> tuple[list[str], dict[str, int]] | None:
+        """Of a method that brings data: (names, shape of the items) of data sets that this machine does not have;
+        None if it has them.
+
+        Raises ValueError.
+        """
+
     def variant(self) -> Any:
         """What of the host decides what its steps do now, beside `interval`: plain data. CUDA graphs are made for each value.
 
@@ -96,6 +107,10 @@ class Regularizer:
     def phases(self) -> Iterator[Phase]:
         """Further phases."""
         return iter(())
+
+    def recast(self, phases: list[Phase]) -> list[Phase]:
+        """The phases of the recipe, with other steps for those that are not done in this process alone."""
+        return phases
 
     def stages(self, config: dict) -> list[Any]:
         """The schedule of data: a list of `Stage`s (training/data/stages.py).
@@ -113,6 +128,9 @@ class Regularizer:
 
     def end_iteration(self, nimg: int, batch_idx: int) -> None:
         """Called after all phases of an iteration, when `nimg` images have been shown."""
+
+    def before_save(self, nimg: int) -> None:
+        """Called before the state of the run is saved, between two iterations."""
 
     def describe(self) -> dict:
         """Plain data that network snapshots carry, by name, for the tools that make pictures with them."""

@@ -84,7 +84,9 @@ class Run:
             regularizer.begin_stage(self.stage, seed, resumed=self.stage_begun)
         self.stage_begun = True
         if self.reals is None:
-            self.reals = [open_reals(self.config, source.dataset, self.device, self.nimg, self.rollbacks)
+            def make(dataset):
+                return open_reals(self.config, dataset, self.device, self.nimg, self.rollbacks)
+            self.reals = [source.open_reals(make, self.config, self.device, self.nimg, self.rollbacks)
                           for source in self.stage.sources]
 
     def forget_graphs(self) -> None:
@@ -272,6 +274,8 @@ def build_phases(config: dict, game: Game) -> list[Phase]:
     """
     phases = list(losses_ext.recipe(config)(game))
     phases += [phase for regularizer in game.regularizers for phase in regularizer.phases()]
+    for regularizer in game.having('recast'):
+        phases = list(regularizer.recast(phases))
     check_sites(game, phases, config['loss'])
     return phases
 
@@ -303,7 +307,7 @@ def init_from(run: Run, networks: dict[str, Any], allow_partial: bool = False) -
         for player in run.game.players:
             init_grafts_from(player, networks.get('grafts', {}).get(player.name, {}))
         for critic in run.game.critics.values():
-            if transfer.source_of(critic.name, networks) is None:
+            if critic.is_here and transfer.source_of(critic.name, networks) is None:
                 critic.copy_frozen(run.game.D.module)       # They would never learn.
     for player in run.game.players:
         distributed.broadcast_module_(player.module)

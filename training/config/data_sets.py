@@ -4,7 +4,7 @@ from contextlib import closing
 from typing import Any
 
 from training.config import run_dirs
-from training.config.methods import method_with_data
+from training.config.methods import data_elsewhere, method_with_data
 from training.config.rules import require
 
 EXAMPLE = 'For example: train.py --outdir=runs --data=photos/ --mirror=1 (train.py --help lists all options)'
@@ -26,6 +26,7 @@ def data_size(o: Mapping[str, Any]) -> tuple[int, int]:
     """(number of images that the run learns from, their resolution)."""
     from training.dataset import ImageFolderDataset
     num_images = 0
+    require(data_elsewhere(o) is None, '--preset goes by the number of images, which are elsewhere: give its options themselves')
     for path in data_paths(o):
         with closing(ImageFolderDataset(path=path)) as dataset:
             num_images += len(dataset)
@@ -36,6 +37,10 @@ def data_size(o: Mapping[str, Any]) -> tuple[int, int]:
 def resolve_data(o: Mapping[str, Any], config: dict[str, Any], names: list[str]) -> None:
     """--data, --cond, --labels-from, --subset, --mirror: the data sets, and the shape of their items."""
     from training.dataset import ImageFolderDataset
+    elsewhere = data_elsewhere(o)
+    if elsewhere is not None:
+        resolve_elsewhere(o, config, names, *elsewhere)
+        return
     paths = data_paths(o)
     labels = dict(use_labels=bool(o.get('cond')), **label_source(o, paths))
     shapes, fingerprints, nums, titles = [], [], [], []
@@ -57,8 +62,20 @@ def resolve_data(o: Mapping[str, Any], config: dict[str, Any], names: list[str])
     names += ['cond'] * bool(o.get('cond')) + [f'subset{o.get("subset")}'] * ('subset' in o) + ['mirror'] * bool(o.get('mirror'))
 
 
-def set_arguments(o: Mapping[str, Any], paths: list[str], labels: dict[str, Any], res: int,
-                  num: int) -> dict[str, Any]:
+def resolve_elsewhere(o: Mapping[str, Any], config: dict[str, Any], names: list[str], titles: list[str],
+                      shape: dict[str, int]) -> None:
+    """The same for data sets on other machines, of which nothing is known here but what they are called and their shape."""
+    for option in ('data', 'labels_from', 'subset', 'held_out'):
+        require(option not in o, f'--{option.replace("_", "-")} is about images on this machine, and those of the run are elsewhere')
+    require(bool(o.get('cond')) == (shape['c_dim'] > 0), '--cond=1 and a number of labels belong together')
+    kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=None, max_size=None, xflip=bool(o.get('mirror')),
+                  resolution=shape['img_resolution'], use_labels=bool(o.get('cond')))
+    config.update(data_paths=[], data_fingerprints=[], data_num_images=[], data_shape=shape, training_set_kwargs=kwargs)
+    names.append('+'.join(titles))
+    names += ['cond'] * bool(o.get('cond')) + ['mirror'] * bool(o.get('mirror'))
+
+
+def set_arguments(o: Mapping[str, Any], paths: list[str], labels: dict[str, Any], res: int, num: int) -> dict[str, Any]:
     """What the data set of the run is opened with: all of its `num` images, or a choice."""
     kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=paths[0],
                   max_size=num if len(paths) == 1 else None, xflip=bool(o.get('mirror')), resolution=res,
@@ -119,6 +136,8 @@ def resolve_held_out(o: Mapping[str, Any], config: dict[str, Any]) -> None:
 def data_now(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration says of the run's data sets, as they are now."""
     from training.dataset import ImageFolderDataset
+    if not config['data_paths']:                # They are elsewhere.
+        return {}
     kwargs = run_dirs.set_kwargs(config)
     options = {key: kwargs[key] for key in ('use_labels', 'labels_from') if key in kwargs}
     sets = [ImageFolderDataset(path, **options) for path in config['data_paths']]

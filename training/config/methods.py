@@ -44,6 +44,18 @@ def method_with_data(o: Mapping[str, Any]) -> str | None:
     return next((name for name in chosen_methods(o) if losses_ext.load(losses_ext.REG_TYPES[name]).brings_data), None)
 
 
+def data_elsewhere(o: Mapping[str, Any]) -> tuple[list[str], dict[str, int]] | None:
+    """(names, shape of the items) of the data sets of a run whose method has them on other machines; None if it has none."""
+    name = method_with_data(o)
+    if name is None:
+        return None
+    cls = losses_ext.load(losses_ext.REG_TYPES[name])
+    try:
+        return cls.data_elsewhere(cls.Options(**given_fields(name, o)))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def resolve_methods(o: Mapping[str, Any], config: dict[str, Any], names: list[str]) -> None:
     """--loss, --reg_type and the options of the methods. Comes last:
     methods complete their options from the rest."""
@@ -57,8 +69,7 @@ def resolve_methods(o: Mapping[str, Any], config: dict[str, Any], names: list[st
         require(not fields or name in (*chosen, *losses_ext.BASE_TYPES, loss),
                 f'--{name}_{next(iter(fields), None)} has no effect without {switch}')
         names += [f'{name}_{field}{value:g}' if isinstance(value, float) else f'{name}_{field}{value}'
-                  # Data sets are in the name already.
-                  for field, value in changed(name, fields).items() if field != 'data']
+                  for field, value in changed(name, fields).items() if field != 'data' and not is_left_out(name, field)]
     config['loss'] = loss
     config['loss_kwargs'].update(game=loss, **base_fields(o, given))
     config['regularizers'] = {name: given[name] for name in chosen}
@@ -131,6 +142,11 @@ def given_fields(method: str, o: Mapping[str, Any]) -> dict[str, Any]:
     """{field: value} of the options of a method that were given."""
     return {field.name: o[f'{name}_{field.name}'] for name, field in zoo_fields()
             if name == method and f'{name}_{field.name}' in o}
+
+
+def is_left_out(method: str, field: str) -> bool:
+    """Is this an option that says nothing where it is not given, and nothing in the name of a run?"""
+    return any(spec.left_out for name, spec in zoo_fields() if (name, spec.name) == (method, field))
 
 
 def changed(method: str, fields: Mapping[str, Any]) -> dict[str, Any]:

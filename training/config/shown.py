@@ -13,7 +13,7 @@ def print_config(config: Config) -> None:
     print(json.dumps(config.to_json(), indent=2))
     data, shape = config['training_set_kwargs'] or {}, config['data_shape']
     print(f'\nOutput directory:   {config["run_dir"]}')
-    print(f'Training data:      {", ".join(config["data_paths"])}')
+    print(f'Training data:      {", ".join(config["data_paths"]) or "elsewhere"}')
     print(f'Training duration:  {config["kimg"]:g} kimg')
     print(f'Number of GPUs:     {config["gpus"]}')
     print(f'Number of images:   {data.get("max_size", "all")}')

@@ -42,6 +42,10 @@ class Source:
         self.dataset = dataset
         self.code = code
 
+    def open_reals(self, make: Callable[[Any], Any], config: dict, device: torch.device, nimg: int, order: int) -> Any:
+        """Endless batches of reals from a position of the run on, in one of many orders; `make` opens those of a data set."""
+        return make(self.dataset)
+
     def draw_labels(self, num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Labels of items picked at random: for G [num,G.c_dim], for critics [num,c_dim], float32."""
         c = np.zeros([num, 0], np.float32)

@@ -28,6 +28,14 @@ class Diverged(Exception):
     """The run cannot go on from here; the text is a diagnosis for people."""
 
 
+class GoBack(Exception):
+    """Somebody who takes part elsewhere has lost what the run has done since a saved state; the text is for people."""
+
+
+class CannotGoOn(Exception):
+    """Somebody who takes part elsewhere cannot go on, or is away; the text is for people."""
+
+
 class Health:
     """Watches one run, on every rank alike."""
 

@@ -18,7 +18,7 @@ from training.data.stages import STOP_SIGNALS, OutOfImagesError
 from training.data.storage import DatasetError
 from training.run import states
 from training.run.files import problem_of_state
-from training.run.health import Diverged, not_finite
+from training.run.health import CannotGoOn, Diverged, GoBack, not_finite
 from training.run.ticks import Ticks
 from training.training_loop import training_loop
 
@@ -42,7 +42,7 @@ def train_process(rank: int, config: dict, **services: Callable) -> None:
         wants_stop = stop_on_signals()
         try:
             failing = train(config, run_dir, device, wants_stop, services)
-        except (CheckpointError, DatasetError, states.NoSpaceError) as error:
+        except (CheckpointError, DatasetError, CannotGoOn, states.NoSpaceError) as error:
             raise click.ClickException(str(error)) from error
         if failing:
             raise click.ClickException('training itself went well, but not everything beside it: '
@@ -88,6 +88,12 @@ def train(config: dict, run_dir: Path, device: torch.device, wants_stop: Callabl
                 print(f'The run diverges at {run.nimg / 1000:.1f} kimg: {error}. {where_to_go_on(run_dir)}, with the '
                       'training images in another order.', flush=True)
             ticks.end(run)
+            continue
+        except GoBack as error:
+            if distributed.rank() == 0:
+                print(f'At {run.nimg / 1000:.1f} kimg: {error}. {where_to_go_on(run_dir)}.', flush=True)
+            ticks.end(run)
+            rollbacks = run.rollbacks
             continue
         except OutOfImagesError:
             save_before_exit(run, ticks)
@@ -176,7 +182,8 @@ def print_networks(run: setup.Run) -> None:
     z = torch.zeros([run.batch_gpu, G.z_dim], device=run.device)
     c = torch.zeros([run.batch_gpu, G.c_dim], device=run.device)
     img = misc.print_module_summary(G, [z, c])
-    misc.print_module_summary(D, [img, torch.zeros([run.batch_gpu, D.c_dim], device=run.device)])
+    if run.game.D.is_here:
+        misc.print_module_summary(D, [img, torch.zeros([run.batch_gpu, D.c_dim], device=run.device)])
 
 
 def stop_on_signals() -> Callable[[], bool]:

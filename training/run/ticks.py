@@ -110,7 +110,7 @@ class Ticks:
             self._grid = Grid(run)
             stage = f'-stage{run.stage_idx}' if len(run.stages) > 1 else ''
             reals, fakes = self.run_dir / f'reals{stage}.png', self.run_dir / 'fakes_init.png'
-            if not reals.exists():
+            if not reals.exists() and self._grid.has_reals:
                 self.services.run(reals.name, partial(self._save_reals, reals, run.nimg))
             if run.nimg == 0:
                 self.services.run(fakes.name, partial(self._grid.save_fakes, run.G_ema, fakes, run.nimg))
@@ -354,6 +354,8 @@ class Ticks:
 
     def _save_state(self, run: Run) -> None:
         """The whole state to go on from: a copy is made at once, and written while training goes on."""
+        for regularizer in run.game.having('before_save'):
+            regularizer.before_save(run.nimg)
         local_states = distributed.gather_objects(run.local_state_dict())
         state = dict(run=run.state_dict(), ranks=local_states, ticks=self.state_dict())
         meta = dict(nimg=run.nimg, finished=run.nimg >= run.total_nimg, config=dict(self.config))
@@ -402,18 +404,17 @@ class Grid:
 
     def __init__(self, run: Run):
         source = run.stage.sources[0]
+        self.has_reals = source.dataset is not None         # Else they are elsewhere, and are not shown here.
         self._dataset, self._batch = WithoutBad(source.dataset), run.batch_gpu
-        _, height, width = source.dataset.image_shape
-        self.columns, rows = grid_size(height, width,
-                                       MOST_IMAGES_ON_CPU if run.device.type == 'cpu' else MOST_IMAGES)
-        self._indices = grid_indices(source.dataset, self.columns, rows)
+        height, width = source.dataset.image_shape[1:] if self.has_reals else [run.config['data_shape']['img_resolution']] * 2
+        self.columns, rows = grid_size(height, width, MOST_IMAGES_ON_CPU if run.device.type == 'cpu' else MOST_IMAGES)
+        self._indices = grid_indices(source.dataset, self.columns, rows) if self.has_reals else []
         by_row = run.stage.grid_sources
-        c = np.stack([source.dataset.get_label(i) for i in self._indices])
-        c = source.with_code(c) if by_row is None else np.concatenate([
-            by_row[row % len(by_row)].draw_labels(self.columns, run.randomness.numpy(row, 'grid'))[0]
-            for row in range(rows)])
+        c = source.with_code(np.stack([source.dataset.get_label(i) for i in self._indices])) if by_row is None else \
+            np.concatenate([by_row[row % len(by_row)].draw_labels(self.columns, run.randomness.numpy(row, 'grid'))[0]
+                            for row in range(rows)])
         self._c = torch.from_numpy(c).to(run.device)
-        self._z = torch.randn([len(self._indices), run.G_ema.z_dim], device=run.device,
+        self._z = torch.randn([len(c), run.G_ema.z_dim], device=run.device,
                               generator=run.randomness.generator(0, 'grid'))
         num_kinds = len(by_row or [source])         # The film strip shows each row's kind in turn.
         self._strip = [i % num_kinds * self.columns + i for i in range(min(self.columns, STRIP_IMAGES))]
@@ -443,6 +444,6 @@ class Grid:
         append_row(row, path.with_name('fakes_over_time.png'), nimg)
         return images
 
-    def diversity(self, images: np.ndarray) -> float:
-        """How much fakes [N,C,H,W] in -1..1 differ from each other, relative to the reals."""
-        return diversity(images, self._reals / np.float32(127.5))
+    def diversity(self, images: np.ndarray) -> float | None:
+        """How much fakes [N,C,H,W] in -1..1 differ from each other, relative to the reals; None without reals."""
+        return None if not self.has_reals else diversity(images, self._reals / np.float32(127.5))

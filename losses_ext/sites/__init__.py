@@ -1,0 +1,11 @@
+"""Critics that sit elsewhere: in the data centres that own the images, in processes and on machines of their own.
+
+    agreement.py    what both ends must have in common, what crosses, and what may not be combined with it
+    elsewhere.py    the generator's site: critics, centres and steps whose other half is elsewhere
+    hub.py          the generator's site: who is connected, requests and answers, and what happens when somebody is away
+    seat.py         a centre: critics, images, and what it does for a request
+    take_part.py    a centre: from a connection to its end, and the next one
+
+The steps of training/loss.py run at both ends as they are. At the generator's site an image gradient comes from the centre, at a
+centre fakes come from the generator's site.
+"""

@@ -1,0 +1,7 @@
+"""What the program of a data centre is made of."""
+from losses_ext.sites.page import Page
+from losses_ext.sites.seat import Hardening
+from losses_ext.sites.take_part import Centre, Participant, Refused
+from training.run.health import CannotGoOn
+
+__all__ = ['CannotGoOn', 'Centre', 'Hardening', 'Page', 'Participant', 'Refused']

@@ -1,0 +1,417 @@
+"""The generator's site: who is connected, requests and answers, and what happens when somebody is away.
+
+Every request to a centre has a number in a session, which begins when the centre enters a stage. A centre that was cut off and
+comes back in the same session gets the unanswered request again, and answers what it has answered already from memory. One that
+comes back in another, as its process was killed, makes the run go back to the newest state that all have.
+"""
+import atexit
+import os
+import secrets
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib import writing
+from losses_ext.sites import agreement
+from losses_ext.sites.agreement import Kind
+from torch_utils import training_stats
+from torch_utils.wire.channel import Channel, Closed
+from torch_utils.wire.message import BadMessage, Header, Message, TensorForm
+from training.loss import Game, StepContext
+from training.run import states
+from training.run.health import CannotGoOn, GoBack
+
+RUN_FILE = 'sites-run'          # In the run's directory: what centres know it by.
+HANDSHAKE_SEC = 120
+MAX_BAD = 5                     # Answers to one request that are not what was agreed.
+KEPT_SAVES = 4                  # So many of the latest states stay at the centres whatever is here.
+
+
+@dataclass
+class Presence:
+    """What a centre said when it connected."""
+    channel: Channel
+    num: int
+    labels: tuple[np.ndarray, np.ndarray]       # (values [m,c_dim], counts [m])
+    states: frozenset[int]                      # Numbers of images after which it has saved its state.
+    session: int
+    step: int
+
+
+@dataclass
+class Pending:
+    """A request that is not answered yet."""
+    index: int
+    message: Message
+    forms: Callable
+    done: Callable[[Message], None]
+    num_bad: int = 0
+
+
+@dataclass
+class Link:
+    """A centre as it is known here."""
+    name: str
+    presence: Presence | None = None
+    last_contents: tuple | None = None
+    session: int = 0
+    step: int = 0
+    is_on_line: bool = False
+    refusals: set = field(default_factory=set)
+
+
+class Hub:
+    """All centres of one run. `listen(on_channel)` starts whatever they connect to, and returns how to end it."""
+
+    def __init__(self, names: list[str], patience: float, listen: Callable[[Callable], Callable[[], None]], **kinds: str):
+        self.links = [Link(name) for name in names]
+        self.game: Game | None = None
+        self._kinds = {'images': 'float32', 'grads': 'float32', **kinds}
+        self._patience = patience
+        self._listen = listen
+        self._end: Callable | None = None
+        self._changed = threading.Condition()
+        self._pending: deque[Pending] = deque()
+        self._saves: list[int] = []
+        self._nimg = 0
+        self._stage: Any = None
+
+    # The run that it serves.
+
+    def serve(self, game: Game, config: dict, options: dict[str, Any], digests: dict[str, str]) -> None:
+        """Takes part in a run, which has been built."""
+        self.game, self._config, self._options, self._digests = game, config, options, digests
+        self._total_nimg = config['kimg'] * 1000
+        self._stage = None
+        self._pending.clear()
+        for link in self.links:
+            link.is_on_line = False
+            if link.presence is not None:       # What it has saved since it is known when it is back; nothing old is read.
+                link.presence.channel.close('the run goes back')
+                link.presence = None
+
+    def open(self) -> None:
+        """Lets centres connect, from the first time that somebody needs them."""
+        if self._end is None:
+            self._run = run_id(self._config.get('run_dir'))
+            self._end = self._listen(self._welcome)
+            atexit.register(self.close)
+
+    def close(self) -> None:
+        """Tells everyone that the run is over, or stops for now."""
+        if self._end is None:
+            return
+        for index, link in enumerate(self.links):
+            if link.presence is not None:
+                try:
+                    link.presence.channel.send(Message(self._header(Kind.END, index), dict(
+                        finished=self._nimg >= self._total_nimg)))
+                except Closed:
+                    pass
+        end, self._end = self._end, None
+        time.sleep(0.1)
+        end()
+        atexit.unregister(self.close)
+
+    # Who is there.
+
+    def contents(self, index: int) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
+        """(number of images, labels) of a centre, for which it is waited."""
+        presence = self._wait(index)
+        return presence.num, presence.labels
+
+    def require_states(self, nimg: int, on_line: list[int]) -> None:
+        """Raises ValueError unless all centres that are on line in a state of the run have theirs."""
+        for index in on_line:
+            if nimg not in self._wait(index).states:
+                raise ValueError(f'the centre {self.links[index].name} has no state after {nimg} images')
+
+    def _wait(self, index: int) -> Presence:
+        """Waits until a centre is connected. Raises CannotGoOn if it takes too long."""
+        self.open()
+        link, until, has_said = self.links[index], time.monotonic() + self._patience, False
+        with self._changed:
+            while link.presence is None or not link.presence.channel.is_open:
+                if not has_said:
+                    print(f'Waiting for the centre {link.name}.', flush=True)
+                    has_said = True
+                if time.monotonic() > until:
+                    raise CannotGoOn(f'the centre {link.name} has been away for {self._patience:g} seconds '
+                                    '(--tdgan_patience); the same command goes on when it is back')
+                self._changed.wait(0.5)
+            return link.presence
+
+    def _welcome(self, channel: Channel) -> None:
+        """A connection begins, in a thread of its own."""
+        try:
+            index, presence = self._handshake(channel)
+        except (BadMessage, Closed, TimeoutError) as error:
+            print(f'Warning: a connection was refused: {str(error) or "nothing came"}.', file=sys.stderr, flush=True)
+            refuse(channel, str(error))
+            return
+        with self._changed:
+            link = self.links[index]
+            if link.presence is not None:
+                link.presence.channel.close('the centre has connected again')
+            link.presence, link.last_contents = presence, (presence.num, presence.labels)
+            self._changed.notify_all()
+        print(f'The centre {link.name} is there: {presence.num} images.', flush=True)
+
+    def _handshake(self, channel: Channel) -> tuple[int, Presence]:
+        hello = channel.receive(agreement.of_kinds({Kind.HELLO: {}}), HANDSHAKE_SEC)
+        if hello.values.get('protocol') != agreement.PROTOCOL:
+            raise BadMessage(f'the centre speaks another version of this protocol than {agreement.PROTOCOL}')
+        name = hello.values.get('name')
+        index = next((i for i, link in enumerate(self.links) if link.name == name), None)
+        if index is None:
+            raise BadMessage('it calls itself by a name that is not among --tdgan_centres')
+        if channel.names is not None and name not in channel.names:
+            raise BadMessage(f'it calls itself {name}, but its certificate does not')
+        link = self.links[index]
+        channel.send(Message(self._header(Kind.WELCOME, index), dict(
+            options=self._options, digests=self._digests, name=name, kinds=self._kinds, session=link.session)))
+        forms = dict(values=agreement.label_form(self._config, agreement.MAX_LABELS),
+                     counts=TensorForm(torch.int64, (agreement.MAX_LABELS,), (True,)))
+        ready = channel.receive(agreement.of_kinds({Kind.READY: forms, Kind.REFUSED: {}}), HANDSHAKE_SEC)
+        if ready.header.kind == Kind.REFUSED:
+            raise BadMessage(f'the centre {name} refuses: {agreement.text_of(ready.values)}')
+        return index, self._presence(channel, ready)
+
+    def _presence(self, channel: Channel, ready: Message) -> Presence:
+        values = ready.values
+        num = agreement.whole(values, 'num', 10 ** 12)
+        labels = ready.tensors['values'].numpy().copy(), ready.tensors['counts'].numpy().copy()
+        if not (len(labels[0]) == len(labels[1]) > 0 and (labels[1] > 0).all() and labels[1].sum() <= max(num, 1)
+                and np.isfinite(labels[0]).all() and num > 0):
+            raise BadMessage('its labels and their numbers do not fit together')
+        saved = values.get('states')
+        if not isinstance(saved, list) or not all(type(nimg) is int and nimg >= 0 for nimg in saved):
+            raise BadMessage('it does not say which states it has')
+        return Presence(channel, num, labels, frozenset(saved), agreement.whole(values, 'session'),
+                        agreement.whole(values, 'step', 2 ** 32 - 1))
+
+    # Stages.
+
+    def begin_stage(self, stage: Any, seed: int, resumed: bool, nimg: int) -> None:
+        """A stage begins, or goes on: the next `enter` of its centres is about it."""
+        self._stage, self._seed, self._resumed, self._nimg = stage, seed, resumed, nimg
+
+    def enter(self, index: int, nimg: int, order: int) -> None:
+        """Tells a centre to take its place in the stage."""
+        link, presence = self.links[index], self._wait(index)
+        if self._resumed and nimg not in presence.states:
+            raise GoBack(f'the centre {link.name} has not the state after {nimg} images')
+        link.session, link.step, link.is_on_line = secrets.randbits(63) or 1, 0, True
+        self._request(index, Kind.ENTER, dict(
+            nimg=nimg, order=order, seed=self._seed, resumed=self._resumed, stage=self._stage.number), {},
+            agreement.answer_forms(None), ignore)
+        self.settle()
+
+    def leave(self, index: int) -> None:
+        """A centre is off line from now on."""
+        link = self.links[index]
+        if link.is_on_line:
+            link.is_on_line = False
+            self._request(index, Kind.LEAVE, {}, {}, agreement.answer_forms(None), ignore)
+            self.settle()
+
+    def save(self, nimg: int) -> None:
+        """Makes all centres on line save their state, before that of the run is saved."""
+        self.settle()
+        self._saves = [*self._saves, nimg][-KEPT_SAVES:]
+        kept = {states.STATE_NAME.fullmatch(path.name)[1] for path in states.saved_states(Path(self._config['run_dir']))}
+        keep = sorted({*map(int, kept), *self._saves})
+        for index, link in enumerate(self.links):
+            if link.is_on_line:
+                self._request(index, Kind.SAVE, dict(nimg=nimg, keep=keep), {}, agreement.answer_forms(None), ignore)
+        self.settle()
+
+    # Steps.
+
+    def end_iteration(self, nimg: int) -> None:
+        """All that was asked in an iteration is answered at its end."""
+        self.settle()
+        self._nimg = nimg
+
+    def judge(self, ctx: StepContext) -> Tensor:
+        """What a micro-batch of fakes would have to become, in the eyes of a centre's critics:
+        d L_G / d img, [N,C,H,W]."""
+        shape = tuple(ctx.gen.img.shape)
+        grad = TensorForm(agreement.GRAD_TYPES[self._kinds['grads']], shape)
+        answers = []
+        self._step(Kind.JUDGE, ctx, agreement.answer_forms(grad), answers.append)
+        self.settle()
+        values, found = answers[0].values, answers[0].tensors['grad'].to(ctx.gen.img.device, torch.float32)
+        return found.to(memory_format=torch.channels_last) if values.get('nhwc') is True else found
+
+    def learn(self, ctx: StepContext) -> None:
+        """A micro-batch of a critic's phase. The answer comes later: until then other centres work as well."""
+        kind = Kind.LEARN_FROM_REALS if ctx.gen is None else Kind.LEARN
+        self._step(kind, ctx, agreement.answer_forms(None), ignore)
+
+    def _step(self, kind: Kind, ctx: StepContext, forms: Callable, done: Callable) -> None:
+        tensors, num = {}, len(ctx.gen_z)
+        values = dict(phase=ctx.phase.name, round=ctx.round, num=num, nimg=ctx.nimg, share=ctx.share, nhwc=False,
+                      p=float(getattr(self.game.augment, 'p', 0.0)), last=(ctx.round + 1) * num >= self._config['batch'],
+                      weights=[critic.weight for critic in self.game.critics_of(ctx.source)])
+        if ctx.gen is not None:
+            img = ctx.gen.img
+            values['nhwc'] = not img.is_contiguous() and img.is_contiguous(memory_format=torch.channels_last)
+            tensors = dict(img=agreement.packed_images(img, self._kinds['images']), c=ctx.fake_c.detach().float().cpu())
+            tensors.update({f'feat{res}': feat.detach().float().cpu() for res, feat in ctx.gen.feats.items()}
+                           if kind == Kind.LEARN else {})
+            values['feats'] = str(next(iter(ctx.gen.feats.values())).dtype).removeprefix('torch.') if ctx.gen.feats else ''
+        index = self._stage.sources[ctx.source].index
+
+        def finish(answer: Message) -> None:
+            self._take_statistics(ctx, answer)
+            done(answer)
+
+        self._request(index, kind, values, tensors, forms, finish, ctx.batch_idx)
+
+    def _take_statistics(self, ctx: StepContext, answer: Message) -> None:
+        """What a centre's critics said of its images and of fakes: sums, which are reported here as if they were made
+        here."""
+        names, rows, signs = answer.values.get('statistics'), answer.tensors['statistics'], answer.tensors['signs']
+        critics = self.game.critics_of(ctx.source)
+        if not isinstance(names, list) or len(names) != len(rows) or len(signs) != len(critics) or not all(
+                isinstance(name, str) and agreement.STATISTIC.fullmatch(name) for name in names):
+            raise CannotGoOn('a centre sends statistics that were not agreed')
+        for name, row in zip(names, rows):
+            training_stats.report_moments(name, row.tolist())
+        for critic, (total, count) in zip(critics, signs):
+            critic.real_signs += torch.stack([total, count]).nan_to_num()
+
+    # Requests and answers.
+
+    def _header(self, kind: Kind, index: int, iteration: int = 0) -> Header:
+        link = self.links[index]
+        return Header(kind, index, self._stage.number if self._stage else 0, link.step, iteration, link.session, self._run)
+
+    def _request(self, index: int, kind: Kind, values: dict, tensors: Mapping[str, Tensor], forms: Callable, done: Callable,
+                 iteration: int = 0) -> None:
+        """Sends a request, once the centre has answered the one before."""
+        while any(pending.index == index for pending in self._pending):
+            self._settle_first()
+        self.links[index].step += 1
+        pending = Pending(index, Message(self._header(kind, index, iteration), values, dict(tensors)), forms, done)
+        self._pending.append(pending)
+        self._send(pending)
+
+    def _send(self, pending: Pending) -> None:
+        presence = self.links[pending.index].presence
+        try:
+            if presence is not None:
+                presence.channel.send(pending.message)
+        except Closed:
+            pass                        # It is sent again when the centre is back.
+
+    def settle(self) -> None:
+        """Waits for all answers, and takes them in the order of the requests."""
+        while self._pending:
+            self._settle_first()
+
+    def _settle_first(self) -> None:
+        pending = self._pending[0]
+        answer = self._answer(pending)
+        self._pending.popleft()
+        pending.done(answer)
+
+    def _answer(self, pending: Pending) -> Message:
+        """The answer to a request, however often the connection is lost."""
+        link, request = self.links[pending.index], pending.message
+        while True:
+            presence = link.presence
+            try:
+                answer = presence.channel.receive(pending.forms) if presence is not None else None
+                if answer is not None:
+                    return self._checked(link, request, answer)
+            except Closed:
+                pass
+            except BadMessage as error:
+                pending.num_bad += 1
+                print(f'Warning: the centre {link.name}: {error}.', file=sys.stderr, flush=True)
+                if pending.num_bad >= MAX_BAD:
+                    raise CannotGoOn(f'the centre {link.name} answers with what was not agreed, again and again: {error}'
+                                    ) from error
+            self._resume(pending)
+
+    def _checked(self, link: Link, request: Message, answer: Message) -> Message:
+        """An answer if it is the one to this request. Raises BadMessage, and CannotGoOn if the centre cannot go on."""
+        if answer.header.kind in (Kind.FAILED, Kind.REFUSED):
+            raise CannotGoOn(f'the centre {link.name}: {agreement.text_of(answer.values)}')
+        expected = replace(request.header, kind=Kind.ANSWER, answers=request.digest)
+        if answer.header != expected:
+            link.presence.channel.close('it answers another request')
+            raise BadMessage('it answers another request than it was sent')
+        return answer
+
+    def _resume(self, pending: Pending) -> None:
+        """Goes on with a centre that was cut off and is back, or raises GoBack if it has lost what it had done."""
+        link, header = self.links[pending.index], pending.message.header
+        presence = self._wait(pending.index)
+        is_new = header.kind == Kind.ENTER and presence.session != header.session
+        if not is_new and (presence.session != header.session or presence.step not in (header.step - 1, header.step)):
+            raise GoBack(f'the centre {link.name} was away and has lost what it had done since its last state')
+        self._send(pending)
+
+
+def ignore(answer: Message) -> None:
+    """There is nothing in it."""
+
+
+def refuse(channel: Channel, why: str) -> None:
+    """Tells the other end, if it still listens."""
+    try:
+        channel.send(Message(Header(Kind.REFUSED), dict(text=why[:agreement.MAX_TEXT])))
+        time.sleep(0.2)
+    except Closed:
+        pass
+    channel.close(why)
+
+
+def run_id(run_dir: str | os.PathLike | None) -> bytes:
+    """What centres know a run by: made once, and kept in its directory."""
+    if run_dir is None:
+        return secrets.token_bytes(16)
+    path = Path(run_dir, RUN_FILE)
+    try:
+        found = bytes.fromhex(path.read_text(encoding='ascii'))
+        if len(found) == 16:
+            return found
+    except (OSError, ValueError):
+        pass
+    made = secrets.token_bytes(16)
+    writing.write_text(path, made.hex(), 'any', sync=True)
+    return made
+
+
+HUBS: dict[tuple, Hub] = {}     # Of this process. One outlives a run that goes back to a saved state.
+
+
+def hub_of(names: list[str], patience: float, address: str, tls: str, **kinds: str) -> Hub:
+    """The hub of these centres; nobody listens until somebody is needed."""
+    key = (tuple(names), patience, address, tls, *kinds.items())
+    if key not in HUBS:
+        HUBS[key] = Hub(names, patience, lambda on_channel: listen(address, tls, on_channel), **kinds)
+    return HUBS[key]
+
+
+def listen(address: str, tls: str, on_channel: Callable) -> Callable[[], None]:
+    """Lets centres connect over gRPC; returns how to end that. Raises CannotGoOn."""
+    from torch_utils.wire import certificates, grpc_channel
+    try:
+        listener = grpc_channel.Listener(address, certificates.load(tls) if tls else None, on_channel)
+    except (OSError, ValueError) as error:
+        raise CannotGoOn(f'--tdgan_listen: {error}') from error
+    print(f'Listening for centres at {address}{"" if tls else ", without certificates: for this machine alone"}.', flush=True)
+    return listener.close

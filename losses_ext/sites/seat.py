@@ -1,0 +1,366 @@
+"""A centre: its images, its critics, and what it does for a request of the generator's site.
+
+Critics, optimizers, augmentation and images are those of a run on one machine, made by the same code of the same configuration.
+G is not: in its place is a `Mailbox`, which gives what has come.
+"""
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losses_ext.sites import agreement
+from losses_ext.sites.agreement import Kind
+from torch_utils import training_stats
+from torch_utils.checkpoint import CheckpointError
+from torch_utils.state_file import load_state, save_state
+from torch_utils.wire.message import BadMessage, Header, Message, TensorForm
+from training import setup
+from training.data.storage import DatasetError
+from training.loss import Phase, StepContext
+from training.run import states
+from training.run.health import CannotGoOn, Diverged, Health
+from training.training_loop import finish_phase
+
+
+class Mailbox(torch.nn.Module):
+    """Where G would be: its images and feature maps are those that have come."""
+    z_dim = 0
+
+    def __init__(self):
+        super().__init__()
+        self.img: Tensor | None = None          # [N,C,H,W]
+        self.feats: dict[int, Tensor] = {}
+
+    def mapping(self, z: Tensor, c: Tensor, skip_w_avg_update: bool = False) -> Tensor:
+        """No styles."""
+        return torch.zeros([len(c), 0, 0], device=c.device)
+
+    def synthesis(self, ws: Tensor, return_feats: Any = (), noise_generator: Any = None) -> Any:
+        """What has come."""
+        if self.img is None:
+            raise BadMessage('the step needs fakes, and none came')
+        return (self.img, self.feats) if return_feats else self.img
+
+
+@dataclass(frozen=True)
+class Hardening:
+    """What is done to an image gradient before it leaves: its norm, image by image, is cut off, and Gaussian noise added."""
+    clip: float | None = None
+    noise: float = 0.0
+
+    def applied(self, grad: Tensor) -> Tensor:
+        """A gradient [N,C,H,W] as it may leave. The noise is of this machine: no seed of the run tells it."""
+        if self.clip is not None:
+            norms = grad.flatten(1).norm(dim=1).clamp(min=1e-30)
+            grad = grad * (self.clip / norms).clamp(max=1)[:, None, None, None]
+        if self.noise > 0:
+            secret = torch.Generator(grad.device)
+            secret.seed()
+            grad = grad + self.noise * torch.randn(grad.shape, device=grad.device, generator=secret)
+        return grad
+
+
+@dataclass
+class Session:
+    """Where the generator's site and this centre are: the last request, and what was answered to it."""
+    number: int = 0
+    step: int = 0
+    digest: bytes = b''
+    answer: Message | None = None
+
+
+@dataclass
+class Place:
+    """Where in the run the critics are."""
+    stage: int = -1             # -1: they have never been on line.
+    nimg: int = 0
+    batch_idx: int = -1         # Of the iteration that is going on.
+    due: bool = False           # Is there something to do at its end?
+    order: int = 0              # Of the reals.
+    players: list = field(default_factory=list)
+
+
+class Seat:
+    """One centre in one run. `config` has been agreed on, and says at which centre this is.
+
+    Raises ValueError for what does not fit together.
+    """
+
+    def __init__(self, config: dict, index: int, kinds: Mapping[str, str], device: torch.device, private: Path,
+                 hardening: Hardening = Hardening(), on_stage: Callable[['Seat'], None] = lambda seat: None):
+        self.config, self.index, self.device, self.private, self.kinds = config, index, device, private, dict(kinds)
+        self.session = Session()
+        self.health = Health()
+        self.place = Place()
+        self._hardening, self._on_stage = hardening, on_stage
+        private.mkdir(parents=True, exist_ok=True)
+        self._build()
+
+    def _build(self) -> None:
+        """The critics as they are before everything. G is built as well, since both draw on one row of random numbers."""
+        training_stats.reset()
+        self.run = setup.build(self.config, self.device)
+        self.feat_channels = dict(getattr(self.run.game.G.module.synthesis, 'channels', {}))
+        self.mailbox = Mailbox()
+        self.run.game.G.module, self.run.game.G_ema = self.mailbox, None
+        self.run.game.style_mixing_prob = 0
+        self.phases = {phase.name: phase for phase in self.run.phases}
+        self.place, self._reals = Place(), None
+
+    @property
+    def source(self) -> int:
+        """Which of the sources of its stage this centre is."""
+        indices = [centre.index for centre in self.run.stages[self.place.stage].sources]
+        return indices.index(self.index)
+
+    def contents(self) -> tuple[int, tuple]:
+        """(number of images, (labels, how many images have them))."""
+        centre = next(centre for stage in self.run.stages for centre in stage.sources if centre.index == self.index)
+        if centre.labels is None:
+            centre.note_contents()
+        return centre.num, centre.labels
+
+    # Requests.
+
+    def forms(self, header: Header) -> Mapping[str, TensorForm]:
+        """What may come in a request."""
+        images = dict(img=agreement.image_form(self.config, self.kinds['images']),
+                      c=agreement.label_form(self.config, self.config['batch_gpu']))
+        size = self.config['batch_gpu']
+        feats = {f'feat{res}': TensorForm(torch.float32, (size, self.feat_channels[res], res, res), (True, False, False, False))
+                 for res in sorted(self.run.game.tap_G)}
+        without = dict.fromkeys((Kind.ENTER, Kind.LEARN_FROM_REALS, Kind.SAVE, Kind.LEAVE, Kind.END, Kind.REFUSED), {})
+        return agreement.of_kinds({Kind.JUDGE: images, Kind.LEARN: {**images, **feats}, **without})(header)
+
+    def answer(self, request: Message) -> Message:
+        """What this centre answers; the same again to the request that it has answered last.
+
+        Raises BadMessage for a request that fits nothing, CannotGoOn.
+        """
+        header, session = request.header, self.session
+        if header.session == session.number and header.step == session.step and request.digest == session.digest:
+            return session.answer
+        if header.kind == Kind.ENTER:
+            session = Session(header.session, header.step - 1)
+        if header.session != session.number or header.step != session.step + 1:
+            raise BadMessage('the request is not the one that follows')
+        try:
+            values, tensors = self._done(request)
+        except (DatasetError, CheckpointError, Diverged, OSError) as error:
+            raise CannotGoOn(str(error)) from error
+        except torch.OutOfMemoryError as error:
+            raise CannotGoOn('its memory does not suffice for so many images at once; a smaller --batch-gpu helps') from error
+        answer = Message(replace(header, kind=Kind.ANSWER, answers=request.digest), values, tensors)
+        self.session = Session(header.session, header.step, request.digest, answer)
+        return answer
+
+    def _done(self, request: Message) -> tuple[dict, dict]:
+        """(values, tensors) of the answer."""
+        act = {Kind.ENTER: self._enter, Kind.JUDGE: self._judge, Kind.LEARN: self._learn,
+               Kind.LEARN_FROM_REALS: self._learn, Kind.SAVE: self._save,
+               Kind.LEAVE: self._leave}[request.header.kind]
+        grad: dict[str, Tensor] = {}
+        with training_stats.noted() as notes:
+            values = act(request, grad) or {}
+        signs = torch.zeros([0, 2])
+        if request.header.kind in (Kind.JUDGE, Kind.LEARN, Kind.LEARN_FROM_REALS):
+            critics = self.run.game.critics_of(self.source)
+            signs = torch.stack([critic.real_signs.cpu().float() for critic in critics])
+            for critic in critics:
+                critic.real_signs.zero_()
+        rows = torch.tensor([moments for _, moments in notes], dtype=torch.float64).reshape(-1, 3)
+        return {**values, 'statistics': [name for name, _ in notes]}, dict(statistics=rows, signs=signs, **grad)
+
+    # Stages.
+
+    def _enter(self, request: Message, _: dict) -> None:
+        values = request.values
+        number, nimg = agreement.whole(values, 'stage', len(self.run.stages) - 1), agreement.whole(values, 'nimg')
+        if self.index not in [centre.index for centre in self.run.stages[number].sources]:
+            raise BadMessage('this centre is not on line in that stage')
+        resumed = values.get('resumed') is True
+        if resumed:
+            self._load(nimg)
+            if self.place.stage != number:
+                raise BadMessage('the state is one of another stage')
+        else:
+            self._go_to_start_of(number, nimg)
+        self.place.order = agreement.whole(values, 'order', 1000)
+        self.run.nimg = self.place.nimg = nimg
+        self.run.stage_idx = self.place.stage = number
+        for regularizer in self.run.game.having('begin_stage'):
+            regularizer.begin_stage(self.run.stage, agreement.whole(values, 'seed', 2 ** 64 - 1), resumed=resumed)
+        self.place.batch_idx, self.place.due = -1, False
+        self._stream = setup.open_reals(self.config, self.run.stage.sources[self.source].dataset, self.device, nimg,
+                                        self.place.order)
+        self._on_stage(self)
+
+    def _go_to_start_of(self, number: int, nimg: int) -> None:
+        """The critics as they were when this centre was last on line before a stage, or as they are made."""
+        earlier = [i for i, stage in enumerate(self.run.stages[:number]) if self.index in [c.index for c in stage.sources]]
+        self._end_iteration()
+        if not earlier:
+            self._build()
+        elif (self.place.stage, self.place.nimg) != (earlier[-1], nimg) or earlier[-1] != number - 1:
+            self._load(max((n for n in self.saved() if n <= nimg), default=-1))
+            if self.place.stage != earlier[-1]:
+                raise CannotGoOn(f'it has no state of the end of stage {earlier[-1]}')
+            for regularizer in self.run.game.having('begin_stage'):
+                regularizer.begin_stage(self.run.stages[earlier[-1]], 0, resumed=True)
+
+    def _leave(self, request: Message, _: dict) -> None:
+        self._end_iteration()
+        self._stream = None
+        for centre in self.run.stages[self.place.stage].sources:
+            centre.close()
+
+    # Steps.
+
+    def _judge(self, request: Message, grad: dict) -> dict:
+        """What G's loss by this centre's critics wants of fakes."""
+        phase, ctx = self._context(request)
+        if phase.critic is not None or not phase.every_source:
+            raise BadMessage(f'{phase.name} is no phase in which G learns from critics')
+        img = self.mailbox.img.requires_grad_()
+        step = self.judging[phase.name]
+        step(self.run.game, ctx)
+        found = torch.zeros_like(img) if img.grad is None else img.grad
+        found = self._hardening.applied(found)
+        grad['grad'] = found.contiguous().cpu().to(agreement.GRAD_TYPES[self.kinds['grads']])
+        return dict(nhwc=not found.is_contiguous() and found.is_contiguous(memory_format=torch.channels_last))
+
+    @property
+    def judging(self) -> dict[str, Callable]:
+        """The step that has G's loss by its critics, for each phase that has it."""
+        from training.loss import g_both, g_main
+        return {phase.name: g_main for phase in self.run.phases if phase.step in (g_main, g_both)}
+
+    def _learn(self, request: Message, _: dict) -> dict:
+        """One micro-batch of a critic's phase; after the last one the critic takes its step."""
+        phase, ctx = self._context(request)
+        critic = phase.critic
+        if critic is None or critic.source != self.source:
+            raise BadMessage(f'{phase.name} is no phase of this centre')
+        if ctx.round == 0:
+            critic.optimizer.zero_grad(set_to_none=True)
+            critic.module.requires_grad_(True)
+        phase.step(self.run.game, ctx)
+        if request.values.get('last') is True:
+            for regularizer in self.run.game.having('end_phase'):
+                regularizer.end_phase(phase)
+            self.health.note_step(phase.name, finish_phase(phase.players))
+        return {}
+
+    def _context(self, request: Message) -> tuple[Phase, StepContext]:
+        """The phase and the micro-batch that a request is about."""
+        values, run = request.values, self.run
+        phase = self.phases.get(values.get('phase')) if isinstance(values.get('phase'), str) else None
+        if phase is None or self.place.stage < 0:
+            raise BadMessage('there is no such phase')
+        self._begin_iteration(request.header.iteration, agreement.whole(values, 'nimg'))
+        num, number = agreement.whole(values, 'num', self.config['batch_gpu']), agreement.whole(values, 'round', 10 ** 6)
+        img, c = (part[number * num:(number + 1) * num] for part in self._reals)
+        if num == 0 or len(img) != num:
+            raise BadMessage('there is no such micro-batch')
+        self._open_mail(request, num)
+        if hasattr(run.game.augment, 'p'):
+            run.game.augment.p.copy_(torch.tensor(agreement.real(values, 'p', 0, 1)))
+        weights = values.get('weights')
+        critics = run.game.critics_of(self.source)
+        if not isinstance(weights, list) or len(weights) != len(critics):
+            raise BadMessage('there are not as many weights as critics')
+        for critic, weight in zip(critics, weights):
+            critic.weight = agreement.real({'weight': weight}, 'weight')
+        fake_c = request.tensors['c'].to(self.device) if 'c' in request.tensors else torch.zeros([num, 0], device=self.device)
+        ctx = StepContext(run.game, phase, run.randomness, run.nimg, self.place.batch_idx, progress=run.nimg / run.total_nimg,
+                          round=number, source=self.source, share=agreement.real(values, 'share', 0, 1))
+        run.game.take_reals(ctx, img, c)
+        ctx.gen_z, ctx.gen_c, ctx.fake_c = torch.zeros([num, 0], device=self.device), fake_c, fake_c
+        return phase, ctx
+
+    def _open_mail(self, request: Message, num: int) -> None:
+        """Puts what has come where steps look for what G makes."""
+        tensors = request.tensors
+        if any(len(tensor) != num for tensor in tensors.values()):
+            raise BadMessage('there are not as many fakes as the request says')
+        self.mailbox.img, self.mailbox.feats = None, {}
+        if 'img' in tensors:
+            img = agreement.unpacked_images(tensors['img'], self.kinds['images']).to(self.device)
+            self.mailbox.img = img.to(memory_format=torch.channels_last) if request.values.get('nhwc') is True else img
+            kind = {'float16': torch.float16, 'bfloat16': torch.bfloat16}.get(request.values.get('feats'), torch.float32)
+            self.mailbox.feats = {int(name.removeprefix('feat')): tensor.to(self.device, kind)
+                                  for name, tensor in tensors.items() if name.startswith('feat')}
+
+    def _begin_iteration(self, batch_idx: int, nimg: int) -> None:
+        """The next batch of reals, if a request is the first one of an iteration."""
+        if batch_idx == self.place.batch_idx:
+            if nimg != self.run.nimg:
+                raise BadMessage('the request is about another iteration')
+            return
+        self._end_iteration()
+        if nimg != self.place.nimg:
+            raise BadMessage('the request is about another iteration than the one that follows')
+        self._reals = self._stream.next_batch()
+        self.run.nimg, self.run.batch_idx = nimg, batch_idx
+        self.place.batch_idx, self.place.due = batch_idx, True
+
+    def _end_iteration(self) -> None:
+        """What follows the steps of an iteration."""
+        if self.place.due:
+            self.place.due = False
+            self.place.nimg = self.run.nimg + self.config['batch']
+            for regularizer in self.run.game.having('end_iteration'):
+                regularizer.end_iteration(self.place.nimg, self.place.batch_idx + 1)
+
+    # States.
+
+    def saved(self) -> list[int]:
+        """Numbers of images after which a state is saved."""
+        return sorted(int(states.STATE_NAME.fullmatch(path.name)[1]) for path in states.saved_states(self.private))
+
+    def _save(self, request: Message, _: dict) -> None:
+        self._end_iteration()
+        nimg = agreement.whole(request.values, 'nimg')
+        if nimg != self.place.nimg:
+            raise BadMessage('the state to save is not the one that is here')
+        list(self.health.end_tick({}))
+        path = states.state_path(self.private, nimg)
+        state = self.state_dict()
+        states.require_space(self.private, states.num_bytes(state), path.name)
+        save_state(path, state, nimg=nimg, stage=self.place.stage)
+        self._prune(request.values.get('keep'), nimg)
+
+    def _prune(self, keep: Any, newest: int) -> None:
+        """Removes states that the generator's site no longer has, but for the last one of every stage."""
+        if not isinstance(keep, list) or not all(type(nimg) is int for nimg in keep):
+            return
+        last = {}
+        for path, meta in states.readable_states(self.private):
+            last.setdefault(meta.get('stage'), meta['nimg'])
+        for nimg in set(self.saved()) - {*keep, *last.values(), newest}:
+            states.state_path(self.private, nimg).unlink()
+
+    def state_dict(self) -> dict:
+        """All that this centre must remember."""
+        game = self.run.game
+        return dict(critics={critic.name: critic.state_dict() for critic in game.critics_of(self.source)},
+                    regularizers={type(r).__name__: [r.state_dict(), r.shared_state_dict()] for r in game.regularizers},
+                    place=dict(stage=self.place.stage, nimg=self.place.nimg))
+
+    def _load(self, nimg: int) -> None:
+        """Goes back to a saved state. Raises CannotGoOn."""
+        path = states.state_path(self.private, max(nimg, 0))
+        if not path.exists():
+            raise CannotGoOn(f'it has no state after {max(nimg, 0)} images')
+        state, _ = load_state(path)
+        self._build()
+        self.place = Place(state['place']['stage'], state['place']['nimg'])
+        for name, critic in state['critics'].items():
+            self.run.game.critics[name].load_state_dict(critic)
+        for regularizer in self.run.game.regularizers:
+            own, shared = state['regularizers'][type(regularizer).__name__]
+            regularizer.load_state_dict(own)
+            regularizer.load_shared_state_dict(shared)

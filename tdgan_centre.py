@@ -1,0 +1,107 @@
+"""Takes part in a training as a data centre: its images and its critic stay here (docs/sites.md).
+
+    python tdgan_centre.py --data=images/ --private=private --connect=generator.example.org:7300 --name=north --tls=certs/north
+
+The generator's site listens (train.py --reg_type=tdgan --tdgan_mode=remote), centres connect: no port has to be open here.
+"""
+import importlib.util
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import click
+
+from dnnlib import output
+from dnnlib.numbers import Real
+from torch_utils.wire import certificates
+from torch_utils.wire.address import check_security
+
+# Threads that wait should sleep, as in train.py.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+
+@click.command(context_settings=dict(max_content_width=110), epilog='''
+\b
+Example, on one machine (--insecure: without certificates):
+  python tdgan_centre.py --data=a.zip --private=private-a --connect=localhost:7300 --name=a --insecure
+''')
+@click.option('--data', required=True, metavar='PATH', help='Folder or zip of the images of this centre.')
+@click.option('--private', required=True, metavar='DIR', help='Directory for its critics and their states.')
+@click.option('--connect', required=True, metavar='HOST:PORT', help='Where the generator\'s site listens.')
+@click.option('--name', required=True, help='What this centre is called in --tdgan_centres and in its certificate.')
+@click.option('--tls', default='', metavar='DIR', help='Directory of certificates: authority.pem, own.pem, own.key.')
+@click.option('--insecure', is_flag=True, help='Without certificates and encryption; on one machine only.')
+@click.option('--labels-from', type=click.Choice(['json', 'folders', 'natural-folders']), default='json', show_default=True,
+              help='Where classes come from, if the run learns them.')
+@click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', show_default=True,
+              help='Where to compute.')
+@click.option('--grad-clip', type=Real('(0, inf)'), metavar='NORM',
+              help='Cut off the gradient of each image at this norm before it leaves [default: not]')
+@click.option('--grad-noise', type=Real('[0, inf)'), default=0.0, metavar='FLOAT', show_default=True,
+              help='Standard deviation of Gaussian noise that is added to it.')
+@click.option('--record-wire', metavar='DIR', help='Keep every message that leaves, for tdgan_audit.py.')
+@click.option('--patience', type=Real('[0, inf)'), metavar='SECONDS',
+              help='End when the generator\'s site has not been there for so long [default: wait for ever]')
+@click.option('-n', '--dry-run', is_flag=True, help='Check the options, images and certificates, and stop.')
+def main(**o):
+    """Take part in a training as a data centre: images and critics stay here, image gradients leave."""
+    identity = checked(o)
+    print(f'Images:             {o["data"]}, {num_images(o)} of them\nPrivate directory:  {o["private"]}\n'
+          f'Generator\'s site:   {o["connect"]}{"" if identity else ", without certificates: for this machine alone"}', flush=True)
+    if o['dry_run']:
+        click.echo('Dry run; nothing was written, nobody was asked.')
+        return
+    take_part(o, identity)
+
+
+def checked(o):
+    """The certificates of this end, None without; everything that can be refused is refused here."""
+    try:
+        check_security('--', o['connect'], o['tls'], o['insecure'])
+        for package in ('grpc', *(['cryptography'] if o['tls'] else [])):
+            if importlib.util.find_spec(package) is None:
+                raise click.ClickException('this needs the extra "sites" (pip install grpcio cryptography)')
+        identity = certificates.load(o['tls']) if o['tls'] else None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if identity is not None and o['name'] not in identity.names:
+        raise click.UsageError(f'--name={o["name"]}: the certificate in {o["tls"]} is for {", ".join(identity.names) or "nobody"}')
+    return identity
+
+
+def num_images(o):
+    """Of this centre."""
+    from training.dataset import ImageFolderDataset
+    try:
+        return len(ImageFolderDataset(o['data']))
+    except OSError as error:
+        raise click.UsageError(f'--data: {error}') from error
+
+
+def take_part(o, identity):
+    """Until the run is over."""
+    import losses_ext
+    from torch_utils import distributed
+    from torch_utils.wire.grpc_channel import connect
+    from torch_utils.wire.record import recorded
+    part = losses_ext.centre_program()
+    try:
+        distributed.check_device(o['device'], 1)
+        Path(o['private']).mkdir(parents=True, exist_ok=True)
+        centre = part.Centre(o['name'], o['data'], Path(o['private']), o['device'], dict(labels_from=o['labels_from']),
+                             part.Hardening(o['grad_clip'], o['grad_noise']))
+        dial = recorded(partial(connect, o['connect'], identity), o['record_wire'])
+        page = part.Page(centre)
+        finished = part.Participant(centre, page.begin_stage, page.after).take_part(
+            dial, float('inf') if o['patience'] is None else o['patience'])
+    except (part.Refused, part.CannotGoOn, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if not finished:
+        click.echo('The generator\'s site has not come back; the same command goes on.')
+        sys.exit(75)
+
+
+if __name__ == '__main__':
+    output.prepare(may_fail=True)
+    main()

@@ -1,0 +1,137 @@
+"""Who is who: the certificate of one end, the authority that both ends trust, and a test authority to try things out.
+
+A directory holds what one end needs: `authority.pem`, `own.pem` (its certificate) and `own.key`.
+"""
+import datetime
+import ipaddress
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dnnlib import writing
+
+AUTHORITY, CERTIFICATE, KEY = 'authority.pem', 'own.pem', 'own.key'
+MAX_BYTES = 2 ** 16
+DAYS = 30
+
+
+class CertificateError(ValueError):
+    """Certificates that are missing or will be refused; the text is for users."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """PEM files of one end."""
+    authority: bytes
+    certificate: bytes
+    key: bytes
+    names: tuple[str, ...] = ()
+
+
+def load(folder: str | os.PathLike) -> Identity:
+    """What a directory holds. Everything that the other end would refuse is refused here, with a sentence.
+
+    Raises CertificateError.
+    """
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    parts = {name: _read(Path(folder, name)) for name in (AUTHORITY, CERTIFICATE, KEY)}
+    own, authority = (_parsed(Path(folder, name), parts[name]) for name in (CERTIFICATE, AUTHORITY))
+    for name, certificate in ((CERTIFICATE, own), (AUTHORITY, authority)):
+        now = datetime.datetime.now(datetime.timezone.utc)
+        if now > certificate.not_valid_after_utc:
+            raise CertificateError(f'{Path(folder, name)} has expired ({certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC); '
+                                   'ask the authority for another')
+        if now < certificate.not_valid_before_utc:
+            raise CertificateError(f'{Path(folder, name)} is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC '
+                                   'on; is the clock of this machine right?')
+    try:
+        own.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        raise CertificateError(f'{Path(folder, CERTIFICATE)} was not issued by {Path(folder, AUTHORITY)}') from None
+    _require_key(Path(folder, KEY), parts[KEY], own)
+    common = own.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    return Identity(parts[AUTHORITY], parts[CERTIFICATE], parts[KEY], tuple(str(name.value) for name in common))
+
+
+def _require_key(path: Path, data: bytes, certificate: Any) -> None:
+    """Raises CertificateError if a key is none, or that of another certificate."""
+    from cryptography.hazmat.primitives import serialization
+    try:
+        key = serialization.load_pem_private_key(data, None)
+    except (ValueError, TypeError) as error:
+        raise CertificateError(f'{path} is no key that can be read without a password') from error
+    if key.public_key() != certificate.public_key():
+        raise CertificateError(f'{path} is not the key of {CERTIFICATE} beside it')
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open(path, 'rb') as file:
+            return file.read(MAX_BYTES)
+    except OSError as error:
+        raise CertificateError(f'{path} cannot be read ({error.strerror}); a directory of certificates has {AUTHORITY}, '
+                               f'{CERTIFICATE} and {KEY}') from error
+
+
+def _parsed(path: Path, data: bytes) -> Any:
+    from cryptography import x509
+    try:
+        return x509.load_pem_x509_certificate(data)
+    except ValueError as error:
+        raise CertificateError(f'{path} is no certificate') from error
+
+
+def make_authority(folder: str | os.PathLike, server: str, hosts: Sequence[str], centres: Sequence[str],
+                   days: int = DAYS) -> list[Path]:
+    """A test authority, and a directory with certificates for each end; returns the directories.
+
+    The authority's own key is thrown away: it signs nothing else.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    ca = _signed('test authority', ca_key, 'test authority', ca_key, [], days, is_authority=True)
+    folders = []
+    for name, names in ((server, [server, *hosts]), *((centre, [centre]) for centre in centres)):
+        key = ec.generate_private_key(ec.SECP256R1())
+        folders.append(Path(folder, name))
+        folders[-1].mkdir(parents=True, exist_ok=True)
+        _write(folders[-1], ca, _signed(name, key, 'test authority', ca_key, names, days), key)
+    return folders
+
+
+def _write(folder: Path, ca: Any, certificate: Any, key: Any) -> None:
+    from cryptography.hazmat.primitives import serialization
+    pem = serialization.Encoding.PEM
+    writing.write_bytes(folder / AUTHORITY, ca.public_bytes(pem), 'any')
+    writing.write_bytes(folder / CERTIFICATE, certificate.public_bytes(pem), 'any')
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    number = os.open(folder / KEY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, 'O_NOFOLLOW', 0), 0o600)
+    with open(number, 'wb') as file:
+        file.write(secret)
+
+
+def _signed(name: str, key: Any, issuer: str, issuer_key: Any, names: Sequence[str], days: int,
+            is_authority: bool = False) -> Any:
+    """A certificate for a key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    now = datetime.datetime.now(datetime.timezone.utc)
+    common = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)]) for text in (name, issuer)]
+    builder = (x509.CertificateBuilder().subject_name(common[0]).issuer_name(common[1]).public_key(key.public_key())
+               .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(minutes=10))
+               .not_valid_after(now + datetime.timedelta(days=days))
+               .add_extension(x509.BasicConstraints(is_authority, 0 if is_authority else None), critical=True))
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName([_name(text) for text in names]), critical=False)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _name(text: str) -> Any:
+    from cryptography import x509
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)

@@ -1,0 +1,109 @@
+"""What carries messages: an interface, and the simplest thing that has it.
+
+A channel has two ends. `send` hands a message over, `receive` waits for one, `close` ends it for both. Whatever goes wrong
+with the channel itself is `Closed`; what comes through and is not what was agreed is `BadMessage`, after which the end that
+found it closes the channel.
+"""
+import queue
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch_utils.wire.message import Assembler, BadMessage, Forms, Message, frames_of
+
+WAITING_FRAMES = 8          # That one end may be ahead of the other.
+POLL_SEC = 0.2              # How often a waiting end looks whether the channel is still there.
+
+
+class Closed(ConnectionError):
+    """The channel is not there any more; the text says why, as far as it is known."""
+
+
+class Channel:
+    """One end, over two queues of frames. `names` are what the other end may call itself, None if nobody has said."""
+
+    def __init__(self, incoming: queue.Queue, outgoing: queue.Queue, names: frozenset[str] | None = None):
+        self.names = names
+        self.record: Callable[[bytes], None] | None = None      # Is shown every frame that leaves.
+        self.ended = 'the other end has closed it'              # Why frames end, if they do.
+        self._incoming, self._outgoing = incoming, outgoing
+        self._why: str | None = None
+        self._assembler: Assembler | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Could a message still cross?"""
+        return self._why is None
+
+    def send(self, message: Message) -> None:
+        """Hands all frames of a message over. Raises Closed."""
+        for frame in frames_of(message):
+            self._put(frame)
+            if self.record is not None:
+                self.record(frame)
+
+    def receive(self, forms: Forms, timeout: float | None = None) -> Message:
+        """The next message. Raises Closed, BadMessage, and TimeoutError, after which one may go on waiting."""
+        self._assembler = self._assembler or Assembler()
+        try:
+            while True:
+                message = self._assembler.add(self._get(timeout), forms)
+                if message is not None:
+                    return message
+        except BadMessage as error:
+            self.close(str(error))
+            raise
+
+    def close(self, why: str = 'this end has closed it') -> None:
+        """Ends the channel for both."""
+        if self._why is None:
+            self._why = why
+        _offer(self._outgoing, None)
+        _offer(self._incoming, None)
+
+    def _put(self, frame: bytes) -> None:
+        while self.is_open:
+            try:
+                return self._outgoing.put(frame, timeout=POLL_SEC)
+            except queue.Full:
+                continue
+        raise Closed(self._why)
+
+    def _get(self, timeout: float | None) -> bytes:
+        until = None if timeout is None else time.monotonic() + timeout
+        while self.is_open:
+            try:
+                frame = self._incoming.get(timeout=POLL_SEC)
+            except queue.Empty:
+                if until is not None and time.monotonic() > until:
+                    raise TimeoutError from None
+                continue
+            if frame is not None:
+                return frame
+            self._why = self._why or self.ended
+        raise Closed(self._why)
+
+
+def _offer(frames: queue.Queue, item: Any) -> None:
+    """Puts something into a queue, in place of what waits there if it is full."""
+    while True:
+        try:
+            return frames.put_nowait(item)
+        except queue.Full:
+            try:
+                frames.get_nowait()
+            except queue.Empty:
+                continue
+
+
+def outgoing_frames(outgoing: queue.Queue) -> Iterator[bytes]:
+    """What is put into a queue, until its end."""
+    while (frame := outgoing.get()) is not None:
+        yield frame
+
+
+def pair(names: tuple[str, ...] | None = None) -> tuple[Channel, Channel]:
+    """Both ends of a channel inside one process."""
+    there, back = queue.Queue(WAITING_FRAMES), queue.Queue(WAITING_FRAMES)
+    known = frozenset(names) if names is not None else None
+    return Channel(back, there), Channel(there, back, known)

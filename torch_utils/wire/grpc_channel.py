@@ -1,0 +1,152 @@
+"""Channels over a network: one bidirectional gRPC stream each, which the centre opens.
+
+Hospitals' firewalls let connections out, not in: the generator's site listens, centres dial. Both ends show certificates
+(mutual TLS), and nothing older than TLS 1.3 is spoken. Frames cross as they are: there is no protocol buffer.
+"""
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from torch_utils.wire.certificates import Identity
+from torch_utils.wire.channel import WAITING_FRAMES, Channel, outgoing_frames
+from torch_utils.wire.message import MAX_FRAME
+
+# gRPC has no option for the oldest TLS. Without a key that both ends know beforehand, which nobody here has, this cipher of
+# TLS 1.2 cannot be agreed on; those of TLS 1.3 are not chosen by this variable. It is read once, when gRPC is loaded.
+os.environ['GRPC_SSL_CIPHER_SUITES'] = 'ECDHE-PSK-CHACHA20-POLY1305'
+
+import grpc  # noqa: E402
+
+SERVICE, METHOD = 'loss_zoo.Sites', 'Exchange'
+MAX_STREAMS = 64
+OPTIONS = [
+    ('grpc.max_receive_message_length', MAX_FRAME), ('grpc.max_send_message_length', MAX_FRAME),
+    ('grpc.keepalive_time_ms', 20_000), ('grpc.keepalive_timeout_ms', 20_000), ('grpc.keepalive_permit_without_calls', 1),
+    ('grpc.http2.max_pings_without_data', 0), ('grpc.http2.min_recv_ping_interval_without_data_ms', 10_000),
+    ('grpc.so_reuseport', 0), ('grpc.enable_http_proxy', 0),
+    ('grpc.http2.lookahead_bytes', 2 ** 24), ('grpc.http2.max_frame_size', 2 ** 20)]
+
+
+class Threads(Executor):
+    """A thread for each stream, which keeps no program from ending."""
+
+    def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        future: Future = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function(*args, **kwargs))
+            except BaseException as error:      # noqa: BLE001 (It is handed on.)
+                future.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return future
+
+
+class Listener:
+    """Waits for centres; `on_channel` gets a channel for each stream, in a thread of its own, and ends when it does."""
+
+    def __init__(self, address: str, identity: Identity | None, on_channel: Callable[[Channel], None]):
+        self._on_channel, self._is_secure = on_channel, identity is not None
+        self._server = grpc.server(Threads(), options=OPTIONS, maximum_concurrent_rpcs=MAX_STREAMS)
+        handler = grpc.stream_stream_rpc_method_handler(self._exchange)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        try:
+            self.port = self._server.add_insecure_port(address) if identity is None else \
+                self._server.add_secure_port(address, server_credentials(identity))
+        except RuntimeError as error:
+            raise OSError(f'{address}: nobody can listen there; is another program doing it?') from error
+        if self.port == 0:
+            raise OSError(f'{address}: nobody can listen there; is another program doing it?')
+        self._server.start()
+
+    def close(self) -> None:
+        """Ends all channels."""
+        self._server.stop(grace=1).wait(5)
+
+    def _exchange(self, frames: Any, context: Any):
+        incoming, outgoing = queue.Queue(WAITING_FRAMES), queue.Queue(WAITING_FRAMES)
+        channel = Channel(incoming, outgoing, names_of(context.auth_context()) if self._is_secure else None)
+        if not context.add_callback(lambda: channel.close('the connection is gone')):
+            return
+        threading.Thread(target=_read, args=(frames, incoming, channel), daemon=True).start()
+        threading.Thread(target=self._on_channel, args=(channel,), daemon=True).start()
+        yield from outgoing_frames(outgoing)
+
+
+def connect(address: str, identity: Identity | None, timeout: float = 20) -> Channel:
+    """A channel to whoever listens there. Raises OSError with one sentence."""
+    target = grpc.insecure_channel(address, OPTIONS) if identity is None else \
+        grpc.secure_channel(address, client_credentials(identity), OPTIONS)
+    try:
+        grpc.channel_ready_future(target).result(timeout)
+    except grpc.FutureTimeoutError:
+        target.close()
+        raise OSError(f'{address}: no connection within {timeout:g} seconds; is the generator\'s site listening there, and '
+                      'are both certificates of one authority?') from None
+    incoming, outgoing = queue.Queue(WAITING_FRAMES), queue.Queue(WAITING_FRAMES)
+    call = target.stream_stream(f'/{SERVICE}/{METHOD}')(outgoing_frames(outgoing))
+    channel = _Dialled(incoming, outgoing, target)
+    threading.Thread(target=_read, args=(call, incoming, channel), daemon=True).start()
+    return channel
+
+
+class _Dialled(Channel):
+    """The end that has opened the connection."""
+
+    def __init__(self, incoming: queue.Queue, outgoing: queue.Queue, target: Any):
+        super().__init__(incoming, outgoing)
+        self._target = target
+
+    def close(self, why: str = 'this end has closed it') -> None:
+        super().close(why)
+        threading.Timer(1, self._target.close).start()      # What was sent last still leaves.
+
+
+def _read(frames: Any, incoming: queue.Queue, channel: Channel) -> None:
+    """Moves what comes into a queue, as long as the channel is there."""
+    why = 'the other end has closed it'
+    try:
+        for frame in frames:
+            while channel.is_open:
+                try:
+                    incoming.put(frame, timeout=1)
+                    break
+                except queue.Full:
+                    continue
+    except grpc.RpcError as error:
+        why = reason_of(error)
+    except Exception as error:          # noqa: BLE001 (gRPC's iterators raise bare exceptions when a call is gone.)
+        why = type(error).__name__
+    channel.ended = why
+    while channel.is_open:              # What has come is read first.
+        try:
+            incoming.put(None, timeout=1)
+            break
+        except queue.Full:
+            continue
+
+
+def reason_of(error: Any) -> str:
+    """Why a call has ended, in one line."""
+    details = getattr(error, 'details', lambda: '')() or ''
+    return ' '.join(f'{getattr(error, "code", lambda: "")()}: {details}'.split())[:300]
+
+
+def names_of(auth: dict) -> frozenset[str]:
+    """The names in the certificate that the other end has shown."""
+    found = [*auth.get('x509_common_name', []), *auth.get('x509_subject_alternative_name', [])]
+    return frozenset(name.decode(errors='replace') for name in found)
+
+
+def server_credentials(identity: Identity) -> Any:
+    """Of the end that listens: it asks for certificates."""
+    return grpc.ssl_server_credentials([(identity.key, identity.certificate)], identity.authority, require_client_auth=True)
+
+
+def client_credentials(identity: Identity) -> Any:
+    """Of the end that dials."""
+    return grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
