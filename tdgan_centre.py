@@ -47,8 +47,9 @@ Example, on one machine (--insecure: without certificates):
 def main(**o):
     """Take part in a training as a data centre: images and critics stay here, image gradients leave."""
     identity = checked(o)
-    print(f'Images:             {o["data"]}, {num_images(o)} of them\nPrivate directory:  {o["private"]}\n'
-          f'Generator\'s site:   {o["connect"]}{"" if identity else ", without certificates: for this machine alone"}', flush=True)
+    print(f'Images:             {o["data"]}, {num_images(o)} of them\nPrivate directory:  {o["private"]}')
+    print(f'Generator\'s site:   {o["connect"]}{"" if identity else ", without certificates: for this machine alone"}',
+          flush=True)
     if o['dry_run']:
         click.echo('Dry run; nothing was written, nobody was asked.')
         return
@@ -66,7 +67,8 @@ def checked(o):
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if identity is not None and o['name'] not in identity.names:
-        raise click.UsageError(f'--name={o["name"]}: the certificate in {o["tls"]} is for {", ".join(identity.names) or "nobody"}')
+        raise click.UsageError(f'--name={o["name"]}: the certificate in {o["tls"]} is for '
+                               f'{", ".join(identity.names) or "nobody"}')
     return identity
 
 

@@ -40,6 +40,11 @@ GROUPS = {
         'video': Program('video', 'Walk through the latent space as a video.'),
         'directions': Program('directions', 'Find directions in which pictures change.'),
     },
+    'Between sites': {
+        'centre': Program('tdgan_centre', 'Take part in a training with images that stay here.', may_fail=True),
+        'audit': Program('tdgan_audit', 'Say what has left a centre.'),
+        'authority': Program('tdgan_authority', 'Make test certificates for both ends.'),
+    },
     'Files and machines': {
         'convert': Program('convert', 'Write a network in another format.'),
         'export': Program('export', 'Write a network as ONNX or a torch program that needs nothing else.'),

@@ -31,7 +31,6 @@ class Options:
 class PathLength(Regularizer):
     """Acts in the generator's lazy step, whose interval and size it sets for all methods that act there."""
     Options = Options
-    works_apart = True
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)

@@ -24,7 +24,6 @@ class Options:
 class R1(Regularizer):
     """Acts in a critic's lazy step, whose interval it sets for all methods that act there."""
     Options = Options
-    works_apart = True
     strength = 'gamma'
 
     @classmethod

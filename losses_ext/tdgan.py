@@ -22,7 +22,7 @@ from torch import Tensor
 from dnnlib.numbers import in_words, is_within
 from losses_ext.centres import Absent, Centre, Mixed
 from losses_ext.option import option
-from losses_ext.sites import agreement, apart
+from losses_ext.sites import apart
 from losses_ext.sites.elsewhere import CentreElsewhere, Elsewhere, recast
 from losses_ext.sites.hub import hub_of
 from torch_utils import misc, training_stats
@@ -173,9 +173,10 @@ class TDGAN(Regularizer):
     def _centre(self, index: int, kwargs: dict, code: np.ndarray | None) -> Centre:
         if self._hub is not None:
             return CentreElsewhere(index, kwargs, code, self._hub)
-        if self._own is not None:
-            return Centre(index, {**kwargs, 'path': self.options.data}, code) if index == self._own else Absent(index, kwargs, code)
-        return Centre(index, {**kwargs, 'path': titles(self.options)[index]}, code)
+        if self._own not in (None, index):
+            return Absent(index, kwargs, code)
+        path = titles(self.options)[index] if self._own is None else self.options.data
+        return Centre(index, {**kwargs, 'path': path}, code)
 
     def stages(self, config: dict) -> list[Any]:
         if self._hub is not None:
@@ -251,7 +252,7 @@ class TDGAN(Regularizer):
 
     def _keep_critics(self):
         """Of the stage that ends; a centre keeps its own."""
-        for source, centre in enumerate(self._stage.sources):
+        for source, centre in enumerate(self._stage.sources if self._stage else ()):
             if self._own not in (None, centre.index):
                 continue
             critics = [critic.state_dict() for critic in self.game.critics_of(source)]
@@ -332,12 +333,12 @@ class TDGAN(Regularizer):
 
     def _on_line_at(self, nimg: int) -> list[int]:
         """Numbers of the centres that were on line when so many images had been shown."""
-        end = 0.0
+        end, on_line = 0.0, []
         for ids, kimg in self._schedule:
+            if nimg > round(end * 1000):
+                on_line = ids
             end += kimg
-            if nimg <= round(end * 1000):
-                break
-        return ids
+        return on_line
 
     def shared_state_dict(self) -> dict:
         return dict(kept=self._kept)

@@ -73,8 +73,8 @@ def difference(ours: Mapping[str, str], theirs: Any) -> str | None:
 def crossing_options(config: Mapping[str, Any], own: frozenset[str]) -> dict[str, Any]:
     """The options of a run that centres are told. `own`: options of methods that stay here."""
     command = config['command']
-    methods = [name for name in command if name.partition('_')[0] in (*config['regularizers'], config['loss'], 'pl', 'r1', 'genco')
-               and '_' in name and name not in own]
+    chosen = {*config['regularizers'], config['loss'], 'pl', 'r1', 'genco'}
+    methods = [name for name in command if '_' in name and name.partition('_')[0] in chosen and name not in own]
     options = {name: command[name] for name in command if name in CROSSING or name in methods}
     return {**options, 'precision': precision_of(config)}
 

@@ -1,7 +1,8 @@
 """What the program of a data centre is made of."""
+from losses_ext.sites.agreement import Kind
 from losses_ext.sites.page import Page
 from losses_ext.sites.seat import Hardening
 from losses_ext.sites.take_part import Centre, Participant, Refused
 from training.run.health import CannotGoOn
 
-__all__ = ['CannotGoOn', 'Centre', 'Hardening', 'Page', 'Participant', 'Refused']
+__all__ = ['CannotGoOn', 'Centre', 'Hardening', 'Kind', 'Page', 'Participant', 'Refused']

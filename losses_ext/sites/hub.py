@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,9 @@ class Hub:
             return
         for index, link in enumerate(self.links):
             if link.presence is not None:
-                try:
+                with suppress(Closed):
                     link.presence.channel.send(Message(self._header(Kind.END, index), dict(
                         finished=self._nimg >= self._total_nimg)))
-                except Closed:
-                    pass
         end, self._end = self._end, None
         time.sleep(0.1)
         end()
@@ -210,7 +209,7 @@ class Hub:
         link, presence = self.links[index], self._wait(index)
         if self._resumed and nimg not in presence.states:
             raise GoBack(f'the centre {link.name} has not the state after {nimg} images')
-        link.session, link.step, link.is_on_line = secrets.randbits(63) or 1, 0, True
+        link.session, link.step, link.is_on_line = secrets.randbits(62) or 1, 0, True
         self._request(index, Kind.ENTER, dict(
             nimg=nimg, order=order, seed=self._seed, resumed=self._resumed, stage=self._stage.number), {},
             agreement.answer_forms(None), ignore)

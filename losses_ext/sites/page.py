@@ -50,7 +50,8 @@ class Page:
             self._said = time.monotonic()
             if self._bar is not None:
                 self._bar.clear()
-            print(f'kimg {seat.run.nimg / 1000:<8.1f} iteration {seat.place.batch_idx:<8d} requests {self._num_steps}', flush=True)
+            print(f'kimg {seat.run.nimg / 1000:<8.1f} iteration {seat.place.batch_idx:<8d} '
+                  f'requests {self._num_steps}', flush=True)
 
     def _write(self, seat: Seat) -> None:
         training_stats.report0('Progress/tick', seat.place.batch_idx)

@@ -4,7 +4,7 @@ Critics, optimizers, augmentation and images are those of a run on one machine, 
 G is not: in its place is a `Mailbox`, which gives what has come.
 """
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class Place:
     batch_idx: int = -1         # Of the iteration that is going on.
     due: bool = False           # Is there something to do at its end?
     order: int = 0              # Of the reals.
-    players: list = field(default_factory=list)
+    has_left: bool = False      # Is the stage over for this centre?
 
 
 class Seat:
@@ -118,7 +118,10 @@ class Seat:
 
     def contents(self) -> tuple[int, tuple]:
         """(number of images, (labels, how many images have them))."""
-        centre = next(centre for stage in self.run.stages for centre in stage.sources if centre.index == self.index)
+        found = [centre for stage in self.run.stages for centre in stage.sources if centre.index == self.index]
+        if not found:
+            raise ValueError('the schedule of the run has no stage for this centre')
+        centre = found[0]
         if centre.labels is None:
             centre.note_contents()
         return centre.num, centre.labels
@@ -193,7 +196,7 @@ class Seat:
         self.run.stage_idx = self.place.stage = number
         for regularizer in self.run.game.having('begin_stage'):
             regularizer.begin_stage(self.run.stage, agreement.whole(values, 'seed', 2 ** 64 - 1), resumed=resumed)
-        self.place.batch_idx, self.place.due = -1, False
+        self.place.batch_idx, self.place.due, self.place.has_left = -1, False, False
         self._stream = setup.open_reals(self.config, self.run.stage.sources[self.source].dataset, self.device, nimg,
                                         self.place.order)
         self._on_stage(self)
@@ -204,7 +207,7 @@ class Seat:
         self._end_iteration()
         if not earlier:
             self._build()
-        elif (self.place.stage, self.place.nimg) != (earlier[-1], nimg) or earlier[-1] != number - 1:
+        elif self.place.stage != earlier[-1] or not (self.place.has_left or self.place.nimg == nimg):
             self._load(max((n for n in self.saved() if n <= nimg), default=-1))
             if self.place.stage != earlier[-1]:
                 raise CannotGoOn(f'it has no state of the end of stage {earlier[-1]}')
@@ -213,7 +216,9 @@ class Seat:
 
     def _leave(self, request: Message, _: dict) -> None:
         self._end_iteration()
-        self._stream = None
+        self.place.has_left, self._stream = True, None
+        if self.place.nimg not in self.saved():
+            self._write()
         for centre in self.run.stages[self.place.stage].sources:
             centre.close()
 
@@ -326,19 +331,22 @@ class Seat:
         nimg = agreement.whole(request.values, 'nimg')
         if nimg != self.place.nimg:
             raise BadMessage('the state to save is not the one that is here')
-        list(self.health.end_tick({}))
-        path = states.state_path(self.private, nimg)
-        state = self.state_dict()
-        states.require_space(self.private, states.num_bytes(state), path.name)
-        save_state(path, state, nimg=nimg, stage=self.place.stage)
+        self._write()
         self._prune(request.values.get('keep'), nimg)
+
+    def _write(self) -> None:
+        """Saves the state. Raises Diverged if the critics have stopped learning."""
+        list(self.health.end_tick({}))
+        path, state = states.state_path(self.private, self.place.nimg), self.state_dict()
+        states.require_space(self.private, states.num_bytes(state), path.name)
+        save_state(path, state, nimg=self.place.nimg, stage=self.place.stage)
 
     def _prune(self, keep: Any, newest: int) -> None:
         """Removes states that the generator's site no longer has, but for the last one of every stage."""
         if not isinstance(keep, list) or not all(type(nimg) is int for nimg in keep):
             return
         last = {}
-        for path, meta in states.readable_states(self.private):
+        for _, meta in states.readable_states(self.private):
             last.setdefault(meta.get('stage'), meta['nimg'])
         for nimg in set(self.saved()) - {*keep, *last.values(), newest}:
             states.state_path(self.private, nimg).unlink()

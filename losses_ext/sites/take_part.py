@@ -99,6 +99,11 @@ class Participant:
             except BadMessage as error:
                 self._note_bad(channel, error)
                 return False
+            except Closed:
+                raise
+            except Exception:           # A fault of this program: nobody shall wait for this centre in vain.
+                tell(channel, Kind.FAILED, 'its program has broken down; its own output says how')
+                raise
             channel.send(answer)
             self._on_answer(seat, request)
 
@@ -135,7 +140,10 @@ class Participant:
         return self._seat, run, index
 
     def _make_seat(self, values: Mapping[str, Any], run: bytes, index: int) -> Seat:
-        """A seat for what the generator's site proposes, if this end makes the same of it. Raises Refused, ValueError, OSError."""
+        """A seat for what the generator's site proposes, if this end makes the same of it.
+
+        Raises Refused, ValueError, OSError.
+        """
         config = configuration(values.get('options'))
         if entry := agreement.difference(apart.terms(config)[1], values.get('digests')):
             raise Refused(f'both ends make different things of the same options ({entry}): are they of one version, and is '

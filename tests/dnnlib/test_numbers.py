@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from dnnlib.numbers import LARGEST, SEED, Real, Whole, in_words, is_within
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ('calc_metrics', 'dataset_tool', 'directions', 'export', 'generate', 'projector', 'style_mixing', 'train', 'video')
+COMMANDS = ('calc_metrics', 'dataset_tool', 'directions', 'export', 'generate', 'projector', 'style_mixing',
+            'tdgan_authority', 'tdgan_centre',
+            'train', 'video')
 
 
 @pytest.mark.parametrize(('within', 'inside', 'outside'), [

@@ -116,7 +116,8 @@ def test_the_commands_are_found():
     assert list(lines_of('x.py --a=1')) == ['x.py --a=1'] and list(lines_of('some text')) == []
 
 
-NEED_A_FILE = '--init-from', '--resume', '--config'         # A network or a run, which are not there to be had.
+# A network, a run, certificates, which are not there to be had.
+NEED_A_FILE = '--init-from', '--resume', '--config', '--tdgan_tls'
 TRAINING = [line for line in COMMANDS if script_and_arguments(line)[0] == 'train' and line.startswith('python')
             and not any(word.startswith(NEED_A_FILE) for word in script_and_arguments(line)[1])]
 

@@ -25,7 +25,8 @@ MAX_STREAMS = 64
 OPTIONS = [
     ('grpc.max_receive_message_length', MAX_FRAME), ('grpc.max_send_message_length', MAX_FRAME),
     ('grpc.keepalive_time_ms', 20_000), ('grpc.keepalive_timeout_ms', 20_000), ('grpc.keepalive_permit_without_calls', 1),
-    ('grpc.http2.max_pings_without_data', 0), ('grpc.http2.min_recv_ping_interval_without_data_ms', 10_000),
+    ('grpc.http2.max_pings_without_data', 0), ('grpc.http2.max_ping_strikes', 0),
+    ('grpc.http2.min_recv_ping_interval_without_data_ms', 10_000),
     ('grpc.so_reuseport', 0), ('grpc.enable_http_proxy', 0),
     ('grpc.http2.lookahead_bytes', 2 ** 24), ('grpc.http2.max_frame_size', 2 ** 20)]
 

@@ -30,7 +30,10 @@ PIECE_BYTES = 2 ** 20           # Of one frame of data.
 MAX_FRAME = max(HEADER.size + LENGTH.size + MAX_DESCRIPTION, PIECE_BYTES)
 MAX_DEPTH = 6                   # Of lists and objects in `values`.
 
-DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'BF16': torch.bfloat16, 'F16': torch.float16, 'I64': torch.int64, 'U8': torch.uint8}
+DTYPES = {
+    'F64': torch.float64, 'F32': torch.float32,
+    'BF16': torch.bfloat16, 'F16': torch.float16, 'I64': torch.int64,
+    'U8': torch.uint8}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 NO_HASH = bytes(DIGEST_BYTES)
 

@@ -1,11 +1,22 @@
 """A record of everything that leaves: message by message, as it was sent."""
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from torch_utils.wire.channel import Channel
-from torch_utils.wire.message import Message
+from torch_utils.wire.message import (
+    DIGEST_BYTES,
+    HEADER,
+    LENGTH,
+    PIECE_BYTES,
+    Assembler,
+    BadMessage,
+    Message,
+    TensorForm,
+    entry_form,
+    parsed,
+)
 
 NAME = re.compile(r'message-(\d{9})\.bin')
 
@@ -30,9 +41,10 @@ class Recorder:
             try:
                 inner(message)
             finally:
-                with open(self.folder / f'message-{self._next:09d}.bin', 'xb') as file:
-                    file.writelines(frames)
-                self._next += 1
+                if frames:
+                    with open(self.folder / f'message-{self._next:09d}.bin', 'xb') as file:
+                        file.writelines(frames)
+                    self._next += 1
 
         channel.send = send
         return channel
@@ -44,3 +56,33 @@ def recorded(connect: Callable[[], Channel], folder: str | None) -> Callable[[],
         return connect
     recorder = Recorder(folder)
     return lambda: recorder.record(connect())
+
+
+def read(folder: str | os.PathLike) -> Iterator[tuple[Message, int]]:
+    """(message, its bytes) in the order in which they left. One that did not leave completely is passed over.
+
+    Raises ValueError for a file that is no record.
+    """
+    for path in sorted(path for path in Path(folder).iterdir() if NAME.fullmatch(path.name)):
+        data = path.read_bytes()
+        try:
+            message = parse(data)
+        except BadMessage as error:
+            raise ValueError(f'{path}: {error}') from error
+        if message is not None:
+            yield message, len(data)
+
+
+def parse(data: bytes) -> Message | None:
+    """A message from all its bytes, whatever tensors it has; None if some are missing. Raises BadMessage."""
+    start = HEADER.size + LENGTH.size
+    if len(data) < start or len(data) < (begin := start + LENGTH.unpack_from(data, HEADER.size)[0]):
+        return None
+    entries = parsed(data[start:begin])
+    entries.pop('__metadata__', None)
+    forms = {name: TensorForm(*entry_form(name, entry)) for name, entry in entries.items()}
+    assembler, body = Assembler(), data[begin:-DIGEST_BYTES]
+    pieces = [body[i:i + PIECE_BYTES] for i in range(0, len(body), PIECE_BYTES)]
+    for frame in (data[:begin], *pieces, data[-DIGEST_BYTES:]):
+        message = assembler.add(frame, lambda header: forms)
+    return message

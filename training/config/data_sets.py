@@ -64,9 +64,10 @@ def resolve_data(o: Mapping[str, Any], config: dict[str, Any], names: list[str])
 
 def resolve_elsewhere(o: Mapping[str, Any], config: dict[str, Any], names: list[str], titles: list[str],
                       shape: dict[str, int]) -> None:
-    """The same for data sets on other machines, of which nothing is known here but what they are called and their shape."""
+    """The same for data sets on other machines, of which names and shape alone are known here."""
     for option in ('data', 'labels_from', 'subset', 'held_out'):
-        require(option not in o, f'--{option.replace("_", "-")} is about images on this machine, and those of the run are elsewhere')
+        require(option not in o, f'--{option.replace("_", "-")} is about images on this machine; those of the run '
+                'are elsewhere')
     require(bool(o.get('cond')) == (shape['c_dim'] > 0), '--cond=1 and a number of labels belong together')
     kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=None, max_size=None, xflip=bool(o.get('mirror')),
                   resolution=shape['img_resolution'], use_labels=bool(o.get('cond')))

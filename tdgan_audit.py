@@ -1,0 +1,94 @@
+"""Says what has left a data centre, from the record that `tdgan_centre.py --record-wire` keeps (docs/sites.md).
+
+    python tdgan_audit.py wire --data=images/
+
+Kinds of messages, how many, how many bytes; and how near everything that has the shape of images comes to the centre's own.
+"""
+import json
+from collections import Counter, defaultdict
+
+import click
+import numpy as np
+
+from dnnlib import output
+from torch_utils.wire import record
+
+
+@click.command(context_settings=dict(max_content_width=110))
+@click.argument('folder', metavar='DIR')
+@click.option('--data', metavar='PATH', help='Images of the centre, to compare with.')
+@click.option('--out', metavar='FILE', help='Write the numbers as JSON, too.')
+def main(folder, data, out):
+    """List what has left a centre, and compare everything like an image with the centre's own images."""
+    try:
+        messages = list(record.read(folder))
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    if not messages:
+        raise click.ClickException(f'{folder} holds no recorded message')
+    kinds = tensors_by_kind(messages)
+    for kind, (number, size, tensors) in kinds.items():
+        click.echo(f'{kind:<10} {number:>8} messages {size:>14,} bytes    {", ".join(tensors) or "no tensors"}')
+    found = dict(kinds={kind: dict(messages=number, bytes=size, tensors=tensors)
+                        for kind, (number, size, tensors) in kinds.items()})
+    if data:
+        found['nearest'] = nearest(messages, images_of(data))
+        for name, values in found['nearest'].items():
+            click.echo(f'{name}: {values["images"]} like images; largest correlation with an image of the centre '
+                       f'{values["correlation"]:.3f}, with a shuffled one {values["shuffled"]:.3f}')
+        click.echo('A correlation near 1 would be a copy. A small one does not prove that nothing can be learnt (docs/sites.md).')
+    if out:
+        from dnnlib import writing
+        writing.write_text(out, json.dumps(found, indent=2))
+
+
+def tensors_by_kind(messages):
+    """{kind: (number of messages, bytes, ['name dtype shape'])}."""
+    import losses_ext
+    kinds = {kind.value: kind.name.lower() for kind in losses_ext.centre_program().Kind}
+    number, size, forms = Counter(), Counter(), defaultdict(set)
+    for message, num_bytes in messages:
+        kind = kinds.get(message.header.kind, f'kind {message.header.kind}')
+        number[kind] += 1
+        size[kind] += num_bytes
+        forms[kind] |= {f'{name} {str(t.dtype).removeprefix("torch.")} {"x".join(map(str, t.shape[1:]))} per row'
+                        for name, t in message.tensors.items()}
+    return {kind: (number[kind], size[kind], sorted(forms[kind])) for kind in number}
+
+
+def images_of(path):
+    """All images of a data set, [n,C,H,W] float32."""
+    from training.dataset import ImageFolderDataset
+    try:
+        dataset = ImageFolderDataset(path)
+        return np.stack([dataset[i][0] for i in range(len(dataset))]).astype(np.float32)
+    except OSError as error:
+        raise click.UsageError(f'--data: {error}') from error
+
+
+def nearest(messages, images):
+    """{name of a tensor: how near its images come to those of a centre}, by correlation of pixels; for comparison with the
+    same images whose pixels are shuffled."""
+    shuffled = images.reshape(len(images), -1)[:, np.random.default_rng(0).permutation(images[0].size)].reshape(images.shape)
+    found = {}
+    for message, _ in messages:
+        for name, tensor in message.tensors.items():
+            if tuple(tensor.shape[1:]) == images.shape[1:] and len(tensor):
+                values = found.setdefault(name, dict(images=0, correlation=0.0, shuffled=0.0))
+                values['images'] += len(tensor)
+                array = tensor.float().numpy()
+                for key, others in (('correlation', images), ('shuffled', shuffled)):
+                    values[key] = max(values[key], float(np.abs(correlations(array, others)).max()))
+    return found
+
+
+def correlations(a, b):
+    """Between all images of a [n,C,H,W] and of b [m,C,H,W]: [n,m]."""
+    a, b = (x.reshape(len(x), -1) - x.reshape(len(x), -1).mean(1, keepdims=True) for x in (a, b))
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
+    return a @ b.T
+
+
+if __name__ == '__main__':
+    output.prepare()
+    main()
