@@ -280,7 +280,7 @@ class Seat:
         for critic, weight in zip(critics, weights):
             critic.weight = agreement.real({'weight': weight}, 'weight')
         fake_c = request.tensors['c'].to(self.device) if 'c' in request.tensors else torch.zeros([num, 0], device=self.device)
-        ctx = StepContext(run.game, phase, run.randomness, run.nimg, self.place.batch_idx, progress=run.nimg / run.total_nimg,
+        ctx = StepContext(run.game, phase, run.randomness, run.nimg, self.place.batch_idx, remaining=1 - run.nimg / run.total_nimg,
                           round=number, source=self.source, share=agreement.real(values, 'share', 0, 1))
         run.game.take_reals(ctx, img, c)
         ctx.gen_z, ctx.gen_c, ctx.fake_c = torch.zeros([num, 0], device=self.device), fake_c, fake_c

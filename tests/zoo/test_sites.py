@@ -56,7 +56,7 @@ class Sites:
         labels = [f'--tdgan_labels={self.num_classes}'] * (remote and self.num_classes > 0)
         where = [f'--tdgan_data={",".join(self.data)}'] if not remote else [
             '--tdgan_mode=remote', f'--tdgan_centres={",".join(NAMES)}', f'--tdgan_listen=localhost:{self.port}',
-            f'--tdgan_tls={self.certificates["generator"]}', '--tdgan_res=16', *labels]
+            f'--tdgan_tls={self.certificates["generator"]}', '--tdgan_res=16', '--tdgan_patience=60', *labels]
         cond = ['--cond=1'] * (self.num_classes > 0)
         run_dir = self.folder / 'run'
         run_dir.mkdir(exist_ok=True)
