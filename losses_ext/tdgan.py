@@ -162,8 +162,6 @@ class TDGAN(Regularizer):
             self._hub = hub_of(titles(options), options.patience, options.listen, options.tls, images=options.images,
                                grads=options.grads)
             game.critics = {game.D.name: Elsewhere.like(game.D)}
-        if self._own is not None:
-            self.sites = set()
         for source in range(1, max(len(ids) for ids, _ in self._schedule)):
             game.add_critic(f'D_{source}', source=source)
 
@@ -217,7 +215,7 @@ class TDGAN(Regularizer):
     def end_iteration(self, nimg: int, batch_idx: int) -> None:
         self._nimg = nimg
         if self._hub is not None:
-            self._hub.end_iteration(nimg)
+            self._hub.end_iteration(nimg, batch_idx)
         if self.options.warmup:
             self._weigh_critics()
 
@@ -295,7 +293,7 @@ class TDGAN(Regularizer):
             critic.weight = self._base_weights[name] * (share[critic.source] if on_line and warm else 0)
 
     def g_main(self, ctx: StepContext) -> Term:
-        if ctx.source > 0 or not self._sees_memory(self._stage):
+        if self._own is not None or ctx.source > 0 or not self._sees_memory(self._stage):
             return None
         memory = list(self._stage.memory)
         c, _ = Mixed([memory]).draw_labels(len(ctx.gen_z), ctx.numpy_rng('remind/labels'))

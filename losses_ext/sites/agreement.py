@@ -38,6 +38,7 @@ class Kind(enum.IntEnum):
     JUDGE = 11                  # Fakes; the answer is what G learns of them.
     LEARN = 12                  # Fakes that a critic learns from.
     LEARN_FROM_REALS = 16       # A critic learns without fakes.
+    MEASURED = 17               # An iteration in which shares of methods were measured is over.
     SAVE = 13
     LEAVE = 14                  # The stage is over.
     END = 15                    # The run is over, or stops for now.

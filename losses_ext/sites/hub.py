@@ -30,6 +30,7 @@ from torch_utils.wire.message import BadMessage, Header, Message, TensorForm
 from training.loss import Game, StepContext
 from training.run import states
 from training.run.health import CannotGoOn, GoBack
+from training.run.shares import INTERVAL
 
 RUN_FILE = 'sites-run'          # In the run's directory: what centres know it by.
 HANDSHAKE_SEC = 120
@@ -236,8 +237,12 @@ class Hub:
 
     # Steps.
 
-    def end_iteration(self, nimg: int) -> None:
+    def end_iteration(self, nimg: int, batch_idx: int) -> None:
         """All that was asked in an iteration is answered at its end."""
+        if self.game.shares is not None and (batch_idx - 1) % INTERVAL == 0:
+            for index, link in enumerate(self.links):
+                if link.is_on_line:
+                    self._request(index, Kind.MEASURED, {}, {}, agreement.answer_forms(None), report_moments, batch_idx - 1)
         self.settle()
         self._nimg = nimg
 
@@ -280,13 +285,10 @@ class Hub:
     def _take_statistics(self, ctx: StepContext, answer: Message) -> None:
         """What a centre's critics said of its images and of fakes: sums, which are reported here as if they were made
         here."""
-        names, rows, signs = answer.values.get('statistics'), answer.tensors['statistics'], answer.tensors['signs']
-        critics = self.game.critics_of(ctx.source)
-        if not isinstance(names, list) or len(names) != len(rows) or len(signs) != len(critics) or not all(
-                isinstance(name, str) and agreement.STATISTIC.fullmatch(name) for name in names):
+        report_moments(answer)
+        signs, critics = answer.tensors['signs'], self.game.critics_of(ctx.source)
+        if len(signs) != len(critics):
             raise CannotGoOn('a centre sends statistics that were not agreed')
-        for name, row in zip(names, rows):
-            training_stats.report_moments(name, row.tolist())
         for critic, (total, count) in zip(critics, signs):
             critic.real_signs += torch.stack([total, count]).nan_to_num()
 
@@ -362,6 +364,16 @@ class Hub:
         if not is_new and (presence.session != header.session or presence.step not in (header.step - 1, header.step)):
             raise GoBack(f'the centre {link.name} was away and has lost what it had done since its last state')
         self._send(pending)
+
+
+def report_moments(answer: Message) -> None:
+    """Reports what a centre has reported. Raises CannotGoOn for what is no statistic of a step."""
+    names, rows = answer.values.get('statistics'), answer.tensors['statistics']
+    if not isinstance(names, list) or len(names) != len(rows) or not all(
+            isinstance(name, str) and agreement.STATISTIC.fullmatch(name) for name in names):
+        raise CannotGoOn('a centre sends statistics that were not agreed')
+    for name, row in zip(names, rows):
+        training_stats.report_moments(name, row.tolist())
 
 
 def ignore(answer: Message) -> None:

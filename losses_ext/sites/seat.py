@@ -133,9 +133,11 @@ class Seat:
         images = dict(img=agreement.image_form(self.config, self.kinds['images']),
                       c=agreement.label_form(self.config, self.config['batch_gpu']))
         size = self.config['batch_gpu']
-        feats = {f'feat{res}': TensorForm(torch.float32, (size, self.feat_channels[res], res, res), (True, False, False, False))
+        feats = {f'feat{res}': TensorForm(torch.float32, (size, self.feat_channels[res], res, res),
+                                          (True, False, False, False))
                  for res in sorted(self.run.game.tap_G)}
-        without = dict.fromkeys((Kind.ENTER, Kind.LEARN_FROM_REALS, Kind.SAVE, Kind.LEAVE, Kind.END, Kind.REFUSED), {})
+        without = dict.fromkeys((Kind.ENTER, Kind.LEARN_FROM_REALS, Kind.MEASURED, Kind.SAVE, Kind.LEAVE, Kind.END,
+                                 Kind.REFUSED), {})
         return agreement.of_kinds({Kind.JUDGE: images, Kind.LEARN: {**images, **feats}, **without})(header)
 
     def answer(self, request: Message) -> Message:
@@ -164,7 +166,7 @@ class Seat:
         """(values, tensors) of the answer."""
         act = {Kind.ENTER: self._enter, Kind.JUDGE: self._judge, Kind.LEARN: self._learn,
                Kind.LEARN_FROM_REALS: self._learn, Kind.SAVE: self._save,
-               Kind.LEAVE: self._leave}[request.header.kind]
+               Kind.LEAVE: self._leave, Kind.MEASURED: self._measured}[request.header.kind]
         grad: dict[str, Tensor] = {}
         with training_stats.noted() as notes:
             values = act(request, grad) or {}
@@ -237,6 +239,10 @@ class Seat:
         grad['grad'] = found.contiguous().cpu().to(agreement.GRAD_TYPES[self.kinds['grads']])
         return dict(nhwc=not found.is_contiguous() and found.is_contiguous(memory_format=torch.channels_last))
 
+    def _measured(self, request: Message, _: dict) -> None:
+        if self.run.game.shares is not None:
+            self.run.game.shares.end_iteration()
+
     @property
     def judging(self) -> dict[str, Callable]:
         """The step that has G's loss by its critics, for each phase that has it."""
@@ -253,6 +259,8 @@ class Seat:
             critic.optimizer.zero_grad(set_to_none=True)
             critic.module.requires_grad_(True)
         phase.step(self.run.game, ctx)
+        if self.run.game.shares is not None:
+            self.run.game.shares.note_step(ctx)
         if request.values.get('last') is True:
             for regularizer in self.run.game.having('end_phase'):
                 regularizer.end_phase(phase)
@@ -280,8 +288,9 @@ class Seat:
         for critic, weight in zip(critics, weights):
             critic.weight = agreement.real({'weight': weight}, 'weight')
         fake_c = request.tensors['c'].to(self.device) if 'c' in request.tensors else torch.zeros([num, 0], device=self.device)
-        ctx = StepContext(run.game, phase, run.randomness, run.nimg, self.place.batch_idx, remaining=1 - run.nimg / run.total_nimg,
-                          round=number, source=self.source, share=agreement.real(values, 'share', 0, 1))
+        ctx = StepContext(run.game, phase, run.randomness, run.nimg, self.place.batch_idx,
+                          remaining=1 - run.nimg / run.total_nimg, round=number, source=self.source,
+                          share=agreement.real(values, 'share', 0, 1))
         run.game.take_reals(ctx, img, c)
         ctx.gen_z, ctx.gen_c, ctx.fake_c = torch.zeros([num, 0], device=self.device), fake_c, fake_c
         return phase, ctx
