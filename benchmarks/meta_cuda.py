@@ -256,6 +256,7 @@ class MetaCuda(TorchFunctionMode):
     def __exit__(self, *error):
         super().__exit__(*error)
         self._stack.close()
+        forget_constants()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -278,6 +279,14 @@ class MetaCuda(TorchFunctionMode):
         if func not in (torch.empty, torch.empty_like, torch.empty_strided):
             meter.note(func.__name__, 1, sum(map(size_of, tensors_in(result))))
         return mapped(MetaTensor, result)
+
+
+def forget_constants():
+    """Constants that are kept by the device that they lie on must not outlive a stand-in for it."""
+    from losses_ext import daco
+    from torch_utils import misc
+    for constants in (misc._constant, daco.band_map):
+        constants.cache_clear()
 
 
 _by_device = torch.optim.Optimizer._group_tensors_by_device_and_dtype

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
-from benchmarks.meta_cuda import CPU, CUDA, Generator, Stream, by_device, tensors_in
+from benchmarks.meta_cuda import CPU, CUDA, Generator, Stream, by_device, forget_constants, tensors_in
 
 READS = {Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__float__, Tensor.__int__,
          Tensor.__index__, Tensor.__contains__}
@@ -180,6 +180,7 @@ class FakeCuda(TorchFunctionMode):
     def __exit__(self, *error):
         super().__exit__(*error)
         self._stack.close()
+        forget_constants()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})

@@ -2,7 +2,7 @@
 
 What the stand-in checks and what it cannot is said in `fake_cuda.py`.
 """
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 
 import click
@@ -37,7 +37,8 @@ from training import setup, training_loop
 from training.run import launch, ticks
 from training.run.states import saved_states
 
-FIRST_STEPS = ['--aug=noaug', '--batch=4']
+FIRST_STEPS = ['--aug=noaug', '--batch=4', '--cuda-graphs=off']      # There is nothing that captures.
+FUNCTIONS = {name: getattr(torch.cuda, name) for name in ('is_available', 'device_count', 'get_device_capability', 'Event')}
 CASES = {
     'two-stage': [],
     'two-stage, fp32': ['--precision=fp32'],
@@ -65,14 +66,20 @@ def data(tmp_path_factory):
     return [make_dataset(folder / f'{i}.zip', num=12, num_classes=3, seed=i) for i in range(2)]
 
 
-@pytest.fixture
-def gpu(monkeypatch):
+@contextmanager
+def a_gpu(monkeypatch):
     """This machine has a GPU, it seems, for which no operators are compiled: nvcc may be here, a driver is not."""
     monkeypatch.setattr(backend, '_default', 'ref')
     with FakeCuda():
         yield CUDA
-    for constants in (misc._constant, daco.band_map):       # Some of them lie on it.
-        constants.cache_clear()
+        monkeypatch.undo()                      # First what tests have put in the place of the stand-in's own functions.
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Within a test."""
+    with a_gpu(monkeypatch) as device:
+        yield device
 
 
 def config_of(data, *args):
@@ -316,3 +323,11 @@ def test_copies_arrive_when_they_are_waited_for(gpu):
     assert copy.isnan().all()
     event.synchronize()
     assert copy.tolist() == [1, 1, 1]
+
+
+def test_nothing_of_the_stand_in_stays_behind():
+    with pytest.MonkeyPatch.context() as patch, a_gpu(patch):
+        patch.setattr(torch.cuda, 'device_count', lambda: 2)
+        misc.constant([1.0], device=CUDA)
+    assert {name: getattr(torch.cuda, name) for name in FUNCTIONS} == FUNCTIONS
+    assert misc._constant.cache_info().currsize == 0
