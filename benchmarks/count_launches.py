@@ -91,7 +91,7 @@ def count(res, channel_base, arguments, ops='native'):
 
     try:
         with meta_cuda.MetaCuda():
-            run = train_step.build(res, channel_base, None, [*arguments, '--device=cuda', f'--ops={ops}'])
+            run = train_step.build(res, channel_base, None, [*arguments, '--device=cuda', '--cuda-graphs=off', f'--ops={ops}'])
             reals = [run.reals[0].next_batch()]
             for phase in run.phases:                # Constants and moments are made once.
                 run_phase(run, phase, reals, {})

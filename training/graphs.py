@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from training.loss import Game
     from training.setup import Run
 
-AUTO = False                # Does --cuda-graphs=auto mean on, where a run can have them?
 MARGINS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1)      # Of augmented images, shares of their size.
 MAX_GRAPHS = 32             # Of one phase; what else comes is rare, and runs as usual.
 NOT_DONE = object()         # The phase has to run as usual.

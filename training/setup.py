@@ -19,7 +19,7 @@ from torch_utils.randomness import Streams
 from training import transfer
 from training.ada import AdaptiveStrength
 from training.data.stages import RealStream, Source, Stage
-from training.graphs import AUTO, MARGINS, PhaseGraphs, why_not
+from training.graphs import MARGINS, PhaseGraphs, why_not
 from training.loss import Game, Phase
 from training.player import Player
 from training.regularizer import SITES
@@ -253,13 +253,13 @@ def build_ada(config: dict) -> AdaptiveStrength | None:
 
 
 def build_graphs(config: dict, game: Game, streams: Streams, device: torch.device) -> PhaseGraphs | None:
-    """The CUDA graphs of the phases, if they are asked for; says why a run that should have them cannot."""
+    """The CUDA graphs of the phases, unless they are off; says why a run that could be thought to have them cannot."""
     wanted = config.get('cuda_graphs', 'auto')
-    if wanted == 'off' or (wanted == 'auto' and not AUTO):
+    if wanted == 'off':
         return None
     reason = why_not(game, device)
     if reason:
-        if wanted == 'on' and distributed.rank() == 0:
+        if (wanted == 'on' or device.type == 'cuda') and distributed.rank() == 0:
             print(f'Without CUDA graphs, which this run cannot have: {reason}.', flush=True)
         return None
     if hasattr(game.augment, 'margin_shares'):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-from torch_utils.ops import upfirdn2d
+from torch_utils.ops import backend, upfirdn2d
 
 MORE = 10                           # Times the tolerance of a CPU.
 DEVICE = torch.device('cuda')
@@ -40,6 +40,8 @@ def pytest_configure():
     if os.environ['CHECK_DEVICE'] == 'fake':
         from fake_cuda import FakeCuda
         within.enter_context(FakeCuda())
+    else:
+        backend.why_not('cuda', torch.float32)      # Their trial, which computes on both devices.
     from_numpy = torch.from_numpy
     torch.from_numpy = lambda array: from_numpy(array).to(DEVICE)
     upfirdn2d.setup_filter.__defaults__ = DEVICE, *upfirdn2d.setup_filter.__defaults__[1:]

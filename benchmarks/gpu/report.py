@@ -1,6 +1,7 @@
 """What a part of gpu_check.py has found, and what all parts need."""
 import contextlib
 import json
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -19,6 +20,7 @@ class Report:
         self.deadline = time.monotonic() + seconds - 3
         self.device = torch.device(device)
         self.reduced = reduced
+        self._lock = threading.Lock()
         self.work = Path(work)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         if device == 'cpu':
@@ -29,9 +31,10 @@ class Report:
         mark = mark if isinstance(mark, str) else 'ok' if mark else 'FAIL'
         self.rows.append([name, mark, str(text).replace('\n', ' ')[:240]])
         print(*self.rows[-1], flush=True)
-        partial = self.path.with_suffix('.partial')
-        partial.write_text(json.dumps(dict(rows=self.rows, data=self.data), default=str))
-        partial.replace(self.path)
+        with self._lock:
+            partial = self.path.with_suffix('.partial')
+            partial.write_text(json.dumps(dict(rows=self.rows, data=self.data), default=str))
+            partial.replace(self.path)
 
     def left(self):
         """Seconds until the part is stopped."""

@@ -128,28 +128,33 @@ def check_training(report):
 
 
 def check_resume(report):
-    """A run that is stopped and continued: the same bits with deterministic kernels, how far off without."""
+    """A run that is stopped and continued: the same bits with deterministic kernels, how far off without.
+
+    cuDNN's search for the fastest algorithm is off where bits are compared: every process finds its own.
+    """
     script = report.work / 'deterministic.py'
     script.write_text(DETERMINISTIC.replace('import train', f'sys.path.insert(0, {str(ROOT)!r})\nimport train'))
-    ways = {'deterministic': [str(script)], 'as users run it': ['train.py']}
-    with ThreadPoolExecutor(4) as pool:                 # Straight on; in two halves.
-        states = {way: [pool.submit(final_state, report, way, parts, runner) for parts in ([2], [1, 2])]
-                  for way, runner in ways.items()}
-    for way, (straight, halves) in states.items():
-        with report.trying(f'resume/{way}'):
-            differing, largest = difference(straight.result(), halves.result())
-            report.row(f'resume/{way}', not differing or way != 'deterministic',
+    exactly, freely = ([str(script)], ['--nobench=1']), (['train.py'], [])
+    pairs = {'the same run twice': (exactly, [2], [2]), 'deterministic': (exactly, [2], [1, 2]),
+             'as users run it': (freely, [2], [1, 2])}
+    with ThreadPoolExecutor(6) as pool:                 # Straight on; in two halves.
+        states = {title: [pool.submit(final_state, report, f'{title} {side}', parts, *way) for side, parts in enumerate(both)]
+                  for title, (way, *both) in pairs.items()}
+    for title, (first, second) in states.items():
+        with report.trying(f'resume/{title}'):
+            differing, largest = difference(first.result(), second.result())
+            report.row(f'resume/{title}', not differing or pairs[title][0] is freely,
                        f'{len(differing)} tensors differ, by up to {largest:.2g} of their norm: {differing[:3]}')
 
 
-def final_state(report, way, parts, runner):
+def final_state(report, title, parts, runner, options):
     """The state after a run of train.py that was continued after each of `parts` (kimg) but the last."""
     from torch_utils.state_file import load_state
     from training.run.states import saved_states
     run_dir = None
     for kimg in parts:
         goes_on = [] if run_dir is None else [f'--resume={run_dir}']
-        _, text, run_dir = train(report, f'{way} {len(parts)}', [f'--kimg={kimg}', '--aug=noaug', *goes_on], runner)
+        _, text, run_dir = train(report, title, [f'--kimg={kimg}', '--aug=noaug', *options, *goes_on], runner)
         if run_dir is None:
             raise RuntimeError(text)
     return load_state(saved_states(run_dir)[0])[0]['run']

@@ -183,8 +183,8 @@ OPTIONS_BY_HEADING = {
         Option('--allow-tf32', type=bool, metavar='BOOL',
                help='TF32 in convolutions and products [default: no]'),
         Option('--cuda-graphs', type=click.Choice(['auto', 'off', 'on']),
-               help='Replay each phase as a CUDA graph, one launch in place of thousands (docs/gpu.md); auto is '
-               'off, until it has been tried on more cards [default: auto]'),
+               help='Replay each phase as a CUDA graph, one launch in place of thousands (docs/gpu.md); auto: on one GPU, '
+               'where the methods can [default: auto]'),
         Option('--workers', type=Whole(WORKERS), metavar='INT',
                help='Processes that load images; 0: none [default: 3; tiny: 1]'),
     ],
