@@ -177,3 +177,16 @@ def test_wider_margins_give_the_same_pictures(p):
     assert len(set(paddings[1])) == 1 and all(a <= b for a, b in zip(*paddings)) and paddings[0] != paddings[1]
     assert paddings[1][0] in [min(int(-(-32 * share // 1)), 31) for share in graphs.MARGINS]
     torch.testing.assert_close(*pictures, rtol=0, atol=1e-4)
+
+
+def test_graphs_are_used_where_a_run_can_have_them(data, capsys, monkeypatch):
+    monkeypatch.setattr(setup, 'CudaRecorder', lambda device: CpuRecorder())
+    run, gpu = run_with_graphs(data), torch.device('cuda')
+
+    def graphs_for(choice):
+        return setup.build_graphs(dict(cuda_graphs=choice), run.game, run.randomness, gpu)
+    assert graphs_for('auto') is not None and graphs_for('on') is not None and graphs_for('off') is None
+    monkeypatch.setattr(graphs, 'why_not', lambda game, device: 'it reads the news')
+    monkeypatch.setattr(setup, 'why_not', graphs.why_not)
+    assert graphs_for('auto') is None
+    assert capsys.readouterr().out == 'Without CUDA graphs, which this run cannot have: it reads the news.\n'
