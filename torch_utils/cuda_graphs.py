@@ -178,8 +178,6 @@ class CudaRecorder:
         Another capture ends it for the generator. The pool is left to the graph, which stays, since torch asks it.
         """
         self._failed.append(graph)
-        with suppress(RuntimeError, AttributeError):    # It has no public name.
-            torch._C._cuda_endAllocateToPool(self.stream.device_index, self._pool)
         self._pool = torch.cuda.graph_pool_handle()
         with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), pool=self._pool, stream=self.stream):
             torch.zeros([], device=self.device).add_(1)

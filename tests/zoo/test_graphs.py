@@ -1,6 +1,5 @@
 """Phases that are captured and replayed train the same numbers as phases that run."""
 from contextlib import nullcontext
-from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
@@ -122,7 +121,7 @@ def test_after_a_capture_that_failed_others_use_other_memory(monkeypatch):
             super().__init__()
             used.append(pool)
 
-    for name, value in dict(Stream=lambda device: SimpleNamespace(device_index=0), CUDAGraph=MagicMock, graph=Capture,
+    for name, value in dict(Stream=MagicMock, CUDAGraph=MagicMock, graph=Capture,
                             graph_pool_handle=lambda: next(pools)).items():
         monkeypatch.setattr(torch.cuda, name, value)
     recorder = CudaRecorder(torch.device('cpu'))
