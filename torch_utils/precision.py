@@ -3,7 +3,7 @@
 torch lets cuBLAS add up products of half precision in half precision when that is faster.
 The sums of this project are long (the gradient of a ToRGB weight is one over all pixels), so they are always
 formed in float32, as the convolutions' are. TF32 keeps ten bits of each factor;
-it is the user's choice (`--allow-tf32`).
+as many as float16, beside which it is the default (`--allow-tf32`).
 """
 import torch
 

@@ -10,19 +10,18 @@ import torch
 
 from gpu.report import ROOT
 
-GRAPHS = ['--cuda-graphs=on']
+OFF = ['--cuda-graphs=off']
 AUTO, BATCH = ['--cfg=auto'], ['--cfg=auto', '--batch=32']
 CASES = [                           # (title, resolution, options of train.py)
+    ('32 px tiny no graphs', 32, ['--cfg=tiny', '--aug=ada', *OFF]),
     ('32 px tiny', 32, ['--cfg=tiny', '--aug=ada']),
-    ('32 px tiny graphs', 32, ['--cfg=tiny', '--aug=ada', *GRAPHS]),
+    ('256 px batch 32 no graphs', 256, [*BATCH, *OFF]),
     ('256 px batch 32', 256, BATCH),
-    ('256 px batch 32 graphs', 256, [*BATCH, *GRAPHS]),
-    ('256 px batch 64 tf32', 256, [*AUTO, '--batch=64', '--allow-tf32=1']),
-    ('256 px batch 64 tf32 graphs', 256, [*AUTO, '--batch=64', '--allow-tf32=1', *GRAPHS]),
+    ('256 px batch 64 no graphs', 256, [*AUTO, '--batch=64', *OFF]),
     ('256 px batch 64', 256, [*AUTO, '--batch=64']),
     ('256 px batch 32 nchw', 256, [*BATCH, '--nhwc=0']),
     ('256 px batch 32 plain', 256, [*BATCH, '--ops=reference']),
-    ('256 px batch 32 tf32', 256, [*BATCH, '--allow-tf32=1']),
+    ('256 px batch 32 no tf32', 256, [*BATCH, '--allow-tf32=0']),
     ('1024 px', 1024, [*AUTO, '--batch=4']),
     ('512 px', 512, [*AUTO, '--batch=8']),
     ('64 px', 64, BATCH),
@@ -30,7 +29,7 @@ CASES = [                           # (title, resolution, options of train.py)
     ('256 px batch 32 noaug', 256, [*BATCH, '--aug=noaug']),
     ('256 px batch 32 fp32 tf32', 256, [*BATCH, '--precision=fp32', '--allow-tf32=1']),
 ]
-PROFILED = '256 px batch 32', 256, BATCH
+PROFILED = '256 px batch 32', 256, [*BATCH, *OFF]
 SMALLEST = [('16 px tiny', 16, ['--cfg=tiny', '--aug=noaug', '--batch=4'])]
 
 

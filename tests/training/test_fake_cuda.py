@@ -98,6 +98,8 @@ def test_reduced_precision_is_channels_last_on_a_gpu_unless_told_otherwise(data,
     config = config_of(data, *options)
     for kwargs in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']['block_kwargs']):
         assert kwargs.get('fp16_channels_last', False) is is_last
+    assert config['allow_tf32'] is ('--precision=fp32' not in options)
+    assert config_of(data, *options, '--allow-tf32=0')['allow_tf32'] is False
 
 
 def strictly(function, value=True):

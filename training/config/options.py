@@ -181,7 +181,7 @@ OPTIONS_BY_HEADING = {
                help='Channels-last memory in reduced precision [default: on CUDA]'),
         Option('--nobench', type=bool, metavar='BOOL', help='Without the cuDNN benchmark [default: no]'),
         Option('--allow-tf32', type=bool, metavar='BOOL',
-               help='TF32 in convolutions and products [default: no]'),
+               help='TF32 in convolutions and products of float32 [default: on CUDA, beside reduced precision]'),
         Option('--cuda-graphs', type=click.Choice(['auto', 'off', 'on']),
                help='Replay each phase as a CUDA graph, one launch in place of thousands (docs/gpu.md); auto: on one GPU, '
                'where the methods can [default: auto]'),

@@ -197,14 +197,15 @@ def resolve_speed(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]
     if precision == 'bf16' and device == 'cuda':
         distributed.check_bfloat16(config['gpus'])
     check_ops(o.get('ops', 'auto'), device, precision, config['gpus'])
-    if o.get('nhwc', device == 'cuda' and precision in ('fp16', 'bf16')):
+    is_reduced = device == 'cuda' and precision in ('fp16', 'bf16')
+    if o.get('nhwc', is_reduced):
         config['G_kwargs']['synthesis_kwargs']['fp16_channels_last'] = True
         config['D_kwargs']['block_kwargs']['fp16_channels_last'] = True
     workers = o.get('workers', base.workers)
     config['data_loader_kwargs'] = dict(pin_memory=device == 'cuda', num_workers=workers,
                                         prefetch_factor=2 if workers else None)
     config.update(device=o.get('device', 'auto'), ops=o.get('ops', 'auto'),
-                  cudnn_benchmark=not o.get('nobench', False), allow_tf32=o.get('allow_tf32', False),
+                  cudnn_benchmark=not o.get('nobench', False), allow_tf32=o.get('allow_tf32', is_reduced),
                   cuda_graphs=o.get('cuda_graphs', 'auto'))
 
 
