@@ -2,12 +2,14 @@
 
 What is trained is compared, bit by bit, with a run that has all centres in one process.
 """
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import Silent, assert_same_bits, make_dataset
@@ -18,6 +20,8 @@ from torch_utils import training_stats
 from torch_utils.state_file import load_state
 from torch_utils.wire import certificates
 from training import setup
+from training.config.rules import UserError
+from training.dataset import ImageFolderDataset
 from training.run import states
 from training.training_loop import training_loop
 
@@ -124,3 +128,64 @@ def assert_equal_runs(sites, *args):
 ], ids=['one centre', 'on line together, in turn, and back again'])
 def test_a_run_between_sites_is_the_local_run_bit_for_bit(sites, args):
     assert_equal_runs(sites, *args)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('args', [
+    ['--tdgan_schedule=0+1:0.032', '--reg_type=tdgan,ggdr,diggan,weco,daco,lecam,r2', '--diggan_interval=1'],
+    ['--tdgan_schedule=0:0.032', '--loss=hinge', '--aug=noaug'],
+    ['--tdgan_schedule=0:0.032', '--loss=relativistic', '--reg_type=tdgan,r2', '--aug=noaug', '--r2_interval=1'],
+    ['--tdgan_schedule=0:0.016,1:0.032', '--r1_interval=1', '--pl_interval=1', '--tdgan_warmup=0.008'],
+], ids=['methods', 'hinge', 'relativistic', 'without lazy steps'])
+def test_what_may_be_combined_is_equal_as_well(sites, args):
+    assert_equal_runs(sites, *args)
+
+
+@pytest.mark.parametrize('args, sentence', [
+    (['--loss=osgan'], '--loss=osgan needs the critics'),
+    (['--reg_type=tdgan,apa', '--apa_p=0.1'], '--reg_type=apa needs the critics'),
+    (['--metrics=fid50k_full'], 'give --metrics=none'),
+    (['--tdgan_data=a.zip'], 'exclude each other'),
+    (['--tdgan_res=20'], 'a power of two'),
+    (['--tdgan_centres=a,a'], 'must be different names'),
+    (['--tdgan_listen=0.0.0.0:7300'], 'for both ends on one machine'),
+    (['--tdgan_listen='], 'needs --tdgan_listen'),
+    (['--gpus=2'], 'give --gpus=1'),
+    (['--cond=1'], 'belong together'),
+    (['--subset=5'], '--subset is about images on this machine'),
+    (['--snapshot-format=native,pkl'], '--snapshot-format=pkl needs a critic'),
+    (['--tdgan_mode=local', '--tdgan_data=a.zip'], '--tdgan_centres has no effect without'),
+])
+def test_what_cannot_be_divided_is_refused_by_name(args, sentence, tmp_path):
+    if args == ['--tdgan_mode=local', '--tdgan_data=a.zip']:
+        args = ['--tdgan_mode=local', f'--tdgan_data={make_dataset(tmp_path / "a.zip")}']
+    given = [*BASE, '--tdgan_mode=remote', '--tdgan_centres=a,b', '--tdgan_listen=localhost:7300', '--tdgan_insecure=1',
+             '--tdgan_res=16']
+    with pytest.raises(UserError, match=sentence):
+        train.config_from_args([*given, *args])
+
+
+def test_old_runs_have_the_configuration_that_they_had(sites):
+    options = sites.config(False)['regularizers']['tdgan']
+    assert not options.keys() & {'mode', 'centres', 'listen', 'tls', 'insecure', 'patience', 'images', 'grads'}
+
+
+def test_no_image_of_a_centre_has_left_it(sites):
+    """An image is looked for, by its bytes and by likeness, in everything that left and in the run's directory."""
+    from click.testing import CliRunner
+
+    import tdgan_audit
+    sites.train(True, '--tdgan_schedule=0:0.032')
+    canary = np.stack([ImageFolderDataset(sites.data[0])[i][0] for i in range(24)])
+    left = b''.join(path.read_bytes() for path in (sites.folder / 'wire-north').iterdir())
+    kept = b''.join(path.read_bytes() for path in (sites.folder / 'run').iterdir())
+    for image in canary:
+        for form in (image, image.astype(np.float32), image.astype(np.float32) / 127.5 - 1):
+            assert form.tobytes()[:300] not in left + kept
+    assert str(sites.folder).encode() not in left and b'.zip' not in left + kept
+    result = CliRunner().invoke(tdgan_audit.main, [str(sites.folder / 'wire-north'), f'--data={sites.data[0]}',
+                                                   f'--out={sites.folder / "audit.json"}'])
+    assert result.exit_code == 0 and 'grad' in result.output, result.output
+    found = json.loads((sites.folder / 'audit.json').read_text())
+    assert set(found['kinds']) == {'hello', 'ready', 'answer'}
+    assert found['nearest']['grad']['correlation'] < 0.9

@@ -1,0 +1,215 @@
+"""Messages from whoever sends them: nothing but what was agreed gets memory, and everything else is one sentence."""
+import random
+import socket
+import ssl
+
+import pytest
+import torch
+
+from torch_utils.wire import certificates, channel
+from torch_utils.wire.address import check_security
+from torch_utils.wire.message import (
+    HEADER,
+    MAX_DESCRIPTION,
+    Assembler,
+    BadMessage,
+    Header,
+    Message,
+    TensorForm,
+    frames_of,
+)
+from torch_utils.wire.record import parse
+
+FORMS = dict(img=TensorForm(torch.float32, (4, 3, 8, 8), (True, False, False, False)), n=TensorForm(torch.int64, (2,)))
+NUM_FUZZED = 3000
+
+
+def message(num=4):
+    """One that fits."""
+    tensors = dict(img=torch.randn(num, 3, 8, 8), n=torch.tensor([1, 2]))
+    return Message(Header(5, centre=1, stage=2, step=3, iteration=4, session=5), dict(a=1.5, b=['x']), tensors)
+
+
+def received(frames):
+    """What comes of frames, None if something is missing."""
+    assembler, found = Assembler(), None
+    for frame in frames:
+        found = assembler.add(frame, lambda header: FORMS)
+    return found
+
+
+@pytest.mark.parametrize('num', [0, 1, 4])
+def test_a_message_arrives_as_it_was_sent(num):
+    sent = message(num)
+    found = received(list(frames_of(sent)))
+    assert (found.header, found.values, found.digest) == (sent.header, sent.values, sent.digest)
+    assert all(torch.equal(found.tensors[name], sent.tensors[name]) for name in FORMS)
+
+
+def test_values_arrive_with_all_their_bits():
+    sent = message()
+    sent.tensors['img'] = torch.tensor([float('nan'), float('inf'), -0.0, 1e-45]).repeat(192).reshape(4, 3, 8, 8)
+    found = received(list(frames_of(sent))).tensors['img']
+    assert torch.equal(found.view(torch.int32), sent.tensors['img'].view(torch.int32))
+
+
+def test_a_record_is_read_whatever_tensors_it_has():
+    sent = message()
+    data = b''.join(frames_of(sent))
+    assert torch.equal(parse(data).tensors['img'], sent.tensors['img'])
+    assert parse(data[:100]) is None
+
+
+def test_fuzzed_messages_are_refused_or_are_what_was_agreed():
+    """Bits flipped, frames cut, repeated, left out, in another order: BadMessage, and nothing else."""
+    rng, num_refused = random.Random(0), 0
+    good = list(frames_of(message()))
+    for _ in range(NUM_FUZZED):
+        frames = [bytearray(frame) for frame in good]
+        for _ in range(rng.randint(1, 3)):
+            mutate(frames, rng)
+        try:
+            found = received(map(bytes, frames))
+        except BadMessage as error:
+            assert len(str(error)) < 300
+            num_refused += 1
+            continue
+        assert found is None or all(FORMS[name].fits(t.dtype, tuple(t.shape)) for name, t in found.tensors.items())
+    assert num_refused > NUM_FUZZED / 2
+
+
+def mutate(frames, rng):
+    """Changes one thing."""
+    if not frames:
+        return
+    i = rng.randrange(len(frames))
+    kind = rng.randrange(6)
+    if kind == 0 and frames[i]:
+        frames[i][rng.randrange(len(frames[i]))] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        del frames[i][rng.randrange(len(frames[i]) + 1):]
+    elif kind == 2:
+        frames.insert(i, bytearray(frames[i]))
+    elif kind == 3:
+        del frames[i]
+    elif kind == 4:
+        rng.shuffle(frames)
+    else:
+        frames[i] += rng.randbytes(rng.randint(1, 50))
+
+
+@pytest.mark.parametrize('change, sentence', [
+    (lambda m: m.tensors.pop('n'), 'tensors came'),
+    (lambda m: m.tensors.update(x=torch.zeros(1)), 'tensors came'),
+    (lambda m: m.tensors.update(img=torch.zeros(5, 3, 8, 8)), 'agreed was F32'),
+    (lambda m: m.tensors.update(img=torch.zeros(4, 3, 8, 9)), 'agreed was F32'),
+    (lambda m: m.tensors.update(img=torch.zeros(4, 3, 8, 8, dtype=torch.float64)), 'img is F64'),
+])
+def test_tensors_that_were_not_agreed_are_refused_before_there_is_memory(change, sentence):
+    sent = message()
+    change(sent)
+    first = next(frames_of(sent))
+    with pytest.raises(BadMessage, match=sentence):
+        received([first])
+
+
+@pytest.mark.parametrize('text, sentence', [
+    (b'{"__metadata__":{"values":"{}"},"img":{"dtype":"F32","shape":[1e9],"data_offsets":[0,4]}}', 'tensors came'),
+    (b'{' * 1000, 'nested'),
+    (b'[1]', 'no JSON object'),
+    (b'{"__metadata__":{"values":"{\\"a\\":NaN}"}}', 'NaN is no number'),
+    (b'\xff\xfe', 'no JSON'),
+])
+def test_descriptions_of_strangers(text, sentence):
+    first = Header(1).packed() + len(text).to_bytes(8, 'little') + text
+    with pytest.raises(BadMessage, match=sentence):
+        received([first])
+
+
+def test_a_description_has_an_end():
+    with pytest.raises(BadMessage, match='begins with'):
+        received([Header(1).packed() + b' ' * (MAX_DESCRIPTION + 100)])
+    with pytest.raises(BadMessage, match='no message of this program'):
+        received([bytes(HEADER.size + 100)])
+
+
+def test_a_channel_that_ends_says_so_at_both_ends():
+    one, other = channel.pair()
+    one.send(message())
+    assert other.receive(lambda header: FORMS).values == dict(a=1.5, b=['x'])
+    with pytest.raises(TimeoutError):
+        other.receive(lambda header: FORMS, timeout=0)
+    one.close('enough')
+    with pytest.raises(channel.Closed):
+        other.receive(lambda header: FORMS)
+    with pytest.raises(channel.Closed, match='enough'):
+        one.send(message())
+
+
+# Who is who.
+
+
+@pytest.fixture(scope='module')
+def ends(tmp_path_factory):
+    pytest.importorskip('cryptography')
+    folder = tmp_path_factory.mktemp('certs')
+    return {path.name: path for path in certificates.make_authority(folder, 'generator', ['localhost'], ['north', 'south'])}
+
+
+def test_certificates_that_would_be_refused_are_refused_at_once(ends, tmp_path):
+    assert certificates.load(ends['north']).names == ('north',)
+    old, other = (certificates.make_authority(tmp_path / name, 'generator', ['localhost'], ['north'], days)[1]
+                  for name, days in (('old', 0), ('other', 1)))
+    with pytest.raises(certificates.CertificateError, match='expired'):
+        certificates.load(old)
+    for name, source, sentence in (('authority.pem', other, 'was not issued by'),
+                                   ('own.key', ends['south'], 'is not the key of')):
+        mixed = tmp_path / name
+        mixed.mkdir()
+        for path in ends['north'].iterdir():
+            (mixed / path.name).write_bytes((source if path.name == name else ends['north']).joinpath(path.name).read_bytes())
+        with pytest.raises(certificates.CertificateError, match=sentence):
+            certificates.load(mixed)
+    with pytest.raises(certificates.CertificateError, match='cannot be read'):
+        certificates.load(tmp_path / 'none')
+    assert (ends['north'] / 'own.key').stat().st_mode & 0o077 == 0
+
+
+def test_nothing_older_than_tls_1_3_is_spoken_and_nobody_without_a_certificate(ends):
+    grpc_channel = pytest.importorskip('torch_utils.wire.grpc_channel')
+    names = []
+    listener = grpc_channel.Listener('localhost:0', certificates.load(ends['generator']), lambda end: names.append(end.names))
+    try:
+        def speaks(version, folder):
+            context = ssl.create_default_context(cafile=ends['north'] / 'authority.pem')
+            if folder:
+                context.load_cert_chain(folder / 'own.pem', folder / 'own.key')
+            context.maximum_version = version
+            context.set_alpn_protocols(['h2'])
+            try:
+                with socket.create_connection(('localhost', listener.port)) as plain, \
+                        context.wrap_socket(plain, server_hostname='localhost') as end:
+                    return end.recv(1) != b''
+            except OSError:
+                return False
+        assert speaks(ssl.TLSVersion.TLSv1_3, ends['north'])
+        assert not speaks(ssl.TLSVersion.TLSv1_2, ends['north'])
+        assert not speaks(ssl.TLSVersion.TLSv1_3, None)
+        end = grpc_channel.connect(f'localhost:{listener.port}', certificates.load(ends['south']))
+        end.send(message())
+        end.close()
+    finally:
+        listener.close()
+    assert names == [frozenset({'south'})]
+
+
+@pytest.mark.parametrize('args, sentence', [
+    (('--', 'localhost:1', '', False), '--tls=DIR is needed'),
+    (('--', 'example.org:1', '', True), '--insecure is for both ends on one machine'),
+    (('--', '0.0.0.0:1', '', True), 'not for 0.0.0.0'),
+    (('--', 'localhost:1', 'x', True), 'contradict'),
+    (('--', 'localhost', '', True), 'HOST:PORT'),
+])
+def test_connections_to_other_machines_need_certificates(args, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_security(*args)
