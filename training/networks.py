@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from torch_utils import misc
 from torch_utils.ops import upfirdn2d
@@ -35,6 +36,7 @@ from training.layers import (
     check_choice,
     modulated_conv2d,
     normalize_2nd_moment,
+    together,
 )
 
 __all__ = [
@@ -204,6 +206,7 @@ class SynthesisBlock(_Block):
         force_fp32: bool = False,               # Ignore use_fp16?
         # As in modulated_conv2d. None = by mode, precision and batch, below.
         fused_modconv: bool | None = None,
+        styles: Sequence[Tensor] | None = None, # What the layers' affine layers make of ws, if that is known.
         **layer_kwargs: Any,                    # Further arguments of SynthesisLayer.forward.
     ) -> tuple[Tensor, Tensor | None]:
         """Returns features [N, out_channels, resolution, resolution] in the block's dtype,
@@ -211,6 +214,7 @@ class SynthesisBlock(_Block):
         """
         misc.assert_shape(ws, [None, self.num_conv + self.num_torgb, self.w_dim])
         w = iter(ws.unbind(dim=1))
+        style = iter(styles or [None] * ws.shape[1])
         if self.in_channels == 0:
             x = self.const.expand(ws.shape[0], -1, -1, -1)
         else:
@@ -223,19 +227,19 @@ class SynthesisBlock(_Block):
         layer_kwargs['fused_modconv'] = fused_modconv
 
         if self.in_channels == 0:
-            x = self.conv1(x, next(w), **layer_kwargs)
+            x = self.conv1(x, next(w), styles=next(style), **layer_kwargs)
         elif self.architecture == 'resnet':
             shortcut = self.skip(x, gain=math.sqrt(0.5))
-            x = self.conv0(x, next(w), **layer_kwargs)
-            x = shortcut + self.conv1(x, next(w), gain=math.sqrt(0.5), **layer_kwargs)
+            x = self.conv0(x, next(w), styles=next(style), **layer_kwargs)
+            x = shortcut + self.conv1(x, next(w), styles=next(style), gain=math.sqrt(0.5), **layer_kwargs)
         else:
-            x = self.conv0(x, next(w), **layer_kwargs)
-            x = self.conv1(x, next(w), **layer_kwargs)
+            x = self.conv0(x, next(w), styles=next(style), **layer_kwargs)
+            x = self.conv1(x, next(w), styles=next(style), **layer_kwargs)
 
         if img is not None:
             img = upfirdn2d.upsample2d(img, self.resample_filter)
         if self.num_torgb:
-            y = self.torgb(x, next(w), fused_modconv=fused_modconv)
+            y = self.torgb(x, next(w), fused_modconv=fused_modconv, styles=next(style))
             y = y.to(dtype=torch.float32, memory_format=torch.contiguous_format)
             img = y if img is None else img + y
         return x, img
@@ -294,13 +298,26 @@ class SynthesisNetwork(nn.Module):
         x = img = None
         feats = {}
         first_w = 0
+        styles = self._styles(ws) if ws.is_cuda and not is_compiling() else {}
         for res in self.block_resolutions:
             block = getattr(self, f'b{res}')
-            x, img = block(x, img, ws[:, first_w : first_w + block.num_conv + block.num_torgb], **block_kwargs)
+            block_ws = ws[:, first_w : first_w + block.num_conv + block.num_torgb]
+            x, img = block(x, img, block_ws, styles=styles.get(res), **block_kwargs)
             first_w += block.num_conv
             if res in return_feats:
                 feats[res] = x.float()
         return (img, feats) if return_feats else img
+
+    def _styles(self, ws):
+        """{resolution: styles of the block's layers}, from few products."""
+        w, first_w, layers, inputs = ws.unbind(dim=1), 0, {}, []
+        for res in self.block_resolutions:
+            block = getattr(self, f'b{res}')
+            layers[res] = [getattr(block, name) for name in ('conv0', 'conv1', 'torgb') if hasattr(block, name)]
+            inputs += w[first_w : first_w + len(layers[res])]
+            first_w += block.num_conv
+        styles = iter(together([layer.affine for group in layers.values() for layer in group], inputs))
+        return {res: [next(styles) for _ in group] for res, group in layers.items()}
 
 
 class Generator(nn.Module):

@@ -438,3 +438,29 @@ def test_tensors_of_wrong_shape_are_refused(call, message):
 def test_every_public_name_can_be_imported_from_the_networks_module():
     assert {'modulated_conv2d', 'normalize_2nd_moment', 'Generator', 'Discriminator'} < set(networks.__all__)
     assert all(hasattr(networks, name) for name in networks.__all__)
+
+
+@pytest.mark.parametrize('architecture', ['skip', 'orig', 'resnet'])
+def test_styles_of_all_layers_at_once_are_those_of_each(architecture):
+    """As on GPUs: to rounding, with their gradients."""
+    torch.manual_seed(0)
+    G = SynthesisNetwork(8, 32, 3, channel_base=256, channel_max=16, architecture=architecture)
+    ws = torch.randn(3, G.num_ws, 8, requires_grad=True)
+    layers = [layer for layer in G.modules() if hasattr(layer, 'affine')]
+    alone = {}
+    for layer in layers:
+        layer.affine.register_forward_hook(lambda module, _, y: alone.update({module: y}))
+    G(ws, noise_mode='none')
+    styles = G._styles(ws)
+    assert list(styles) == G.block_resolutions and sum(map(len, styles.values())) == len(layers)
+    for res, group in styles.items():
+        block = getattr(G, f'b{res}')
+        names = [name for name in ('conv0', 'conv1', 'torgb') if hasattr(block, name)]
+        for name, style in zip(names, group, strict=True):
+            torch.testing.assert_close(style, alone[getattr(block, name).affine])
+    leaves = [ws, *(layer.affine.weight for layer in layers), *(layer.affine.bias for layer in layers)]
+    together = [style for group in styles.values() for style in group]
+    gradients = [torch.autograd.grad(sum(style.square().sum() for style in outputs), leaves)
+                 for outputs in (together, alone.values())]
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b)
