@@ -270,11 +270,15 @@ def work(rank: int, job: Job) -> None:
 
 def score_network(job: Job, path: str, device: Any, rank: int) -> dict[str, str]:
     """Everything that is asked about one network file; what `score` returns."""
+    from training.config.run_dirs import saved_entry
     networks = load_networks(path, ['G_ema', 'D'] if job.held_out else ['G_ema'])
     G = networks['G_ema']
     if job.verbose and rank == 0:
         click.echo(f'{os.path.basename(path)}: {G.img_resolution}x{G.img_resolution}, {G.img_channels} channels, '
                    f'labels of width {G.c_dim}', err=True)
+    if rank == 0 and job.dataset_kwargs is None and (other := saved_entry(run_dir_of(path), 'metricdata')):
+        click.echo(f'Note: the run was scored against --metricdata={other}; this compares with what it learnt from: give '
+                   f'--data={other} to do as the run did.', err=True)
     centres = centres_of(job, G, networks.get('centres'), path)
     recorded = networks['training_set_kwargs']
     target = dict(G=G, device=device, centres=centres,

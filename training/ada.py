@@ -10,6 +10,8 @@ only takes longer to fall again.
 """
 import math
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -48,3 +50,10 @@ class AdaptiveStrength:
             return p.clone()
         direction = (mean_sign > self.target) - (mean_sign < self.target)
         return (p + direction * self.speed).clamp(min=0)
+
+
+def follow_held_out(p: Tensor, r_v: float, nimg: int, config: Mapping[str, Any]) -> None:
+    """Moves the strength p by the overfitting r_v [ibid.] as the signs would have moved it in `nimg` images.
+    Without r_v, NaN, it stays."""
+    if math.isfinite(r_v):
+        p.copy_(AdaptiveStrength(config['target'], config['ada_kimg'], 1, nimg).step(p, r_v))

@@ -15,6 +15,7 @@ from legacy import load_network_pkl
 from metrics.weights import Found
 from training.config.base_configs import auto_config, base_config
 from training.config.new_run import next_run_id
+from training.run.scores import scored_set
 
 ROOT = Path(__file__).parents[2]
 
@@ -156,6 +157,19 @@ def test_subset_and_mirror(data):
     kwargs = dry_run(data, '--subset=10', '--mirror=1', '--seed=3')['training_set_kwargs']
     assert (kwargs['max_size'], kwargs['random_seed'], kwargs['xflip'], kwargs['use_labels']) == (10, 3, True, False)
     assert 'random_seed' not in dry_run(data, '--subset=24')['training_set_kwargs']
+
+
+def test_metrics_can_compare_with_another_set(data, tmp_path):
+    other = str(make_dataset(tmp_path / 'other.zip', num=9))
+    config = dry_run(data, f'--metricdata={other}', '--subset=8')
+    assert config['metricdata'] == other and scored_set(config) == {
+        **config['training_set_kwargs'], 'path': other, 'max_size': None}
+    assert scored_set(plain := dry_run(data)) == plain['training_set_kwargs'] and 'metricdata' not in plain
+    large = make_dataset(tmp_path / 'large.zip', num=4, res=32)
+    for args, words in [([f'--metricdata={large}'], 'images and labels have the shape'),
+                        ([f'--metricdata={other}', '--metrics=none'], 'no effect with --metrics=none')]:
+        result = invoke('--outdir=o', f'--data={data}/plain.zip', '-n', *args)
+        assert result.exit_code == 2 and words in ' '.join(result.output.split())
 
 
 def test_what_is_held_out(data):

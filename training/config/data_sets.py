@@ -134,6 +134,21 @@ def resolve_held_out(o: Mapping[str, Any], config: dict[str, Any]) -> None:
         config['held_out'] = o.get('held_out', 'rest')
 
 
+def resolve_metric_data(o: Mapping[str, Any], config: dict[str, Any]) -> None:
+    """--metricdata: another set for the real side of all metrics, of the shape of the run's."""
+    from training.dataset import ImageFolderDataset
+    if 'metricdata' not in o:
+        return
+    path = o['metricdata']
+    require('data' in o, '--metricdata has no effect without --data')
+    require(bool(config['metrics']), '--metricdata has no effect with --metrics=none')
+    with closing(ImageFolderDataset(path=path, use_labels=bool(o.get('cond')), **label_source(o, [o['data']]))) as dataset:
+        shape = shape_of(dataset)
+    require(shape == config['data_shape'],
+            f'--metricdata={path}: images and labels have the shape {shape}, those of --data {config["data_shape"]}')
+    config['metricdata'] = path
+
+
 def data_now(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration says of the run's data sets, as they are now."""
     from training.dataset import ImageFolderDataset

@@ -104,6 +104,8 @@ OPTIONS_BY_HEADING = {
         Option('--held-out', metavar='PATH',
                help='Images of which D is only asked what it thinks: the overfitting gap '
                '[default: what --subset leaves out]'),
+        Option('--metricdata', metavar='PATH', help='Images that --metrics compare with: of a protocol that trains on few '
+               'and scores against all [default: those of the run]'),
         Option('--mirror', type=bool, metavar='BOOL', help='Double the data by mirror images [default: no]'),
     ],
     'Base configuration': [
@@ -222,7 +224,7 @@ def with_whole_paths(o: Mapping[str, Any]) -> dict[str, Any]:
     they are read again when a run continues."""
     data = {key: ','.join(os.path.abspath(path) if path else path for path in str(o[key]).split(','))
             for key in o if key.endswith(('_data', '_tls'))}
-    for key in ('data', 'held_out'):
+    for key in ('data', 'held_out', 'metricdata'):
         if o.get(key):
             data[key] = os.path.abspath(o[key])
     for key in ('init_from', 'resume'):

@@ -8,7 +8,7 @@ from dnnlib import torchrun
 from torch_utils.network_schema import classes_for
 from training.config.augmentation import resolve_augment
 from training.config.base_configs import BaseConfig, base_config, networks
-from training.config.data_sets import resolve_data, resolve_held_out
+from training.config.data_sets import resolve_data, resolve_held_out, resolve_metric_data
 from training.config.methods import resolve_methods
 from training.config.options import NOT_OF_THE_RUN
 from training.config.rules import UserError, require
@@ -40,6 +40,7 @@ def resolve(o: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     resolve_networks(o, config, names)
     resolve_base(o, base, config, names)
     resolve_held_out(o, config)
+    resolve_metric_data(o, config)
     resolve_augment(o, base, config, names)
     resolve_source(o, config, names)
     resolve_speed(o, base, config)

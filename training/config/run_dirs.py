@@ -49,6 +49,14 @@ def saved_options(run_dir: str | os.PathLike) -> Config:
     return Config.from_json(values)
 
 
+def saved_entry(run_dir: str | os.PathLike | None, name: str) -> Any:
+    """An entry of the configuration of a run; None if there is no such run, or no such entry."""
+    try:
+        return saved_options(run_dir).get(name) if run_dir else None
+    except ValueError:
+        return None
+
+
 def write_options(config: Mapping[str, Any]) -> None:
     """Writes the configuration into the run's directory, complete or not at all."""
     writing.write_text(Path(config['run_dir'], OPTIONS_FILE), json.dumps(dict(config), indent=2), 'any',

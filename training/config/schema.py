@@ -162,6 +162,8 @@ class Config(Mapping):
                                          table=DataSetArguments, default=None)
     held_out: str | None = setting('Images that D never learns from, to measure the overfitting gap',
                                    changes=YES, default=None)
+    metricdata: str | None = setting('Images that the metrics compare with; not given: those of the run',
+                                     changes=YES, default=None)
     data_loader_kwargs: dict = setting('How images are loaded', table=Loading, changes=YES)
 
     # Networks and optimizers.

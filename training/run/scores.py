@@ -5,6 +5,7 @@ afterwards, or never if a signal interrupts the metrics. Older runs have the sco
 """
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,9 @@ def _is_entry(entry):
 
 def _is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def scored_set(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Arguments of the data set that metrics compare with: all of --metricdata, or that of the run."""
+    train = config['training_set_kwargs']
+    return {**train, 'path': config['metricdata'], 'max_size': None} if config.get('metricdata') else train

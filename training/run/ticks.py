@@ -18,14 +18,14 @@ import torch
 from dnnlib import writing
 from torch_utils import checkpoint, distributed, training_stats
 from torch_utils.foreign import reference
-from training.ada import AdaptiveStrength
+from training.ada import follow_held_out
 from training.data.stages import WithoutBad
 from training.run import states
 from training.run.health import Health, diversity, require_finite
 from training.run.image_grid import append_row, grid_indices, grid_size, save_picture, to_grid
 from training.run.keep import Keep, best_of
 from training.run.logs import Logs
-from training.run.scores import Scores
+from training.run.scores import Scores, scored_set
 from training.run.services import Services
 from training.run.status import PhaseTimer, StatsWriter, progress_bar, resources, status_line
 from training.setup import Run
@@ -163,7 +163,7 @@ class Ticks:
         if by_held_out or snapshot_due and not self.stopped:
             r_v = self._report_gap(run, by_held_out)
         if by_held_out:
-            adapt_by_held_out(run, r_v, run.nimg - self._tick_nimg)
+            follow_held_out(run.game.augment.p, r_v, run.nimg - self._tick_nimg, self.config)
         self._end_statistics(run, {} if score_due else self._metrics)
         self.tick, self._tick_nimg, self._tick_time, self._tick_sec = self.tick + 1, run.nimg, time.time(), 0.0
         if state_due:
@@ -275,7 +275,7 @@ class Ticks:
         metrics = self.config['metrics']
         values, failures, unrecorded = self._evaluate(
             metrics, run_dir=str(self.run_dir), snapshot_pkl=str(path), G=run.G_ema, device=self.device,
-            batch_gen=run.batch_gpu, dataset_kwargs=self.config['training_set_kwargs'],
+            batch_gen=run.batch_gpu, dataset_kwargs=scored_set(self.config),
             centres=dict(source.centre for source in run.stage.sources if source.centre) or None,
             wants_stop=self.wants_stop)
         self.stopped = distributed.any(self.wants_stop())
@@ -389,14 +389,6 @@ class Ticks:
             return
         self._collector.load_state_dict({**state['collector'], 'unread': {}})
         training_stats.report_again(reported[distributed.rank()])
-
-
-def adapt_by_held_out(run: Run, r_v: float, nimg: int) -> None:
-    """Moves the strength of the augmentation by how far the first critic overfits [arXiv:2006.06676, section 3], as the
-    signs of its logits would have moved it in `nimg` images. Without r_v it stays."""
-    if math.isfinite(r_v):
-        controller = AdaptiveStrength(run.config['target'], run.config['ada_kimg'], 1, nimg)
-        run.game.augment.p.copy_(controller.step(run.game.augment.p, r_v))
 
 
 class Grid:
