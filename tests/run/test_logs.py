@@ -98,6 +98,58 @@ def test_tensorboard_shows_scalars_and_grids_and_forgets_what_a_continued_run_do
     assert (image.step, image.width, image.height) == (5, 64, 40)
 
 
+def test_mlflow_has_one_run_for_a_continued_one(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip('mlflow', reason='the extra mlflow is not installed')
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', (tmp_path / 'mlruns').as_uri())
+    monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'run').mkdir()
+    for nimg in (0, 1000):
+        assert log_a_little(['mlflow'], tmp_path / 'run', nimg).failing == {}
+    check_mlflow_run(mlflow, (tmp_path / 'run/mlflow-id').read_text())
+
+
+def check_mlflow_run(mlflow, number):
+    client = mlflow.MlflowClient()
+    run = client.get_run(number)
+    assert (run.info.run_name, run.info.status) == ('run', 'FINISHED')
+    assert [(metric.step, metric.value) for metric in client.get_metric_history(number, 'Metrics/fd5k')] == [(4, 30), (5, 30)]
+    files = {file.path for file in client.list_artifacts(number)}
+    assert {'training_options.json', 'Fakes-000004.png', 'Fakes-000005.png'} <= files
+
+
+class FakeMLflow:
+    """Stands in for the package: remembers everything."""
+
+    def __init__(self):
+        self.calls, self.entities = [], SimpleNamespace(Metric=lambda *values: values)
+
+    def MlflowClient(self):
+        return self
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            self.calls.append((name, args, kwargs))
+            return None if name == 'get_experiment_by_name' else SimpleNamespace(info=SimpleNamespace(run_id='r1'))
+        return call
+
+
+def test_mlflow_is_told_scalars_grids_and_the_configuration(tmp_path, monkeypatch):
+    fake = FakeMLflow()
+    monkeypatch.setitem(sys.modules, 'mlflow', fake)
+    services = Services()
+    logs = Logs(['mlflow'], tmp_path, {'kimg': 9}, 0, services)
+    logs.scalars(STATS, {'fd5k@a': 30.0}, 4200)
+    logs.grid('Fakes', grid(), (0, 255), 10, 4200)
+    logs.close()
+    assert services.failing == {} and (tmp_path / 'mlflow-id').read_text() == 'r1'
+    calls = {name: (args, kwargs) for name, args, kwargs in fake.calls}
+    assert calls['log_dict'][0] == ('r1', {'kimg': 9}, 'training_options.json')
+    assert [(name, value, step) for name, value, _, step in calls['log_batch'][0][1]] == [
+        ('Loss/G/loss', 1.5, 4), ('Metrics/fd5k.a', 30.0, 4)]
+    assert calls['log_image'][1] == {'artifact_file': 'Fakes-000004.png'} and calls['set_terminated'][0] == ('r1',)
+
+
 def test_large_tiles_are_shrunk(wandb, tmp_path):
     Logs(['wandb'], tmp_path, {}, 0, Services()).grid('Fakes', grid(7, 4, 128), (0, 255), 7, 0)
     assert wandb.calls[-1][1]['Fakes'].shape == (256, 448, 3)
@@ -136,7 +188,7 @@ def test_logs_are_those_that_are_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('log, sentence', [
     ('wandb', '--log=wandb needs the extra "wandb" (pip install wandb)'),
-    ('tensorboard,mail', '--log=tensorboard,mail: there is no log mail; valid: none, tensorboard, wandb'),
+    ('tensorboard,mail', '--log=tensorboard,mail: there is no log mail; valid: none, tensorboard, wandb, mlflow'),
 ])
 def test_what_cannot_be_logged_is_refused_at_the_start(tmp_path, monkeypatch, log, sentence):
     monkeypatch.setattr(resolve, 'is_installed', lambda name: name != 'wandb')

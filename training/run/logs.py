@@ -1,9 +1,10 @@
-"""Optional logs beside stats.jsonl, `train.py --log`: TensorBoard, and Weights & Biases.
+"""Optional logs beside stats.jsonl, `train.py --log`: TensorBoard, Weights & Biases, MLflow.
 
-Both get the statistics and metrics of every tick and a part of every grid.
+All get the statistics and metrics of every tick and a part of every grid.
 A log that fails is a service that fails: it is named, and training goes on.
 """
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from training.run.services import Services
 LOGGED_TILES = (8, 5)       # Columns and rows of a grid that are shown.
 LOGGED_RES = 64             # Of a tile there, in pixels, at most.
 WANDB_PROJECT = 'stylegan2-loss-zoo'        # Unless the environment variable of that name says otherwise.
+MLFLOW_ID_FILE = 'mlflow-id'
 WANDB_ID_FILE = 'wandb-id'                  # In the run directory: a continued run goes on there, too.
 
 
@@ -81,8 +83,42 @@ class WeightsAndBiases:
         self._run.finish()
 
 
+class MLflow:
+    """A run of MLflow, of the name of the run directory: on this machine, or where MLFLOW_TRACKING_URI says."""
+    title = 'MLflow'
+
+    def __init__(self, run_dir: Path, config: dict[str, Any], nimg: int):
+        import mlflow
+        self._make_metric, self._client = mlflow.entities.Metric, mlflow.MlflowClient()
+        id_file = run_dir / MLFLOW_ID_FILE
+        if not id_file.exists():
+            name = os.environ.get('MLFLOW_EXPERIMENT_NAME', WANDB_PROJECT)
+            known = self._client.get_experiment_by_name(name)
+            experiment = known.experiment_id if known else self._client.create_experiment(name)
+            run = self._client.create_run(experiment, run_name=run_dir.name).info.run_id
+            self._client.log_dict(run, config, 'training_options.json')
+            writing.write_text(id_file, run, 'any')
+        self._run = id_file.read_text(encoding='utf-8')
+        self._client.update_run(self._run, status='RUNNING')
+
+    def scalars(self, values: dict[str, float], nimg: int) -> None:
+        """{name: value} after `nimg` images; the step is their thousands."""
+        now = int(time.time() * 1000)
+        metrics = [self._make_metric(re.sub(r'[^\w. /-]', '.', name), value, now, nimg // 1000)
+                   for name, value in values.items()]
+        self._client.log_batch(self._run, metrics)
+
+    def picture(self, name: str, picture: PIL.Image.Image, nimg: int) -> None:
+        """A picture after `nimg` images."""
+        self._client.log_image(self._run, picture, artifact_file=f'{name}-{nimg // 1000:06d}.png')
+
+    def close(self) -> None:
+        """Says that the run is over, for now."""
+        self._client.set_terminated(self._run)
+
+
 # By the name of the option, the package, the extra.
-LOGS = {'tensorboard': TensorBoard, 'wandb': WeightsAndBiases}
+LOGS = {'tensorboard': TensorBoard, 'wandb': WeightsAndBiases, 'mlflow': MLflow}
 
 
 class Logs:
