@@ -41,12 +41,13 @@ def load(source: str, device: str = 'auto') -> 'Network':
 
 
 def train(config: str | os.PathLike | Mapping[str, Any] | None = None, **options: Any) -> Path:
-    """Trains as `loss-zoo train` does, and returns the directory of the run. The same call continues a run that was stopped.
+    """Trains as `loss-zoo train` does, and returns the directory of the run. The same call continues a run
+    that was stopped.
 
-    config: options by name, or a file of them (TOML, JSON, the directory of a run). options: more of them, which win:
-    `train(outdir='runs', data='photos.zip', mirror=True, kimg=500)`; --init-from is init_from.
-    Ctrl-C saves, stops and returns. Raises ValueError for options that do not do, RuntimeError for a run that fails, each
-    with one sentence.
+    config: options by name, or a file of them (TOML, JSON, the directory of a run). options: more of them,
+    which win: `train(outdir='runs', data='photos.zip', mirror=True, kimg=500)`; --init-from is init_from.
+    Ctrl-C saves, stops and returns. Raises ValueError for options that do not do, RuntimeError for a run that
+    fails, each with one sentence.
     """
     from loss_zoo.training import train
     return train(config, **options)

@@ -27,7 +27,8 @@ GROUPS = {
     'From pictures to a generator': {
         'dataset': Program('dataset_tool', 'Make a training set of a folder or an archive of pictures.'),
         'train': Program('train', 'Train a generator; the same command continues it.', may_fail=True),
-        'estimate': Program('loss_zoo.estimate', 'Measure how long a training run will take, and how much memory.'),
+        'estimate': Program('loss_zoo.estimate',
+                            'Measure how long a training run will take, and how much memory.'),
         'report': Program('report', 'Show a run, or compare several, as one HTML page.'),
         'metrics': Program('calc_metrics', 'Score networks or folders of pictures.'),
         'copied': Program('copied', 'Say whether a generator copies its training pictures.'),

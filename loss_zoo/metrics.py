@@ -18,7 +18,8 @@ DATASET = 'training.dataset.ImageFolderDataset'
 def frechet(a: Any, b: Any, detector: str = 'efflite0', device: str = 'auto') -> float:
     """The Frechet distance of two sets; the same as the metric `fd_DETECTOR` of the same images.
 
-    a, b: each a folder or archive of equal images, uint8 images [N, height, width, 1 or 3], or features, floats [N, d].
+    a, b: each a folder or archive of equal images, uint8 images [N, height, width, 1 or 3], or features,
+        floats [N, d].
     detector: whose features: 'efflite0' (the extra `metrics`), or another one whose weights are there.
     Raises ValueError with one sentence, and OSError for files that are not there.
     """

@@ -1,9 +1,11 @@
-"""A page to play with a network: seeds, truncation, style mixing and directions as sliders, in the browser of this machine.
+"""A page to play with a network: seeds, truncation, style mixing and directions as sliders, in the browser of
+this machine.
 
     loss-zoo play runs/00000-photos
 
-The page is served to this machine alone (127.0.0.1), under an address that holds a secret; a request that names another
-host, comes from another page, or asks for anything but the page and its pictures is refused. No file is served.
+The page is served to this machine alone (127.0.0.1), under an address that holds a secret; a request that
+names another host, comes from another page, or asks for anything but the page and its pictures is refused. No
+file is served.
 """
 import io
 import secrets
@@ -30,9 +32,10 @@ TIMEOUT_SEC = 30                # For a request to arrive.
 
 @click.command(epilog='Example: loss-zoo play runs/00000-photos')
 @click.argument('network', metavar='NETWORK')
-@click.option('--port', type=Whole('[0, 65535]'), default=0, help='Of the page on this machine.  [default: a free one]')
-@click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', show_default=True,
-              help='What computes.')
+@click.option('--port', type=Whole('[0, 65535]'), default=0,
+              help='Of the page on this machine.  [default: a free one]')
+@click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto',
+              show_default=True, help='What computes.')
 def main(network: str, port: int, device: str) -> None:
     """Play with a network in the browser: seeds, truncation, style mixing, directions.
 
@@ -78,10 +81,12 @@ class Painter:
 
     @property
     def ranges(self) -> dict[str, tuple[str, float]]:
-        """{parameter: (interval, default)} of all that a picture depends on; seeds and the like are whole numbers."""
+        """{parameter: (interval, default)} of all that a picture depends on;
+        seeds and the like are whole numbers."""
         G = self.net.G
         classes = {'class': (f'[0, {G.c_dim - 1}]', 0)} if G.c_dim else {}
-        steps = {f'd{number}': (f'[-{MOST_STEPS:g}, {MOST_STEPS:g}]', 0.0) for number in range(len(self.directions))}
+        steps = {f'd{number}': (f'[-{MOST_STEPS:g}, {MOST_STEPS:g}]', 0.0)
+                 for number in range(len(self.directions))}
         mixing = {'other': (SEED, 1), 'layer': (f'[0, {G.num_ws}]', G.num_ws)}
         return {'seed': (SEED, 0), 'psi': (PSI, 0.7), **mixing, **classes, **steps}
 
@@ -142,8 +147,8 @@ class Server(ThreadingHTTPServer):
         engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
         G = self.painter.net.G
         return engine.from_string(template).render(
-            nonce=self.nonce, num_ws=G.num_ws, num_classes=G.c_dim, num_directions=len(self.painter.directions),
-            most=MOST_STEPS, resolution=G.img_resolution)
+            nonce=self.nonce, num_ws=G.num_ws, num_classes=G.c_dim,
+            num_directions=len(self.painter.directions), most=MOST_STEPS, resolution=G.img_resolution)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -39,8 +39,10 @@ def train(config: str | os.PathLike | Mapping[str, Any] | None = None, **options
     return Path(run['run_dir'])
 
 
-def options_by_name(config: str | os.PathLike | Mapping[str, Any] | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a file or a mapping and those given by name, which win. Raises UserError for those that there are not."""
+def options_by_name(config: str | os.PathLike | Mapping[str, Any] | None,
+                    options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a file or a mapping and those given by name, which win.
+    Raises UserError for those that there are not."""
     from training.config.config_file import converted, name_of, options_in
     if isinstance(config, Mapping):
         options, config = {**config, **options}, None
@@ -48,7 +50,8 @@ def options_by_name(config: str | os.PathLike | Mapping[str, Any] | None, option
     for key, value in options.items():
         if value is not None:
             name = name_of(key, 'train()')
-            found[name] = converted(name, os.fspath(value) if isinstance(value, os.PathLike) else value, f'train(): {key}')
+            found[name] = converted(name, os.fspath(value) if isinstance(value, os.PathLike) else value,
+                                    f'train(): {key}')
     return found
 
 

@@ -1,4 +1,5 @@
-"""What `train.py` says about labels before a run, and the order of classes of runs that began in another one."""
+"""What `train.py` says about labels before a run, and the order of
+classes of runs that began in another one."""
 import json
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def config_in(output):
 
 
 def test_the_classes_are_listed_before_a_run(tmp_path):
-    output = dry_run(tmp_path / 'runs', '--data=' + make_dataset(tmp_path / 'set.zip', num=25, num_classes=2), '--cond=1')
+    output = dry_run(tmp_path / 'runs', '--data=' + make_dataset(tmp_path / 'set.zip', num=25, num_classes=2),
+                     '--cond=1')
     assert 'Labels:             2 classes\n    class  images\n        0      13\n        1      12\n' in output
 
 
@@ -39,7 +41,8 @@ def test_labels_that_are_not_used_are_mentioned(tmp_path, numbered):
     data = make_dataset(tmp_path / 'set.zip', num=24, num_classes=2)
     words = 'Conditional model:  False (the data set has labels, {}, which are not used; --cond=1 learns them)\n'
     assert words.format('2 classes') in dry_run(tmp_path / 'runs', f'--data={data}')
-    assert words.format('11 classes') in dry_run(tmp_path / 'runs', f'--data={numbered}', '--labels-from=folders')
+    assert words.format('11 classes') in dry_run(tmp_path / 'runs', f'--data={numbered}',
+                                                 '--labels-from=folders')
     assert 'Conditional model:  False\n' in dry_run(tmp_path / 'runs', f'--data={numbered}')
 
 

@@ -119,7 +119,7 @@ def test_a_palette_image_is_converted_by_its_colors(small_set):
 
 def test_classes_are_counted_over_the_whole_set():
     dataset = Blank(10, classes=[0, 1, 0, 1, 0, 1, 0, 7, 0, 1], use_labels=True, max_size=4)
-    assert [dataset.get_details(i).raw_idx for i in range(4)] == [2, 4, 8, 9]           # Class 7 is not among them.
+    assert [dataset.get_details(i).raw_idx for i in range(4)] == [2, 4, 8, 9]  # Class 7 is not among them.
     assert dataset.label_shape == [8] and dataset.label_dim == 8 and dataset.has_onehot_labels
     np.testing.assert_array_equal(dataset.get_label(3), np.eye(8)[1])
 
@@ -162,10 +162,12 @@ def test_subfolders_become_classes_when_asked_for(small_set, name):
     assert not ImageFolderDataset(dataset._path, use_labels=True).has_labels
 
 
-@pytest.mark.parametrize('source, order, first', [('natural-folders', [0, 1, 3, 2], 2), ('folders', [0, 1, 2, 3], 10)])
+@pytest.mark.parametrize('source, order, first',
+                         [('natural-folders', [0, 1, 3, 2], 2), ('folders', [0, 1, 2, 3], 10)])
 def test_numbered_folders_are_classes_in_the_order_asked_for(small_set, source, order, first):
     """'folders' is what runs of before have recorded, and must go on meaning what it meant to them."""
-    dataset = small_set(['c0/0.png', 'c1/1.png', 'c10/2.png', 'c2/3.png'], use_labels=True, labels_from=source)
+    dataset = small_set(['c0/0.png', 'c1/1.png', 'c10/2.png', 'c2/3.png'], use_labels=True,
+                        labels_from=source)
     assert [dataset.get_details(i).raw_label for i in range(4)] == order
     assert dataset.about_labels()[-1].startswith(f'Class 2 is the folder c{first}: ')
 
@@ -194,7 +196,8 @@ def test_the_name_is_that_of_the_file(tmp_path, monkeypatch, path, name):
 def test_opening_decodes_one_image_and_reads_no_labels(small_set, monkeypatch):
     decoded = []
     decode = dataset_module.images.decode
-    monkeypatch.setattr(dataset_module.images, 'decode', lambda data, **_: decoded.append(data) or decode(data))
+    monkeypatch.setattr(dataset_module.images, 'decode',
+                        lambda data, **_: decoded.append(data) or decode(data))
     files = {f'{i}.png': picture(seed=i) for i in range(5)} | {'dataset.json': b'not read'}
     small_set(files, use_labels=True)
     assert decoded == [files['0.png']]
@@ -209,7 +212,8 @@ def hundred(tmp_path):
     """An archive of 100 labelled images."""
     names = [f'{i:03d}.png' for i in range(100)]
     files = {name: picture(16, 16, seed=i) for i, name in enumerate(names)}
-    return str(write_set(tmp_path / 'hundred.zip', files, labels=[[name, i % 7] for i, name in enumerate(names)]))
+    return str(write_set(tmp_path / 'hundred.zip', files,
+                         labels=[[name, i % 7] for i, name in enumerate(names)]))
 
 
 @pytest.mark.parametrize('start_method, num_workers', [('fork', 2), ('spawn', 1)])
@@ -300,7 +304,8 @@ def test_check_names_every_bad_file_with_its_reason(small_set):
 
 def test_check_by_headers_finds_all_but_damaged_pixels(small_set, monkeypatch):
     dataset = small_set(BAD, name='cats')
-    monkeypatch.setattr(Image.Image, 'load', lambda self: pytest.fail('decoded') if self.height == self.width else None)
+    monkeypatch.setattr(Image.Image, 'load',
+                        lambda self: pytest.fail('decoded') if self.height == self.width else None)
     assert [bad.name for bad in dataset.check(decode=False)] == ['02.png', '03.png', '04.png']
 
 
@@ -391,7 +396,8 @@ def test_vanished_image(small_set, tmp_path):
 def test_oversized_member(small_set, monkeypatch):
     dataset = small_set(['a.png', 'b.png'])
     monkeypatch.setattr('training.data.storage.MAX_FILE_BYTES', 10)
-    with pytest.raises(DatasetError, match=r'image a.png cannot be read \(\d+ bytes are more than the 10 that'):
+    with pytest.raises(DatasetError,
+                       match=r'image a.png cannot be read \(\d+ bytes are more than the 10 that'):
         dataset[0]
 
 
@@ -439,12 +445,16 @@ def test_another_resolution_than_asked_for(small_set, tmp_path):
     ([['a.png', 0]], 'dataset.json has no label for image b.png; all images need one'),
     ([], 'dataset.json has no label for image a.png and 1 more; all images need one'),
     ([['a.png', 0], ['b.png', None]], 'dataset.json has no label for image b.png; all images need one'),
-    ([['a.png', 0], ['b.png', -1]], 'image b.png has class label -1; classes are numbered from 0, up to 999999'),
-    ([['a.png', 0], ['b.png', 0.25]], 'image b.png has the label 0.25, which is no class: classes are whole numbers '
+    ([['a.png', 0], ['b.png', -1]],
+     'image b.png has class label -1; classes are numbered from 0, up to 999999'),
+    ([['a.png', 0], ['b.png', 0.25]],
+     'image b.png has the label 0.25, which is no class: classes are whole numbers '
                                       'from 0; for a quantity give every image a list of one number, here [0.25]'),
-    ([['a.png', 0], ['b.png', -0.5]], 'image b.png has the label -0.5, which is no class: classes are whole numbers '
+    ([['a.png', 0], ['b.png', -0.5]],
+     'image b.png has the label -0.5, which is no class: classes are whole numbers '
                                       'from 0; for a quantity give every image a list of one number, here [-0.5]'),
-    ([['a.png', 0], ['b.png', 70000]], 'the labels go up to 70000, but only 2 different ones occur; every number up to '
+    ([['a.png', 0], ['b.png', 70000]],
+     'the labels go up to 70000, but only 2 different ones occur; every number up to '
                                        'the largest is a class, so number the classes from 0 to 1'),
     ([['a.png', 0], ['b.png', 1], ['a.png', 2]], 'dataset.json has two labels for a.png, 0 and 2'),
     ([['a.png', 0], ['b.png', 10**9]], 'image b.png has class label 1000000000; '
@@ -484,7 +494,8 @@ def test_damaged_label_file(small_set, content, problem):
     dataset = small_set({'a.png': picture(), 'dataset.json': content}, name='cats', use_labels=True)
     with pytest.raises(DatasetError, match='cats: dataset.json ' + problem):
         _ = dataset.label_dim
-    assert not small_set({'a.png': picture(), 'dataset.json': content}, name='dogs').has_labels     # Not asked for.
+    # Not asked for.
+    assert not small_set({'a.png': picture(), 'dataset.json': content}, name='dogs').has_labels
 
 
 @pytest.mark.parametrize('files, outside', [
@@ -534,9 +545,10 @@ def test_the_sound_archive_is_sound(tmp_path):
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.binary(max_size=200) | st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), max_size=5).map(tuple))
+@given(st.binary(max_size=200)
+       | st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), max_size=5).map(tuple))
 def test_damaged_archives_only_raise_dataset_errors(tmp_path_factory, content):
-    if isinstance(content, tuple):              # Changes to a sound archive; counted from its end, where it matters.
+    if isinstance(content, tuple):  # Changes to a sound archive; counted from its end, where it matters.
         data = bytearray(sound_archive())
         for position, value in content:
             data[-1 - position % len(data)] = value
@@ -547,8 +559,10 @@ def test_damaged_archives_only_raise_dataset_errors(tmp_path_factory, content):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from(['a.png', 'b.png']),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=6)
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+    | st.sampled_from(['a.png', 'b.png']),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

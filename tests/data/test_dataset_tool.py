@@ -28,7 +28,8 @@ ROOT = Path(dataset_tool.__file__).parent
 
 def run(*arguments, code=0):
     """Output of a run that must end with this exit status."""
-    result = CliRunner().invoke(dataset_tool.main, [str(argument) for argument in arguments], catch_exceptions=False)
+    result = CliRunner().invoke(dataset_tool.main, [str(argument) for argument in arguments],
+                                catch_exceptions=False)
     assert result.exit_code == code, result.output
     return result.output
 
@@ -45,7 +46,8 @@ def convert(tmp_path):
 def read_result(path):
     """What was written to an archive or folder."""
     if path.is_dir():
-        files = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob('*') if file.is_file()}
+        files = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob('*')
+                 if file.is_file()}
     else:
         with zipfile.ZipFile(path) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
@@ -97,7 +99,7 @@ def test_members_are_stored_and_archives_are_reproducible(convert, tmp_path):
     assert (tmp_path / '1.zip').read_bytes() == (tmp_path / '2.zip').read_bytes()
     with zipfile.ZipFile(tmp_path / '1.zip') as archive:
         assert all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
-        assert archive.getinfo(name_of(0)).file_size > noise().nbytes       # The PNG is not compressed either.
+        assert archive.getinfo(name_of(0)).file_size > noise().nbytes  # The PNG is not compressed either.
         assert archive.namelist()[-1] == 'dataset.json'
 
 
@@ -122,7 +124,8 @@ def test_labels_are_left_out_unless_every_image_has_one(convert, tmp_path):
 
 
 def test_subfolders_become_classes_when_asked_for(convert, tmp_path):
-    source = write_set(tmp_path / 'pets', {'dog/1.png': picture(), 'cat/2.png': picture(), 'cat/3.png': picture()})
+    source = write_set(tmp_path / 'pets',
+                       {'dog/1.png': picture(), 'cat/2.png': picture(), 'cat/3.png': picture()})
     assert convert(source)[1] == {'labels': None}
     assert convert(source, '--labels-from=folders')[1] == {
         'labels': [[name_of(0), 0], [name_of(1), 0], [name_of(2), 1]], 'label_names': ['cat', 'dog']}
@@ -130,7 +133,8 @@ def test_subfolders_become_classes_when_asked_for(convert, tmp_path):
 
 def test_numbered_folders_are_classes_in_the_order_of_their_numbers(convert, tmp_path):
     """As strings, 10 and 11 come before 2."""
-    source = write_set(tmp_path / 'set', {f'{i}/{k}.png': picture() for i in range(12) for k in range(i % 2 + 1)})
+    source = write_set(tmp_path / 'set',
+                       {f'{i}/{k}.png': picture() for i in range(12) for k in range(i % 2 + 1)})
     labels = convert(source, '--labels-from=folders')[1]
     assert labels['label_names'] == [str(i) for i in range(12)]
     output = run(f'--source={source}', '--check', '--labels-from=folders').splitlines()
@@ -143,8 +147,8 @@ def test_numbered_folders_are_classes_in_the_order_of_their_numbers(convert, tmp
 def test_the_table_of_classes_is_short(tmp_path):
     source = write_set(tmp_path / 'set.zip', {f'c{i:02d}/0.png': picture() for i in range(30)})
     output = run(f'--source={source}', f'--dest={tmp_path}/out', '--labels-from=folders').splitlines()
-    assert output[1:] == ['Labels: 30 classes', '  class  images  name', *(f'  {i:5d}       1  c{i:02d}' for i in range(24)),
-                          '  and 6 more']
+    assert output[1:] == ['Labels: 30 classes', '  class  images  name',
+                          *(f'  {i:5d}       1  c{i:02d}' for i in range(24)), '  and 6 more']
 
 
 def test_the_summary_says_of_vectors_that_they_are(tmp_path):
@@ -170,7 +174,8 @@ def shrink(pixels, factor):
 
 def convert_one(convert, tmp_path, pixels, *options):
     """What becomes of one image, [H, W, C]; None if it is dropped."""
-    files = {'0.png': encoded(pixels.squeeze()), '1.png': encoded(np.zeros([64, 64, pixels.shape[2]], 'u1').squeeze())}
+    files = {'0.png': encoded(pixels.squeeze()),
+             '1.png': encoded(np.zeros([64, 64, pixels.shape[2]], 'u1').squeeze())}
     images, _ = convert(write_set(tmp_path / 'one', files), '--resize-filter=box', *options)
     image = images.get(name_of(0))
     return image if image is None else image.reshape(*image.shape[:2], -1)
@@ -218,7 +223,8 @@ def test_center_crop_takes_the_middle_square(convert, tmp_path, height, width, r
     (19, slice(4, 14)),         # round(9.5) = 10.
 ])
 def test_center_crop_wide_puts_the_middle_rows_on_black(convert, tmp_path, channels, height, rows):
-    """From 32 pixels of width to 16 x 8; the rows are counted in pixels of the result and cut from the source."""
+    """From 32 pixels of width to 16 x 8; the rows are counted in
+    pixels of the result and cut from the source."""
     pixels = noise(height, 32, channels)
     image = convert_one(convert, tmp_path, pixels, '--transform=center-crop-wide', '--width=16', '--height=8')
     assert image.shape == (16, 16, channels)
@@ -247,7 +253,8 @@ def test_dropped_images_leave_gaps_and_count_as_input(convert, tmp_path):
     source = write_set(tmp_path / 'cats', {
         'a.png': picture(16, 16), 'b.png': picture(4, 4), 'c.png': picture(16, 16), 'd.png': picture(16, 16)},
         labels=[['a.png', 0], ['b.png', 1], ['c.png', 2], ['d.png', 3]])
-    images, labels = convert(source, '--transform=center-crop-wide', '--width=16', '--height=8', '--max-images=3')
+    images, labels = convert(source, '--transform=center-crop-wide', '--width=16', '--height=8',
+                             '--max-images=3')
     assert list(images) == [name_of(0), name_of(2)]
     assert labels['labels'] == [[name_of(0), 0], [name_of(2), 2]]
 
@@ -311,7 +318,8 @@ def test_cifar10(convert, tmp_path, form):
     images, labels = convert(archive)
     assert len(images) == 15 and labels['labels'][3:6] == [[name_of(3), 1], [name_of(4), 7], [name_of(5), 9]]
     np.testing.assert_array_equal(
-        list(images.values()), np.concatenate([noise(96, 32, 3, seed).reshape(3, 32, 32, 3) for seed in range(5)]))
+        list(images.values()),
+        np.concatenate([noise(96, 32, 3, seed).reshape(3, 32, 32, 3) for seed in range(5)]))
 
 
 def laughs():
@@ -329,7 +337,8 @@ def laughs():
     ({'data': np.zeros([3, 3071], dtype=np.uint8), 'labels': [0, 0, 0]}, 'cannot reshape'),
     ({**cifar10_batch(0), 'labels': [0, 1]}, 'its labels are not 15 classes from 0 to 9'),
     ({**cifar10_batch(0), 'labels': [0, 1, 10]}, 'its labels are not 15 classes from 0 to 9'),
-    ({**cifar10_batch(0), 'labels': laughs()}, 'the labels of cifar-10-batches-py/data_batch_1 are no list of numbers'),
+    ({**cifar10_batch(0), 'labels': laughs()},
+     'the labels of cifar-10-batches-py/data_batch_1 are no list of numbers'),
     ({'data': [0]}, "'labels'"),
     (b'', 'Ran out of input'),
 ], ids=['code', 'floats', 'code in an array', 'shape', 'count', 'class', 'expansion', 'missing', 'empty'])
@@ -370,13 +379,17 @@ def test_mnist(convert, tmp_path):
 
 
 @pytest.mark.parametrize('damage, message', [
-    ({'labels': [0, 1]}, 'train-labels-idx1-ubyte.gz: not a readable MNIST label file (its labels are not 3 classes'),
-    ({'labels': [0, 1, 10]}, 'train-labels-idx1-ubyte.gz: not a readable MNIST label file (its labels are not 3'),
-    ({'magic': 0x801}, 'train-images-idx3-ubyte.gz: not a readable MNIST image file (header 0x801 [3, 28, 28])'),
+    ({'labels': [0, 1]},
+     'train-labels-idx1-ubyte.gz: not a readable MNIST label file (its labels are not 3 classes'),
+    ({'labels': [0, 1, 10]},
+     'train-labels-idx1-ubyte.gz: not a readable MNIST label file (its labels are not 3'),
+    ({'magic': 0x801},
+     'train-images-idx3-ubyte.gz: not a readable MNIST image file (header 0x801 [3, 28, 28])'),
     ({'pixels': noise(3 * 20, 20, 1).reshape(3, 20, 20)}, 'images of 20x20 instead of 28x28 pixels'),
 ])
 def test_damaged_mnist(tmp_path, damage, message):
-    path = mnist_files(tmp_path, **{'pixels': noise(84, 28, 1).reshape(3, 28, 28), 'labels': [0, 1, 2], **damage})
+    path = mnist_files(tmp_path,
+                       **{'pixels': noise(84, 28, 1).reshape(3, 28, 28), 'labels': [0, 1, 2], **damage})
     assert message in run(f'--source={path}', '--check', code=1)
 
 
@@ -402,8 +415,8 @@ def test_mnist_without_its_labels(tmp_path):
 def test_lsun(convert, tmp_path):
     lmdb = pytest.importorskip('lmdb')
     with lmdb.open(str(tmp_path / 'cat_lmdb'), map_size=2 ** 20) as database, database.begin(write=True) as transaction:
-        for key, value in {'b': encoded(noise(seed=1), 'webp', lossless=True), 'a': picture(), 'c': b'damaged',
-                           'd': picture(channels=1), 'e': picture()}.items():
+        for key, value in {'b': encoded(noise(seed=1), 'webp', lossless=True), 'a': picture(),
+                           'c': b'damaged', 'd': picture(channels=1), 'e': picture()}.items():
             transaction.put(key.encode(), value)
     images, labels = convert(f'{tmp_path}/cat_lmdb/', '--max-images=4')
     assert list(images) == [name_of(0), name_of(1), name_of(3)] and labels == {'labels': None}
@@ -437,11 +450,14 @@ LIST = ' (--check lists all images that will not do)'
 
 @pytest.mark.parametrize('files, options, message', [
     ({'a.png': picture(16, 8)}, [],
-     'image a.png is 8x16; training needs squares with a power of two, at least 8, as their side; ' + CROP + LIST),
+     'image a.png is 8x16; training needs squares with a power of two, at least 8, as their side; ' + CROP
+     + LIST),
     ({'a.png': picture(24, 24)}, [],
-     'image a.png is 24x24; training needs squares with a power of two, at least 8, as their side; ' + CROP + LIST),
+     'image a.png is 24x24; training needs squares with a power of two, at least 8, as their side; ' + CROP
+     + LIST),
     ({'a.png': picture(4, 4)}, [],
-     'image a.png is 4x4; training needs squares with a power of two, at least 8, as their side; ' + CROP + LIST),
+     'image a.png is 4x4; training needs squares with a power of two, at least 8, as their side; ' + CROP
+     + LIST),
     ({'a.png': picture(16, 16), 'b.png': picture(32, 32)}, [],
      'image b.png is 32x32; all images must be 16x16 like the first one; ' + CROP + LIST),
     ({'a.png': picture(16, 16), 'b.png': picture(16, 16, channels=1)}, [],
@@ -450,7 +466,8 @@ LIST = ' (--check lists all images that will not do)'
      'image b.png cannot be read (not an image in a known format); ' + SKIP + LIST),
     ({'a.png': picture(4, 4)}, ['--transform=center-crop-wide', '--width=16', '--height=8'],
      'no image left to write (1 dropped, 0 unreadable)'),
-    ({'a.txt': b''}, [], 'no images in it (.png, .jpg, .webp and so on), nor in its subfolders; 1 file passed over: 1 .txt'),
+    ({'a.txt': b''}, [],
+     'no images in it (.png, .jpg, .webp and so on), nor in its subfolders; 1 file passed over: 1 .txt'),
     ({'a.png': picture(), 'dataset.json': b'{}'}, [],
      'dataset.json must hold {"labels": [[FILE NAME, LABEL], ...]} or {"labels": null}'),
     ({'a.png': picture(), 'dataset.json': b'{"labels": [["a.png", -1]]}'}, [],
@@ -468,7 +485,8 @@ def test_refused_sources(tmp_path, files, options, message, dest):
 
 @pytest.mark.parametrize('name, message', [
     ('gone', 'no such file or folder'),
-    ('cats.rar', 'not a source of a known kind; there are folders, .zip archives, LSUN folders named ..._lmdb, '
+    ('cats.rar',
+     'not a source of a known kind; there are folders, .zip archives, LSUN folders named ..._lmdb, '
                  '.tar and .parquet files, cifar-10-python.tar.gz and train-images-idx3-ubyte.gz'),
     ('cats.zip', 'cannot be read as a zip archive (File is not a zip file)'),
 ])
@@ -533,13 +551,15 @@ def test_an_archive_can_replace_itself(convert, tmp_path):
 
 @pytest.mark.parametrize('options, code, message', [
     (['--dest='], 2, 'give one of --dest, the folder or .zip archive to write, --check, and --report'),
-    (['--dest=a.zip', '--check'], 2, 'give one of --dest, the folder or .zip archive to write, --check, and --report'),
+    (['--dest=a.zip', '--check'], 2,
+     'give one of --dest, the folder or .zip archive to write, --check, and --report'),
     (['--check', '--max-images=0'], 2, '--max-images=0: must be at least 1'),
     (['--check', '--transform=center-crop', '--width=8'], 1,
      '--transform=center-crop: needs --width and --height'),
     (['--check', '--transform=center-crop-wide', '--width=8', '--height=16'], 1,
      '--height=16: must not exceed --width=8 with --transform=center-crop-wide'),
-    (['--check', '--background=reddish'], 1, '--background=reddish: not a colour; use a name like black, or #rrggbb'),
+    (['--check', '--background=reddish'], 1,
+     '--background=reddish: not a colour; use a name like black, or #rrggbb'),
 ])
 def test_options_that_do_not_go_together(options, code, message):
     assert message in run('--source=datasets', *options, code=code)
@@ -577,7 +597,8 @@ def test_check_judges_what_the_transform_makes(tmp_path):
 
 
 def test_skip_bad_is_a_budget(tmp_path):
-    source = write_set(tmp_path / 'cats', {'a.png': b'', 'b.png': picture(), 'c.png': b'', 'd.png': picture()})
+    source = write_set(tmp_path / 'cats',
+                       {'a.png': b'', 'b.png': picture(), 'c.png': b'', 'd.png': picture()})
     run(f'--source={source}', f'--dest={tmp_path}/out.zip', '--skip-bad=1', code=1)
     assert not (tmp_path / 'out.zip').exists()
     output = run(f'--source={source}', f'--dest={tmp_path}/out.zip', '--skip-bad=2').splitlines()
@@ -632,17 +653,21 @@ def test_packing_does_without_torch(tmp_path):
 
 
 @pytest.mark.parametrize(('options', 'code', 'sentence'), [
-    (['--width=200', '--height=200'], 1, '--width=200: training needs squares with a power of two as their side; the nearest '
+    (['--width=200', '--height=200'], 1,
+     '--width=200: training needs squares with a power of two as their side; the nearest '
      'are 128 and 256'),
-    (['--height=9'], 1, '--height=9: training needs squares with a power of two as their side; the nearest are 8 and 16'),
-    (['--height=4'], 1, '--height=4: training needs squares with a power of two as their side; the least is 8'),
+    (['--height=9'], 1,
+     '--height=9: training needs squares with a power of two as their side; the nearest are 8 and 16'),
+    (['--height=4'], 1,
+     '--height=4: training needs squares with a power of two as their side; the least is 8'),
     (['--transform=center-crop-wide', '--width=24', '--height=10'], 1,
      '--width=24: training needs squares with a power of two as their side; the nearest are 16 and 32'),
     (['--width=16', '--height=32'], 1, '--width=16 --height=32: training needs squares; give both the same'),
     (['--skip-bad=4294967296'], 2, '--skip-bad=4294967296: must be at least 0 and at most 1000000000'),
     (['--max-images=0'], 2, '--max-images=0: must be at least 1'),
     (['--width=99999999'], 2, '--width=99999999: must be at least 8 and at most 8192'),
-    (['--max-pixels=1099511627776'], 2, '--max-pixels=1099511627776: must be at least 1 and at most 1073741824'),
+    (['--max-pixels=1099511627776'], 2,
+     '--max-pixels=1099511627776: must be at least 1 and at most 1073741824'),
 ])
 def test_numbers_that_cannot_do(tmp_path, options, code, sentence):
     source = write_set(tmp_path / 'cats', {'a.png': picture(16, 16)})
@@ -661,4 +686,5 @@ def test_the_limit_of_pixels_is_an_option_that_the_refusal_names(tmp_path, endin
 def test_the_limit_of_pixels_can_be_raised(tmp_path):
     source = write_set(tmp_path / 'cats', {'a.png': encoded(Image.new('1', (8200, 8200)))})
     run(f'--source={source}', '--check', code=1)
-    run(f'--source={source}', f'--dest={tmp_path}/out.zip', '--width=8', '--height=8', '--max-pixels=68000000')
+    run(f'--source={source}', f'--dest={tmp_path}/out.zip', '--width=8', '--height=8',
+        '--max-pixels=68000000')

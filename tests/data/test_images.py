@@ -32,7 +32,8 @@ def sixteen_bit(color_type, *pixels):
     return png((len(pixels), 1, 16, color_type), [np.array(pixels, dtype='>u2').tobytes()])
 
 
-# Over white, value v with opacity a is v * a / 255 + 255 * (255 - a) / 255: 100 at 128 gives 177.2, at 127 177.8.
+# Over white, value v with opacity a is v * a / 255 + 255 * (255 - a) / 255: 100 at 128 gives 177.2, at 127
+# 177.8.
 STORED = {
     '1': (encoded(row('1', 0, 255)), [[0], [255]]),
     'L': (encoded(row('L', 0, 100, 255)), [[0], [100], [255]]),
@@ -47,7 +48,8 @@ STORED = {
     'RGBA': (encoded(row('RGBA', (100, 0, 255, 128), (9, 9, 9, 0))), [(177, 127, 255), WHITE]),
     'P': (encoded(palette_row([(1, 2, 3), RED], 1, 0)), [RED, (1, 2, 3)]),
     'P with greys only': (encoded(palette_row([(7, 7, 7), (9, 9, 9)], 1, 0)), [(9, 9, 9), (7, 7, 7)]),
-    'P, one color transparent': (encoded(palette_row([(1, 2, 3), RED], 1, 0), transparency=1), [WHITE, (1, 2, 3)]),
+    'P, one color transparent': (encoded(palette_row([(1, 2, 3), RED], 1, 0), transparency=1),
+                                 [WHITE, (1, 2, 3)]),
     'P with opacities': (encoded(palette_row([(100, 0, 255), RED], 0, 1), transparency=b'\x80\xff'),
                          [(177, 127, 255), RED]),
     'CMYK': (encoded(row('CMYK', (0, 0, 0, 0), (255, 0, 0, 0), (0, 0, 0, 255)), 'tiff'),
@@ -63,7 +65,8 @@ def test_pixels_follow_the_stated_rule(kind):
     pixels = decode(data)
     assert pixels.dtype == np.uint8
     if kind == 'GIF, two frames':
-        pixels, expected = pixels.max(axis=2), np.max(expected, axis=1)     # Grey or RGB: by what Pillow says it is.
+        # Grey or RGB: by what Pillow says it is.
+        pixels, expected = pixels.max(axis=2), np.max(expected, axis=1)
     np.testing.assert_array_equal(pixels[0], expected)
 
 
@@ -77,7 +80,8 @@ def test_transparency_is_laid_on_the_chosen_background():
     black, blue = (0, 0, 0), (0, 0, 255)
     np.testing.assert_array_equal(decode(encoded(row('RGBA', (100, 200, 0, 51))), blue)[0], [(20, 40, 204)])
     np.testing.assert_array_equal(decode(encoded(row('LA', (100, 51))), black)[0], [[20]])
-    np.testing.assert_array_equal(decode(encoded(row('LA', (100, 0))), blue)[0], [[29]])    # Its luma, 0.114 * 255.
+    # Its luma, 0.114 * 255.
+    np.testing.assert_array_equal(decode(encoded(row('LA', (100, 0))), blue)[0], [[29]])
 
 
 @pytest.mark.parametrize('orientation, upright', [
@@ -121,7 +125,8 @@ def test_color_profiles_are_ignored():
     (png((12000, 12000, 8, 2), []), '144000000 pixels are more than the 67108864 that are allowed'),
     (png((9000, 9000, 8, 2), []), '9000x9000 pixels are more than the 67108864 that are allowed'),
     (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n', 'not an image in a known format'),
-], ids=['empty', 'a signature only', 'truncated', 'float', 'lab', 'beyond 16 bits', 'too large', 'bomb', 'postscript'])
+], ids=['empty', 'a signature only', 'truncated', 'float', 'lab', 'beyond 16 bits', 'too large', 'bomb',
+        'postscript'])
 def test_the_reason_of_a_refusal_is_stated(data, reason):
     with pytest.raises(ImageError, match=reason):
         decode(data)
@@ -134,8 +139,8 @@ def test_an_oversized_image_is_refused_before_it_is_decoded(monkeypatch):
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from(sorted(STORED)), st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=6),
-       st.integers(0, 100))
+@given(st.sampled_from(sorted(STORED)),
+       st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=6), st.integers(0, 100))
 def test_damaged_files_are_decoded_or_refused(kind, changes, cut):
     data = bytearray(STORED[kind][0])
     for position, value in changes:
@@ -149,8 +154,10 @@ def test_damaged_files_are_decoded_or_refused(kind, changes, cut):
 
 def test_recolor_makes_grey_by_luma_and_rgb_by_repetition():
     pixels = np.array([[RED, (0, 255, 0), (0, 0, 255), (10, 20, 30)]], dtype=np.uint8)
-    np.testing.assert_array_equal(recolor(pixels, 'gray')[0], [[76], [150], [29], [18]])    # .299 R + .587 G + .114 B
-    np.testing.assert_array_equal(recolor(pixels, 'gray').repeat(3, axis=2), recolor(recolor(pixels, 'gray'), 'rgb'))
+    # .299 R + .587 G + .114 B
+    np.testing.assert_array_equal(recolor(pixels, 'gray')[0], [[76], [150], [29], [18]])
+    np.testing.assert_array_equal(recolor(pixels, 'gray').repeat(3, axis=2),
+                                  recolor(recolor(pixels, 'gray'), 'rgb'))
     assert recolor(pixels, 'rgb') is pixels and recolor(pixels, 'auto') is pixels
 
 
@@ -163,9 +170,12 @@ def test_a_written_png_is_uncompressed_and_reads_back(channels):
 
 
 @pytest.mark.parametrize('name, expected', [
-    ('a.png', True), ('b/c.JPEG', True), ('d.WebP', True), ('two.dots.jpg', True), ('e.gif', True), ('f.tiff', True),
-    ('dataset.json', False), ('png', False), ('.png', False), ('a.png/b', False), ('a.pdf', False), ('a.eps', False),
-    ('a.h5', False), ('._a.png', False), ('b/._a.png', False), ('__MACOSX/a.png', False), ('x/__MACOSX/y/a.png', False),
+    ('a.png', True), ('b/c.JPEG', True), ('d.WebP', True), ('two.dots.jpg', True), ('e.gif', True),
+    ('f.tiff', True),
+    ('dataset.json', False), ('png', False), ('.png', False), ('a.png/b', False), ('a.pdf', False),
+    ('a.eps', False),
+    ('a.h5', False), ('._a.png', False), ('b/._a.png', False), ('__MACOSX/a.png', False),
+    ('x/__MACOSX/y/a.png', False),
 ])
 def test_images_are_known_by_their_extension(name, expected):
     assert is_image_name(name) == expected

@@ -1,4 +1,5 @@
-"""Label files that name the images in another way than the set does, or lie elsewhere: matched where that is certain."""
+"""Label files that name the images in another way than the set does, or lie elsewhere:
+matched where that is certain."""
 import json
 import unicodedata
 
@@ -78,7 +79,8 @@ def test_the_outer_one_of_two_label_files_counts(tmp_path):
 
 
 def run(*arguments, code=0):
-    result = CliRunner().invoke(dataset_tool.main, [str(argument) for argument in arguments], catch_exceptions=False)
+    result = CliRunner().invoke(dataset_tool.main, [str(argument) for argument in arguments],
+                                catch_exceptions=False)
     assert result.exit_code == code, result.output
     return result.output
 

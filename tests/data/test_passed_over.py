@@ -15,13 +15,16 @@ from training.data import passed_over
 from training.data.storage import DatasetError
 from training.dataset import ImageFolderDataset
 
-LEFT_BEHIND = ['.ipynb_checkpoints', '.thumbnails', '.Trash-1000', '.git', '__MACOSX', '@eaDir', '#recycle', '$RECYCLE.BIN',
-               'System Volume Information', 'lost+found', '__pycache__', '.@__thumb', '@Recycle', 'Catalog Previews.lrdata']
+LEFT_BEHIND = ['.ipynb_checkpoints', '.thumbnails', '.Trash-1000', '.git', '__MACOSX', '@eaDir', '#recycle',
+               '$RECYCLE.BIN',
+               'System Volume Information', 'lost+found', '__pycache__', '.@__thumb', '@Recycle',
+               'Catalog Previews.lrdata']
 CLASSES = {'c0/0.png': picture(seed=0), 'c1/1.png': picture(seed=1)}
 
 
 def convert(source, dest, *options):
-    result = CliRunner().invoke(dataset_tool.main, [f'--source={source}', f'--dest={dest}', *options], catch_exceptions=False)
+    result = CliRunner().invoke(dataset_tool.main, [f'--source={source}', f'--dest={dest}', *options],
+                                catch_exceptions=False)
     assert result.exit_code == 0, result.output
     with zipfile.ZipFile(dest) as archive:
         return json.loads(archive.read('dataset.json')), result.output
@@ -42,7 +45,8 @@ def test_a_folder_that_a_program_left_behind_is_no_class_and_has_no_images(tmp_p
 
 @pytest.mark.parametrize('ending', ['', '.zip'])
 def test_files_that_programs_left_behind_are_no_images(tmp_path, ending):
-    files = {'a.png': picture(), '._a.png': b'', '.b.png': picture(), 'Thumbs.db': b'', 'desktop.ini': b'', '.DS_Store': b''}
+    files = {'a.png': picture(), '._a.png': b'', '.b.png': picture(), 'Thumbs.db': b'', 'desktop.ini': b'',
+             '.DS_Store': b''}
     source = write_set(tmp_path / f'cats{ending}', files)
     dataset = ImageFolderDataset(str(source))
     assert len(dataset) == 1
@@ -65,7 +69,8 @@ def test_the_root_of_a_set_may_be_hidden_and_names_may_begin_with_a_dot_and_a_sl
 
 
 def test_what_is_left_out_is_counted_by_kind(tmp_path):
-    source = write_set(tmp_path / 'cats', {'a.png': picture(), 'dataset.json': b'{"labels": null}', 'notes.TXT': b'',
+    source = write_set(tmp_path / 'cats',
+                       {'a.png': picture(), 'dataset.json': b'{"labels": null}', 'notes.TXT': b'',
                                            'LICENSE': b'', 'b.HEIC': b'', 'c.heic': b'', 'd.dds': b''})
     os.symlink('nowhere', source / 'e.png')
     os.symlink(write_set(tmp_path / 'dogs', {'f.png': picture()}), source / 'dogs')
@@ -89,8 +94,10 @@ def test_links_in_an_archive_are_no_images(tmp_path):
 
 
 def test_a_set_with_nothing_but_such_files_says_so(tmp_path):
-    os.symlink(write_set(tmp_path / 'dogs', {'f.png': picture()}), write_set(tmp_path / 'cats', {'a.heic': b''}) / 'dogs')
-    with pytest.raises(DatasetError, match=r'no images in it .*; 2 files passed over: 1 .heic \(.*\), 1 linked folder'):
+    os.symlink(write_set(tmp_path / 'dogs', {'f.png': picture()}),
+               write_set(tmp_path / 'cats', {'a.heic': b''}) / 'dogs')
+    with pytest.raises(DatasetError,
+                       match=r'no images in it .*; 2 files passed over: 1 .heic \(.*\), 1 linked folder'):
         ImageFolderDataset(str(tmp_path / 'cats'))
     result = CliRunner().invoke(dataset_tool.main, [f'--source={tmp_path}/cats', '--check'])
     assert result.exit_code == 1 and '2 files passed over' in result.output
@@ -103,12 +110,14 @@ def test_many_kinds_are_summed_up():
 
 def test_training_says_what_it_passes_over(tmp_path):
     source = write_set(tmp_path / 'cats', {'a.png': picture(), 'b.heic': b''})
-    result = CliRunner().invoke(train.main, [f'--data={source}', f'--outdir={tmp_path}/runs', '--cfg=tiny', '--dry-run',
+    result = CliRunner().invoke(train.main,
+                                [f'--data={source}', f'--outdir={tmp_path}/runs', '--cfg=tiny', '--dry-run',
                                              '--metrics=none', '--aug=noaug'])
     assert result.exit_code == 0 and f'{source}: 1 file passed over: 1 .heic (' in result.output
 
 
 def test_a_run_of_before_says_why_its_images_are_fewer(tmp_path):
     source = write_set(tmp_path / 'cats', {'a.png': picture(), '.old/b.png': picture()})
-    with pytest.raises(train.UserError, match=r'2 images fewer .*pictures that programs left behind \(.old\) no longer count'):
+    with pytest.raises(train.UserError,
+                       match=r'2 images fewer .*pictures that programs left behind \(.old\) no longer count'):
         refuse_changes('run', {'data_paths': [str(source)]}, {'data_fingerprints': '2 images fewer'}, False)

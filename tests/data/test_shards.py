@@ -1,4 +1,5 @@
-"""WebDataset shards and Parquet files as sources: order, classes, what is passed over, and what strangers put there."""
+"""WebDataset shards and Parquet files as sources: order, classes, what is passed over,
+and what strangers put there."""
 import io
 import json
 import tarfile
@@ -35,8 +36,10 @@ def samples(tmp_path):
     """Two shards of two samples each."""
     folder = tmp_path / 'shards'
     folder.mkdir()
-    write_tar(folder / '000001.tar', [('c.png', image(2)), ('c.cls', b'1\n'), ('d.png', image(3)), ('d.cls', b'0')])
-    write_tar(folder / '000000.tar', [('z/b.png', image(0)), ('z/b.json', b'{}'), ('z/b.cls', b'0'), ('a.cls', b'1'),
+    write_tar(folder / '000001.tar',
+              [('c.png', image(2)), ('c.cls', b'1\n'), ('d.png', image(3)), ('d.cls', b'0')])
+    write_tar(folder / '000000.tar',
+              [('z/b.png', image(0)), ('z/b.json', b'{}'), ('z/b.cls', b'0'), ('a.cls', b'1'),
                                       ('a.png', image(1)), ('a.seg.png', image(9))])
     return folder
 
@@ -84,12 +87,16 @@ class TestTar:
             item.load()
 
     @pytest.mark.parametrize('make, says', [
-        (lambda path: path.write_bytes(b'no archive' * 200), 'not a readable .tar archive without compression'),
-        (lambda path: write_tar(path, [('a.png', image(0))], 'w:gz'), 'not a readable .tar archive without compression'),
+        (lambda path: path.write_bytes(b'no archive' * 200),
+         'not a readable .tar archive without compression'),
+        (lambda path: write_tar(path, [('a.png', image(0))], 'w:gz'),
+         'not a readable .tar archive without compression'),
         (lambda path: write_tar(path, [('a.txt', b'x')]), 'no pictures in it'),
-        (lambda path: write_tar(path, [('a.png', image(0)), ('a.cls', b'cat')]), 'a.cls is no class, a whole number'),
+        (lambda path: write_tar(path, [('a.png', image(0)), ('a.cls', b'cat')]),
+         'a.cls is no class, a whole number'),
         (lambda path: write_tar(path, [('a.png', image(0)), ('a.cls', b'1' * 100)]), 'a.cls is no class'),
-        (lambda path: write_tar(path, [('a.png', image(0)), ('a.cls', b'-1')]), 'has class label -1; classes are numbered')])
+        (lambda path: write_tar(path, [('a.png', image(0)), ('a.cls', b'-1')]),
+         'has class label -1; classes are numbered')])
     def test_what_does_not_do_is_one_sentence(self, tmp_path, make, says):
         make(tmp_path / 'a.tar')
         with pytest.raises(DatasetError, match=says):
@@ -126,7 +133,8 @@ class TestParquet:
         assert open_originals(tmp_path / 'test-0.parquet').class_names == ['cat', 'dog']
 
     def test_bytes_alone_will_do_and_other_columns_are_not_looked_at(self, write):
-        path = write('a.parquet', {'huggingface': '[' * 100_000}, jpg=[image(0), image(1)], label=['x', 'y'], z=[[1], [2]])
+        path = write('a.parquet', {'huggingface': '[' * 100_000}, jpg=[image(0), image(1)], label=['x', 'y'],
+                     z=[[1], [2]])
         items = list(open_originals(path).items)
         assert [item.label for item in items] == [None, None] and np.array_equal(items[1].load(), noise(seed=1))
 

@@ -1,4 +1,5 @@
-"""The page about a data set: what it counts, which pictures it takes for the same, strangers' names, and what is refused."""
+"""The page about a data set: what it counts, which pictures it takes for the same,
+strangers' names, and what is refused."""
 import io
 import re
 
@@ -26,7 +27,8 @@ def save(image, path, **options):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Twelve different pictures in two classes, one copied, one saved anew and smaller, one mirrored, and a strange one."""
+    """Twelve different pictures in two classes, one copied, one saved anew and smaller,
+    one mirrored, and a strange one."""
     folder = tmp_path / 'photos'
     for seed in range(12):
         save(soft(seed), folder / 'ab'[seed % 2] / f'{seed:02d}.png')
@@ -46,7 +48,8 @@ def names(found, groups):
 def test_what_is_the_same_is_found_and_what_is_not_is_not(photos):
     found = survey(open_originals(photos, 'folders'))
     assert names(found, found.duplicates) == [['a/00.png', 'a/copy of 00.webp']]
-    assert sorted(names(found, found.near)) == [['a/02.png', 'a/mirrored 02.png'], ['b/01.png', 'b/small 01.jpg']]
+    assert sorted(names(found, found.near)) == [['a/02.png', 'a/mirrored 02.png'],
+                                                ['b/01.png', 'b/small 01.jpg']]
     assert found.seen[found.outliers[0]].name == 'b/white.png'
     assert [name for name, _ in found.unreadable] == ['b/broken.png']
     assert found.sizes == {'64x64 RGB': 14, '48x48 RGB': 1, '64x40 grey': 1}
@@ -67,13 +70,14 @@ def test_the_page_says_it_all(photos, tmp_path):
     assert '16 images, 1 that cannot be read; 1 duplicates, 2 near duplicates' in said
     assert '1 .heic (convert them first, for example in Python after pip install pillow-heif)' in said
     text = ' '.join(page.read_text().split())
-    for words in ('16 pictures, shorter sides from 40 to 64 pixels (median 64). 1 are not square', 'pip install pillow-heif',
-                  '1 pictures that cannot be read', 'b/broken.png', '<td>48x48 RGB</td><td>1</td>',
+    for words in ('16 pictures, shorter sides from 40 to 64 pixels (median 64). 1 are not square',
+                  'pip install pillow-heif', '1 pictures that cannot be read', 'b/broken.png',
+                  '<td>48x48 RGB</td><td>1</td>',
                   '1 pictures have the same pixels', '2 pictures are nearly as another', '2 classes'):
         assert words in text, words
     assert not re.search(r'(src|href)="(?!data:image/webp;base64,)', text)
     assert len(Image.open(io.BytesIO(survey(open_originals(photos)).seen[0].thumb)).getbands()) == 3
-    run(f'--source={photos}', f'--report={page}', '--labels-from=folders')          # Its own page is replaced.
+    run(f'--source={photos}', f'--report={page}', '--labels-from=folders')  # Its own page is replaced.
 
 
 def test_names_of_strangers_stay_names(tmp_path):

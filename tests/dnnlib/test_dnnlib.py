@@ -1,4 +1,5 @@
-"""Helpers without torch: attribute dictionaries, durations, names, the log file, downloads and their cache."""
+"""Helpers without torch: attribute dictionaries, durations, names, the log file,
+downloads and their cache."""
 import errno
 import hashlib
 import http.server
@@ -42,8 +43,8 @@ def test_easydict_entries_are_attributes():
 
 
 @pytest.mark.parametrize(('seconds', 'text'), [
-    (0, '0s'), (0.5, '0s'), (1.5, '2s'), (59.4, '59s'), (59.6, '1m 00s'), (61, '1m 01s'), (3599.5, '1h 00m 00s'),
-    (3600 + 5 * 60 + 9, '1h 05m 09s'), (86399, '23h 59m 59s'), (86400, '1d 00h 00m'),
+    (0, '0s'), (0.5, '0s'), (1.5, '2s'), (59.4, '59s'), (59.6, '1m 00s'), (61, '1m 01s'),
+    (3599.5, '1h 00m 00s'), (3600 + 5 * 60 + 9, '1h 05m 09s'), (86399, '23h 59m 59s'), (86400, '1d 00h 00m'),
     (12 * 86400 + 3 * 3600 + 4 * 60 + 59, '12d 03h 04m')])
 def test_format_time(seconds, text):
     assert util.format_time(seconds) == text
@@ -152,7 +153,8 @@ def test_error_leaves_its_traceback_in_the_log(tmp_path, capsys):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers as told: a list of (status, headers, body) per path, the last one for ever; counts what it is asked."""
+    """Answers as told: a list of (status, headers, body) per path, the last one for ever;
+    counts what it is asked."""
 
     def __init__(self):
         super().__init__(('127.0.0.1', 0), Handler)
@@ -219,7 +221,8 @@ def test_download_is_kept_under_its_checksum_and_url(server, tmp_path):
 def test_name_given_by_the_server_is_used_and_made_harmless(server, tmp_path):
     url = server.url('/get', (200, {'Content-Disposition': 'attachment; filename="../my net.pkl"'}, BODY))
     path = util.open_url(url, verbose=False, return_filename=True)
-    assert path == str(tmp_path / 'cache' / 'downloads' / f'{hashlib.md5(url.encode()).hexdigest()}_.._my_net.pkl')
+    assert path == str(tmp_path / 'cache' / 'downloads'
+                       / f'{hashlib.md5(url.encode()).hexdigest()}_.._my_net.pkl')
     assert Path(path).read_bytes() == BODY
 
 
@@ -265,7 +268,8 @@ def test_download_that_breaks_off_leaves_nothing_and_is_tried_again(server, tmp_
 
 
 class ShortResponse:
-    """What requests gives for a connection that broke off where urllib3 (before version 2) does not notice."""
+    """What requests gives for a connection that broke off where
+    urllib3 (before version 2) does not notice."""
     status_code, headers = 200, {'Content-Length': '10'}
 
     def __enter__(self):
@@ -328,7 +332,8 @@ def test_two_cached_files_of_one_url_are_as_good_as_none(server, tmp_path):
 
 
 def test_a_wrong_file_in_the_cache_is_replaced(server, tmp_path):
-    url = server.url('/a', (200, {}, b'<html>Please log in</html>'), (200, {'Content-Disposition': 'filename=b'}, BODY))
+    url = server.url('/a', (200, {}, b'<html>Please log in</html>'),
+                     (200, {'Content-Disposition': 'filename=b'}, BODY))
     content(url)
     assert content(url, sha256=SHA256) == BODY and len(server.asked) == 2
     assert content(url, sha256=SHA256) == BODY and len(server.asked) == 2 and len(cached_files(tmp_path)) == 1
@@ -345,13 +350,15 @@ def test_a_download_that_is_not_wanted_can_be_dropped(server, tmp_path):
 @pytest.mark.parametrize('headers', [{}, {'Content-Length': None}], ids=['declared', 'not declared'])
 def test_a_download_ends_at_a_size(server, tmp_path, headers):
     url = server.url('/a', (200, headers, BODY))
-    with pytest.raises(OSError, match=r'/a has (7000|more than 6999) bytes, (at most 6999 are|which are the most)'):
+    with pytest.raises(OSError,
+                       match=r'/a has (7000|more than 6999) bytes, (at most 6999 are|which are the most)'):
         util.open_url(url, verbose=False, max_bytes=6999)
     assert cached_files(tmp_path) == [] and len(server.asked) == 1
     assert content(url, max_bytes=7000) == BODY
 
 
-@pytest.mark.parametrize('limits', [dict(MAX_SEC=-1), dict(GRACE_SEC=-1, MIN_BYTES_PER_SEC=1e15)], ids=['time', 'rate'])
+@pytest.mark.parametrize('limits', [dict(MAX_SEC=-1), dict(GRACE_SEC=-1, MIN_BYTES_PER_SEC=1e15)],
+                         ids=['time', 'rate'])
 def test_a_download_that_crawls_ends(server, tmp_path, monkeypatch, limits):
     for name, value in limits.items():
         monkeypatch.setattr(download, name, value)
@@ -365,7 +372,8 @@ def test_without_a_network_nobody_waits_for_it(server, monkeypatch, reason):
     def get(*_args, **_kwargs):
         raise requests.ConnectionError('Max retries exceeded') from reason
     monkeypatch.setattr(requests, 'get', get)
-    with pytest.raises(OSError, match='https://host/a could not be downloaded: .*is the machine without a network'):
+    with pytest.raises(OSError,
+                       match='https://host/a could not be downloaded: .*is the machine without a network'):
         util.open_url('https://host/a', verbose=False)
     assert server.pauses == []
 

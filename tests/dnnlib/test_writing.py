@@ -45,7 +45,8 @@ def contents(folder):
 @pytest.mark.parametrize('replace', ['ours', 'any', 'none'])
 def test_special_files_are_never_touched(special, tmp_path, replace):
     before = contents(tmp_path)
-    with pytest.raises(writing.TakenError, match='special: is a .*, which is never written over; name a new file'):
+    with pytest.raises(writing.TakenError,
+                       match='special: is a .*, which is never written over; name a new file'):
         writing.write_bytes(special, b'x', replace)
     with pytest.raises(writing.TakenError), writing.atomic_path(special, replace):
         pytest.fail('the work was done before')
@@ -63,8 +64,10 @@ def test_a_device_is_never_touched():
 
 
 @pytest.mark.parametrize(('found', 'replace', 'free'), [
-    (b'a photo', 'ours', False), (MARKED, 'ours', True), (b'', 'ours', True), (b'x' * 10 ** 6 + MARKED, 'ours', True),
-    (b'x' * 10 ** 5 + MARKED + b'x' * 10 ** 5, 'ours', False), (b'a photo', 'any', True), (MARKED, 'none', False),
+    (b'a photo', 'ours', False), (MARKED, 'ours', True), (b'', 'ours', True),
+    (b'x' * 10 ** 6 + MARKED, 'ours', True),
+    (b'x' * 10 ** 5 + MARKED + b'x' * 10 ** 5, 'ours', False), (b'a photo', 'any', True),
+    (MARKED, 'none', False),
 ])
 def test_only_what_may_be_replaced_is(tmp_path, found, replace, free):
     path = tmp_path / 'file'
@@ -209,7 +212,8 @@ def writes(call):
     """Does this call write a file under a name?"""
     name = ast.unparse(call.func)
     if name in ('open', 'os.fdopen', 'io.open') or name.endswith('.open'):
-        words = [ast.unparse(argument) for argument in [*call.args[:2], *(key.value for key in call.keywords)]]
+        words = [ast.unparse(argument)
+                 for argument in [*call.args[:2], *(key.value for key in call.keywords)]]
         return any(re.fullmatch(r"'[rb]*[wax+][wax+b]*'", word) for word in words)
     last = name.rpartition('.')[2]
     return last in ('write_text', 'write_bytes') and not name.startswith('writing.') or name in ('np.save', 'shutil.copy')

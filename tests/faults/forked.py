@@ -31,7 +31,8 @@ def run_config(data, run_dir, **changes):
 
 
 def start(config, prepare=lambda: None, **services):
-    """Forks a process that trains; returns its id. Status 0: finished, 1: failed. It prints into `out.txt`."""
+    """Forks a process that trains; returns its id. Status 0: finished, 1: failed.
+    It prints into `out.txt`."""
     training_stats.reset()
     pid = os.fork()
     if pid:
@@ -84,4 +85,5 @@ def final_state(config):
 
 def reproducible(rows):
     """Rows of stats.jsonl without times and memory."""
-    return [{name: value for name, value in row.items() if not name.startswith(NOT_REPRODUCIBLE)} for row in rows]
+    return [{name: value for name, value in row.items() if not name.startswith(NOT_REPRODUCIBLE)}
+            for row in rows]

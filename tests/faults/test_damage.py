@@ -1,4 +1,5 @@
-"""Saved states that are damaged, foreign or incomplete: the previous one is used, or the run refuses in one sentence."""
+"""Saved states that are damaged, foreign or incomplete: the previous one is used,
+or the run refuses in one sentence."""
 import random
 import shutil
 from pathlib import Path
@@ -81,7 +82,8 @@ def test_junk_is_refused_by_the_reader(undisturbed, junk, keep):
 
 
 def rewrite(path, change):
-    """The same file after a change of its document: what a sound writer of another version would have written."""
+    """The same file after a change of its document: what a sound
+    writer of another version would have written."""
     tensors, document = checkpoint.load(path)
     change(document)
     checkpoint.save(path, tensors, document)
@@ -101,10 +103,12 @@ def test_a_wrong_schema(run_dir, capsys, change):
     assert_previous_is_used(run_dir, capsys)
 
 
-@pytest.mark.parametrize('member', ['run', 'ranks', 'ticks', 'run/players', 'run/players/G/optimizer', 'run/G_ema',
+@pytest.mark.parametrize('member',
+                         ['run', 'ranks', 'ticks', 'run/players', 'run/players/G/optimizer', 'run/G_ema',
                                     'run/nimg', 'ranks/0/w_avg', 'ranks/0/regularizers/PathLength'])
 def test_a_missing_member(undisturbed, tmp_path, member, capsys):
-    """The file is sound, what it holds is not: nothing but the whole run can tell, and it takes the previous one."""
+    """The file is sound, what it holds is not: nothing but the whole run can tell,
+    and it takes the previous one."""
     from training.run.launch import start_or_continue
     config = {**undisturbed, 'run_dir': str(tmp_path)}
     newest, previous = [shutil.copy(path, tmp_path) for path in saved_states(undisturbed['run_dir'])[:2]]
@@ -122,13 +126,19 @@ def test_a_missing_member(undisturbed, tmp_path, member, capsys):
 
 
 @pytest.mark.parametrize(('entry', 'value', 'complaint'), [
-    ('run/stage_idx', 7, 'stage_idx is 7, this run has 1 stages'), ('run/stage_idx', -1, 'stage_idx is -1, not a whole'),
+    ('run/stage_idx', 7, 'stage_idx is 7, this run has 1 stages'),
+    ('run/stage_idx', -1, 'stage_idx is -1, not a whole'),
     ('run/nimg', 'x', "nimg is 'x', not a whole"), ('run/batch_idx', 0.5, 'batch_idx is 0.5, not a whole'),
-    ('run/rollbacks', None, 'rollbacks is None, not a whole'), ('run/stage_begun', 1, 'stage_begun is 1, not true or false'),
-    ('ticks/num_rows', 10 ** 9, 'num_rows is 1000000000, more than'), ('ticks/tick', True, 'tick is True, not a whole'),
-    ('ticks/total_sec', float('nan'), 'total_sec is nan, not a finite number'), ('ticks/metrics', {'a': 'b'}, 'metrics is dict'),
-    ('ticks/collector', {'unread': {}, 'visible': {'a': [1]}}, 'visible is dict, not an object of three numbers'),
-    ('ticks/tick_nimg', 10 ** 9, 'tick_nimg is 1000000000, more than'), ('ticks/tick_sec', 'x', "tick_sec is 'x', not a finite"),
+    ('run/rollbacks', None, 'rollbacks is None, not a whole'),
+    ('run/stage_begun', 1, 'stage_begun is 1, not true or false'),
+    ('ticks/num_rows', 10 ** 9, 'num_rows is 1000000000, more than'),
+    ('ticks/tick', True, 'tick is True, not a whole'),
+    ('ticks/total_sec', float('nan'), 'total_sec is nan, not a finite number'),
+    ('ticks/metrics', {'a': 'b'}, 'metrics is dict'),
+    ('ticks/collector', {'unread': {}, 'visible': {'a': [1]}},
+     'visible is dict, not an object of three numbers'),
+    ('ticks/tick_nimg', 10 ** 9, 'tick_nimg is 1000000000, more than'),
+    ('ticks/tick_sec', 'x', "tick_sec is 'x', not a finite"),
     ('ticks/reported', [{'a': [1]}], 'reported is list, not a list of objects of three numbers'),
     ('ticks', [], 'list stands where an object must'), ('ranks', [], 'not hold the state of every process')])
 def test_numbers_that_cannot_be(undisturbed, tmp_path, capsys, entry, value, complaint):
@@ -158,7 +168,8 @@ def test_a_state_that_does_not_say_how_far_it_is_is_passed_over(run_dir, nimg):
 def test_without_any_sound_state_it_refuses(run_dir):
     for path in saved_states(run_dir):
         path.write_bytes(b'')
-    with pytest.raises(CheckpointError, match='none of its 2 saved states can be used; --new .* --init-from='):
+    with pytest.raises(CheckpointError,
+                       match='none of its 2 saved states can be used; --new .* --init-from='):
         restored(run_dir)
 
 
@@ -186,7 +197,8 @@ def test_order_is_numeric(tmp_path):
 
 
 def save_many(folder, scores, keep):
-    """Saves states after 1000, 2000, ... images with these scores, pruning each time; returns the kimg that are left."""
+    """Saves states after 1000, 2000, ... images with these scores, pruning each time;
+    returns the kimg that are left."""
     for i, score in enumerate(scores):
         write_state(folder, dict(weight=torch.zeros(3)), dict(nimg=1000 * (i + 1), score=score), keep)
     return sorted(load_meta(path)['nimg'] // 1000 for path in saved_states(folder))
@@ -210,7 +222,8 @@ def test_pruning_never_removes_the_best_or_the_last(states, newest, every):
     assert not scored or min(score for _, score in scored) in [score for nimg, score in scored if nimg in kept]
 
 
-@pytest.mark.parametrize('damage', [lambda data: b'damaged', lambda data: data[:-1]], ids=['foreign', 'truncated'])
+@pytest.mark.parametrize('damage', [lambda data: b'damaged', lambda data: data[:-1]],
+                         ids=['foreign', 'truncated'])
 def test_a_damaged_file_does_not_count_as_one_of_the_newest(tmp_path, damage):
     save_many(tmp_path, [1, 2, 3], Keep(3))
     state_path(tmp_path, 3000).write_bytes(damage(state_path(tmp_path, 3000).read_bytes()))

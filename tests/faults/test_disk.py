@@ -1,4 +1,5 @@
-"""Disks that are full, slow to recover, or closed to writing: training goes on, old files stay, the end tells."""
+"""Disks that are full, slow to recover, or closed to writing: training goes on,
+old files stay, the end tells."""
 import errno
 import json
 import os
@@ -127,7 +128,8 @@ def test_a_read_only_directory_is_refused_by_name(undisturbed, read_only):
                 os.setuid(65534)
             train.start({**undisturbed, 'run_dir': str(read_only / 'run')})
         except click.ClickException as error:
-            os._exit(0 if f'--outdir: cannot write {read_only}/run: Permission denied' in error.message else 2)
+            os._exit(0 if f'--outdir: cannot write {read_only}/run: Permission denied' in error.message
+                     else 2)
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -217,7 +219,8 @@ def test_scores_that_cannot_be_recorded_end_the_run_with_a_failure(data, tmp_pat
     calls, config = [], run_config(data, tmp_path / 'run', metrics=['made_up'], kimg=0.016)
     in_the_way = tmp_path / 'run' / 'metric-made_up.jsonl'
     in_the_way.mkdir()
-    status = finish(config, lambda: registry.pop('made_up', None) or register_metric(made_up), evaluate=evaluate)
+    status = finish(config, lambda: registry.pop('made_up', None) or register_metric(made_up),
+                    evaluate=evaluate)
     assert status == (0 if recovers else 1), printed(config)[-3000:]
     assert 'Note: made_up is not recorded in ' in printed(config)
     last = 'recording metrics: works again' if recovers else 'not everything beside it: recording metrics failed (is a folder'
@@ -260,7 +263,8 @@ def test_rows_that_could_not_be_written_are_written_later_or_are_in_the_state(tm
     ([row(0), row(2), row(2), row(3)[:20] + '\n', row(3)], 4, [0, 2, 3],
      '1 of 4 rows are missing, that of tick 1 first; 1 were there twice; 1 lines were no rows'),
     ([row(0), row(1)[:30], row(2)], 3, [0], '2 of 3 rows are missing, that of tick 1 first. The'),
-    ([row(0), '{"Progress/tick": {"mean": "x"}}\n', '[1]\n', 'NaN\n', '\xff\n', row(1)], 2, [0, 1], '4 lines were no rows'),
+    ([row(0), '{"Progress/tick": {"mean": "x"}}\n', '[1]\n', 'NaN\n', '\xff\n', row(1)], 2, [0, 1],
+     '4 lines were no rows'),
     ([], 3, [], '3 of 3 rows are missing')])
 def test_a_continued_run_keeps_the_rows_that_its_state_knows_and_tells_what_is_wrong(
         tmp_path, capsys, content, num_ticks, kept, words):

@@ -1,4 +1,5 @@
-"""Runs that fall ill: gradients and weights that are not finite, images that cannot be read, memory that runs out."""
+"""Runs that fall ill: gradients and weights that are not finite,
+images that cannot be read, memory that runs out."""
 import json
 import math
 import multiprocessing
@@ -35,7 +36,8 @@ def test_skipped_steps_are_counted_and_named():
         health.note_step('Dmain', torch.tensor(bad))
         health.note_step('Dreg', torch.tensor(False))
     health.note_step('Greg', None)
-    sentence, = health.end_tick({'Loss/D/loss': stat(math.nan), 'Loss/G/loss': stat(1.0), 'Timing/x': stat(math.nan)})
+    sentence, = health.end_tick({'Loss/D/loss': stat(math.nan), 'Loss/G/loss': stat(1.0),
+                                 'Timing/x': stat(math.nan)})
     assert sentence == 'Dmain: 2 of 4 steps were skipped, their gradients were not finite (not finite either: Loss/D/loss)'
     assert list(health.end_tick({})) == []
 
@@ -87,7 +89,8 @@ def test_after_a_second_divergence_it_stops_with_a_diagnosis_and_sound_states(da
     assert 'diverges at 0.1 kimg, again: ' in printed(config) and '--precision=fp32' in printed(config)
     for path in saved_states(config['run_dir']):
         players = load_state(path)[0]['run']['players']
-        assert all(tensor.isfinite().all() for player in players.values() for tensor in player['module'].values())
+        assert all(tensor.isfinite().all() for player in players.values()
+                   for tensor in player['module'].values())
 
 
 def spoil_weights(batch_idx):
@@ -159,7 +162,8 @@ def test_the_path_length_mean_outlives_a_bad_step(data):
     ({'Loss/signs/real': stat(0.99)}, 0.1, 1.0, 'learns them by heart'),
     ({}, 0.9, 1.0, 'augmentation strength is 0.90'),
     ({}, 0.1, 0.05, 'repeats itself'),
-    ({'Loss/scores/real2': stat(0.5, 1e-6), 'Loss/scores/fake2': stat(0.5, 1e-6)}, 0.1, 1.0, 'critic D2 says the same')])
+    ({'Loss/scores/real2': stat(0.5, 1e-6), 'Loss/scores/fake2': stat(0.5, 1e-6)}, 0.1, 1.0,
+     'critic D2 says the same')])
 def test_warnings_come_after_some_ticks_and_once(stats, p, spread, word):
     health = Health()
     told = [list(health.warnings(stats, p, spread)) for _ in range(PATIENCE + 3)]
@@ -179,7 +183,8 @@ def test_a_method_that_does_next_to_nothing_is_named():
     """One that was chosen: what every run has may be weak."""
     health, said = Health(), []
     for _ in range(PATIENCE + 1):
-        said += health.warnings({'Loss/share/lecam/D': stat(6e-6), 'Loss/share/r1/D': stat(1e-9), 'Loss/share/ggdr/D': stat(0.2)},
+        said += health.warnings({'Loss/share/lecam/D': stat(6e-6), 'Loss/share/r1/D': stat(1e-9),
+                                 'Loss/share/ggdr/D': stat(0.2)},
                                 0.0, None, methods=['lecam', 'ggdr'])
     assert said == ['the term of lecam is 6e-06 of the gradient that D learns from: at this weight it does next to nothing']
 
@@ -200,25 +205,27 @@ def test_the_overfitting_gap_is_among_the_statistics_of_each_snapshot(undisturbe
     assert_same_bits(final_state(runs[0])['run'], final_state(runs[1])['run'])
     rows = [json.loads(line) for line in Path(runs[0]['run_dir'], 'stats.jsonl').read_text().splitlines()]
     for row in rows:
-        value = {name: row[f'Overfitting/{name}']['mean'] for name in ('train', 'held_out', 'generated', 'gap', 'r_v')}
+        value = {name: row[f'Overfitting/{name}']['mean']
+                 for name in ('train', 'held_out', 'generated', 'gap', 'r_v')}
         assert value['gap'] == pytest.approx(value['train'] - value['held_out'], abs=1e-6)
         assert value['r_v'] == pytest.approx(value['gap'] / (value['train'] - value['generated']), rel=1e-3)
     assert len({row['Overfitting/gap']['mean'] for row in rows}) == len(rows) > 3
 
 
 def test_the_strength_of_augmentation_can_follow_images_that_are_held_out(undisturbed, data, tmp_path):
-    """Once a tick, by r_v, also in a game whose logits have no zero; with the speed of the controller of signs."""
+    """Once a tick, by r_v, also in a game whose logits have no zero;
+    with the speed of the controller of signs."""
     from metrics.overfitting import overfitting_gap
     subset = {**undisturbed['training_set_kwargs'], 'max_size': 10, 'random_seed': 0}
-    config = run_config(data, tmp_path / 'run', training_set_kwargs=subset, held_out='rest', kimg=0.044, target=0.01,
-                        ada_kimg=0.05, ada_signal='heldout',
+    config = run_config(data, tmp_path / 'run', training_set_kwargs=subset, held_out='rest', kimg=0.044,
+                        target=0.01, ada_kimg=0.05, ada_signal='heldout',
                         augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1),
                         loss_kwargs={**undisturbed['loss_kwargs'], 'game': 'wgan'})
     assert finish(config, overfitting_gap=overfitting_gap) == 0, printed(config)[-3000:]
     rows = [json.loads(line) for line in Path(config['run_dir'], 'stats.jsonl').read_text().splitlines()]
     p, moved = 0.0, set()
     for row, before in zip(rows, [None, *rows]):
-        assert row['Progress/augment']['mean'] == pytest.approx(p, abs=1e-6)        # At the end of the tick before.
+        assert row['Progress/augment']['mean'] == pytest.approx(p, abs=1e-6)  # At the end of the tick before.
         kimg = row['Progress/kimg']['mean'] - (before['Progress/kimg']['mean'] if before else 0)
         sign = np.sign(row['Overfitting/r_v']['mean'] - 0.01)
         p, moved = max(p + sign * kimg / 0.05, 0), moved | {sign}
@@ -259,7 +266,8 @@ def test_a_bad_image_is_named_once_and_replaced_by_the_next(capsys):
 
 def test_too_many_bad_images_stop_it():
     images = WithoutBad(Images(set(range(MAX_BAD_IMAGES + 1))))
-    with pytest.raises(DatasetError, match=f'more than {MAX_BAD_IMAGES} images cannot be read; the last: set.zip: image'):
+    with pytest.raises(DatasetError,
+                       match=f'more than {MAX_BAD_IMAGES} images cannot be read; the last: set.zip: image'):
         images[0]
 
 
@@ -276,7 +284,8 @@ def break_images(num_good):
     WithoutBad.__getitem__ = broken
 
 
-@pytest.mark.parametrize(('num_workers', 'num_good', 'kimg'), [(0, 38, 0.028), (1, 30, 0.028), (1, 16, 0.016), (1, 3, None)])
+@pytest.mark.parametrize(('num_workers', 'num_good', 'kimg'),
+                         [(0, 38, 0.028), (1, 30, 0.028), (1, 16, 0.016), (1, 3, None)])
 def test_a_run_without_images_ends_with_one_sentence_and_what_it_had_is_saved(
         data, undisturbed, tmp_path, num_workers, num_good, kimg):
     config = run_config(data, tmp_path / 'run', data_loader_kwargs=dict(num_workers=num_workers))
@@ -295,7 +304,8 @@ def test_a_run_without_images_ends_with_one_sentence_and_what_it_had_is_saved(
 
 
 def test_a_loading_process_that_is_killed_is_replaced(data, undisturbed, tmp_path):
-    """Between two steps, though the system says it at any time; the run is the one that nothing happened to."""
+    """Between two steps, though the system says it at any time;
+    the run is the one that nothing happened to."""
     config = run_config(data, tmp_path / 'run', data_loader_kwargs=dict(num_workers=1))
 
     def kill_the_loader():
@@ -350,7 +360,8 @@ def test_loading_processes_that_are_always_killed_end_the_run_with_a_sentence(da
     torch.AcceleratorError('CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported')],
     ids=['torch', 'driver'])
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(data, monkeypatch, capsys, error):
-    """Once, when there are more than two images in a pass: the same gradients as with enough memory, to rounding."""
+    """Once, when there are more than two images in a pass:
+    the same gradients as with enough memory, to rounding."""
     config = make_config(data, res=8)
     config['D_kwargs']['epilogue_kwargs']['mbstd_num_channels'] = 0
     config['G_kwargs']['synthesis_kwargs']['use_noise'] = False
@@ -379,7 +390,8 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(data, monke
         for phase in run.phases:
             training.training_loop.run_phase(run, phase, reals, {})
             grads[phase.name] = [parameter.grad.clone() for parameter in phase.players[0].module.parameters()]
-            run.game.D.load_state_dict(start.game.D.state_dict())       # So that later phases can be compared, too.
+            # So that later phases can be compared, too.
+            run.game.D.load_state_dict(start.game.D.state_dict())
             run.game.G.load_state_dict(start.game.G.state_dict())
         return run, grads
 
@@ -410,7 +422,8 @@ def test_memory_runs_out_in_many_words(error):
 @pytest.mark.parametrize('error', [
     torch.AcceleratorError('CUDA error: an illegal memory access was encountered'),
     RuntimeError('cuFFT error: CUFFT_INVALID_SIZE'),
-    RuntimeError('CUDA error: device-side assert triggered'), RuntimeError('shape [1] is invalid for input of size 2')])
+    RuntimeError('CUDA error: device-side assert triggered'),
+    RuntimeError('shape [1] is invalid for input of size 2')])
 def test_other_errors_are_none_of_memory(error):
     assert not training.training_loop.is_out_of_memory(error)
 

@@ -1,4 +1,5 @@
-"""Pulling the plug: a run that is killed, however often and wherever, ends with the bits of one that was not."""
+"""Pulling the plug: a run that is killed, however often and wherever,
+ends with the bits of one that was not."""
 import json
 import os
 import random
@@ -53,9 +54,11 @@ def test_a_hundred_random_kills(data, undisturbed, tmp_path):
 
 @pytest.mark.parametrize('function, call', [
     ('fsync', 3), ('replace', 4), ('unlink', 3), *(pytest.param(function, call, marks=pytest.mark.slow)
-                                                   for function in ('fsync', 'replace') for call in (5, 6, 7, 8, 9, 10))])
+                                                   for function in ('fsync', 'replace')
+                                                   for call in (5, 6, 7, 8, 9, 10))])
 def test_a_kill_in_the_middle_of_saving(data, undisturbed, tmp_path, function, call):
-    """At one of the first syncs, renames or removals, before it takes place: of snapshots as well as states."""
+    """At one of the first syncs, renames or removals, before it takes place:
+    of snapshots as well as states."""
     config = run_config(data, tmp_path / 'run')
 
     def prepare():
@@ -180,7 +183,8 @@ def test_an_error_ends_the_workers_that_load_images_too(data):
 
 
 def test_what_a_kill_before_the_removal_left_goes_at_the_next_start(data, tmp_path):
-    """Of three states at most two are kept; the run is killed when the third is there, and once more right after its start."""
+    """Of three states at most two are kept; the run is killed when the third is there,
+    and once more right after its start."""
     config = run_config(data, tmp_path / 'run')
 
     def no_removal():

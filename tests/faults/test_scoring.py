@@ -36,8 +36,10 @@ def signals(*names):
     return lambda: [os.kill(os.getpid(), getattr(signal, name)) for name in names]
 
 
-@pytest.mark.parametrize(('names', 'status'), [(['SIGKILL'], -signal.SIGKILL), (['SIGTERM', 'SIGTERM'], -signal.SIGTERM),
-                                               (['SIGINT', 'SIGINT'], -signal.SIGINT), (['SIGTERM'], 0), (['SIGINT'], 0)])
+@pytest.mark.parametrize(('names', 'status'),
+                         [(['SIGKILL'], -signal.SIGKILL), (['SIGTERM', 'SIGTERM'], -signal.SIGTERM),
+                                               (['SIGINT', 'SIGINT'], -signal.SIGINT), (['SIGTERM'], 0),
+                                               (['SIGINT'], 0)])
 def test_a_signal_while_metrics_run_loses_nothing(data, undisturbed, tmp_path, names, status):
     config = run_config(data, tmp_path / 'run', metrics=['made_up'])
     assert finish(config, evaluate=at(28, signals(*names))) == status, printed(config)[-3000:]
@@ -89,8 +91,8 @@ def test_the_real_thing_is_broken_off_between_two_batches(data, tmp_path):
         list(in_order(10 ** 4, 2, compute))
 
     config = run_config(data, tmp_path / 'run', metrics=['endless'], held_out='rest',
-                        training_set_kwargs={**run_config(data, tmp_path / 'run')['training_set_kwargs'], 'max_size': 8,
-                                             'random_seed': 0})
+                        training_set_kwargs={**run_config(data, tmp_path / 'run')['training_set_kwargs'],
+                                             'max_size': 8, 'random_seed': 0})
     assert finish(config, lambda: registry.pop('endless', None) or register_metric(endless), evaluate=evaluate,
                   overfitting_gap=overfitting.overfitting_gap) == 0, printed(config)[-3000:]
     assert images_shown(tmp_path / 'run') == 4 and 'Stopped while metrics were calculated' in printed(config)
@@ -144,8 +146,8 @@ def test_the_best_of_a_metric_of_which_higher_is_better(data, tmp_path):
 
 
 @pytest.mark.parametrize(('scores', 'best'), [
-    ([1, 5, 9, 8, 7], 4), ([1, 5, 9, 8, 7, 20, 30], 4), ([1, 5, 9], None), ([1], None), ([], None), ([9, 5, 6], 1),
-    ([1, 5, 4, 0.5], 3)])
+    ([1, 5, 9, 8, 7], 4), ([1, 5, 9, 8, 7, 20, 30], 4), ([1, 5, 9], None), ([1], None), ([], None),
+    ([9, 5, 6], 1), ([1, 5, 4, 0.5], 3)])
 def test_the_ramp_does_not_count(scores, best):
     scores = {400 + 1000 * i: float(score) for i, score in enumerate(scores)}
     assert best_of(scores, scores) == (None if best is None else 400 + 1000 * best)
@@ -161,7 +163,8 @@ def test_scores_of_states_that_are_gone_tell_where_the_ramp_ends():
 
 
 @pytest.mark.parametrize('text', ['', '[1]', '{"a": {}}', '{"4": {"score": "low", "metrics": {}}}', '{"4": 1}', '[' * 10 ** 5,
-                                  '{"4": {"score": NaN, "metrics": {}}}', '{"4": {"score": 1, "metrics": {"x": "y"}}}'])
+                                  '{"4": {"score": NaN, "metrics": {}}}',
+                                  '{"4": {"score": 1, "metrics": {"x": "y"}}}'])
 def test_a_damaged_file_of_scores_costs_no_more_than_the_scores(tmp_path, text):
     (tmp_path / SCORES_FILE).write_text(text)
     scores = Scores(tmp_path)

@@ -43,9 +43,11 @@ class Broken(TinyDetector):
 
 
 def worker(rank, options, folder):
-    """All scores; a failure on one process only; a score after it; features of an image set in small batches."""
+    """All scores; a failure on one process only; a score after it;
+    features of an image set in small batches."""
     torch.set_num_threads(1)
-    backend.set_default('reference')        # As in the test: one pixel that rounds in another way moves a score by 1e-4.
+    # As in the test: one pixel that rounds in another way moves a score by 1e-4.
+    backend.set_default('reference')
     names.registry.update({metric.name: metric for metric in SCORED})
     found = {'scores': score_all({**options, 'batch_size': 4})}
     try:
@@ -71,5 +73,6 @@ def stopped_worker(rank, options, folder):
         done.append(1)
         return rank == 1 and len(done) > 4
 
-    values, failures, _ = metric_main.evaluate(['fd20_tiny', 'pr20_tiny'], wants_stop=wants_stop, **{**options, 'batch_size': 4})
+    values, failures, _ = metric_main.evaluate(['fd20_tiny', 'pr20_tiny'], wants_stop=wants_stop,
+                                               **{**options, 'batch_size': 4})
     (Path(folder) / f'rank{rank}.json').write_text(json.dumps([list(values), failures]))

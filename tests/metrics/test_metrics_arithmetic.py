@@ -1,4 +1,5 @@
-"""The arithmetic of the metrics on given feature arrays: fixtures of category 09, formulas, and hand-made tables."""
+"""The arithmetic of the metrics on given feature arrays: fixtures of category 09,
+formulas, and hand-made tables."""
 import numpy as np
 import pytest
 import scipy.linalg
@@ -27,7 +28,8 @@ def moments_of_gaussian(mean, cov, num=1000):
 
 
 def sqrtm_distance(x, y):
-    """The formula as FID programs write it: a matrix root of the non-symmetric product, covariances of numpy."""
+    """The formula as FID programs write it: a matrix root of the
+    non-symmetric product, covariances of numpy."""
     (mu_x, s_x), (mu_y, s_y) = ((f.mean(axis=0), np.cov(f, rowvar=False)) for f in (x.numpy(), y.numpy()))
     root = scipy.linalg.sqrtm(s_x @ s_y).real
     return ((mu_x - mu_y) ** 2).sum() + np.trace(s_x) + np.trace(s_y) - 2 * np.trace(root)
@@ -51,7 +53,8 @@ class TestMoments:
 
     def test_centres_pool_by_count_mean_and_covariance_alone(self):
         centres = [normal(40, 3, seed=1), 2 * normal(7, 3, seed=2) + 5, normal(200, 3, seed=3) - 1]
-        pooled = Moments.merged(Moments.from_covariance(len(c), c.numpy().mean(axis=0), np.cov(c.numpy(), rowvar=False))
+        pooled = Moments.merged(Moments.from_covariance(len(c), c.numpy().mean(axis=0),
+                                                        np.cov(c.numpy(), rowvar=False))
                                 for c in centres)
         union = torch.cat(centres).numpy()
         np.testing.assert_allclose(pooled.cov().numpy(), np.cov(union, rowvar=False), rtol=1e-12)
@@ -121,7 +124,8 @@ class TestFrechetDistance:
 
     def test_finite_sample_bias_falls_like_one_over_n(self):
         def score(num):
-            pairs = [[Moments.of(normal(num, 64, seed=s)) for s in (seed, seed + 1)] for seed in range(0, 8, 2)]
+            pairs = [[Moments.of(normal(num, 64, seed=s)) for s in (seed, seed + 1)]
+                     for seed in range(0, 8, 2)]
             return np.mean([frechet_distance(x, y) for x, y in pairs])
         assert score(400) == pytest.approx(5.5, rel=0.04) and score(1600) == pytest.approx(1.37, rel=0.04)
 
@@ -145,12 +149,14 @@ class TestKernelDistance:
         assert kernel_distance(real, gen) == pytest.approx(whole, rel=1e-12)
 
     def test_is_zero_on_average_for_equal_distributions(self):
-        values = [kernel_distance(normal(100, 16, seed=s), normal(120, 16, seed=s + 1))[0] for s in range(0, 200, 2)]
+        values = [kernel_distance(normal(100, 16, seed=s), normal(120, 16, seed=s + 1))[0]
+                  for s in range(0, 200, 2)]
         assert abs(np.mean(values)) < 3 * np.std(values) / 10
         assert min(values) < 0 < max(values)
 
     def test_standard_error_is_the_spread_over_repetitions(self):
-        draws = [kernel_distance(normal(150, 4, seed=2 * s), normal(200, 4, seed=2 * s + 1) + 0.5) for s in range(200)]
+        draws = [kernel_distance(normal(150, 4, seed=2 * s), normal(200, 4, seed=2 * s + 1) + 0.5)
+                 for s in range(200)]
         values, errors = np.array(draws).T
         assert np.mean(errors) == pytest.approx(np.std(values), rel=0.2)
         x, y = normal(30, 4, seed=1), normal(40, 4, seed=2) + 0.5
@@ -158,7 +164,8 @@ class TestKernelDistance:
 
     def test_subset_standard_error(self):
         real, gen = normal(60, 4, seed=1), normal(60, 4, seed=2)
-        singles = [subset_kernel_distance(real, gen, 1, 20, rng)[0] for rng in [np.random.default_rng(3)] * 25]
+        singles = [subset_kernel_distance(real, gen, 1, 20, rng)[0]
+                   for rng in [np.random.default_rng(3)] * 25]
         mean, error = subset_kernel_distance(real, gen, 25, 20, np.random.default_rng(3))
         assert mean == pytest.approx(np.mean(singles), rel=1e-12)
         assert error == pytest.approx(np.std(singles) / 5, rel=1e-12)
@@ -221,7 +228,8 @@ class TestPrecisionRecall:
 
     def test_expected_coverage_and_density_of_equal_distributions(self):
         num, k = 500, 5
-        runs = [density_coverage(normal(num, 3, seed=s), normal(num, 3, seed=s + 1), k=k) for s in range(0, 40, 2)]
+        runs = [density_coverage(normal(num, 3, seed=s), normal(num, 3, seed=s + 1), k=k)
+                for s in range(0, 40, 2)]
         missed = np.prod([(num - i) / (2 * num - i) for i in range(1, k + 1)])
         assert np.mean(runs, axis=0) == pytest.approx([1, 1 - missed], abs=0.01)
 

@@ -1,4 +1,5 @@
-"""The detectors compute what the published networks compute, and their weights are found, checked, or asked for."""
+"""The detectors compute what the published networks compute, and their weights are found,
+checked, or asked for."""
 import hashlib
 import io
 import re
@@ -31,13 +32,15 @@ class TestResize:
     @pytest.mark.parametrize(('size_in', 'size_out'), [(64, 128), (300, 128), (5, 17), (128, 128)])
     def test_bicubic_is_that_of_pillow(self, size_in, size_out):
         image = np.random.default_rng(0).uniform(0, 255, (size_in, size_in + 1)).astype(np.float32)
-        expected = PIL.Image.fromarray(image).resize((size_out, size_out), PIL.Image.BICUBIC)    # Mode F, not rounded.
+        # Mode F, not rounded.
+        expected = PIL.Image.fromarray(image).resize((size_out, size_out), PIL.Image.BICUBIC)
         obtained = resize(torch.from_numpy(image)[None, None], size_out, bicubic)[0, 0]
         np.testing.assert_allclose(obtained, np.asarray(expected), atol=1e-3)
 
     @pytest.mark.parametrize(('size_in', 'size_out'), [(16, 29), (40, 29), (29, 29)])
     def test_tf1_bilinear_is_a_shifted_grid_sample(self, size_in, size_out):
-        """The half-pixel form of the same rule: an identity grid with translation 1 / size_in - 1 / size_out."""
+        """The half-pixel form of the same rule: an identity grid
+        with translation 1 / size_in - 1 / size_out."""
         images = torch.rand(2, 3, size_in, size_in, dtype=torch.float64)
         shift = 1 / size_in - 1 / size_out
         theta = torch.tensor([[[1, 0, shift], [0, 1, shift]]], dtype=torch.float64).repeat(2, 1, 1)
@@ -51,7 +54,8 @@ def inception_state():
     shapes = {'fc.weight': (1008, 2048), 'fc.bias': (1008,)}
     for name, *shape in EXTERNAL['inception_convs']:
         shapes[f'{name}.conv.weight'] = tuple(shape)
-        shapes |= {f'{name}.bn.{part}': (shape[0],) for part in ('weight', 'bias', 'running_mean', 'running_var')}
+        shapes |= {f'{name}.bn.{part}': (shape[0],)
+                   for part in ('weight', 'bias', 'running_mean', 'running_var')}
     return random_state(shapes)
 
 
@@ -60,9 +64,10 @@ class TestNetworks:
         images = random_images(1, 2, 64, 48)
         with torch.no_grad():
             features = Inception(inception_state)(images, ['pool', 'logits'])
-        expected = torch.tensor(EXTERNAL['inception_pool_from_3_every_61'])    # Some of every branch of the last block.
+        # Some of every branch of the last block.
+        expected = torch.tensor(EXTERNAL['inception_pool_from_3_every_61'])
         torch.testing.assert_close(features['pool'][:, 3::61], expected, rtol=1e-4, atol=1e-4)
-        logits = features['pool'] @ inception_state['fc.weight'].T    # The inception score leaves the bias out.
+        logits = features['pool'] @ inception_state['fc.weight'].T  # The inception score leaves the bias out.
         torch.testing.assert_close(features['logits'], logits, rtol=1e-4, atol=1e-4)
 
     def test_inception_clean_differs_by_the_resize_alone(self, inception_state):
@@ -75,7 +80,8 @@ class TestNetworks:
         widths = [64, 64, 128, 128, 256, 256, 256, *[512] * 6]
         layers = dict(zip((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), zip(widths, [3, *widths])))
         shapes = {f'features.{i}.weight': (out, into, 3, 3) for i, (out, into) in layers.items()}
-        shapes |= {'classifier.0.weight': (24, 25088), 'classifier.3.weight': (16, 24), 'classifier.6.weight': (2, 16)}
+        shapes |= {'classifier.0.weight': (24, 25088), 'classifier.3.weight': (16, 24),
+                   'classifier.6.weight': (2, 16)}
         shapes |= {name.replace('weight', 'bias'): shape[:1] for name, shape in shapes.items()}
         heads = {f'lin{i}.model.1.weight': torch.from_numpy(
             np.random.default_rng(10 + i).uniform(0, 1, (1, width, 1, 1)).astype(np.float32))
@@ -112,12 +118,14 @@ def efficientnet_lite_by_hand(state, x):
 
     x = conv(x, '_conv_stem', '_bn0', stride=2)
     outputs, number = [], 0
-    for expand, stride, repeats in [(0, 1, 1), (1, 2, 2), (1, 2, 2), (1, 2, 3), (1, 1, 3), (1, 2, 4), (1, 1, 1)]:
+    for expand, stride, repeats in [(0, 1, 1), (1, 2, 2), (1, 2, 2), (1, 2, 3), (1, 1, 3), (1, 2, 4),
+                                    (1, 1, 1)]:
         for i in range(repeats):
             block, before = f'_blocks.{number}', x
             if expand:
                 x = conv(x, f'{block}._expand_conv', f'{block}._bn0')
-            x = conv(x, f'{block}._depthwise_conv', f'{block}._bn1', stride if i == 0 else 1, groups=x.shape[1])
+            x = conv(x, f'{block}._depthwise_conv', f'{block}._bn1', stride if i == 0 else 1,
+                     groups=x.shape[1])
             x = conv(x, f'{block}._project_conv', f'{block}._bn2', relu=False)
             if i > 0:
                 x = x + before
@@ -294,7 +302,8 @@ Without them use a detector that needs no download, e\.g\. --metrics=fd5k_efflit
         url = weights.WEIGHTS['inception'].files[0].url
         md5 = hashlib.md5(url.encode()).hexdigest()
         path = tmp_path / {'option': 'a/x.pth', 'variable': 'b/y.pth', 'folder': 'c/pt_inception.pth',
-                           'cache': 'cache/detectors/pt_inception.pth', 'downloads': f'cache/downloads/{md5}_pt.pth',
+                           'cache': 'cache/detectors/pt_inception.pth',
+                           'downloads': f'cache/downloads/{md5}_pt.pth',
                            'hub': '.cache/torch/hub/checkpoints/pt_inception.pth'}[place]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b'weights')
@@ -310,13 +319,15 @@ Without them use a detector that needs no download, e\.g\. --metrics=fd5k_efflit
         other.write_bytes(b'weights')
         monkeypatch.setenv('LOSS_ZOO_INCEPTION_PT', str(other))
         with pytest.raises(MetricError, match='gone.pth, given for the detector inception, does not exist'):
-            weights.find_weights('inception', 'fid50k_full', WeightOptions({'inception': str(tmp_path / 'gone.pth')}))
+            weights.find_weights('inception', 'fid50k_full',
+                                 WeightOptions({'inception': str(tmp_path / 'gone.pth')}))
 
     def test_a_truncated_file_is_refused_with_both_checksums(self, tmp_path, known_content):
         path = tmp_path / 'pt_inception.pth'
         path.write_bytes(b'weigh')
         options = {'inception': str(path)}
-        with pytest.raises(MetricError, match=f'incomplete .*SHA-256 is [0-9a-f]{{64}}, expected {known_content}'):
+        with pytest.raises(MetricError,
+                           match=f'incomplete .*SHA-256 is [0-9a-f]{{64}}, expected {known_content}'):
             weights.find_weights('inception', 'fid50k_full', WeightOptions(options))
         assert weights.find_weights('inception', 'fid50k_full', WeightOptions(options, allow_unknown=True)).path == path
 

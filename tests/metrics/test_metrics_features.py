@@ -23,7 +23,8 @@ def inputs_for(G, seed=0, sources=()):
 
 
 def test_half_precision_is_for_cuda_only_as_in_generate():
-    """The same images as of a network that is told to compute in float32, unless the caller says otherwise."""
+    """The same images as of a network that is told to compute in float32,
+    unless the caller says otherwise."""
     G = make_generator()
     G.synthesis.b16.use_fp16 = True
     half, single = (next(GeneratedImages(G, inputs_for(G), 4, G_kwargs=kwargs).batches([range(4)]))
@@ -58,16 +59,18 @@ class TestGeneratorInputs:
         G = make_generator()
         noise = inputs_for(G).noise(G.synthesis, range(50))
         assert {name: n.shape[1:] for name, n in noise.items()} == {
-            name: (1, *buffer.shape) for name, buffer in G.synthesis.named_buffers() if name.endswith('noise_const')}
+            name: (1, *buffer.shape) for name, buffer in G.synthesis.named_buffers()
+            if name.endswith('noise_const')}
         values = torch.cat([n.flatten() for n in noise.values()])
         assert abs(values.mean()) < 0.02 and values.std() == pytest.approx(1, abs=0.02)
 
     def test_labels_are_those_of_random_images(self, tmp_path):
-        dataset = open_dataset(dataset_kwargs(make_dataset(tmp_path / 'a.zip', num=10, num_classes=3), use_labels=True))
+        dataset = open_dataset(dataset_kwargs(make_dataset(tmp_path / 'a.zip', num=10, num_classes=3),
+                                              use_labels=True))
         inputs = GeneratorInputs(0, 2, Labels(3, [DatasetLabels(dataset)]))
         c = inputs.latents(range(2000))[1]
         assert torch.equal(c.sum(dim=1), torch.ones(2000))
-        np.testing.assert_allclose(c.mean(dim=0), [0.4, 0.3, 0.3], atol=0.04)    # 4, 3 and 3 of the 10 images.
+        np.testing.assert_allclose(c.mean(dim=0), [0.4, 0.3, 0.3], atol=0.04)  # 4, 3 and 3 of the 10 images.
 
     def test_centres_are_drawn_by_size_and_marked_by_their_codes(self):
         small, large = np.array([[1.0, 0.0]] * 10), np.array([[0.0, 1.0]] * 30)
@@ -85,7 +88,8 @@ class TestGeneratorInputs:
     def test_given_noise_replaces_the_buffers_per_image(self):
         G = make_generator()
         z, c = torch.randn(2, 8), torch.zeros(2, 0)
-        own = {name: buffer.repeat(2, 1, 1, 1) for name, buffer in G.named_buffers() if name.endswith('noise_const')}
+        own = {name: buffer.repeat(2, 1, 1, 1) for name, buffer in G.named_buffers()
+               if name.endswith('noise_const')}
         torch.testing.assert_close(with_noise(G, own, z, c), G(z, c, noise_mode='const'))
         other = {name: noise * torch.tensor([1., -1]).reshape(2, 1, 1, 1) for name, noise in own.items()}
         image = with_noise(G, other, z, c)
@@ -138,7 +142,8 @@ class TestImages:
             archive.extractall(tmp_path / 'a')
         kwargs, asked = dataset_kwargs(tmp_path / 'a'), []
         fingerprint = ImageFolderDataset.fingerprint
-        monkeypatch.setattr(ImageFolderDataset, 'fingerprint', lambda self: asked.append(1) or fingerprint(self))
+        monkeypatch.setattr(ImageFolderDataset, 'fingerprint',
+                            lambda self: asked.append(1) or fingerprint(self))
         first = DatasetImages(kwargs).fingerprint()
         assert DatasetImages(kwargs).fingerprint() == first and len(asked) == 1
         os.rename(tmp_path / 'a' / 'img0000.png', tmp_path / 'a' / 'img0009.png')
@@ -167,7 +172,8 @@ class TestImages:
 
 class TestInOrder:
     def test_the_progress_bar_is_for_terminals(self, capfd):
-        list(in_order(10, 4, lambda batches: (torch.zeros(len(b)) for b in batches), 'features', progress=True))
+        list(in_order(10, 4, lambda batches: (torch.zeros(len(b)) for b in batches), 'features',
+                      progress=True))
         assert capfd.readouterr().err == ''
 
     def test_results_come_in_order(self):
@@ -219,7 +225,8 @@ class TestFeatures:
         moments = feature_moments(images, detector, ['s4', 'pool'], options)
         rows = feature_rows(images, detector, ['s4', 'pool'], options)
         for tap in ('s4', 'pool'):
-            np.testing.assert_allclose(moments[tap].cov(), np.cov(rows[tap].double(), rowvar=False), rtol=1e-9)
+            np.testing.assert_allclose(moments[tap].cov(), np.cov(rows[tap].double(), rowvar=False),
+                                       rtol=1e-9)
 
 
 class TestCache:
@@ -264,7 +271,7 @@ class TestCache:
         assert ask(flipped, keep_xflip=True)[1] == 48
         assert ask({**kwargs, 'max_size': 6}, whole=False)[1] == 6
         assert ask({**kwargs, 'max_size': 6, 'random_seed': 1}, whole=False)[1] == 6
-        assert ask(flipped)[1] == 0 and ask({**kwargs, 'max_size': 6})[1] == 0    # The whole set, not mirrored.
+        assert ask(flipped)[1] == 0 and ask({**kwargs, 'max_size': 6})[1] == 0  # The whole set, not mirrored.
 
     def test_a_damaged_entry_is_computed_again_and_replaced(self, tmp_path, ask, capsys):
         kwargs, _ = image_sets(tmp_path)

@@ -1,4 +1,5 @@
-"""Whole metrics: the numbers equal the estimators on the features, and depend on nothing they should not depend on."""
+"""Whole metrics: the numbers equal the estimators on the features,
+and depend on nothing they should not depend on."""
 import json
 import re
 
@@ -29,7 +30,8 @@ PATH_PRECISION = 1e-3       # Of perceptual path length: it divides the rounding
 
 @pytest.fixture(autouse=True)
 def small_metrics(monkeypatch):
-    """Metrics of the usual kinds that make a few images only; operators as in the processes that some tests start."""
+    """Metrics of the usual kinds that make a few images only;
+    operators as in the processes that some tests start."""
     monkeypatch.setattr(backend, '_default', 'ref')
     monkeypatch.setattr(names, 'registry', {**names.registry, **{metric.name: metric for metric in SCORED}})
 
@@ -38,7 +40,8 @@ def small_metrics(monkeypatch):
 def options(tmp_path):
     """Arguments of calc_metric for a tiny generator, detector and data set."""
     real, _ = image_sets(tmp_path)
-    return {'G': make_generator(), 'dataset_kwargs': real, 'detector': TinyDetector(), 'num_workers': 0, 'cache': False}
+    return {'G': make_generator(), 'dataset_kwargs': real, 'detector': TinyDetector(), 'num_workers': 0,
+            'cache': False}
 
 
 def features_of(options, num, tap):
@@ -100,7 +103,8 @@ class TestNumbers:
         distances = []
         for i in (0, 2, 4):    # Two paths at a time, as ever: other batches round differently.
             z, c, t = inputs.latents([i, i + 1], per_image=2)
-            distances.append(path_distances(G, detector.embed, z, c, t * sampled, inputs.noise(G.synthesis, [i, i + 1])))
+            distances.append(path_distances(G, detector.embed, z, c, t * sampled,
+                                            inputs.noise(G.synthesis, [i, i + 1])))
         expected = trimmed_mean(torch.cat(distances))
         assert calc_metric(name, **options).results[name] == pytest.approx(expected, rel=PATH_PRECISION)
 
@@ -134,7 +138,7 @@ class TestIndependence:
     @pytest.mark.parametrize('name', ['ppl6_tiny', 'ppl6full_tiny'])
     def test_path_lengths_are_precise_to_a_thousandth(self, options, monkeypatch, name):
         expected = calc_metric(name, **options).results[name]
-        for num in (1, 3, 6):                           # Other batches round in other ways, as other processors do.
+        for num in (1, 3, 6):  # Other batches round in other ways, as other processors do.
             monkeypatch.setattr(kinds, '_PATHS_AT_ONCE', num)
             assert calc_metric(name, **options).results[name] == pytest.approx(expected, rel=PATH_PRECISION)
 
@@ -192,7 +196,7 @@ class TestIndependence:
         distributed.launch(worker, num_ranks, (options, str(tmp_path)))
         for rank in range(num_ranks):
             found = json.loads((tmp_path / f'rank{rank}.json').read_text())
-            assert_same_scores(found['scores'], alone, rel=1e-9)                        # Sums in float64 may round.
+            assert_same_scores(found['scores'], alone, rel=1e-9)  # Sums in float64 may round.
             assert found['num_gpus'] == num_ranks
             assert 'broken on purpose' in found['error']
             assert found['after'] == pytest.approx(found['scores']['fd20_tiny'], rel=1e-9)
@@ -203,7 +207,8 @@ class TestIndependence:
 
 
 class TestSharing:
-    @pytest.mark.parametrize('names', [['fd20_tiny', 'kid20_tiny', 'prdc20_tiny'], ['kid20_tiny', 'fd20_tiny']])
+    @pytest.mark.parametrize('names',
+                             [['fd20_tiny', 'kid20_tiny', 'prdc20_tiny'], ['kid20_tiny', 'fd20_tiny']])
     def test_metrics_that_follow_each_other_look_at_each_image_once(self, options, names):
         alone = {}
         for name in names:
@@ -222,8 +227,9 @@ class TestRecord:
         result = calc_metric('fd20_tiny', seed=3, G_kwargs={'truncation_psi': 0.5}, **options)
         assert {'results', 'metric', 'total_time', 'total_time_str', 'num_gpus'} <= set(result)
         assert result.metric == 'fd20_tiny' and result.num_gpus == 1
-        expected = {'detector': 'efflite0', 'detector_sha256': f'{0:064x}', 'resize': 'none', 'params': {'ddof': 1},
-                    'num_real': 24, 'num_gen': 20, 'seed': 3, 'G_kwargs': {'truncation_psi': 0.5}}
+        expected = {'detector': 'efflite0', 'detector_sha256': f'{0:064x}', 'resize': 'none',
+                    'params': {'ddof': 1}, 'num_real': 24, 'num_gen': 20, 'seed': 3,
+                    'G_kwargs': {'truncation_psi': 0.5}}
         assert {key: result[key] for key in expected} == expected
         assert result.dataset['name'] == 'set1' and re.fullmatch('[0-9a-f]{64}', result.dataset['fingerprint'])
 
@@ -306,10 +312,13 @@ class TestEvaluate:
     def test_values_of_all_and_images_made_once(self, options, tmp_path, monkeypatch):
         made = []
         batches = GeneratedImages.batches
-        monkeypatch.setattr(GeneratedImages, 'batches', lambda self, b: made.append(self.num) or batches(self, b))
-        values, failures, _ = evaluate(['fd20_tiny', 'kid20_tiny', 'pr20_tiny'], run_dir=str(tmp_path), **options)
+        monkeypatch.setattr(GeneratedImages, 'batches',
+                            lambda self, b: made.append(self.num) or batches(self, b))
+        values, failures, _ = evaluate(['fd20_tiny', 'kid20_tiny', 'pr20_tiny'], run_dir=str(tmp_path),
+                                       **options)
         assert failures == {}
-        assert list(values) == ['fd20_tiny', 'fd20_tiny_pool', 'kid20_tiny', 'pr20_tiny_precision', 'pr20_tiny_recall']
+        assert list(values) == ['fd20_tiny', 'fd20_tiny_pool', 'kid20_tiny', 'pr20_tiny_precision',
+                                'pr20_tiny_recall']
         assert made == [20]
         alone = calc_metric('kid20_tiny', **options).results
         assert values['kid20_tiny'] == alone['kid20_tiny']
@@ -331,7 +340,8 @@ class TestEvaluate:
 class TestCentres:
     @pytest.fixture
     def centres(self, tmp_path):
-        """Three centres of 24, 10 and 6 images with two classes, their union, and a generator that knows the codes."""
+        """Three centres of 24, 10 and 6 images with two classes, their union,
+        and a generator that knows the codes."""
         kwargs, all_images, all_labels = [], [], []
         for seed, num in ((1, 24), (2, 10), (3, 6)):
             path = make_dataset(tmp_path / f'{seed}.zip', num=num, num_classes=2, seed=seed)
@@ -343,8 +353,8 @@ class TestCentres:
         return {f'c{i}': Centre(k, code) for i, (k, code) in enumerate(zip(kwargs, codes))}, all_images, all_labels
 
     def options(self, centres):
-        return {'G': make_generator(c_dim=5), 'centres': centres, 'detector': TinyDetector(), 'num_workers': 0,
-                'cache': False}
+        return {'G': make_generator(c_dim=5), 'centres': centres, 'detector': TinyDetector(),
+                'num_workers': 0, 'cache': False}
 
     def fakes(self, options, sources, codes):
         inputs = GeneratorInputs(0, 8, Labels(5, sources, codes))
@@ -398,7 +408,8 @@ def test_conditional_generators_get_the_labels_of_the_data(tmp_path):
 
 
 def test_path_lengths_draw_labels_from_the_subset_that_was_trained_on(tmp_path):
-    kwargs = dataset_kwargs(make_dataset(tmp_path / 'a.zip', num_classes=3), use_labels=True, max_size=2, xflip=True)
+    kwargs = dataset_kwargs(make_dataset(tmp_path / 'a.zip', num_classes=3), use_labels=True, max_size=2,
+                            xflip=True)
     work = metric_main.Evaluation(Metric('ppl6_tiny', 'ppl', 'efflite0', 6), metric_main.MetricOptions(
         G=make_generator(c_dim=3), dataset_kwargs=kwargs, detector=TinyDetector()))
     assert len(work.inputs.labels.sources[0]) == 4

@@ -1,4 +1,5 @@
-"""Names of metrics: the reference's list, what each stands for, the pattern of our own; naming costs nothing."""
+"""Names of metrics: the reference's list, what each stands for,
+the pattern of our own; naming costs nothing."""
 import subprocess
 import sys
 
@@ -18,7 +19,8 @@ def test_the_reference_metrics_come_first_in_its_order():
 # name: kind, detector, generated, greatest number of real images, mirrored images counted, estimator
 TABLE = {
     'fid50k_full': ('fd', 'inception', 50_000, None, False, {'ddof': 0}),
-    'kid50k_full': ('kid', 'inception', 50_000, 1_000_000, False, {'num_subsets': 100, 'max_subset_size': 1000}),
+    'kid50k_full': ('kid', 'inception', 50_000, 1_000_000, False,
+                    {'num_subsets': 100, 'max_subset_size': 1000}),
     'pr50k3_full': ('pr', 'vgg16', 50_000, 200_000, False, {'k': 3}),
     'ppl2_wend': ('ppl', 'vgg16', 50_000, None, False, {'space': 'w', 'sampling': 'end', 'crop': False}),
     'is50k': ('is', 'inception', 50_000, None, False, {'num_splits': 10}),
@@ -30,12 +32,14 @@ TABLE = {
     'ppl_zend': ('ppl', 'vgg16', 50_000, None, False, {'space': 'z', 'sampling': 'end', 'crop': True}),
     'ppl_wend': ('ppl', 'vgg16', 50_000, None, False, {'space': 'w', 'sampling': 'end', 'crop': True}),
     'fid5k_full': ('fd', 'inception', 5_000, None, False, {'ddof': 0}),
-    'kid5k_full': ('kid', 'inception', 5_000, 1_000_000, False, {'num_subsets': 100, 'max_subset_size': 1000}),
+    'kid5k_full': ('kid', 'inception', 5_000, 1_000_000, False,
+                   {'num_subsets': 100, 'max_subset_size': 1000}),
     'pr5k3_full': ('pr', 'vgg16', 5_000, 200_000, False, {'k': 3}),
     'fd5k_efflite0': ('fd', 'efflite0', 5_000, None, False, {'ddof': 1}),
     'kid10k_inception_clean': ('kid', 'inception_clean', 10_000, None, False, {}),
     'prdc1k_efflite0_64px': ('prdc', 'efflite0_64px', 1_000, None, False, {'k': 5}),
-    'ppl2k_efflite0': ('ppl', 'efflite0', 2_000, None, False, {'space': 'w', 'sampling': 'end', 'crop': False}),
+    'ppl2k_efflite0': ('ppl', 'efflite0', 2_000, None, False,
+                       {'space': 'w', 'sampling': 'end', 'crop': False}),
     'fd_efflite0': ('fd', 'efflite0', None, None, False, {'ddof': 1}),
 }
 
@@ -63,15 +67,16 @@ def test_a_centre_may_follow_the_name():
 
 
 @pytest.mark.parametrize(('short', 'full'), [
-    ('fd_lite', 'fd_efflite0'), ('fd5k_lite', 'fd5k_efflite0'), ('kid1k_lite_64px@b', 'kid1k_efflite0_64px@b'),
-    ('fid50k_full', 'fid50k_full')])
+    ('fd_lite', 'fd_efflite0'), ('fd5k_lite', 'fd5k_efflite0'),
+    ('kid1k_lite_64px@b', 'kid1k_efflite0_64px@b'), ('fid50k_full', 'fid50k_full')])
 def test_lite_is_short_for_the_offline_detector(short, full):
     assert names.full_name(short) == full and find_metric(short) is find_metric(full)
     assert names.parse_names(f'{short}, is50k', needs_images=None) == [full, 'is50k'] and names.parse_names('None') == []
 
 
 def test_an_unknown_name_is_answered_with_the_valid_ones():
-    with pytest.raises(MetricError, match='there is no metric fid60k; valid are fid50k_full, .*such as fd5k_efflite0'):
+    with pytest.raises(MetricError,
+                       match='there is no metric fid60k; valid are fid50k_full, .*such as fd5k_efflite0'):
         find_metric('fid60k')
 
 
@@ -92,7 +97,8 @@ def test_a_function_becomes_a_metric(monkeypatch):
 
 @pytest.mark.parametrize(('result', 'expected'), [
     ('fid50k_full', False), ('fd5k_efflite0', False), ('ppl2_wend', False), ('kid50k@north', False),
-    ('is50k_mean', True), ('pr50k3_full_recall', True), ('pr5k3_full', True), ('prdc1k_efflite0_64px_density', True),
+    ('is50k_mean', True), ('pr50k3_full_recall', True), ('pr5k3_full', True),
+    ('prdc1k_efflite0_64px_density', True),
     ('prdc1k_lite_coverage@a_b', True), ('private', False), ('is', False), ('', False)])
 def test_a_metric_says_whether_higher_is_better(result, expected):
     """The names of its results begin with its own; others do not count by how they begin."""
@@ -115,4 +121,5 @@ def test_a_metric_in_a_file_of_its_own_is_one_line(monkeypatch, tmp_path):
 
 def test_names_and_weights_import_no_torch():
     code = "import sys, metrics.names, metrics.weights, calc_metrics; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=metric_main.__file__.rsplit('/metrics/', 1)[0])
+    subprocess.run([sys.executable, '-c', code], check=True,
+                   cwd=metric_main.__file__.rsplit('/metrics/', 1)[0])

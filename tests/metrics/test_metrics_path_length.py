@@ -97,7 +97,8 @@ def test_both_images_of_a_path_share_its_noise():
 
 
 @pytest.mark.parametrize(('res', 'crop', 'shape'), [
-    (16, False, (16, 16)), (16, True, (8, 8)), (512, False, (8, 8)), (1024, False, (4, 4)), (512, True, (4, 4))])
+    (16, False, (16, 16)), (16, True, (8, 8)), (512, False, (8, 8)), (1024, False, (4, 4)),
+    (512, True, (4, 4))])
 def test_crop_and_shrinking(res, crop, shape):
     """The factor of the block average is that of the generator's resolution, also after cropping."""
     seen = []
@@ -121,7 +122,8 @@ def test_slerp_stays_on_the_sphere_and_ends_at_its_ends():
     a, b = torch.randn(5, 8, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64)
     torch.testing.assert_close(slerp(a, b, torch.zeros(5, 1)), F.normalize(a))
     torch.testing.assert_close(slerp(a, b, torch.ones(5, 1)), F.normalize(b))
-    torch.testing.assert_close(slerp(a, b, torch.full((5, 1), 0.3)).norm(dim=1), torch.ones(5, dtype=torch.float64))
+    torch.testing.assert_close(slerp(a, b, torch.full((5, 1), 0.3)).norm(dim=1),
+                               torch.ones(5, dtype=torch.float64))
 
 
 def test_trimming_keeps_the_percentiles_themselves():

@@ -1,4 +1,5 @@
-"""The plot of a run, the sheet of nearest training images, and the discriminator's view of held-out images."""
+"""The plot of a run, the sheet of nearest training images,
+and the discriminator's view of held-out images."""
 import json
 import xml.etree.ElementTree as ET
 
@@ -40,7 +41,8 @@ class TestPlot:
         assert plots.read_curves(str(tmp_path)) == {'b': [(1, 1.0)]}
 
     def test_the_picture_has_a_panel_per_value_and_points_in_place(self, tmp_path):
-        self.write(tmp_path, 'a<b', ('000000', {'a<b': 0.0}), ('000005', {'a<b': 10.0}), ('000010', {'a<b': 5.0}))
+        self.write(tmp_path, 'a<b', ('000000', {'a<b': 0.0}), ('000005', {'a<b': 10.0}),
+                   ('000010', {'a<b': 5.0}))
         self.write(tmp_path, 'c', ('000010', {'c': 7.0}))
         plots.plot_run(str(tmp_path))
         root = ET.parse(tmp_path / 'metrics.svg').getroot()
@@ -81,7 +83,8 @@ class TestNearest:
         table = np.linalg.norm(fake[:, None] - real, axis=2)
         assert found.indices == np.argsort(table, axis=1)[:, :2].tolist()
         among = np.linalg.norm(real[:, None] - real, axis=2) + 1e9 * np.eye(24)
-        assert found.typical_distance == pytest.approx(torch.from_numpy(among.min(axis=1)).median().item(), rel=1e-6)
+        assert found.typical_distance == pytest.approx(torch.from_numpy(among.min(axis=1)).median().item(),
+                                                       rel=1e-6)
         assert found.ratios == pytest.approx((table.min(axis=1) / found.typical_distance).tolist(), rel=1e-6)
 
         sheet = np.asarray(PIL.Image.open(tmp_path / 'sheet.png'))
@@ -117,7 +120,8 @@ class Brightness(torch.nn.Module):
 
 class TestOverfitting:
     def test_the_gap_is_the_difference_of_means(self, tmp_path):
-        train, rest = (dataset_kwargs(make_dataset(tmp_path / f'{num}.zip', num=num, seed=num)) for num in (24, 19))
+        train, rest = (dataset_kwargs(make_dataset(tmp_path / f'{num}.zip', num=num, seed=num))
+                       for num in (24, 19))
         G = make_generator()
         result = overfitting_gap(Brightness(), train, rest, G, batch_size=6)    # 18 of each.
         assert set(result) == {'train', 'held_out', 'gap', 'gap_std_err', 'generated', 'r_v'}

@@ -29,13 +29,14 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize('psi, noise_mode', [(1, 'const'), (0.5, 'none')])
 def test_a_seed_is_the_specified_picture(folder, tmp_path, psi, noise_mode):
-    status, output = run(generate.main, '--network', folder / 'run', '--seeds=3,12', '--outdir', tmp_path / 'a/b',
-                         '--batch=1', f'--trunc={psi}', f'--noise-mode={noise_mode}')
+    status, output = run(generate.main, '--network', folder / 'run', '--seeds=3,12', '--outdir',
+                         tmp_path / 'a/b', '--batch=1', f'--trunc={psi}', f'--noise-mode={noise_mode}')
     assert status == 0 and 'seed0003.png (1/2)' in output and 'seed0012.png (2/2)' in output
     G = make_generator(seed=100)        # The newest by number, not by name.
     assert sorted(p.name for p in (tmp_path / 'a/b').iterdir()) == ['seed0003.png', 'seed0012.png']
     for seed in (3, 12):
-        assert_picture(tmp_path / f'a/b/seed{seed:04d}.png', expected_picture(G, seed, None, psi, noise_mode), 1)
+        assert_picture(tmp_path / f'a/b/seed{seed:04d}.png', expected_picture(G, seed, None, psi, noise_mode),
+                       1)
 
 
 def test_a_seed_is_the_same_picture_in_any_batch(folder, tmp_path):
@@ -47,7 +48,8 @@ def test_a_seed_is_the_same_picture_in_any_batch(folder, tmp_path):
 
 def test_random_noise_differs_from_run_to_run(folder, tmp_path):
     for name in 'ab':
-        run(generate.main, '--network', folder / 'run', '--seeds=5', '--outdir', tmp_path / name, '--noise-mode=random')
+        run(generate.main, '--network', folder / 'run', '--seeds=5', '--outdir', tmp_path / name,
+            '--noise-mode=random')
     assert (tmp_path / 'a/seed0005.png').read_bytes() != (tmp_path / 'b/seed0005.png').read_bytes()
 
 
@@ -94,7 +96,8 @@ def test_grids_hold_the_pictures_in_order_and_are_black_beyond(folder, tmp_path)
 
 
 @pytest.mark.parametrize('shape, value, message', [
-    ([1 << 31, 6, 8], None, '2147483648 are too many at once'), ([1, 6, 8], np.nan, 'is not finite everywhere')])
+    ([1 << 31, 6, 8], None, '2147483648 are too many at once'),
+    ([1, 6, 8], np.nan, 'is not finite everywhere')])
 def test_latents_of_a_file_are_bounded_and_finite(folder, tmp_path, shape, value, message):
     """The header of an array may say any size; what it says is compared before memory is taken."""
     header = {'descr': '<f4', 'fortran_order': False, 'shape': tuple(shape)}
@@ -102,7 +105,8 @@ def test_latents_of_a_file_are_bounded_and_finite(folder, tmp_path, shape, value
         np.lib.format.write_array_header_1_0(file, header)
         if value is not None:
             file.write(np.full(shape, value, np.float32).tobytes())
-    status, output = run(generate.main, '--network', folder / 'run', '--projected-w', tmp_path / 'w.npz', '--outdir', tmp_path)
+    status, output = run(generate.main, '--network', folder / 'run', '--projected-w', tmp_path / 'w.npz',
+                         '--outdir', tmp_path)
     assert status == 2 and message in ' '.join(output.split()), output
 
 
@@ -111,8 +115,8 @@ def test_projected_latents_are_drawn_row_by_row(folder, tmp_path):
     ws = np.random.RandomState(0).randn(3, G.num_ws, 8)
     np.savez(tmp_path / 'w.npz', w=ws)
     for option in ('--projected-w', '--projected_w'):
-        status, output = run(generate.main, '--network', folder / 'run', option, tmp_path / 'w.npz', '--seeds=1',
-                             '--outdir', tmp_path / 'out')
+        status, output = run(generate.main, '--network', folder / 'run', option, tmp_path / 'w.npz',
+                             '--seeds=1', '--outdir', tmp_path / 'out')
         assert status == 0 and 'Note: --seeds' in output
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['proj00.png', 'proj01.png', 'proj02.png']
     img = G.synthesis(torch.from_numpy(ws).float(), noise_mode='const').permute(0, 2, 3, 1).numpy()
@@ -122,8 +126,8 @@ def test_projected_latents_are_drawn_row_by_row(folder, tmp_path):
 
 
 def test_the_truncation_sheet_has_a_row_per_seed_and_a_column_per_psi(folder, tmp_path):
-    status, output = run(generate.main, '--network', folder / 'run', '--seeds=4,2', '--trunc-sheet=-1,0,0.5', '--outdir',
-                         tmp_path)
+    status, output = run(generate.main, '--network', folder / 'run', '--seeds=4,2', '--trunc-sheet=-1,0,0.5',
+                         '--outdir', tmp_path)
     assert status == 0, output
     assert [path.name for path in tmp_path.iterdir()] == ['truncation.png']
     sheet = np.asarray(Image.open(tmp_path / 'truncation.png')).astype(int).reshape(2, 16, 3, 16, 3)
@@ -134,11 +138,13 @@ def test_the_truncation_sheet_has_a_row_per_seed_and_a_column_per_psi(folder, tm
 
 
 def test_a_class_without_effect_is_said_so(folder, tmp_path):
-    status, output = run(generate.main, '--network', folder / 'run', '--seeds=1', '--class=1', '--outdir', tmp_path)
+    status, output = run(generate.main, '--network', folder / 'run', '--seeds=1', '--class=1', '--outdir',
+                         tmp_path)
     assert status == 0 and '--class has no effect' in output
 
 
-@pytest.mark.parametrize('text, seeds', [('0-3', [0, 1, 2, 3]), ('7', [7]), ('5, 1,5', [5, 1, 5]), ('2-2', [2]),
+@pytest.mark.parametrize('text, seeds',
+                         [('0-3', [0, 1, 2, 3]), ('7', [7]), ('5, 1,5', [5, 1, 5]), ('2-2', [2]),
                                          ('0-3,7,9-11', [0, 1, 2, 3, 7, 9, 10, 11]), ('3, 1 - 2', [3, 1, 2])])
 def test_seed_lists(text, seeds):
     assert list(SeedList().convert(text, None, None)) == seeds
@@ -149,14 +155,18 @@ BAD = [
     (['--seeds=1,3-2'], "'3-2' is empty"),
     (['--seeds=0-4294967295'], "'0-4294967295' are 4294967296 numbers, at most 1000000 are taken at once"),
     (['--seeds=0-99999999999999999999999'], 'is too large: at most 4294967295'),
-    (['--seeds=1', '--grid=9999x9999'], '9999 x 9999 pictures make one of 159984x159984 pixels; at most 1048576 of 16x16 fit'),
+    (['--seeds=1', '--grid=9999x9999'],
+     '9999 x 9999 pictures make one of 159984x159984 pixels; at most 1048576 of 16x16 fit'),
     (['--seeds=0-999999', '--trunc-sheet=0,1'], '2 x 1000000 pictures make one of'),
     (['--seeds=1', '--trunc=nan'], '--trunc=nan: must be a number'),
     (['--seeds=1', '--trunc-sheet=0,1e308'], '--trunc-sheet=1e+308: must be at least -100 and at most 100'),
-    (['--seeds=1', '--network={}/grey.safetensors', '--label=1,0'], '2 numbers, this network takes labels of 3, as 0.5,0.5,0.5'),
-    (['--seeds=1', '--network={}/grey.safetensors', '--label=1,0,0', '--class=0'], '--class and --label exclude each other'),
+    (['--seeds=1', '--network={}/grey.safetensors', '--label=1,0'],
+     '2 numbers, this network takes labels of 3, as 0.5,0.5,0.5'),
+    (['--seeds=1', '--network={}/grey.safetensors', '--label=1,0,0', '--class=0'],
+     '--class and --label exclude each other'),
     (['--seeds=1', '--network={}/grey.safetensors', '--label=1,nan,0'], '--label=nan: must be a number'),
-    (['--seeds=1', '--network={}/grey.safetensors', '--label={}/../w.npy'], 'w.npy is not an .npy file with one vector'),
+    (['--seeds=1', '--network={}/grey.safetensors', '--label={}/../w.npy'],
+     'w.npy is not an .npy file with one vector'),
     (['--seeds=1', '--centre=mix'], 'this network knows of no data centres'),
     (['--seeds=-1'], 'is no list of numbers and ranges'),
     (['--seeds=a'], 'is no list of numbers and ranges'),
@@ -168,10 +178,12 @@ BAD = [
     (['--seeds=1', '--grid=0x3'], "'0x3' is not a size like 8x4"),
     (['--seeds=1', '--trunc-sheet=a'], "'a' is not a list of numbers like 0,0.5,1"),
     (['--seeds=1', '--trunc-sheet=1', '--grid=1x1'], '--trunc-sheet is a sheet of seeds: leave out --grid'),
-    (['--projected-w=w.npz', '--trunc-sheet=1'], '--trunc-sheet is a sheet of seeds: leave out --projected-w'),
+    (['--projected-w=w.npz', '--trunc-sheet=1'],
+     '--trunc-sheet is a sheet of seeds: leave out --projected-w'),
     (['--seeds=1', '--batch=0'], '--batch=0: must be at least 1'),
     (['--seeds=1', '--noise-mode=loud'], "'--noise-mode'"),
-    (['--seeds=1', '--network={}/grey.safetensors'], '--class is missing: this network is conditional, choose from 0'),
+    (['--seeds=1', '--network={}/grey.safetensors'],
+     '--class is missing: this network is conditional, choose from 0'),
     (['--seeds=1', '--network={}/grey.safetensors', '--class=3'], '3 is not a class of this network: 0 to 2'),
     (['--seeds=1', '--network={}/grey.safetensors', '--class=-1'], '--class=-1: must be at least 0'),
     (['--seeds=1', '--network={}/two.safetensors'], 'makes images of 2 channels; only 1 and 3'),
@@ -206,7 +218,8 @@ def test_a_mistake_is_answered_in_a_sentence_with_status_2(folder, args, message
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has what is asked for')
 def test_a_device_that_is_not_there_is_refused(folder, tmp_path):
-    status, output = run(generate.main, '--network', folder / 'run', '--seeds=1', '--outdir', tmp_path, '--device=cuda')
+    status, output = run(generate.main, '--network', folder / 'run', '--seeds=1', '--outdir', tmp_path,
+                         '--device=cuda')
     assert status == 2 and '--device' in output
 
 
@@ -266,7 +279,8 @@ def test_force_fp16_keeps_weights_and_reduces_the_highest_resolutions(tmp_path):
     G, D = make_generator(), Discriminator(0, 16, 3, **SMALL)
     checkpoint.save_networks(tmp_path / 'a', {'G': G, 'D': D, 'G_ema': G})
     data = legacy.load_network_pkl(tmp_path / 'a', force_fp16=True)
-    for name, options in (('G', lambda net: net.init_kwargs['synthesis_kwargs']), ('D', lambda net: net.init_kwargs),
+    for name, options in (('G', lambda net: net.init_kwargs['synthesis_kwargs']),
+                          ('D', lambda net: net.init_kwargs),
                           ('G_ema', lambda net: net.init_kwargs['synthesis_kwargs'])):
         assert options(data[name])['num_fp16_res'] == 4 and options(data[name])['conv_clamp'] == 256
     assert torch.equal(data['G'].synthesis.b16.conv1.weight, G.synthesis.b16.conv1.weight)
@@ -278,7 +292,8 @@ def test_force_fp16_keeps_weights_and_reduces_the_highest_resolutions(tmp_path):
 # Networks of several data centres.
 
 def centres_file(path, num_classes):
-    """A generator that knows two centres: the first has 30 images, the second 10; codes come behind the classes."""
+    """A generator that knows two centres: the first has 30 images, the second 10;
+    codes come behind the classes."""
     labels = ([[0, 30]], [[1, 5], [2, 5]]) if num_classes else ([[[], 30]], [[[], 10]])
     centres = [dict(index=i, code=[float(i == j) for j in range(2)], num=num, labels=labels[i])
                for i, num in enumerate((30, 10))]
@@ -311,10 +326,12 @@ def test_labels_follow_the_data_of_the_centre(tmp_path):
     (3, ['--centre=0', '--class=3'], '--class: 3 is not a class of this network: 0 to 2')])
 def test_a_centre_that_is_not_there_is_refused(tmp_path, num_classes, options, sentence):
     centres_file(tmp_path / 'net.safetensors', num_classes)
-    status, output = run(generate.main, '--network', tmp_path / 'net.safetensors', '--seeds=5', '--outdir', tmp_path, *options)
+    status, output = run(generate.main, '--network', tmp_path / 'net.safetensors', '--seeds=5', '--outdir',
+                         tmp_path, *options)
     assert status == 2 and sentence in ' '.join(output.split())
 
 
 def test_a_network_without_centres_is_asked_for_one(folder, tmp_path):
-    status, output = run(generate.main, '--network', folder / 'run', '--seeds=5', '--outdir', tmp_path, '--centre=0')
+    status, output = run(generate.main, '--network', folder / 'run', '--seeds=5', '--outdir', tmp_path,
+                         '--centre=0')
     assert status == 2 and 'this network knows of no data centres' in ' '.join(output.split())

@@ -91,7 +91,8 @@ RUN = b'(X\x10\x00\x00\x00touch the_canarytR.'
 def test_functions_outside_the_table_are_refused_by_name(module, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = [struct.pack('<I', len(word)) + word.encode() for word in (module, name)]
-    for prefix in (f'\x80\x02c{module}\n{name}\n'.encode('latin1'), b'\x80\x04X' + text[0] + b'X' + text[1] + b'\x93'):
+    for prefix in (f'\x80\x02c{module}\n{name}\n'.encode('latin1'),
+                   b'\x80\x04X' + text[0] + b'X' + text[1] + b'\x93'):
         message = assert_inert(prefix + RUN)
         assert f'{module}.{name}' in message and 'nothing was executed' in message
     assert os.listdir() == []
@@ -128,14 +129,16 @@ def snapshot(G):
     return dumps({'G': G, 'D': module('Discriminator'), 'G_ema': module()})
 
 
-@pytest.mark.parametrize('class_name', ['Generator', 'os.system', '__import__("os").system("true")', '', 'a' * 999, 5])
+@pytest.mark.parametrize('class_name',
+                         ['Generator', 'os.system', '__import__("os").system("true")', '', 'a' * 999, 5])
 def test_the_source_and_the_class_name_of_a_module_are_never_used(class_name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert_inert(snapshot(module(class_name)))
     assert os.listdir() == []
 
 
-@pytest.mark.parametrize('meta', [None, {}, {'type': 'function', 'version': 6}, {'type': 'class', 'version': 7},
+@pytest.mark.parametrize('meta',
+                         [None, {}, {'type': 'function', 'version': 6}, {'type': 'class', 'version': 7},
                                   {'type': 'class', 'version': 6, 'class_name': 'Generator', 'state': []}])
 def test_modules_of_another_form_are_refused(meta):
     call = Call(Global('torch_utils.persistence', '_reconstruct_persistent_obj'), meta)
@@ -143,9 +146,10 @@ def test_modules_of_another_form_are_refused(meta):
 
 
 @pytest.mark.parametrize('state', [
-    {'_parameters': 5}, {'_buffers': []}, {'_modules': 'a'}, {'_init_kwargs': 'a'}, {'_parameters': {'a': 'text'}},
-    {'_init_args': 'abc'}, {'_init_args': ('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h')}, {'_init_kwargs': {'z_dim': {}}},
-    {'_init_kwargs': {'self': 1}},
+    {'_parameters': 5}, {'_buffers': []}, {'_modules': 'a'}, {'_init_kwargs': 'a'},
+    {'_parameters': {'a': 'text'}},
+    {'_init_args': 'abc'}, {'_init_args': ('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h')},
+    {'_init_kwargs': {'z_dim': {}}}, {'_init_kwargs': {'self': 1}},
     {'_init_args': (8, 0, 8, 4, 1), '_init_kwargs': {'synthesis_kwargs': {'__class__': 1}}},
 ])
 def test_states_of_wrong_types_are_refused(state):
@@ -158,8 +162,8 @@ def test_states_of_wrong_types_are_refused(state):
 def storage(data, count=None, kind='FloatStorage', **changes):
     """A storage as torch writes it, with lies."""
     id = ('storage', Global('torch', kind), '0', 'cpu', len(data) // 4 if count is None else count, None)
-    values = {'magic': tensors.MAGIC, 'version': 1001, 'machine': {'little_endian': True}, 'id': Reference(id),
-              'keys': ['0'], **changes}
+    values = {'magic': tensors.MAGIC, 'version': 1001, 'machine': {'little_endian': True},
+              'id': Reference(id), 'keys': ['0'], **changes}
     pickles = b''.join(value if isinstance(value, bytes) else dumps(value, 2) for value in values.values())
     declared = len(data) // 4 if count is None else count
     return pickles + struct.pack('<q', max(min(declared, 2 ** 62), 0)) + data
@@ -188,11 +192,11 @@ EVIL = b'\x80\x02cos\nsystem\n' + RUN
 @pytest.mark.parametrize('data', [
     b'', b'\x80\x02N.', EVIL, storage(bytes(16), magic=EVIL), storage(bytes(16), version=EVIL),
     storage(bytes(16), machine=EVIL), storage(bytes(16), id=EVIL), storage(bytes(16), keys=EVIL),
-    storage(bytes(16), machine={'little_endian': False}), storage(bytes(16), keys=['1']), storage(bytes(16), keys=5),
-    storage(bytes(16), keys=[]), storage(bytes(16), keys=['0', '0']),
+    storage(bytes(16), machine={'little_endian': False}), storage(bytes(16), keys=['1']),
+    storage(bytes(16), keys=5), storage(bytes(16), keys=[]), storage(bytes(16), keys=['0', '0']),
     storage(bytes(16), id=Reference(5)), storage(bytes(16), id=Reference(('module', 1, 2, 3, 4, 5))),
-    storage(bytes(16), id=Reference(('storage', 'FloatStorage', '0', 'cpu', 4, None))), storage(bytes(16), id=None),
-    storage(bytes(16), kind='UntypedStorage'), storage(bytes(16), kind='load'),
+    storage(bytes(16), id=Reference(('storage', 'FloatStorage', '0', 'cpu', 4, None))),
+    storage(bytes(16), id=None), storage(bytes(16), kind='UntypedStorage'), storage(bytes(16), kind='load'),
     'text', 5, None,
 ], ids=lambda data: repr(data)[:30])
 def test_storages_are_not_a_way_in(data, tmp_path, monkeypatch):
@@ -207,16 +211,20 @@ def test_storages_are_not_a_way_in(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize('data', [
     holding(tensor(storage(bytes(16), count=2 ** 60))), holding(tensor(storage(bytes(16), count=1000))),
     holding(tensor(storage(bytes(16), count=-1))), holding(tensor(storage(bytes(16), count=3))),
-    holding(tensor(storage(bytes(16)), size=(2 ** 40,))), holding(tensor(storage(bytes(16)), (2 ** 40,), (0,))),
+    holding(tensor(storage(bytes(16)), size=(2 ** 40,))),
+    holding(tensor(storage(bytes(16)), (2 ** 40,), (0,))),
     holding(tensor(storage(bytes(16)), (5,))), holding(tensor(storage(bytes(16)), offset=1)),
     holding(tensor(storage(bytes(16)), (2, 2), (3, 1))), holding(tensor(storage(bytes(16)), (2,), (-1,))),
     holding(tensor(storage(bytes(16)), (4,), (1,), -1)), holding(tensor(storage(bytes(16)), (4,), (1, 1))),
-    holding(tensor(storage(bytes(16)), (0, 2 ** 70), (1, 1))), holding(tensor(storage(bytes(16)), (1,) * 9, (1,) * 9)),
+    holding(tensor(storage(bytes(16)), (0, 2 ** 70), (1, 1))),
+    holding(tensor(storage(bytes(16)), (1,) * 9, (1,) * 9)),
     holding(tensor(storage(bytes(16)), 'a', 'b')), holding(tensor(storage(bytes(16)), (4,), (1,), 2 ** 70)),
-    b'\x80\x04\x8e' + struct.pack('<Q', 2 ** 62) + b'a.', b'\x80\x04\x8d' + struct.pack('<Q', 2 ** 62) + b'a.',
+    b'\x80\x04\x8e' + struct.pack('<Q', 2 ** 62) + b'a.',
+    b'\x80\x04\x8d' + struct.pack('<Q', 2 ** 62) + b'a.',
     b'\x80\x04\x8e' + struct.pack('<Q', 2 ** 64 - 1) + b'a.', b'\x80\x02X\xff\xff\xff\xffa.',
     b'\x80\x03B\xff\xff\xff\xffa.',
-    b'\x80\x02\x8b\xff\xff\xff\x7fa.', b'\x80\x02\x8b\xff\xff\xff\xffa.', b'\x80\x05\x96' + struct.pack('<Q', 2 ** 40),
+    b'\x80\x02\x8b\xff\xff\xff\x7fa.', b'\x80\x02\x8b\xff\xff\xff\xffa.',
+    b'\x80\x05\x96' + struct.pack('<Q', 2 ** 40),
     b'\x80\x02]r\xff\xff\xff\xff.', b'\x80\x04\x95' + struct.pack('<Q', 2 ** 62) + b'].',
     b'\x80\x02I' + b'9' * 9999 + b'\n.',
 ], ids=lambda data: str(len(data)))
@@ -234,7 +242,8 @@ def test_views_stay_within_their_storage(size, stride, offset):
 def test_one_storage_named_a_thousand_times_does_not_multiply():
     data = storage(bytes(400_000))
     call = b'ctorch.storage\n_load_from_bytes\n(h\x00tR'
-    message = assert_inert(b'\x80\x03(B' + struct.pack('<I', len(data)) + data + b'q\x00' + call * 1000 + b't.')
+    message = assert_inert(b'\x80\x03(B' + struct.pack('<I', len(data)) + data + b'q\x00' + call * 1000
+                           + b't.')
     assert 'declares more data than it holds' in message
 
 
@@ -243,7 +252,8 @@ def test_one_tensor_under_many_names_does_not_multiply():
     kwargs = {'z_dim': 500, 'c_dim': 0, 'w_dim': 500, 'img_resolution': 4, 'img_channels': 1,
               'mapping_kwargs': {'num_layers': len(names)}, 'synthesis_kwargs': {}}
     layers = {name: module('FullyConnectedLayer', _parameters={'weight': 'WEIGHT'}) for name in names}
-    record = dumps(module(_init_kwargs=kwargs, _modules={'mapping': module('MappingNetwork', _modules=layers)}))
+    record = dumps(module(_init_kwargs=kwargs,
+                          _modules={'mapping': module('MappingNetwork', _modules=layers)}))
     index = record[record.index(b'WEIGHTr') + 7:][:4]          # Under which the later layers ask for WEIGHT.
     weight = dumps(tensor(storage(bytes(4 * 250_000)), (500, 500), (500, 1)))[2:-1]
     message = assert_inert(three_networks(splice(record, 'WEIGHT', weight + b'r' + index)))
@@ -304,7 +314,8 @@ def test_modules_that_double_at_every_level_end():
     instructions = dumps(module(), 2)[2:-1]
     for level in range(25):
         index = struct.pack('<I', 900 + level)
-        table = (b'}(X\x01\x00\x00\x00a' + instructions + b'r' + index + b'X\x01\x00\x00\x00bj' + index + b'u')
+        table = (b'}(X\x01\x00\x00\x00a' + instructions + b'r' + index + b'X\x01\x00\x00\x00bj' + index
+                 + b'u')
         instructions = splice(dumps(module(_modules='TABLE')), 'TABLE', table)
     assert 'nested too deeply, or too many' in assert_inert(three_networks(instructions))
 
@@ -325,7 +336,8 @@ def small_snapshot():
     torch.manual_seed(0)
     G = Generator(2, 0, 2, 4, 1, {'num_layers': 1}, {'channel_base': 8, 'channel_max': 2})
     D = Discriminator(0, 8, 1, channel_base=8, channel_max=2)
-    return reference_pickle({'training_set_kwargs': None, 'G': G, 'D': D, 'G_ema': G, 'augment_pipe': None}, 4)
+    return reference_pickle({'training_set_kwargs': None, 'G': G, 'D': D, 'G_ema': G, 'augment_pipe': None},
+                            4)
 
 
 SNAPSHOT = small_snapshot()
@@ -360,12 +372,14 @@ def test_truncated_and_rearranged_files_execute_nothing(a, b, c):
 
 
 NAMES = ['os\nsystem', 'builtins\nset', 'collections\nOrderedDict', '_codecs\nencode', 'numpy\ndtype',
-         'numpy.core.multiarray\n_reconstruct', 'numpy.core.multiarray\nscalar', 'torch._utils\n_rebuild_tensor_v2',
+         'numpy.core.multiarray\n_reconstruct', 'numpy.core.multiarray\nscalar',
+         'torch._utils\n_rebuild_tensor_v2',
          'torch._utils\n_rebuild_parameter', 'torch.storage\n_load_from_bytes', 'dnnlib.util\nEasyDict',
          'torch_utils.persistence\n_reconstruct_persistent_obj', 'dnnlib.tflib.network\nNetwork']
-WORDS = [b'(', b')', b'}', b']', b'N', b'K\x01', b't', b'\x85', b'\x86', b'e', b'a', b'u', b's', b'R', b'\x81', b'b',
-         b'q\x01', b'h\x01', b'\x94', b'\x8f', b'\x90', b'Q', b'X\x01\x00\x00\x00a', b'G' + bytes(8), b'C\x02ab',
-         b'\x93', b'0', b'2', *(f'c{name}\n'.encode() for name in NAMES)]
+WORDS = [b'(', b')', b'}', b']', b'N', b'K\x01', b't', b'\x85', b'\x86', b'e', b'a', b'u', b's', b'R',
+         b'\x81', b'b',
+         b'q\x01', b'h\x01', b'\x94', b'\x8f', b'\x90', b'Q', b'X\x01\x00\x00\x00a', b'G' + bytes(8),
+         b'C\x02ab', b'\x93', b'0', b'2', *(f'c{name}\n'.encode() for name in NAMES)]
 
 
 @given(st.lists(st.sampled_from(WORDS) | st.binary(max_size=3), max_size=30))
@@ -377,8 +391,9 @@ def test_random_programs_execute_nothing(words):
 # ---------------------------------------------------------------------------------------------------------------------
 # The writer, and what reading keeps.
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-                    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner)
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+                    | st.binary(), lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(),
+                    inner)
                     | st.lists(inner).map(tuple), max_leaves=10))
 @settings(max_examples=100, deadline=None)
 def test_plain_data_is_written_as_the_standard_library_reads_it_and_read_as_it_writes_it(value):
@@ -401,10 +416,12 @@ def test_storages_are_written_as_torch_reads_them_and_read_as_it_writes_them(dty
 
 @pytest.mark.parametrize('protocol', [2, 3, 4])
 @pytest.mark.parametrize('array', [
-    np.arange(6, dtype='<f4').reshape(2, 3), np.arange(6, dtype='>f8').reshape(2, 3), np.asfortranarray(np.eye(3)[:2]),
+    np.arange(6, dtype='<f4').reshape(2, 3), np.arange(6, dtype='>f8').reshape(2, 3),
+    np.asfortranarray(np.eye(3)[:2]),
     np.array(True), np.zeros([0, 3]), np.arange(4, dtype='u1')], ids=lambda a: f'{a.dtype}{a.shape}')
 def test_arrays_and_numbers_of_numpy_are_read(array, protocol):
     known = tensors.substitutes(10 ** 4)
-    value = inert_pickle.load(io.BytesIO(pickle.dumps({'a': array, 'n': array.dtype.type(1)}, protocol)), known)
+    value = inert_pickle.load(io.BytesIO(pickle.dumps({'a': array, 'n': array.dtype.type(1)}, protocol)),
+                              known)
     np.testing.assert_array_equal(value['a'].array, array)
     assert value['n'] == 1 and type(value['n']) in (int, float, bool)

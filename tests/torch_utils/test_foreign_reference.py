@@ -1,4 +1,5 @@
-"""Snapshots of the official PyTorch implementation: read without executing them, written so that it reads them."""
+"""Snapshots of the official PyTorch implementation: read without executing them,
+written so that it reads them."""
 import io
 import math
 import pickle
@@ -49,15 +50,17 @@ def test_a_snapshot_gives_the_same_networks(protocol):
     assert data['training_set_kwargs'] == content['training_set_kwargs']
     z, c = torch.randn(3, 8), torch.zeros(3, 0)
     for name in ('G', 'G_ema'):
-        torch.testing.assert_close(data[name](z, c, noise_mode='const'), content[name](z, c, noise_mode='const'),
-                                   rtol=0, atol=1e-5)
+        torch.testing.assert_close(data[name](z, c, noise_mode='const'),
+                                   content[name](z, c, noise_mode='const'), rtol=0, atol=1e-5)
     img = torch.randn(4, 3, 16, 16)
     torch.testing.assert_close(data['D'](img, None), content['D'](img, None), rtol=0, atol=1e-5)
 
 
 def test_conditional_frozen_and_channels_last_networks_are_read():
-    content = make_content(c_dim=3, block_kwargs={'freeze_layers': 2, 'fp16_channels_last': True}, num_fp16_res=1)
-    content['G'] = Generator(8, 3, 8, 16, 3, synthesis_kwargs={**SMALL, 'num_fp16_res': 2, 'fp16_channels_last': True})
+    content = make_content(c_dim=3, block_kwargs={'freeze_layers': 2, 'fp16_channels_last': True},
+                           num_fp16_res=1)
+    content['G'] = Generator(8, 3, 8, 16, 3,
+                             synthesis_kwargs={**SMALL, 'num_fp16_res': 2, 'fp16_channels_last': True})
     data = legacy.load_network_pkl(io.BytesIO(reference_pickle(content)))
     for name in ('G', 'D'):
         assert_same_tensors(data[name], content[name])
@@ -115,7 +118,8 @@ def change(what):
     if what == 'missing tensor':
         del content['G'].mapping.w_avg
     if what == 'endless':
-        content['G'].kwargs_of_the_file = {**content['G'].init_kwargs, 'mapping_kwargs': {'num_layers': 10 ** 9}}
+        content['G'].kwargs_of_the_file = {**content['G'].init_kwargs,
+                                           'mapping_kwargs': {'num_layers': 10 ** 9}}
     if what == 'gigantic':
         content['G'].kwargs_of_the_file = {**content['G'].init_kwargs, 'z_dim': 10 ** 9, 'w_dim': 10 ** 9}
     data = reference_pickle(content)
@@ -126,7 +130,8 @@ def change(what):
     ('no networks', 'the pickle has no network G, D or G_ema'),
     ('unknown option', "training.networks.Generator does not accept its arguments: .*'magic'"),
     ('unknown class', 'G_ema is a Linear; this program has the networks of StyleGAN2 only'),
-    ('other shapes', r'D cannot be rebuilt: tensor b16.fromrgb.weight is \[8, 3, 1, 1\], its arguments say \[4,'),
+    ('other shapes',
+     r'D cannot be rebuilt: tensor b16.fromrgb.weight is \[8, 3, 1, 1\], its arguments say \[4,'),
     ('extra tensor', 'G cannot be rebuilt: tensor spy has no place'),
     ('missing tensor', 'G cannot be rebuilt: tensor mapping.w_avg is missing'),
     ('endless', r'G cannot be rebuilt: 1000000000 layers, but the file has \d+ tensors'),
@@ -145,7 +150,8 @@ def test_what_does_not_fit_is_said_in_a_sentence(what, message):
 CONFIGS = [
     {}, {'c_dim': 3}, {'img_channels': 1}, {'architecture': 'orig'}, {'architecture': 'resnet'},
     {'architecture': 'skip', 'c_dim': 3}, {'conv_clamp': 0.5, 'architecture': 'resnet'},
-    {'resample_filter': [1, 2, 3, 4, 5, 5, 4, 3, 2, 1]}, {'resample_filter': [1, 2, 1]}, {'activation': 'swish'},
+    {'resample_filter': [1, 2, 3, 4, 5, 5, 4, 3, 2, 1]}, {'resample_filter': [1, 2, 1]},
+    {'activation': 'swish'},
 ]
 
 
@@ -153,10 +159,11 @@ def make_pair(c_dim=0, img_channels=3, architecture=None, conv_clamp=None, resam
               activation='lrelu'):
     """A generator and a discriminator, with noise and biases that are not zero."""
     G = Generator(8, c_dim, 8, 16, img_channels, {'num_layers': 2}, {
-        **SMALL, 'architecture': architecture or 'skip', 'conv_clamp': conv_clamp, 'resample_filter': resample_filter,
-        'activation': activation})
-    D = Discriminator(c_dim, 16, img_channels, architecture=architecture or 'resnet', conv_clamp=conv_clamp, **SMALL,
-                      block_kwargs={'resample_filter': resample_filter, 'activation': activation, 'freeze_layers': 1})
+        **SMALL, 'architecture': architecture or 'skip', 'conv_clamp': conv_clamp,
+        'resample_filter': resample_filter, 'activation': activation})
+    D = Discriminator(c_dim, 16, img_channels, architecture=architecture or 'resnet', conv_clamp=conv_clamp,
+                      **SMALL, block_kwargs={'resample_filter': resample_filter, 'activation': activation,
+                      'freeze_layers': 1})
     for network in (G, D):
         for name, parameter in network.named_parameters():
             if name.endswith(('bias', 'noise_strength')):
@@ -226,9 +233,10 @@ def test_options_that_only_we_have_are_left_out():
 def test_what_other_programs_look_at_is_in_written_files():
     G, D = make_pair(c_dim=3)
     file = io.BytesIO()
-    reference.write(file, {'G': G, 'D': D, 'G_ema': G}, {'path': 'x', 'labels_from': 'json', 'xflip': True}, AugmentPipe(xflip=1))
+    reference.write(file, {'G': G, 'D': D, 'G_ema': G}, {'path': 'x', 'labels_from': 'json', 'xflip': True},
+                    AugmentPipe(xflip=1))
     data = load_like_the_reference(file.getvalue())
-    assert data['training_set_kwargs'] == {'path': 'x', 'xflip': True}      # The reference knows no other option.
+    assert data['training_set_kwargs'] == {'path': 'x', 'xflip': True}  # The reference knows no other option.
     calls = []
     for network in (data['G'], data['D']):
         for module in network.modules():        # The reference hooks into every module to print a summary.
@@ -237,7 +245,8 @@ def test_what_other_programs_look_at_is_in_written_files():
     data['G'](torch.randn(1, 8), torch.zeros(1, 3))
     assert calls == [1]
     options = data['G']._init_kwargs            # The StyleGAN3 code sets entries of its copies as attributes.
-    for group in (options, options.synthesis_kwargs, data['D']._init_kwargs, data['D']._init_kwargs.block_kwargs):
+    for group in (options, options.synthesis_kwargs, data['D']._init_kwargs,
+                  data['D']._init_kwargs.block_kwargs):
         assert type(group).__name__ == 'EasyDict'
     assert options.synthesis_kwargs.num_fp16_res == 0 and options.mapping_kwargs.w_avg_beta == 0.995
     block, d_block = data['G'].synthesis.b16, data['D'].b16
@@ -267,7 +276,8 @@ def test_the_augmentation_pipe_is_kept():
 # Files of the StyleGAN3 code.
 
 def as_of_stylegan3(network, **changes):
-    """The network with the options and attributes that it has there: the generator's options are not in groups."""
+    """The network with the options and attributes that it has there:
+    the generator's options are not in groups."""
     kwargs = {**network.init_kwargs, **changes}
     kwargs.update(kwargs.pop('synthesis_kwargs', {}))
     for module in network.modules():
@@ -282,7 +292,8 @@ def stylegan3_snapshot():
     G = Generator(8, 2, 8, 16, 3, {'num_layers': 2}, {**SMALL, 'conv_clamp': 256, 'num_fp16_res': 4})
     D = Discriminator(2, 16, 3, **SMALL, conv_clamp=256, num_fp16_res=4)
     freeze = {'num_layers': 2, 'freeze_layers': 0, 'freeze_embed': False}
-    G = as_of_stylegan3(G, fused_modconv_default='inference_only', mapping_kwargs=freeze, synthesis_kwargs=SMALL)
+    G = as_of_stylegan3(G, fused_modconv_default='inference_only', mapping_kwargs=freeze,
+                        synthesis_kwargs=SMALL)
     D = as_of_stylegan3(D, num_fp16_res=..., conv_clamp=...)
     return G.eval(), D.eval()
 
@@ -312,7 +323,8 @@ def test_given_options_of_the_stylegan3_code_win_and_a_discriminator_alone_is_kn
 
 def test_networks_of_stylegan2_ada_keep_its_defaults():
     G, D = make_pair()
-    D.kwargs_of_the_file = {key: D.init_kwargs[key] for key in ('c_dim', 'img_resolution', 'img_channels', *SMALL)}
+    D.kwargs_of_the_file = {key: D.init_kwargs[key]
+                            for key in ('c_dim', 'img_resolution', 'img_channels', *SMALL)}
     data = legacy.load_network_pkl(io.BytesIO(reference_pickle({'G': G, 'D': D, 'G_ema': G})))
     assert data['D'].init_kwargs['num_fp16_res'] == 0 and data['D'].init_kwargs['conv_clamp'] is None
 
@@ -339,10 +351,12 @@ def alias_free():
 
 @pytest.mark.parametrize('make_network, message', [
     (alias_free, 'G_ema is an alias-free generator of StyleGAN3 .*not stylegan2'),
-    (lambda: named('Generator', 'Model', NoiseDimension=64, WidthPerStage=[8]), 'G_ema is a generator of R3GAN'),
+    (lambda: named('Generator', 'Model', NoiseDimension=64, WidthPerStage=[8]),
+     'G_ema is a generator of R3GAN'),
     (lambda: named('TriPlaneGenerator', 'backbone'), 'G_ema is a TriPlaneGenerator of EG3D'),
     (lambda: named('SomethingElse'), 'G_ema is a SomethingElse'),
-    (lambda: named('Generator', 'trunk', 'head'), r'G_ema is a Generator of another architecture \(its parts: trunk, head\)'),
+    (lambda: named('Generator', 'trunk', 'head'),
+     r'G_ema is a Generator of another architecture \(its parts: trunk, head\)'),
     (lambda: named('Discriminator', 'b4'), 'G_ema is of class .*Discriminator.*, not Generator'),
 ])
 def test_other_networks_are_called_by_their_name(make_network, message):
@@ -355,7 +369,8 @@ def test_a_foreign_discriminator_keeps_nobody_from_drawing():
     G, _ = make_pair()
     data = reference_pickle({'G_ema': G, 'D': named('ProjectedDiscriminator', 'feature_network')})
     assert legacy.load_network_pkl(io.BytesIO(data), only=['G_ema'])['G_ema'].z_dim == 8
-    with pytest.raises(CheckpointError, match='D is a ProjectedDiscriminator of Projected GAN or StyleGAN-XL'):
+    with pytest.raises(CheckpointError,
+                       match='D is a ProjectedDiscriminator of Projected GAN or StyleGAN-XL'):
         legacy.load_network_pkl(io.BytesIO(data))
 
 

@@ -1,4 +1,5 @@
-"""rosinality's layout: written and read back exactly, and computing the same in a forward pass of that layout."""
+"""rosinality's layout: written and read back exactly, and computing
+the same in a forward pass of that layout."""
 import argparse
 import io
 import math
@@ -160,7 +161,8 @@ def test_names_and_shapes_are_those_of_the_layout():
         'to_rgb1.conv.weight': [1, 3, 8, 1, 1], 'to_rgb1.bias': [1, 3, 1, 1],
         'noises.noise_0': [1, 1, 4, 4], 'noises.noise_1': [1, 1, 8, 8], 'noises.noise_2': [1, 1, 8, 8],
         'noises.noise_3': [1, 1, 16, 16], 'noises.noise_4': [1, 1, 16, 16],
-        **{f'style.{i}.{leaf}': shape for i in (1, 2, 3) for leaf, shape in (('weight', [8, 8]), ('bias', [8]))},
+        **{f'style.{i}.{leaf}': shape for i in (1, 2, 3)
+           for leaf, shape in (('weight', [8, 8]), ('bias', [8]))},
         **{f'convs.{i}.conv.weight': [1, 8, 8, 3, 3] for i in range(4)},
         **{f'convs.{i}.conv.blur.kernel': [4, 4] for i in (0, 2)},
         **{f'to_rgbs.{i}.{leaf}': shape for i in (0, 1) for leaf, shape in (
@@ -228,20 +230,29 @@ def test_a_missing_average_of_w_is_that_of_many_latents():
     data = read(file.getvalue())
     assert data['G'] is None and data['D'] is None
     w = their_mapping(content['g_ema'], torch.randn(20000, 8))
-    torch.testing.assert_close(data['G_ema'].mapping.w_avg, w.mean(0), rtol=0, atol=5 * (w.std() / 4096 ** 0.5).item())
+    torch.testing.assert_close(data['G_ema'].mapping.w_avg, w.mean(0), rtol=0,
+                               atol=5 * (w.std() / 4096 ** 0.5).item())
 
 
 @pytest.mark.parametrize('name, make_network, message', [
-    ('G', lambda: Generator(8, 2, 8, 16, 3, synthesis_kwargs=SMALL), 'G cannot .* it has c_dim=2, the layout c_dim=0'),
+    ('G', lambda: Generator(8, 2, 8, 16, 3, synthesis_kwargs=SMALL),
+     'G cannot .* it has c_dim=2, the layout c_dim=0'),
     ('G', lambda: Generator(8, 0, 8, 16, 1, synthesis_kwargs=SMALL), 'it has img_channels=1, the layout'),
     ('G', lambda: Generator(4, 0, 8, 16, 3, synthesis_kwargs=SMALL), r'widths \[4, 8\], which must be equal'),
-    ('G', lambda: Generator(8, 0, 8, 16, 3, {'layer_features': 5}, SMALL), r'widths \[5, 8\], which must be equal'),
-    ('G', lambda: Generator(8, 0, 8, 16, 3, {'lr_multiplier': 1}, SMALL), 'it has lr_multiplier=1, the layout'),
-    ('G', lambda: Generator(8, 0, 8, 16, 3, {}, {**SMALL, 'architecture': 'orig'}), 'it has architecture=orig, the'),
-    ('G', lambda: Generator(8, 0, 8, 16, 3, {}, {**SMALL, 'use_noise': False}), 'it has use_noise=False, the layout'),
-    ('G', lambda: Generator(8, 0, 8, 16, 3, {}, {**SMALL, 'resample_filter': [1, 2, 1]}), 'it has resample_filter='),
-    ('D', lambda: Discriminator(0, 16, 3, 'skip', **SMALL), 'D cannot .* it has architecture=skip, the layout'),
-    ('D', lambda: Discriminator(0, 16, 3, **SMALL, epilogue_kwargs={'mbstd_group_size': 8}), 'mbstd_group_size=8'),
+    ('G', lambda: Generator(8, 0, 8, 16, 3, {'layer_features': 5}, SMALL),
+     r'widths \[5, 8\], which must be equal'),
+    ('G', lambda: Generator(8, 0, 8, 16, 3, {'lr_multiplier': 1}, SMALL),
+     'it has lr_multiplier=1, the layout'),
+    ('G', lambda: Generator(8, 0, 8, 16, 3, {}, {**SMALL, 'architecture': 'orig'}),
+     'it has architecture=orig, the'),
+    ('G', lambda: Generator(8, 0, 8, 16, 3, {}, {**SMALL, 'use_noise': False}),
+     'it has use_noise=False, the layout'),
+    ('G', lambda: Generator(8, 0, 8, 16, 3, {}, {**SMALL, 'resample_filter': [1, 2, 1]}),
+     'it has resample_filter='),
+    ('D', lambda: Discriminator(0, 16, 3, 'skip', **SMALL),
+     'D cannot .* it has architecture=skip, the layout'),
+    ('D', lambda: Discriminator(0, 16, 3, **SMALL, epilogue_kwargs={'mbstd_group_size': 8}),
+     'mbstd_group_size=8'),
 ])
 def test_what_the_layout_cannot_say_is_refused_by_name(name, make_network, message):
     with pytest.raises(CheckpointError, match=message):
@@ -330,12 +341,13 @@ def test_flipped_bits_in_an_archive_never_do_anything_but_raise_or_change_a_numb
 # ---------------------------------------------------------------------------------------------------------------------
 # Files as that program writes them.
 
-GENUINE = Path(__file__).parents[1] / 'fixtures' / 'foreign'        # With what that program itself makes of them.
+GENUINE = Path(__file__).parents[1] / 'fixtures' / 'foreign'  # With what that program itself makes of them.
 
 
 @pytest.mark.parametrize('name', ['rosinality_train_16.pt', 'rosinality_train_16_stream.pt'])
 def test_genuine_training_checkpoints_compute_what_they_did(name):
-    expected = {key: torch.from_numpy(value) for key, value in np.load(GENUINE / 'rosinality_train_16_expected.npz').items()}
+    expected = {key: torch.from_numpy(value)
+                for key, value in np.load(GENUINE / 'rosinality_train_16_expected.npz').items()}
     data = legacy.load_network_pkl(GENUINE / name)
     close(data['G_ema'](expected['z'], None, noise_mode='const'), expected['images_const_noise'])
     close(data['D'](expected['img'], None), expected['d_logits'])
@@ -350,7 +362,8 @@ def test_a_genuine_converted_generator_computes_what_it_did():
 
 
 def as_modules(state):
-    """A tree of modules with this state dict, which then has the attribute that those of real modules have."""
+    """A tree of modules with this state dict, which then has the
+    attribute that those of real modules have."""
     root = torch.nn.Module()
     for name, tensor in state.items():
         *path, leaf = name.split('.')
@@ -389,7 +402,8 @@ def test_a_state_dict_alone_is_that_of_the_averaged_generator():
     data = read(file.getvalue())
     z = torch.randn(2, 8)
     assert data['D'] is None
-    assert torch.equal(data['G_ema'](z, None, noise_mode='const'), networks['G_ema'](z, None, noise_mode='const'))
+    assert torch.equal(data['G_ema'](z, None, noise_mode='const'),
+                       networks['G_ema'](z, None, noise_mode='const'))
 
 
 def test_a_layer_named_many_times_costs_no_more_than_the_file():

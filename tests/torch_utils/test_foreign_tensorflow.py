@@ -1,4 +1,5 @@
-"""TensorFlow-era pickles: our tensors written by the inverted table come back; options mean what they meant there."""
+"""TensorFlow-era pickles: our tensors written by the inverted table come back;
+options mean what they meant there."""
 import io
 import pickle
 import sys
@@ -18,8 +19,8 @@ class Network:
     """As those programs pickle it: an object without arguments, and a state."""
 
     def __init__(self, version, static_kwargs, variables, components=None):
-        self.state = {'version': version, 'name': 'x', 'static_kwargs': static_kwargs, 'build_module_src': CANARY,
-                      'variables': variables, 'components': components or {}}
+        self.state = {'version': version, 'name': 'x', 'static_kwargs': static_kwargs,
+                      'build_module_src': CANARY, 'variables': variables, 'components': components or {}}
 
     def __getstate__(self):
         return self.state
@@ -55,7 +56,8 @@ def dense(w):
 
 
 def style_layer(state, ours, theirs, weight):
-    result = {f'{theirs}/weight': weight(state[f'{ours}.weight']), f'{theirs}/bias': state[f'{ours}.bias'].numpy(),
+    result = {f'{theirs}/weight': weight(state[f'{ours}.weight']),
+              f'{theirs}/bias': state[f'{ours}.bias'].numpy(),
               f'{theirs}/mod_weight': dense(state[f'{ours}.affine.weight']),
               f'{theirs}/mod_bias': state[f'{ours}.affine.bias'].numpy() - 1}
     if f'{ours}.noise_strength' in state:
@@ -121,7 +123,8 @@ def make(c_dim, architecture_g, architecture_d, **synthesis):
                       epilogue_kwargs={'mbstd_group_size': None})
     options = {'resolution': 16, 'num_channels': 3, 'label_size': c_dim, 'fmap_base': 64, 'fmap_max': 8}
     options_g = {**options, 'latent_size': 8, 'dlatent_size': 8, 'mapping_layers': 2, 'label_fmaps': 4,
-                 'mapping_fmaps': 6, 'architecture': architecture_g, 'truncation_psi': 0.5, 'style_mixing_prob': 0.9}
+                 'mapping_fmaps': 6, 'architecture': architecture_g, 'truncation_psi': 0.5,
+                 'style_mixing_prob': 0.9}
     options_d = {**options, 'architecture': architecture_d, 'mapping_layers': 1, 'mapping_fmaps': 5}
     return randomize(G), randomize(D), options_g, options_d
 
@@ -137,20 +140,24 @@ def test_networks_compute_the_same(c_dim, architecture_g, architecture_d, protoc
     for name in ('G', 'G_ema'):
         expected = G(z, c, truncation_psi=0.5, noise_mode='const')
         torch.testing.assert_close(data[name](z, c, truncation_psi=0.5, noise_mode='const'), expected,
-                                   rtol=1e-5, atol=1e-5 * expected.abs().max().item())     # The shift of style biases.
+                                   # The shift of style biases.
+                                   rtol=1e-5, atol=1e-5 * expected.abs().max().item())
         assert [*data[name].state_dict()] == [*G.state_dict()]
     img = torch.randn(4, 3, 16, 16)
     expected = D(img, c)
-    torch.testing.assert_close(data['D'](img, c), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+    torch.testing.assert_close(data['D'](img, c), expected, rtol=1e-5,
+                               atol=1e-5 * expected.abs().max().item())
     assert data['augment_pipe'] is None and data['training_set_kwargs'] is None
 
 
 @pytest.mark.parametrize('options', [
-    {'resolution_h': 16, 'resolution_w': 16}, {'conditioning': 'mul'}, {'fused_modconv': True}], ids=lambda o: next(iter(o)))
+    {'resolution_h': 16, 'resolution_w': 16}, {'conditioning': 'mul'}, {'fused_modconv': True}],
+    ids=lambda o: next(iter(o)))
 def test_options_that_change_no_tensor_are_passed_over(options):
     G, D, options_g, options_d = make(0, 'skip', 'resnet')
     data = legacy.load_network_pkl(io.BytesIO(tf_pickle((
-        tf_generator(G, {**options_g, **options}), tf_discriminator(D, {**options_d, **options}), tf_generator(G, options_g)))))
+        tf_generator(G, {**options_g, **options}), tf_discriminator(D, {**options_d, **options}),
+        tf_generator(G, options_g)))))
     z, img = torch.randn(2, 8), torch.randn(2, 3, 16, 16)
     expected = G(z, None, noise_mode='const')
     torch.testing.assert_close(data['G'](z, None, noise_mode='const'), expected, rtol=1e-5,
@@ -189,8 +196,8 @@ def test_the_older_name_of_the_image_layer_means_architecture_orig():
     theirs = tf_discriminator(D, {**options_d, 'architecture': 'resnet'})
     theirs.state['variables'] = [(name.replace('16x16/FromRGB', 'FromRGB_lod0'), value)
                                  for name, value in theirs.state['variables']]
-    data = legacy.load_network_pkl(io.BytesIO(tf_pickle((tf_generator(G, options_g), theirs,
-                                                         tf_generator(G, options_g)))))
+    networks = tf_generator(G, options_g), theirs, tf_generator(G, options_g)
+    data = legacy.load_network_pkl(io.BytesIO(tf_pickle(networks)))
     img = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(data['D'](img, None), D(img, None))
 
