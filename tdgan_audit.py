@@ -14,7 +14,7 @@ from dnnlib import output
 from torch_utils.wire import record
 
 
-@click.command(context_settings=dict(max_content_width=110))
+@click.command(context_settings=dict(max_content_width=110), epilog='Example: python tdgan_audit.py wire --data=images/')
 @click.argument('folder', metavar='DIR')
 @click.option('--data', metavar='PATH', help='Images of the centre, to compare with.')
 @click.option('--out', metavar='FILE', help='Write the numbers as JSON, too.')

@@ -13,7 +13,8 @@ from dnnlib.numbers import Whole
 from torch_utils.wire import certificates
 
 
-@click.command(context_settings=dict(max_content_width=110))
+@click.command(context_settings=dict(max_content_width=110),
+               epilog='Example: python tdgan_authority.py --outdir=certs --hosts=localhost --centres=north,south')
 @click.option('--outdir', required=True, metavar='DIR', help='Where each end gets a directory of its own.')
 @click.option('--hosts', default='localhost', show_default=True, metavar='LIST',
               help='Names and addresses at which centres reach the generator\'s site.')
