@@ -173,7 +173,7 @@ def test_defaults_are_those_of_the_official_code():
 
 
 @pytest.mark.parametrize(('game', 'loss'), [('wgan', None), ('relativistic', None), ('wgan', 'osgan')])
-def test_e_ad1_no_adapting_without_a_zero(game, loss):
+def test_no_adapting_without_a_zero(game, loss):
     with pytest.raises(ValueError, match=f'--reg_type=apa cannot adapt to --loss={loss or game}.*give a fixed --apa_p'):
         configure(game, loss)
 

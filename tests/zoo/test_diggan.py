@@ -346,6 +346,6 @@ def test_weight_follows_r1():
     assert configure(gamma=0, weight=3.0).weight == 3
 
 
-def test_e_dg1_automatic_weight_without_r1_is_refused():
+def test_automatic_weight_without_r1_is_refused():
     with pytest.raises(ValueError, match='--diggan_weight is 5 times --gamma .* give --diggan_weight'):
         configure(gamma=0)

@@ -216,7 +216,7 @@ def test_at_weight_0_a_twin_without_push_is_kept_if_asked_for(data, twin):
         assert 'Loss/weco/cosine2' in reports.values
 
 
-def test_e_gc1_unequal_critics_are_refused_by_the_first_tensor():
+def test_unequal_critics_are_refused_by_the_first_tensor():
     with pytest.raises(ValueError, match=r'weight has shape \[2, 3\] in one and \[2, 4\] in the other'):
         parameter_pairs(torch.nn.Linear(3, 2), torch.nn.Linear(4, 2))
 

@@ -377,7 +377,7 @@ def test_given_resolutions_are_kept():
 
 
 @pytest.mark.parametrize('res', ['96', '4', '128', '8,,16', 'abc', '-8'])
-def test_e_gg1_impossible_resolution_is_refused_with_the_possible_ones(res):
+def test_impossible_resolution_is_refused_with_the_possible_ones(res):
     with pytest.raises(ValueError, match=f'--ggdr_res={res}: must be among 8, 16, 32, 64'):
         configure(64, res=res)
 
@@ -388,7 +388,7 @@ def test_published_warp_is_refused_for_diffaugment():
     assert configure(64, 'DiffAugment').warp == 'aligned'
 
 
-def test_e_gg2_no_decoder_on_a_critic_with_a_view():
+def test_no_decoder_on_a_critic_with_a_view():
     game = make_game('8')
     game.D.view = lambda img, ctx: img
     with pytest.raises(AssertionError, match='GGDR asks D for'):

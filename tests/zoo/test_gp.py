@@ -83,7 +83,7 @@ def test_interval_follows_that_of_the_lazy_step():
     assert configure(interval=1).interval == 1
 
 
-def test_e_gp1_other_targets_of_the_norm_are_refused():
+def test_other_targets_of_the_norm_are_refused():
     with pytest.raises(ValueError, match='--reg_type=gp .* R1 .* give --gamma=0'):
         configure(r1_gamma=1)
     with pytest.raises(ValueError, match='--reg_type=gp .* r2 .* leave out'):
