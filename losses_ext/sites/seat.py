@@ -232,9 +232,10 @@ class Seat:
         if phase.critic is not None or not phase.every_source:
             raise BadMessage(f'{phase.name} is no phase in which G learns from critics')
         img = self.mailbox.img.requires_grad_()
-        step = self.judging[phase.name]
-        step(self.run.game, ctx)
-        found = torch.zeros_like(img) if img.grad is None else img.grad
+        grads: list[Tensor] = []            # As it arrives: `img.grad` would have the layout of `img`.
+        img.register_hook(grads.append)
+        self.judging[phase.name](self.run.game, ctx)
+        found = grads[0] if grads else torch.zeros_like(img)
         found = self._hardening.applied(found)
         grad['grad'] = found.contiguous().cpu().to(agreement.GRAD_TYPES[self.kinds['grads']])
         return dict(nhwc=not found.is_contiguous() and found.is_contiguous(memory_format=torch.channels_last))
