@@ -52,10 +52,13 @@ class CpuRecorder:
     device = torch.device('cpu')
 
     def __init__(self):
-        self.num_captured, self.num_replayed = 0, 0
+        self.num_captured, self.num_replayed, self.num_waits = 0, 0, 0
 
     def apart(self):
         return self
+
+    def wait(self):
+        self.num_waits += 1
 
     def run(self, function):
         return function()

@@ -89,38 +89,48 @@ class Tape:
         self._position = 0
 
 
+class Inputs:
+    """Memory for what functions of nested tensors and numbers are given, `values`; as large as those of the first time."""
+
+    def __init__(self, like: Any, device: torch.device):
+        self.values = mapped(partial(_static, device=device), like, numbers=True)
+        self.refill(like)
+
+    def refill(self, values: Any) -> None:
+        """Copies the numbers of others."""
+        for target, source in zip(_leaves(self.values), _leaves(values), strict=True):
+            _refill(target, source)
+
+
 class Graph:
     """A function of nested tensors, captured; calling it replays it.
 
     Args:
         function: Of what has the structure of `inputs`.
-        inputs: A nested list of tensors, numbers and None. They are not changed.
+        inputs: What the function is given: the same `Inputs` may serve several graphs, one after the other.
         tape: Of the random numbers that the function draws; the function was called once with it.
         recorder: What captures: `CudaRecorder`.
         nimg: Of which the tape is seeded.
         copies: Copy what comes out? Else it has its numbers until the next replay in the recorder's memory.
     """
 
-    def __init__(self, function: Callable[[Any], Any], inputs: Any, tape: Tape, recorder: Any, nimg: int, copies: bool = True):
+    def __init__(self, function: Callable[[Any], Any], inputs: Inputs, tape: Tape, recorder: Any, nimg: int, copies: bool = True):
         self._tape, self._copies = tape, copies
-        self._inputs = mapped(partial(_static, device=recorder.device), inputs, numbers=True)
-        for target, source in zip(_leaves(self._inputs), _leaves(inputs), strict=True):
-            _refill(target, source)
+        self._inputs = inputs
         tape.rewind(nimg)
         self._outputs, self._replay = recorder.capture(lambda: self._run(function), tape.generators)
 
     def _run(self, function):
         """What leaves the function, as nested tensors: result, numbers for statistics, what is kept."""
         with training_stats.held() as reports, _noted() as notes:
-            result = function(self._inputs)
+            result = function(self._inputs.values)
             values = reports.values()
         self._reports, self._places = reports, [(place, key) for place, key, _ in notes]
         return [result, values, [value for _, _, value in notes]]
 
     def __call__(self, inputs: Any, nimg: int) -> Any:
         """The function's result for new inputs of the same sizes, its random numbers seeded for `nimg`."""
-        for target, source in zip(_leaves(self._inputs), _leaves(inputs), strict=True):
-            _refill(target, source)
+        self._inputs.refill(inputs)
         self._tape.rewind(nimg)
         self._replay()
         result, values, kept = mapped(torch.clone, self._outputs) if self._copies else self._outputs
@@ -145,6 +155,10 @@ class CudaRecorder:
     def apart(self) -> CudaRecorder:
         """One with memory of its own."""
         return CudaRecorder(self.device)
+
+    def wait(self) -> None:
+        """Until no graph runs any more, and they may be thrown away."""
+        torch.cuda.synchronize(self.device)
 
     def run(self, function: Callable[[], Any]) -> Any:
         """Calls a function as it will be captured, on the stream of captures."""

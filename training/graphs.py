@@ -9,7 +9,8 @@ A method whose step uses numbers of the host that change says so: its `interval`
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from torch_utils import distributed
-from torch_utils.cuda_graphs import Graph, Tape, Uncapturable, capturable
+from torch_utils.cuda_graphs import Graph, Inputs, Tape, Uncapturable, capturable
 from torch_utils.out_of_memory import is_out_of_memory
 from torch_utils.randomness import Streams
 from training.context import Phase, StepContext
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from training.setup import Run
 
 MARGINS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1)      # Of augmented images, shares of their size.
-MAX_GRAPHS = 32             # Of one phase; what else comes is rare, and runs as usual.
+MAX_GRAPHS = 32             # Of one phase; of more, those that were not used for longest go.
 NOT_DONE = object()         # The phase has to run as usual.
 
 Learn = Callable[[Any, Phase, list[StepContext]], Tensor | None]
@@ -75,7 +76,9 @@ class Draws:
         self.rewind()
         if self._wanted:
             if self._graph is None:
-                self._graph = Graph(self._all, [], self._tape, self._recorder, nimg, copies=False)
+                nothing = Inputs([], self._recorder.device)
+                with _as_reasons():
+                    self._graph = Graph(self._all, nothing, self._tape, self._recorder, nimg, copies=False)
             self._draws = self._graph([], nimg)
             for warp in self._warps():
                 warp.fetch_margins()
@@ -98,7 +101,8 @@ class Draws:
 class _Case:
     """A phase as long as the host decides the same."""
     draws: Draws
-    variants: dict[tuple, Tape | Graph] = field(default_factory=dict)       # By margins: seen once, captured.
+    variants: dict[tuple, Tape | Graph] = field(default_factory=dict)       # By margins: seen once, captured; oldest first.
+    inputs: Inputs | None = None                        # Of all its graphs, once there is one.
 
 
 class PhaseGraphs:
@@ -114,7 +118,18 @@ class PhaseGraphs:
 
     def forget(self) -> None:
         """Lets go of all graphs: some tensors that they use are no longer those of the run."""
+        if self._cases:
+            self._recorder.wait()
         self._cases.clear()
+
+    def give_up(self, phases: list[Phase]) -> bool:
+        """Lets go of all graphs for good, for want of memory; False if there are none."""
+        if not self._cases:
+            return False
+        self.forget()
+        self.refused.update((phase.name, 'memory ran out') for phase in phases)
+        print('Out of memory with CUDA graphs, which keep their own: going on without.', flush=True)
+        return True
 
     def run(self, run: Run, phase: Phase, contexts: list[StepContext], learn: Learn) -> Any:
         """What `learn` returns for a phase and its micro-batches, replayed if it can be; `NOT_DONE` if it must run as usual."""
@@ -128,11 +143,11 @@ class PhaseGraphs:
             if not is_out_of_memory(error):
                 raise
             reason = None
-        self.forget()                                   # Here, where nothing of the failed step is left.
+        # Here, where nothing of the failed step is left.
         if reason is None:
-            self.refused.update((each.name, 'memory ran out') for each in run.phases)
-            print('Out of memory with CUDA graphs, which keep their own: going on without.', flush=True)
+            self.give_up(run.phases)
         else:
+            self.forget()
             self.refused[phase.name] = reason
             print(f'{phase.name} runs without a CUDA graph: {reason}.', flush=True)
         return NOT_DONE
@@ -147,17 +162,18 @@ class PhaseGraphs:
         case, nimg = self._cases[key], contexts[0].nimg
         case.draws.make(nimg)
         margins = case.draws.margins()
-        found = case.variants.get(margins)
+        found = case.variants.pop(margins, None)
         if found is None:
-            result, tape = self._record(run, phase, contexts, learn, case.draws)
-            if len(case.variants) < MAX_GRAPHS:
-                case.variants[margins] = tape
-            return result
-        inputs = _inputs(contexts)
-        if isinstance(found, Tape):
-            found = case.variants[margins] = self._capture(run, phase, contexts, learn, case.draws, found)
-        result, shared = found(inputs, nimg)
-        contexts[0].iteration.update(shared)
+            result, found = self._record(run, phase, contexts, learn, case.draws)
+            if len(case.variants) >= MAX_GRAPHS:
+                self._recorder.wait()
+                del case.variants[next(iter(case.variants))]
+        else:
+            if isinstance(found, Tape):
+                found = self._capture(run, phase, contexts, learn, case, found)
+            result, shared = found(_inputs(contexts), nimg)
+            contexts[0].iteration.update(shared)
+        case.variants[margins] = found          # The youngest.
         return result
 
     def _record(self, run, phase, contexts, learn, draws):
@@ -168,22 +184,18 @@ class PhaseGraphs:
         draws.rewind()
         return result, tape
 
-    def _capture(self, run, phase, contexts, learn, draws, tape):
+    def _capture(self, run, phase, contexts, learn, case, tape):
         """The graph of a phase. Raises Uncapturable."""
         def function(inputs):
             values, before = inputs
             shared = dict(before)
-            result = learn(run, phase, [replace(ctx, streams=tape, draws=draws, iteration=shared, **dict(zip(INPUTS, each)))
+            result = learn(run, phase, [replace(ctx, streams=tape, draws=case.draws, iteration=shared, **dict(zip(INPUTS, each)))
                                         for ctx, each in zip(contexts, values)])
             return [result, {key: shared[key] for key in shared if key not in before}]
-        draws.rewind()
-        with capturable([player.optimizer for player in phase.players]):
-            try:
-                return Graph(function, _inputs(contexts), tape, self._recorder, contexts[0].nimg)
-            except RuntimeError as error:
-                if isinstance(error, Uncapturable) or is_out_of_memory(error):
-                    raise
-                raise Uncapturable(_first_cause(error)) from error
+        case.draws.rewind()
+        case.inputs = case.inputs or Inputs(_inputs(contexts), self._recorder.device)
+        with capturable([player.optimizer for player in phase.players]), _as_reasons():
+            return Graph(function, case.inputs, tape, self._recorder, contexts[0].nimg)
 
 
 INPUTS = 'real_img', 'real_c', 'gen_z', 'gen_c', 'fake_c', 'remaining'      # Of a context, what changes from step to step.
@@ -204,6 +216,17 @@ def _key(run: Run, phase: Phase, contexts: list[StepContext]) -> tuple:
 def _is_measured(ctx: StepContext) -> bool:
     """Will a step differentiate its terms once more, to know how much each does?"""
     return ctx.game.shares is not None and ctx.game.shares.measures(ctx)
+
+
+@contextmanager
+def _as_reasons() -> Iterator[None]:
+    """Errors of a capture become reasons why there can be none, but for want of memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, Uncapturable) or is_out_of_memory(error):
+            raise
+        raise Uncapturable(_first_cause(error)) from error
 
 
 def _first_cause(error: BaseException) -> str:

@@ -79,7 +79,8 @@ def run_phase(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared
         if done is not NOT_DONE:
             return done
     while not accumulate_gradients(run, phase, reals, shared):
-        shrink_micro_batch(run)
+        if run.graphs is None or not run.graphs.give_up(run.phases):
+            shrink_micro_batch(run)
         shared.clear()      # What phases share has the former size.
     return take_step(run, phase)
 

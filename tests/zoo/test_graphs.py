@@ -14,7 +14,7 @@ from training import graphs, setup
 from training.augment import PIPES, AugmentPipe
 from training.config.resolve import resolve
 from training.config.rules import UserError
-from training.training_loop import training_loop
+from training.training_loop import run_phase, training_loop
 
 ADA = dict(augment_kwargs=dict(class_name='training.augment.AugmentPipe', **PIPES['bgc']), p=0.2, target=0.6, ada_kimg=0.05)
 
@@ -110,6 +110,32 @@ def test_without_memory_for_graphs_a_run_goes_on_without_them(data, capsys):
     training_loop(run, Silent(16))
     assert run.micro_batch == run.batch_gpu and run.batch_idx == 4 and len(run.graphs) == 0
     assert capsys.readouterr().out.count('Out of memory with CUDA graphs, which keep their own: going on without.') == 1
+
+
+def test_a_phase_that_runs_as_usual_may_have_the_memory_of_graphs(data, capsys):
+    """Smaller micro-batches come after that."""
+    run = run_with_graphs(data)
+    training_loop(run, Silent(8))
+    num_graphs, tried = len(run.graphs), []
+
+    def limited(module, args):
+        tried.append(len(args[0]))
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+    run.graphs.refused['Dmain'] = 'of this test'
+    run.game.D.module.register_forward_pre_hook(limited)
+    reals = [stream.next_batch() for stream in run.reals]
+    run_phase(run, next(phase for phase in run.phases if phase.name == 'Dmain'), reals, {})
+    assert num_graphs > 0 and len(run.graphs) == 0 and run.micro_batch == run.batch_gpu
+    assert 'going on without' in capsys.readouterr().out
+
+
+def test_of_many_graphs_those_go_that_were_not_used_for_longest(data, monkeypatch):
+    monkeypatch.setattr(graphs, 'MAX_GRAPHS', 1)
+    recorder = CpuRecorder()
+    replayed = trained(config_of(data, **ADA), 9, recorder)
+    assert_same_bits(replayed, trained(config_of(data, **ADA), 9, None))
+    assert recorder.num_waits > 0 and recorder.num_replayed > recorder.num_captured
 
 
 def test_after_a_capture_that_failed_others_use_other_memory(monkeypatch):
