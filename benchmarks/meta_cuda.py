@@ -283,8 +283,9 @@ class MetaCuda(TorchFunctionMode):
 
 def forget_constants():
     """Constants that are kept by the device that they lie on must not outlive a stand-in for it."""
-    from losses_ext import daco
+    import losses_ext
     from torch_utils import misc
+    daco = sys.modules[losses_ext.load(losses_ext.REG_TYPES['daco']).__module__]
     for constants in (misc._constant, daco.band_map):
         constants.cache_clear()
 
