@@ -2,6 +2,9 @@
 and what strangers put there."""
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from dataset_files import noise, picture
 from test_dataset_tool import convert, name_of, run  # noqa: F401
 
+import dataset_tool
 from training.data import shards
 from training.data.importers import open_originals
 from training.data.storage import DatasetError
@@ -102,6 +106,38 @@ class TestTar:
         with pytest.raises(DatasetError, match=says):
             list(open_originals(tmp_path / 'a.tar').items)
 
+    @pytest.mark.parametrize('kind, size, says', [
+        (tarfile.REGTYPE, -512, 'a member of -512 bytes'),          # Would lead back to itself, for ever.
+        (tarfile.XHDTYPE, 2 ** 60, 'its headers are damaged'), (tarfile.GNUTYPE_LONGNAME, 2 ** 60, 'its headers are damaged')])
+    def test_headers_that_lie_are_one_sentence(self, tmp_path, kind, size, says):
+        path = write_tar(tmp_path / 'a.tar', [('a.png', image(0))])
+        header = bytearray(tarfile.TarInfo('b').tobuf(tarfile.GNU_FORMAT)[:512])
+        header[124:136] = bytes([255 if size < 0 else 128]) + (size % 2 ** 88).to_bytes(11, 'big')
+        header[156:157] = kind
+        header[148:156] = b' ' * 8
+        header[148:156] = b'%06o\0 ' % sum(header)
+        path.write_bytes(header + path.read_bytes())
+        with pytest.raises(DatasetError, match=says):
+            list(open_originals(path).items)
+
+    def test_a_chain_of_headers_is_one_sentence(self, tmp_path):
+        info = tarfile.TarInfo('long')
+        info.type, info.size = tarfile.GNUTYPE_LONGNAME, 512
+        path = write_tar(tmp_path / 'a.tar', [('a.png', image(0))])
+        path.write_bytes((info.tobuf(tarfile.GNU_FORMAT) + b'x'.ljust(512, b'\0')) * 3000 + path.read_bytes())
+        with pytest.raises(DatasetError, match='its headers are damaged'):
+            open_originals(path)
+
+    @pytest.mark.parametrize('name', ['a.tar', 'a.parquet'])
+    @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no pipes with names')
+    def test_a_pipe_is_not_waited_for(self, tmp_path, name):
+        if name == 'a.parquet':
+            pytest.importorskip('pyarrow', reason='the extra parquet is not installed')
+        os.mkfifo(tmp_path / name)
+        done = subprocess.run([sys.executable, dataset_tool.__file__, f'--source={tmp_path}', '--check'],
+                              capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and 'it is no regular file' in done.stderr
+
     def test_other_labels_are_not_there(self, samples):
         assert 'has no folders to take labels from' in run(f'--source={samples}', '--check', '--labels-from=folders', code=1)
 
@@ -149,9 +185,18 @@ class TestParquet:
 
     def test_what_does_not_do_is_one_sentence(self, write, tmp_path):
         for columns, says in ((dict(a=[1]), 'has 0 columns of pictures; there must be one'),
+                              (dict(a=[dict(bytes=5)]), 'has 0 columns of pictures'),
+                              (dict(a=[dict(bytes='text')]), 'has 0 columns of pictures'),
                               (dict(a=self.cells(0), b=[b'x']), r'has 2 columns of pictures \(a, b\)')):
             with pytest.raises(DatasetError, match=says):
                 open_originals(write('a.parquet', **columns))
+        import pyarrow as pa
+        with pytest.raises(DatasetError, match='a.parquet: no pictures in it, for it has no rows'):
+            open_originals(write('a.parquet', image=pa.array([], pa.binary())))
+        twice = pa.Table.from_arrays([pa.array([image(0)]), pa.array([1]), pa.array([2])], ['image', 'label', 'label'])
+        pa.parquet.write_table(twice, tmp_path / 'a.parquet')
+        with pytest.raises(DatasetError, match='a.parquet: has several columns of the name label'):
+            open_originals(tmp_path / 'a.parquet')
         path = write('a.parquet', image=self.cells(0))
         write('b.parquet', picture=self.cells(0))
         with pytest.raises(DatasetError, match='b.parquet: its column image is not that of a.parquet'):

@@ -7,6 +7,7 @@ Strangers make such files. Nothing is extracted or run, a picture is read when i
 """
 import json
 import os
+import stat
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,12 @@ def open_shards(paths: Sequence[str]) -> Shards:
     return open_tars(paths) if paths[0].lower().endswith(TAR) else open_parquets(paths)
 
 
+def _require_file(path: str) -> None:
+    """Raises OSError for a pipe or device, which could wait, or give bytes, for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError('it is no regular file')
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # WebDataset.
 
@@ -77,7 +84,7 @@ def open_tars(paths: Sequence[str]) -> Shards:
                     left_out[passed_over.ARCHIVED_LINK if info.issym() or info.islnk() else passed_over.SPECIAL_FILE] += 1
             elif is_image_name(info.name) and key not in places:
                 places[key] = f'{os.path.basename(path)}/{info.name}', info
-            elif ending == 'cls':
+            elif ending.lower() == 'cls':
                 labels[key] = class_of(path, info)
             else:
                 left_out += passed_over.kinds_by_ending([info.name])
@@ -91,10 +98,15 @@ def open_tars(paths: Sequence[str]) -> Shards:
 def members_of(path: str) -> Iterator[tarfile.TarInfo]:
     """The headers of an archive; compressed ones have no places to read from later."""
     try:
+        _require_file(path)
         with tarfile.open(path, 'r:') as archive:
-            yield from archive
-    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
-        raise DatasetError(f'{path}: not a readable .tar archive without compression ({error})') from error
+            for info in archive:
+                if info.size < 0:       # Some versions of tarfile would read it again and again.
+                    raise tarfile.ReadError(f'a member of {info.size} bytes')
+                yield info
+    except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        reason = 'its headers are damaged' if isinstance(error, (MemoryError, RecursionError)) else error
+        raise DatasetError(f'{path}: not a readable .tar archive without compression ({reason})') from error
 
 
 def bytes_at(path: str, info: tarfile.TarInfo) -> bytes:
@@ -126,13 +138,16 @@ def open_parquets(paths: Sequence[str]) -> Shards:
     """Rows of files that have the same columns."""
     files = [open_parquet(path) for path in paths]
     schema = files[0].schema_arrow
-    column, label, names = picture_column(paths[0], schema), label_column(schema), class_names(schema)
+    column, label, names = picture_column(paths[0], schema), label_column(paths[0], schema), class_names(schema)
     for path, file in zip(paths, files):
         for name in filter(None, (column, label)):
-            if name not in file.schema_arrow.names or file.schema_arrow.field(name).type != schema.field(name).type:
+            if file.schema_arrow.names.count(name) != 1 or file.schema_arrow.field(name).type != schema.field(name).type:
                 raise DatasetError(f'{path}: its column {name} is not that of {os.path.basename(paths[0])}')
+    count = sum(file.metadata.num_rows for file in files)
+    if not count:
+        raise DatasetError(f'{paths[0]}: no pictures in it, for it has no rows')
     pictures = (picture for path, file in zip(paths, files) for picture in rows_of(path, file, column, label))
-    return Shards(pictures, sum(file.metadata.num_rows for file in files), names if label else None)
+    return Shards(pictures, count, names if label else None)
 
 
 def open_parquet(path: str) -> Any:
@@ -142,6 +157,7 @@ def open_parquet(path: str) -> Any:
     except ImportError:
         raise DatasetError(f'{path}: Parquet files need the extra "parquet" (pip install pyarrow)') from None
     try:
+        _require_file(path)
         return pyarrow.parquet.ParquetFile(path)
     except Exception as error:      # Whatever its readers raise on damaged files.
         raise DatasetError(f'{path}: not a readable Parquet file ({" ".join(str(error).split())[:200]})') from error
@@ -150,9 +166,12 @@ def open_parquet(path: str) -> Any:
 def picture_column(path: str, schema: Any) -> str:
     """The one column of pictures."""
     import pyarrow.types as types
-    bytes_types = types.is_binary, types.is_large_binary
-    found = [field.name for field in schema if any(is_bytes(field.type) for is_bytes in bytes_types)
-             or types.is_struct(field.type) and field.type.get_field_index('bytes') >= 0]
+
+    def is_bytes(kind):
+        return types.is_binary(kind) or types.is_large_binary(kind)
+
+    found = [field.name for field in schema if is_bytes(field.type) or types.is_struct(field.type)
+             and any(inner.name == 'bytes' and is_bytes(inner.type) for inner in field.type)]
     if len(found) != 1:
         named = f' ({", ".join(found[:5])})' if found else ''
         raise DatasetError(f'{path}: has {len(found)} columns of pictures{named}; there must be one, of bytes or of '
@@ -160,9 +179,11 @@ def picture_column(path: str, schema: Any) -> str:
     return found[0]
 
 
-def label_column(schema: Any) -> str | None:
+def label_column(path: str, schema: Any) -> str | None:
     """The column `label`, if it holds whole numbers."""
     import pyarrow.types as types
+    if schema.names.count('label') > 1:
+        raise DatasetError(f'{path}: has several columns of the name label; there must be one, or none')
     return 'label' if 'label' in schema.names and types.is_integer(schema.field('label').type) else None
 
 
