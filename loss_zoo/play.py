@@ -9,11 +9,12 @@ file is served.
 """
 import io
 import secrets
+import sys
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import click
 
@@ -133,12 +134,19 @@ class Server(ThreadingHTTPServer):
     def __init__(self, painter: Painter, port: int = 0):
         self.painter, self.secret, self.nonce = painter, secrets.token_urlsafe(16), secrets.token_urlsafe(16)
         super().__init__((HOST, port), Handler)
-        self.hosts = {f'{name}:{self.server_port}' for name in (HOST, 'localhost')}
+        names = HOST, 'localhost'
+        self.hosts = {*(f'{name}:{self.server_port}' for name in names), *(names if self.server_port == 80 else ())}
 
     @property
     def address(self) -> str:
         """Of the page."""
         return f'http://{HOST}:{self.server_port}/{self.secret}/'
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """One line about a request that failed; nothing if the browser wanted no answer any longer."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            click.echo(f'A request failed: {type(error).__name__}: {error}', err=True)
 
     def page(self) -> str:
         """The HTML document, filled with plain data that its engine escapes."""
@@ -159,16 +167,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The page, a picture, or a refusal."""
-        place = urlsplit(self.path)
+        path, _, query = self.path.partition('?')
         home = f'/{self.server.secret}/'
         if not self.is_from_here():
             self.answer(403, 'text/plain', b'Only the page itself may ask, on this machine.')
-        elif not secrets.compare_digest(place.path[:len(home)].encode(), home.encode()):
+        elif not secrets.compare_digest(path[:len(home)].encode(), home.encode()):
             self.answer(404, 'text/plain', b'Nothing is here; the address that was printed holds a secret.')
-        elif place.path == home:
+        elif path == home:
             self.answer(200, 'text/html; charset=utf-8', self.server.page().encode())
-        elif place.path == f'{home}picture.png' and len(place.query) <= MAX_QUERY:
-            self.draw({name: values[-1] for name, values in parse_qs(place.query).items()})
+        elif path == f'{home}picture.png' and len(query) <= MAX_QUERY:
+            self.draw({name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()})
         else:
             self.answer(404, 'text/plain', b'Nothing is here.')
 
@@ -182,9 +190,14 @@ class Handler(BaseHTTPRequestHandler):
     def draw(self, asked: Mapping[str, str]) -> None:
         """Answers with a picture."""
         try:
-            self.answer(200, 'image/png', self.server.painter.png(asked))
+            picture = self.server.painter.png(asked)
         except ValueError as error:
             self.answer(400, 'text/plain', str(error).encode())
+        except RuntimeError as error:           # Memory of the device that ran out, for example.
+            click.echo(f'No picture: {str(error).splitlines()[0]}', err=True)
+            self.answer(500, 'text/plain', b'The picture could not be drawn; the terminal says why.')
+        else:
+            self.answer(200, 'image/png', picture)
 
     def answer(self, status: int, kind: str, body: bytes) -> None:
         """Sends a whole answer that no other page can use."""

@@ -2,6 +2,8 @@
 import http.client
 import io
 import shutil
+import socket
+import struct
 import subprocess
 import threading
 
@@ -75,13 +77,43 @@ def test_nothing_else_is_served(server, path):
     assert status == 404 and body.startswith(b'Nothing is here')
 
 
+class Unable:
+    """A painter whose device has no memory."""
+
+    def png(self, asked):
+        raise RuntimeError('out of memory\nand so on')
+
+
+def test_a_request_that_fails_is_one_line_at_most(capfd):
+    with play.Server(Unable()) as server:
+        server.block_on_close, server.daemon_threads = True, False
+        answers = []
+        for path, gone in (('http://[', False), (f'/{server.secret}/picture.png', False), (f'/{server.secret}/x', True)):
+            with socket.create_connection(server.server_address) as client:
+                client.sendall(f'GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n'.encode())
+                if gone:                        # The browser resets the connection.
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+                    client.close()
+                server.handle_request()
+                if not gone:
+                    answers.append(client.makefile('rb').read())
+    assert [answer.split()[1] for answer in answers] == [b'404', b'500'] and b'the terminal says why' in answers[1]
+    assert capfd.readouterr().err == 'No picture: out of memory\n'
+
+
+def test_a_browser_leaves_out_the_port_of_http(server, monkeypatch):
+    monkeypatch.setattr(play.ThreadingHTTPServer, '__init__', lambda self, *_: setattr(self, 'server_port', 80))
+    assert {'127.0.0.1', 'localhost:80'} <= play.Server(server.painter, 80).hosts and '127.0.0.1' not in server.hosts
+
+
 @pytest.mark.parametrize('method', ['POST', 'PUT', 'DELETE', 'OPTIONS'])
 def test_nothing_can_be_sent(server, method):
     assert ask(server, 'picture.png', method)[0] == 501
 
 
 @pytest.mark.parametrize('query, says', [
-    ('seed=x', 'seed must be a whole number'), ('seed=-1', 'seed must be'), ('seed=1e9', 'a whole number'),
+    ('seed=x', 'seed must be a whole number'), ('seed=', 'seed must be a'),
+    ('seed=-1', 'seed must be'), ('seed=1e9', 'a whole number'),
     ('psi=nan', 'psi must be'), ('psi=inf', 'psi must be'), ('layer=99', 'layer must be'), ('d0=1000', 'd0 must be'),
     ('class=0', 'there is no such parameter'), ('<script>=1', 'there is no such parameter'),
     ('seed=' + '9' * 900, 'seed must be')])
