@@ -75,13 +75,13 @@ def count(res, channel_base, arguments, ops='native'):
     from torch_utils.ops import backend
     from training import warp
     from training.training_loop import adapt_augmentation, run_phase
-    former = backend.why_not, warp.Warp.padding
+    former = backend.why_not, backend.has_layer_act, warp.Warp.padding
     if ops == 'native':
         reason = backend.why_not('cpu', __import__('torch').float32)
         if reason is not None:
             raise click.ClickException(f'no compiled operators: {reason}')
-        backend.why_not = lambda device, dtype: None
-    warp.Warp.padding = lambda self: (former[1](self), [min(res // 4, self.width - 1)] * 4)[1]
+        backend.why_not, backend.has_layer_act = lambda device, dtype: None, lambda device: True
+    warp.Warp.padding = lambda self: (former[2](self), [min(res // 4, self.width - 1)] * 4)[1]
     costs = {}
 
     def measure(name, weight, function):
@@ -108,7 +108,7 @@ def count(res, channel_base, arguments, ops='native'):
             if run.ada is not None:
                 measure('ADA', 1 / run.config['ada_interval'], lambda: adapt_augmentation(run))
     finally:
-        backend.why_not, warp.Warp.padding = former
+        backend.why_not, backend.has_layer_act, warp.Warp.padding = former
     return costs
 
 

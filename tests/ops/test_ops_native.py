@@ -289,6 +289,21 @@ def test_without_a_compiler_auto_says_so_once_and_native_refuses(fresh_backend):
 
 def test_the_trial_of_compiled_operators_passes(native):
     trial.try_operators('cpu', backend.COMPILED_DTYPES['cpu'])
+    trial.try_layers('cpu', backend.COMPILED_DTYPES['cpu'])
+    assert backend.has_layer_act.__wrapped__('cpu')
+
+
+@pytest.mark.parametrize('name', ['layer_act', 'layer_act_grad'])
+def test_the_operator_for_layers_can_be_wrong_for_itself(native, monkeypatch, name):
+    right = getattr(native, name)
+
+    def wrong(*args):
+        result = right(*args)
+        return result * 1.1 if name == 'layer_act' else [part if part is None else part * 1.1 for part in result]
+    monkeypatch.setattr(native, name, wrong)
+    with pytest.warns(RuntimeWarning, match='by several kernels instead of one: the compiled layer_act.* is wrong on cpu, by'):
+        assert not backend.has_layer_act.__wrapped__('cpu')
+    trial.try_operators('cpu', [torch.float32])
 
 
 @pytest.mark.parametrize('name', ['upfirdn2d', 'bias_act', 'bias_act_grad'])

@@ -153,6 +153,7 @@ def test_compiled_operators_keep_to_the_rules_of_a_gpu(data, gpu, rules, monkeyp
         pytest.skip(str(reason))
     why_not = backend.why_not
     monkeypatch.setattr(backend, 'why_not', lambda device, dtype: why_not('cpu', dtype))
+    monkeypatch.setattr(backend, 'has_layer_act', lambda device: True)
     run_iterations(config_of(data, '--precision=bf16', '--aug=fixed', '--p=0.5', '--ops=native'), 1)
 
 

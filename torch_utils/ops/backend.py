@@ -19,7 +19,7 @@ from torch import Tensor
 
 from torch_utils.launcher import ask
 from torch_utils.ops import build
-from torch_utils.ops.trial import try_operators
+from torch_utils.ops.trial import try_layers, try_operators
 
 IMPLS = ('auto', 'ref', 'native', 'cuda')
 DEFAULTS = {'auto': 'auto', 'native': 'native', 'reference': 'ref'}
@@ -112,6 +112,20 @@ def _load(device):
     except build.Unavailable as reason:
         return str(reason)
     return None
+
+
+@cache
+def has_layer_act(device: str) -> bool:
+    """Does the operator for whole layers, which others can stand in for, compute what it should? Says so if not."""
+    try:
+        try_layers(device, COMPILED_DTYPES[device])
+    except build.Unavailable as reason:
+        warnings.warn(f'layers are activated by several kernels instead of one: {reason}', RuntimeWarning, stacklevel=2)
+        return False
+    return True
+
+
+has_layer_act._dynamo_marked_constant = True
 
 
 @cache

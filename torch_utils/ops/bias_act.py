@@ -68,7 +68,7 @@ def bias_act(
     gain = float(spec.def_gain if gain is None else gain)
     if (act != 'lrelu' or alpha >= 0) and backend.use_native(impl, x):      # Its slope is told from the sign of y.
         index = list(activation_funcs).index(act)
-        if b is not None and dim == 1 and is_one_kernel(x, act):
+        if b is not None and dim == 1 and is_one_kernel(x, act) and backend.has_layer_act(x.device.type):
             b = b.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
             return torch.ops.stylegan2_loss_zoo.layer_act(x, None, None, None, b, index, alpha, gain, clamp)
         b = None if b is None else b.to(x.dtype)

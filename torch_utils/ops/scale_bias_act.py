@@ -36,7 +36,7 @@ def scale_bias_act(x: Tensor, scale: Tensor, noise: Tensor | None = None, b: Ten
     spec = activation_funcs[act]
     options = list(activation_funcs).index(act), float(spec.def_alpha), float(spec.def_gain if gain is None else gain), clamp
     is_fused = is_one_kernel(x, act) and not (noise is not None and noise.requires_grad) and backend.use_native(impl, x)
-    if is_fused:
+    if is_fused and backend.has_layer_act(x.device.type):
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         noise = noise[None, None] if noise is not None and noise.ndim == 2 else noise
         others = [None if t is None else t.to(wide) for t in (scale, noise, strength, b)]

@@ -35,7 +35,15 @@ def try_operators(device: str, dtypes: Iterable[torch.dtype]) -> None:
                     x = _wave(shape).to(dtype).contiguous(memory_format=layout)
                     _try_filters(x, device)
                     _try_activation(x, device)
-                    _try_layer(x, device)
+
+
+def try_layers(device: str, dtypes: Iterable[torch.dtype]) -> None:
+    """The same for `layer_act`, which others can stand in for."""
+    with torch.inference_mode(False), torch.no_grad():
+        for dtype in dtypes:
+            for layout in (torch.contiguous_format, torch.channels_last):
+                for shape in SHAPES:
+                    _try_layer(_wave(shape).to(dtype).contiguous(memory_format=layout), device)
 
 
 def _try_filters(x, device):
