@@ -27,7 +27,8 @@ def page_of(survey: Any) -> str:
     engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = Path(__file__).with_name('data_page.html').read_text(encoding='utf-8')
     sides, sizes = sorted(survey.sides), survey.sizes.most_common()
-    step = max(-(-len(survey.seen) // CONTACT), 1)
+    in_sight = sum(bool(image.thumb) for image in survey.seen)      # The first ones; others have no thumbnail.
+    step = max(-(-in_sight // CONTACT), 1)
     return engine.from_string(template).render(
         title=os.fsencode(os.path.basename(os.path.abspath(survey.path))).decode(errors='backslashreplace'), mark=writing.MARK,
         num=len(survey.seen), num_unreadable=len(survey.unreadable), unreadable=survey.unreadable[:MOST_NAMES],
@@ -38,7 +39,7 @@ def page_of(survey: Any) -> str:
         num_duplicates=extra(survey.duplicates), duplicates=shown(survey, survey.duplicates),
         num_near=extra(survey.near), near=shown(survey, survey.near), num_compared=survey.num_compared,
         outliers=[tile(survey, number) for number in survey.outliers],
-        contact=[tile(survey, number) for number in range(0, len(survey.seen), step)], step=step,
+        contact=[tile(survey, number) for number in range(0, in_sight, step)], step=step, in_sight=in_sight,
         written=f'{datetime.now():%Y-%m-%d %H:%M}')
 
 
@@ -54,6 +55,6 @@ def shown(survey: Any, groups: Sequence[Sequence[int]]) -> list[list[tuple[str, 
 
 
 def tile(survey: Any, number: int) -> tuple[str, str]:
-    """(name, URI of the thumbnail) of a picture."""
+    """(name, URI of the thumbnail or '') of a picture."""
     image = survey.seen[number]
-    return image.name, f'data:image/webp;base64,{base64.b64encode(image.thumb).decode()}'
+    return image.name, f'data:image/webp;base64,{base64.b64encode(image.thumb).decode()}' if image.thumb else ''

@@ -11,7 +11,7 @@ from test_dataset_tool import run
 
 from drawing import data_page
 from training.data.importers import open_originals
-from training.data.survey import NEAR, survey
+from training.data.survey import NEAR, join_groups, survey
 
 
 def soft(seed, size=64):
@@ -104,3 +104,33 @@ def test_only_so_many_are_compared_and_the_page_says_how_many(photos, monkeypatc
     monkeypatch.setattr('training.data.survey.MOST_COMPARED', 3)
     found = survey(open_originals(photos))
     assert found.num_compared == 3 and len(found.seen) == 16 and '3 pictures were compared' in data_page.page_of(found)
+
+
+def test_pictures_without_a_thumbnail_are_named_and_not_on_the_contact_sheet(photos, monkeypatch):
+    monkeypatch.setattr('training.data.survey.MOST_THUMBS', 4)
+    monkeypatch.setattr(data_page, 'CONTACT', 2)
+    text = ' '.join(data_page.page_of(survey(open_originals(photos))).split())
+    assert 'One of 2 pictures, of the first 4.' in text and '<code>b/white.png</code>' in text
+    assert 'base64,"' not in text and 'src=""' not in text
+
+
+def test_labels_that_some_pictures_lack_are_counted(photos):
+    originals = open_originals(photos, 'folders')
+    items = [item._replace(label=None if index < 3 else item.label) for index, item in enumerate(originals.items)]
+    assert survey(originals._replace(items=items)).labels == 'none of use: 3 of 16 images have no label, and all need one'
+
+
+def test_a_list_of_unreadable_files_that_is_cut_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_page, 'MOST_NAMES', 2)
+    for name in 'abcde':
+        (tmp_path / f'{name}.png').write_bytes(b'no picture')
+    assert '<p>And 3 more.</p>' in data_page.page_of(survey(open_originals(tmp_path)))
+
+
+def test_groups_are_joined_over_all_that_is_near():
+    near = np.eye(6, dtype=bool)
+    for a, b in ((1, 4), (4, 5), (0, 3), (5, 0)):
+        near[a, b] = near[b, a] = True
+    group_of = np.arange(6)
+    join_groups(group_of, near)
+    assert group_of.tolist() == [0, 0, 2, 0, 0, 0]

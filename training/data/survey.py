@@ -85,7 +85,10 @@ def survey(originals: Originals, max_images: int | None = None) -> Survey:
         labels.append(item.label)
         if len(parts) < MOST_COMPARED:
             parts.append(means_of_parts(image))
-    if labels and None not in labels:
+    num_missing = labels.count(None)
+    if 0 < num_missing < len(labels):
+        found.labels = f'none of use: {num_missing} of {len(labels)} images have no label, and all need one'
+    elif labels and not num_missing:
         found.labels = describe(labels)
         found.classes = [] if isinstance(labels[0], list) else class_table(labels, originals.class_names)
     found.duplicates = groups_of_equal([image.sha256 for image in found.seen])
@@ -119,14 +122,13 @@ def compare(found: Survey, parts: np.ndarray) -> None:
     """Near duplicates and outliers, by means of parts [N, GRID, GRID, 3] of the first N pictures."""
     found.num_compared = num = len(parts)
     keys = [image.sha256 for image in found.seen[:num]]
-    leader = list(range(num))                                       # Of the group that a picture is in.
+    group_of = np.arange(num)                                       # The first picture of the group that one is in.
     nearest_other = np.full(num, np.inf)
     for rows, distances in distances_to_all(parts):
         near = distances < NEAR
-        for row, column in zip(*np.nonzero(near)):
-            join(leader, rows.start + row, int(column))
+        join_groups(group_of, near)
         nearest_other[rows] = np.where(near, np.inf, distances).min(axis=1)
-    groups = groups_of_equal([leader_of(leader, number) for number in range(num)])
+    groups = groups_of_equal(group_of.tolist())
     found.near = [group for group in groups if len({keys[number] for number in group}) > 1]
     order = np.argsort(-np.where(np.isfinite(nearest_other), nearest_other, -1), kind='stable')
     found.outliers = order[:NUM_OUTLIERS].tolist() if num > 2 else []
@@ -144,15 +146,9 @@ def distances_to_all(parts: np.ndarray, at_once: int = 1024) -> Iterator[tuple[s
         yield rows, np.sqrt(np.maximum(squared, 0) / flat.shape[1])
 
 
-def leader_of(leader: list[int], number: int) -> int:
-    """The first picture of a group."""
-    while leader[number] != number:
-        leader[number] = leader[leader[number]]
-        number = leader[number]
-    return number
-
-
-def join(leader: list[int], a: int, b: int) -> None:
-    """Makes one group of those of two pictures."""
-    a, b = sorted((leader_of(leader, a), leader_of(leader, b)))
-    leader[b] = a
+def join_groups(group_of: np.ndarray, near: np.ndarray) -> None:
+    """Makes one group of the groups [N] of all pictures that are near to one, for each row of `near` [rows, N]."""
+    for is_near in near:
+        groups = np.flatnonzero(np.bincount(group_of[is_near]))     # In order, without sorting.
+        if len(groups) > 1:
+            group_of[np.isin(group_of, groups)] = groups[0]
