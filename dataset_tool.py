@@ -62,6 +62,8 @@ def main(source, dest, check, report, max_images, background, labels_from, skip_
     try:
         transform = transforms.make_transform(**transform_options)
         originals = open_originals(source, labels_from, _parse_color(background), max_pixels or MAX_PIXELS)
+        if not originals.count:
+            raise click.ClickException(f'--source={source}: there are no images in it')
         if report:
             _write_report(originals, report, max_images)
         elif check:

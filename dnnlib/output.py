@@ -75,7 +75,10 @@ def _occupy(number):
 
 
 class _Raw(io.RawIOBase):
-    """The bytes of a stream; with `may_fail`, those that cannot be written count as written."""
+    """The bytes of a stream; with `may_fail`, those that cannot be written count as written.
+
+    Without it the first failure is raised, with the name of the stream; what follows, at the end of Python too, is lost.
+    """
     mode = 'wb'
 
     def __init__(self, number: int, may_fail: bool):
@@ -95,6 +98,7 @@ class _Raw(io.RawIOBase):
             return os.write(self._number, data)
         except OSError as error:
             if not self._may_fail:
-                raise
+                self._may_fail = True
+                raise OSError(error.errno, error.strerror, NAMES.get(self._number, 'output')) from error
             note(error)
             return len(data)

@@ -688,3 +688,12 @@ def test_the_limit_of_pixels_can_be_raised(tmp_path):
     run(f'--source={source}', '--check', code=1)
     run(f'--source={source}', f'--dest={tmp_path}/out.zip', '--width=8', '--height=8',
         '--max-pixels=68000000')
+
+
+@pytest.mark.parametrize('action', ['--check', '--report={}/page.html', '--dest={}/out.zip'])
+def test_a_source_without_images_is_one_sentence(tmp_path, action):
+    for name, header in (('images-idx3', (0x803, 0, 28, 28)), ('labels-idx1', (0x801, 0))):
+        with gzip.open(tmp_path / f'train-{name}-ubyte.gz', 'wb') as file:
+            file.write(struct.pack(f'>{len(header)}I', *header))
+    source = tmp_path / 'train-images-idx3-ubyte.gz'
+    assert run(f'--source={source}', action.format(tmp_path), code=1) == f'Error: --source={source}: there are no images in it\n'

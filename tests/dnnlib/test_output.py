@@ -48,6 +48,14 @@ def test_a_command_whose_output_is_its_result_tells_that_it_is_lost():
     assert done.returncode != 0 and b'No space left' in done.stderr
 
 
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='there is no such device')
+def test_lost_output_is_one_sentence_that_names_the_stream(tmp_path):
+    (tmp_path / 'a.png').write_bytes(b'no picture')
+    done = subprocess.run(['sh', '-c', 'exec "$0" dataset_tool.py --source="$1" --check > /dev/full', sys.executable, tmp_path],
+                          cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == 'Error: stdout: No space left on device\n'
+
+
 def test_a_closed_stream_leaves_its_number_to_no_other_file(tmp_path):
     code = f'file = open({str(tmp_path / "file")!r}, "w"); assert file.fileno() > 2; import os; os.write(1, b"stray")'
     assert python(code, shell='<&- >&- 2>&-').returncode == 0
