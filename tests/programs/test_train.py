@@ -167,6 +167,8 @@ def test_metrics_can_compare_with_another_set(data, tmp_path):
     assert scored_set(plain := dry_run(data)) == plain['training_set_kwargs'] and 'metricdata' not in plain
     large = make_dataset(tmp_path / 'large.zip', num=4, res=32)
     for args, words in [([f'--metricdata={large}'], 'images and labels have the shape'),
+                        (['--metricdata=nowhere'], 'Error: --metricdata: '),
+                        (['--held-out=nowhere'], 'Error: --held-out: '),
                         ([f'--metricdata={other}', '--metrics=none'], 'no effect with --metrics=none')]:
         result = invoke('--outdir=o', f'--data={data}/plain.zip', '-n', *args)
         assert result.exit_code == 2 and words in ' '.join(result.output.split())

@@ -1,11 +1,11 @@
 """The data sets of a run: from options to what its configuration says of them, and how they are now."""
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any
 
 from training.config import run_dirs
 from training.config.methods import data_elsewhere, method_with_data
-from training.config.rules import require
+from training.config.rules import UserError, require
 
 EXAMPLE = 'For example: train.py --outdir=runs --data=photos/ --mirror=1 (train.py --help lists all options)'
 
@@ -104,26 +104,36 @@ def label_source(o: Mapping[str, Any], paths: list[str]) -> dict[str, str]:
     """--labels-from as an argument of the data sets. Folders are numbered in plain string order where that
     makes no difference, which is how all runs of before have recorded them, and else by the numbers in their
     names."""
-    from training.dataset import ImageFolderDataset
     if 'labels_from' not in o:
         return {}
     if o['labels_from'] == 'folders' and o.get('cond'):
-        for path in [*paths, *([o['held_out']] if 'held_out' in o else [])]:
-            with closing(ImageFolderDataset(path, labels_from='folders')) as dataset:
+        held_out = [('--held-out', o['held_out'])] if 'held_out' in o else []
+        for option, path in [*(('--data', path) for path in paths), *held_out]:
+            with other_set(option, path, labels_from='folders') as dataset:
                 if dataset.has_ambiguous_order():
                     return dict(labels_from='natural-folders')
     return dict(labels_from=o['labels_from'])
 
 
+@contextmanager
+def other_set(option: str, path: str, **kwargs: Any) -> Iterator[Any]:
+    """An open data set. Raises UserError with the option that names it if it cannot be read."""
+    from training.dataset import ImageFolderDataset
+    try:
+        with closing(ImageFolderDataset(path=path, **kwargs)) as dataset:
+            yield dataset
+    except OSError as error:
+        raise UserError(f'{option}: {error}') from error
+
+
 def resolve_held_out(o: Mapping[str, Any], config: dict[str, Any]) -> None:
     """--held-out, or what --subset leaves out: images that D never learns from,
     enough to fill a micro-batch."""
-    from training.dataset import ImageFolderDataset
     require('held_out' not in o or 'data' in o, '--held-out has no effect without --data')
     if 'data' not in o or not {'held_out', 'subset'} & o.keys():
         return
     path, options = o.get('held_out', o['data']), label_source(o, [o['data']])
-    with closing(ImageFolderDataset(path=path, use_labels=bool(o.get('cond')), **options)) as dataset:
+    with other_set('--held-out' if 'held_out' in o else '--data', path, use_labels=bool(o.get('cond')), **options) as dataset:
         shape = shape_of(dataset)
         num = len(dataset) - (0 if 'held_out' in o else o['subset'])
     require(shape == config['data_shape'],
@@ -136,13 +146,13 @@ def resolve_held_out(o: Mapping[str, Any], config: dict[str, Any]) -> None:
 
 def resolve_metric_data(o: Mapping[str, Any], config: dict[str, Any]) -> None:
     """--metricdata: another set for the real side of all metrics, of the shape of the run's."""
-    from training.dataset import ImageFolderDataset
     if 'metricdata' not in o:
         return
     path = o['metricdata']
     require('data' in o, '--metricdata has no effect without --data')
     require(bool(config['metrics']), '--metricdata has no effect with --metrics=none')
-    with closing(ImageFolderDataset(path=path, use_labels=bool(o.get('cond')), **label_source(o, [o['data']]))) as dataset:
+    options = label_source(o, [o['data']])
+    with other_set('--metricdata', path, use_labels=bool(o.get('cond')), **options) as dataset:
         shape = shape_of(dataset)
     require(shape == config['data_shape'],
             f'--metricdata={path}: images and labels have the shape {shape}, those of --data {config["data_shape"]}')
