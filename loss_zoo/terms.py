@@ -82,9 +82,12 @@ def input_grad(logits: Tensor, img: Tensor) -> Tensor:
     if not img.requires_grad:
         raise ValueError('the images need requires_grad before the critic sees them: img = '
                          'img.detach().requires_grad_()')
-    grad, = torch.autograd.grad(per_image(logits).sum(), [img], create_graph=True, allow_unused=True)
+    grad = None
+    if logits.requires_grad:        # Not of a critic that ran under no_grad.
+        grad, = torch.autograd.grad(per_image(logits).sum(), [img], create_graph=True, allow_unused=True)
     if grad is None:
-        raise ValueError('these logits do not depend on these images: give the very tensor that the critic saw')
+        raise ValueError('these logits do not depend on these images: give the very tensor that the critic saw, outside of '
+                         'torch.no_grad')
     return grad
 
 
@@ -104,6 +107,8 @@ def r2(logits: Tensor, fake: Tensor, gamma: float) -> Tensor:
 def gp(D: Critic, real: Tensor, fake: Tensor, weight: float = 10,
        generator: torch.Generator | None = None) -> Tensor:
     """Gradient penalty [N] between reals and fakes; runs the critic once more."""
+    if real.shape != fake.shape:
+        raise ValueError(f'reals and fakes must have one shape: {list(real.shape)}, {list(fake.shape)}')
     u = torch.rand([len(real), 1, 1, 1], device=real.device, generator=generator)
     img = _gp.between(fake, real.detach(), u).requires_grad_()
     return weight * _gp.distance_to_one(_diggan.gradient_norms(input_grad(D(img), img)))

@@ -186,6 +186,8 @@ def test_the_verdict_of_patches_is_their_mean():
     (lambda img: terms.Taps([net := nn.Flatten()]) and net(img), r'the output of Flatten is no square feature map .*\[2, 48\]'),
     (lambda img: terms.DaCo(bands=4), 'nothing to see'), (lambda img: terms.LeCam(decay=2), 'lecam_decay=2: must be'),
     (lambda img: terms.APA(p=-1), 'apa_p=-1: must be'), (lambda img: terms.game('chess'), 'there is no game chess'),
+    (lambda img: terms.gp(lambda x: x.sum([1, 2, 3]), img, img[:1]), 'reals and fakes must have one shape'),
+    (lambda img: terms.r1(torch.zeros(2), img.requires_grad_(), 1), 'outside of torch.no_grad'),
     (lambda img: terms.weco(nn.Linear(2, 2), nn.Linear(3, 2)), 'weco compares critics of one architecture')])
 def test_a_mistake_is_one_sentence(mistake, says):
     with pytest.raises(ValueError, match=says):
