@@ -56,9 +56,12 @@ def kinds_of_iterations(run):
     which different things are due.
 
     Two iterations are of one kind if the same terms of the main steps are due in them;
-    a lazy phase runs in every kind and counts with its share.
+    a lazy phase runs in every kind and counts with its share. Iterations that measure the methods' shares are a kind, too.
     """
+    from training.run.shares import INTERVAL
     intervals = [regularizer.interval for regularizer in run.game.regularizers]
+    if run.game.shares is not None:
+        intervals.append(INTERVAL)
     period = math.lcm(*intervals, *(phase.interval for phase in run.phases))
     kinds = {}
     for batch_idx in range(period):
