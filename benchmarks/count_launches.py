@@ -166,11 +166,11 @@ def table_of(rows):
 @click.option('--write', is_flag=True, help='Put the table into docs/performance.md.')
 @click.pass_context
 def main(ctx, res, channel_base, batch, only, ops, top, write):
-    """Further options are those of train.py."""
+    """Further options are those of train.py; without --nhwc=1 images lie as in the reference, whose figures stand beside."""
     os.environ['CUDA_VISIBLE_DEVICES'] = ''     # The stand-in is for machines without a GPU; torch is not imported yet.
     rows = {}
     for name in only.split(','):
-        costs = count(res, channel_base, ['--aug=ada', f'--batch={batch}', *METHODS[name], *ctx.args], ops)
+        costs = count(res, channel_base, ['--aug=ada', '--nhwc=0', f'--batch={batch}', *METHODS[name], *ctx.args], ops)
         rows[name] = totals(costs)
         print(f'{name}: {rows[name][0]:.0f} launches, {rows[name][1]:.1f} GB, {rows[name][2]:.2f} waits')
         print_parts(costs)
