@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from dnnlib import output
+from dnnlib.computing import device_option
 from dnnlib.numbers import Real
 from torch_utils.wire import certificates
 from torch_utils.wire.address import check_security
@@ -34,8 +35,7 @@ Example, on one machine (--insecure: without certificates):
 @click.option('--insecure', is_flag=True, help='Without certificates and encryption; on one machine only.')
 @click.option('--labels-from', type=click.Choice(['json', 'folders', 'natural-folders']), default='json', show_default=True,
               help='Where classes come from, if the run learns them.')
-@click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto', show_default=True,
-              help='Where to compute.')
+@device_option
 @click.option('--grad-clip', type=Real('(0, inf)'), metavar='NORM',
               help='Cut off the gradient of each image at this norm before it leaves [default: not]')
 @click.option('--grad-noise', type=Real('[0, inf)'), default=0.0, metavar='FLOAT', show_default=True,

@@ -66,7 +66,7 @@ def main(**options):
                    'for. A larger --kimg continues it; --new starts another run.')
     elif is_dry:
         click.echo(tables)
-        click.echo('How long it takes: loss-zoo estimate, with the same options, measures it.')
+        click.echo('\nHow long it takes: loss-zoo estimate, with the same options, measures it.')
         click.echo('Dry run; nothing was written.')
     else:
         sys.exit(start(config))

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs
 
 import click
 
+from dnnlib.computing import device_option
 from dnnlib.numbers import PSI, SEED, Whole, in_words, is_within
 from loss_zoo import programs
 
@@ -35,8 +36,7 @@ TIMEOUT_SEC = 30                # For a request to arrive.
 @click.argument('network', metavar='NETWORK')
 @click.option('--port', type=Whole('[0, 65535]'), default=0,
               help='Of the page on this machine.  [default: a free one]')
-@click.option('--device', type=click.Choice(['auto', 'cpu', 'cuda', 'mps']), default='auto',
-              show_default=True, help='What computes.')
+@device_option
 def main(network: str, port: int, device: str) -> None:
     """Play with a network in the browser: seeds, truncation, style mixing, directions.
 

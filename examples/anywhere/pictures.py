@@ -13,7 +13,7 @@ def load(path: str = EMOJI, size: int = 32) -> torch.Tensor:
     """[N,3,size,size] in -1..1."""
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith('.png'))
-        images = [PIL.Image.open(archive.open(name)).convert('RGB').resize((size, size)) for name in names]
+        images = [PIL.Image.open(archive.open(name), formats=['PNG']).convert('RGB').resize((size, size)) for name in names]
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
 
 

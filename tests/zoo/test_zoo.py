@@ -228,7 +228,9 @@ IMPOSSIBLE = [
     *((name, 'shift', 0.75, 'at least 0 and at most 0.5') for name in ('cr', 'bcr')),
     *((name, 'flip', 1.5, 'at least 0 and at most 1') for name in ('cr', 'bcr')), ('zcr', 'noise', 0.0, 'more than 0'),
     ('tdgan', 'remind', -1.0, 'at least 0'), ('tdgan', 'remind_interval', 0, 'at least 1'),
-    ('tdgan', 'slots', -1, 'at least 0'), ('tdgan', 'warmup', -1.0, 'at least 0'),
+    ('tdgan', 'slots', -1, 'at least 0'), ('tdgan', 'warmup', -1.0, 'at least 0'), ('tdgan', 'patience', -1.0, 'at least 0'),
+    ('tdgan', 'res', -1, 'at least 0 and at most 4096'), ('tdgan', 'labels', -1, 'at least 0 and at most 1000000'),
+    ('tdgan', 'channels', 5, 'at least 1 and at most 4'),
     ('osgan', 'gamma_max', 0.0, 'more than 0'), ('osgan', 'gamma_max', NAN, 'more than 0'),
 ]
 
