@@ -28,6 +28,16 @@ class Case:
 
     def check(self, name, obtained):
         """Asserts that `obtained` (tensor or array) equals the named output at its stated tolerance."""
+        if (numbers := self.compared(name, obtained)) is None:
+            return
+        obtained, expected, allowed = numbers
+        excess = np.abs(obtained - expected) - allowed
+        assert np.isfinite(obtained).all() and (excess <= 0).all(), \
+            f'{self.id}: {name}: off by {np.abs(obtained - expected).max():.3g}, ' \
+            f'{np.nanmax(excess):.3g} beyond the tolerance'
+
+    def compared(self, name, obtained):
+        """(obtained, expected, largest deviation allowed), float64. None for what must be the same, once that is asserted."""
         expected = self.outputs[name]
         if isinstance(obtained, torch.Tensor):
             obtained = obtained.detach().cpu().numpy()
@@ -35,13 +45,10 @@ class Case:
         assert obtained.shape == expected.shape, f'{self.id}: {name}: shape {obtained.shape} is not {expected.shape}'
         if not np.issubdtype(expected.dtype, np.floating):
             np.testing.assert_array_equal(obtained, expected, err_msg=f'{self.id}: {name}')
-            return
+            return None
         rtol, atol = (_along_first_axis(t, expected.ndim) for t in self.tolerances[name])
         obtained, expected = obtained.astype(np.float64), expected.astype(np.float64)
-        excess = np.abs(obtained - expected) - (atol + rtol * np.abs(expected))
-        assert np.isfinite(obtained).all() and (excess <= 0).all(), \
-            f'{self.id}: {name}: off by {np.abs(obtained - expected).max():.3g}, ' \
-            f'{np.nanmax(excess):.3g} beyond the tolerance'
+        return obtained, expected, atol + rtol * np.abs(expected)
 
 
 def _along_first_axis(tolerance, ndim):

@@ -63,17 +63,10 @@ def pytest_collection_modifyitems(config, items):
 
 def check(self, name, obtained):
     """In the place of `Case.check`: notes how far off the worst number is, in units of the CPU's tolerance."""
-    expected = self.outputs[name]
-    if isinstance(obtained, Tensor):
-        obtained = obtained.detach().cpu().numpy()
-    obtained = np.asarray(obtained)
-    assert obtained.shape == expected.shape, f'{self.id}: {name}: shape {obtained.shape} is not {expected.shape}'
-    if not np.issubdtype(expected.dtype, np.floating):
-        np.testing.assert_array_equal(obtained, expected, err_msg=f'{self.id}: {name}')
+    if (numbers := self.compared(name, obtained)) is None:
         return
-    rtol, atol = (fixture_data._along_first_axis(t, expected.ndim) for t in self.tolerances[name])
-    allowed = np.maximum(atol + rtol * np.abs(expected.astype(np.float64)), 1e-300)
-    worst[f'{self.id}/{name}'] = ratio = float(np.max(np.abs(np.float64(obtained) - expected) / allowed, initial=0))
+    obtained, expected, allowed = numbers
+    worst[f'{self.id}/{name}'] = ratio = float(np.max(np.abs(obtained - expected) / np.maximum(allowed, 1e-300), initial=0))
     assert ratio <= MORE, f'{self.id}: {name}: off by {ratio:.3g} times the tolerance'
 
 

@@ -310,11 +310,9 @@ class Hub:
 
     def _send(self, pending: Pending) -> None:
         presence = self.links[pending.index].presence
-        try:
-            if presence is not None:
+        if presence is not None:
+            with suppress(Closed):      # It is sent again when the centre is back.
                 presence.channel.send(pending.message)
-        except Closed:
-            pass                        # It is sent again when the centre is back.
 
     def settle(self) -> None:
         """Waits for all answers, and takes them in the order of the requests."""
