@@ -22,8 +22,11 @@ def _nothing_is_left_behind(monkeypatch):
     monkeypatch.setattr(backend, '_default', 'auto')
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    is_deterministic, fills = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     sums = matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction
     yield
     cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+    torch.use_deterministic_algorithms(is_deterministic, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = fills
     matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction = sums
     torch.set_num_threads(1)

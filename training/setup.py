@@ -160,7 +160,7 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
     rank, world_size = distributed.rank(), distributed.world_size()
     torch.manual_seed(config['seed'] * world_size + rank)
     backend.set_default(config.get('ops', 'auto'))
-    torch.backends.cudnn.benchmark = config['cudnn_benchmark']
+    precision.search_or_determinism(config['cudnn_benchmark'], config.get('deterministic', False))
     precision.allow_tf32(config['allow_tf32'])
     precision.sum_in_float32()
 

@@ -20,12 +20,6 @@ METHODS = {
     'ada': ['--aug=fixed', '--p=0.4', '--augpipe=bgcfnc'], 'fp32': ['--precision=fp32'], 'bf16': ['--precision=bf16'],
     'nhwc tf32': ['--nhwc=1', '--allow-tf32=1'], 'plain operators': ['--ops=reference', '--aug=ada'],
 }
-DETERMINISTIC = '''
-import sys, torch
-torch.use_deterministic_algorithms(True, warn_only=True)
-import train
-train.main(sys.argv[1:])
-'''
 
 
 def check_memory(report):
@@ -83,11 +77,11 @@ def check_group(report):
         report.row('group/two', mark, text)
 
 
-def train(report, name, options, runner=('train.py',)):
+def train(report, name, options):
     """(mark, text, run directory) of one run of train.py: does it end well, and do its statistics look like training?"""
     outdir = report.work / 'runs' / name.replace(' ', '-')
     where = [] if any('tdgan' in option for option in options) else [f'--data={DATA}']
-    command = [sys.executable, *runner, f'--outdir={outdir}', f'--device={report.device.type}', '--cfg=tiny', '--metrics=none',
+    command = [sys.executable, 'train.py', f'--outdir={outdir}', f'--device={report.device.type}', '--cfg=tiny', '--metrics=none',
                '--log=none', '--workers=1', '--tick=0.5', '--snap=1000', *where, *options]
     log = outdir.with_suffix('.log')
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -128,17 +122,13 @@ def check_training(report):
 
 
 def check_resume(report):
-    """A run that is stopped and continued: the same bits with deterministic kernels, how far off without.
-
-    cuDNN's search for the fastest algorithm is off where bits are compared: every process finds its own.
-    """
-    script = report.work / 'deterministic.py'
-    script.write_text(DETERMINISTIC.replace('import train', f'sys.path.insert(0, {str(ROOT)!r})\nimport train'))
-    exactly, freely = ([str(script)], ['--nobench=1']), (['train.py'], [])
+    """A run that is stopped and continued: the same bits with --deterministic, how far off without."""
+    exactly, freely = ['--deterministic=1', '--aug=noaug'], ['--aug=noaug']
+    augmented = ['--deterministic=1', '--aug=fixed', '--p=0.4']
     pairs = {'the same run twice': (exactly, [2], [2]), 'deterministic': (exactly, [2], [1, 2]),
-             'as users run it': (freely, [2], [1, 2])}
-    with ThreadPoolExecutor(6) as pool:                 # Straight on; in two halves.
-        states = {title: [pool.submit(final_state, report, f'{title} {side}', parts, *way) for side, parts in enumerate(both)]
+             'deterministic, augmented': (augmented, [2], [1, 2]), 'as users run it': (freely, [2], [1, 2])}
+    with ThreadPoolExecutor(8) as pool:                 # Straight on; in two halves.
+        states = {title: [pool.submit(final_state, report, f'{title} {side}', parts, way) for side, parts in enumerate(both)]
                   for title, (way, *both) in pairs.items()}
     for title, (first, second) in states.items():
         with report.trying(f'resume/{title}'):
@@ -147,14 +137,14 @@ def check_resume(report):
                        f'{len(differing)} tensors differ, by up to {largest:.2g} of their norm: {differing[:3]}')
 
 
-def final_state(report, title, parts, runner, options):
+def final_state(report, title, parts, options):
     """The state after a run of train.py that was continued after each of `parts` (kimg) but the last."""
     from torch_utils.state_file import load_state
     from training.run.states import saved_states
     run_dir = None
     for kimg in parts:
         goes_on = [] if run_dir is None else [f'--resume={run_dir}']
-        _, text, run_dir = train(report, title, [f'--kimg={kimg}', '--aug=noaug', *options, *goes_on], runner)
+        _, text, run_dir = train(report, title, [f'--kimg={kimg}', *options, *goes_on])
         if run_dir is None:
             raise RuntimeError(text)
     return load_state(saved_states(run_dir)[0])[0]['run']

@@ -208,6 +208,20 @@ def test_sums_of_half_precision_are_formed_in_float32(data, gpu):
     assert not matmul.allow_fp16_reduced_precision_reduction and not matmul.allow_bf16_reduced_precision_reduction
 
 
+@pytest.mark.parametrize('value', ['0', '1'])
+def test_sums_are_formed_in_one_order_when_bits_must_repeat(data, gpu, monkeypatch, value):
+    backward, dtypes = torch.ops.aten.grid_sampler_2d_backward, []
+
+    def noted(grad, *args):
+        dtypes.append(grad.dtype)
+        return backward(grad, *args)
+    noted.default = backward.default
+    monkeypatch.setattr(torch.ops.aten, 'grid_sampler_2d_backward', noted)
+    run_iterations(config_of(data, '--aug=fixed', '--p=0.5', f'--deterministic={value}'), 1)
+    assert torch.are_deterministic_algorithms_enabled() == (value == '1') != torch.backends.cudnn.benchmark
+    assert set(dtypes) == {torch.float64 if value == '1' else torch.float32}
+
+
 @pytest.fixture
 def small_grid(monkeypatch):
     monkeypatch.setattr(ticks, 'MOST_IMAGES', (8, 4))

@@ -46,8 +46,10 @@ class _SampleTransposed(torch.autograd.Function):
         ctx.save_for_backward(grid)
         image = samples.new_empty([1]).expand(image_shape)      # Only its shape counts.
         bilinear, zeros, image_but_not_grid = 0, 0, [True, False]
+        # A GPU adds up in any order. In float64 that is lost when the sums are rounded.
+        exact = torch.float64 if samples.is_cuda and torch.are_deterministic_algorithms_enabled() else samples.dtype
         return torch.ops.aten.grid_sampler_2d_backward(
-            samples, image, grid, bilinear, zeros, False, image_but_not_grid)[0]
+            samples.to(exact), image.to(exact), grid.to(exact), bilinear, zeros, False, image_but_not_grid)[0].to(samples.dtype)
 
     @staticmethod
     def backward(ctx, image):

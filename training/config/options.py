@@ -182,6 +182,8 @@ OPTIONS_BY_HEADING = {
         Option('--nhwc', type=bool, metavar='BOOL',
                help='Channels-last memory in reduced precision [default: on CUDA]'),
         Option('--nobench', type=bool, metavar='BOOL', help='Without the cuDNN benchmark [default: no]'),
+        Option('--deterministic', type=bool, metavar='BOOL',
+               help='The same bits every time on one kind of GPU, at a cost (docs/reliability.md) [default: no]'),
         Option('--allow-tf32', type=bool, metavar='BOOL',
                help='TF32 in convolutions and products of float32 [default: on CUDA, beside reduced precision]'),
         Option('--cuda-graphs', type=click.Choice(['auto', 'off', 'on']),

@@ -206,7 +206,8 @@ def resolve_speed(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]
     config['data_loader_kwargs'] = dict(pin_memory=device == 'cuda', num_workers=workers,
                                         prefetch_factor=2 if workers else None)
     config.update(device=o.get('device', 'auto'), ops=o.get('ops', 'auto'),
-                  cudnn_benchmark=not o.get('nobench', False), allow_tf32=o.get('allow_tf32', is_reduced),
+                  cudnn_benchmark=not o.get('nobench', o.get('deterministic', False)),
+                  deterministic=o.get('deterministic', False), allow_tf32=o.get('allow_tf32', is_reduced),
                   cuda_graphs=o.get('cuda_graphs', 'auto'))
 
 

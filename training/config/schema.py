@@ -206,6 +206,7 @@ class Config(Mapping):
     device: str = setting('Where to compute', choices=DEVICES, changes=YES)
     ops: str = setting('Operators', choices=OPERATORS, changes=YES, default='auto')
     cudnn_benchmark: bool = setting('Does cuDNN try its algorithms first?', changes=YES)
+    deterministic: bool = setting('Only algorithms that add up in one order?', changes=YES, default=False)
     allow_tf32: bool = setting('TF32 in convolutions and products')
     cuda_graphs: str = setting('Is a phase one launch?', choices=('auto', 'off', 'on'), changes=YES, default='auto')
 
