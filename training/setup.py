@@ -10,14 +10,15 @@ from typing import Any
 import torch
 
 import dnnlib
-import losses_ext
 from torch_utils import distributed, misc, precision, training_stats
 from torch_utils.cuda_graphs import CudaRecorder
+from torch_utils.nested import map_tensors
 from torch_utils.ops import backend
 from torch_utils.optimizers import untraced
 from torch_utils.randomness import Streams
 from training import transfer
 from training.ada import AdaptiveStrength
+from training.config.methods import methods_of, recipe_of, rules_of
 from training.data.stages import RealStream, Source, Stage
 from training.graphs import MARGINS, PhaseGraphs, why_not
 from training.loss import Game, Phase
@@ -111,7 +112,7 @@ class Run:
         return dict(
             w_avg=self.game.G.module.mapping.w_avg.cpu(),
             real_signs={name: critic.real_signs.cpu() for name, critic in self.game.critics.items()},
-            regularizers={type(r).__name__: _to_cpu(r.state_dict()) for r in self.game.regularizers},
+            regularizers={type(r).__name__: map_tensors(torch.Tensor.cpu, r.state_dict()) for r in self.game.regularizers},
             statistics=training_stats.state_dict())
 
     def load_state_dict(self, state: dict, local: dict) -> None:
@@ -139,15 +140,6 @@ class Run:
             if type(regularizer).__name__ in state.get('regularizers', {}):  # Earlier versions had none.
                 regularizer.load_shared_state_dict(state['regularizers'][type(regularizer).__name__])
         training_stats.load_state_dict(local['statistics'])
-
-
-def _to_cpu(state: Any) -> Any:
-    """The same nested state with tensors on the CPU."""
-    if isinstance(state, dict):
-        return {key: _to_cpu(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(_to_cpu(value) for value in state)
-    return state.cpu() if isinstance(state, torch.Tensor) else state
 
 
 def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
@@ -192,9 +184,9 @@ def build_game(config: dict, device: torch.device) -> Game:
     G = build_player('G', {**shape, **config['G_kwargs']}, config['G_opt_kwargs'], config['G_reg_interval'], device)
     D = build_player('D', {**shape, **config['D_kwargs']}, config['D_opt_kwargs'], config['D_reg_interval'], device)
     loss = config['loss_kwargs']
-    game = Game(G, D, losses_ext.rules_of(loss['game']), build_augment(config, device), loss['style_mixing_prob'],
+    game = Game(G, D, rules_of(loss['game']), build_augment(config, device), loss['style_mixing_prob'],
                 config['seed'])
-    for cls, options in losses_ext.chosen(config):
+    for cls, options in methods_of(config):
         if not cls.is_off(options):
             game.regularizers.append(cls(game, options))
     acting = [name_of(r) for r in game.regularizers if r.sites and name_of(r) in config['regularizers']]
@@ -272,7 +264,7 @@ def build_phases(config: dict, game: Game) -> list[Phase]:
 
     Raises ValueError.
     """
-    phases = list(losses_ext.recipe(config)(game))
+    phases = list(recipe_of(config)(game))
     phases += [phase for regularizer in game.regularizers for phase in regularizer.phases()]
     for regularizer in game.having('recast'):
         phases = list(regularizer.recast(phases))

@@ -1,6 +1,6 @@
 """The options of the methods: as the command line lists them, and as a configuration has them.
 
-The one file of this room that knows the registry.
+The one file of `training` that knows the registry: what builds a run asks it here.
 """
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +13,9 @@ from training.config.rules import UserError, require
 
 LOSSES = list(losses_ext.LOSSES)            # What --loss may name.
 METHODS = list(losses_ext.REG_TYPES)        # What --reg_type may name.
+
+# What setup.py builds a configuration's run of: (class, options) of its methods, its recipe of phases, its game.
+methods_of, recipe_of, rules_of = losses_ext.chosen, losses_ext.recipe, losses_ext.rules_of
 
 
 def zoo_fields() -> Iterator[tuple[str, losses_ext.OptionSpec]]:
@@ -125,7 +128,7 @@ def problem_of_fields(method: str, table: Any) -> str | None:
 
 def switched_off(config: Mapping[str, Any]) -> list[tuple[type, Any]]:
     """(class, options) of the chosen methods that their options switch off, in registry order."""
-    return [(cls, options) for cls, options in losses_ext.chosen(config) if cls.is_off(options)]
+    return [(cls, options) for cls, options in methods_of(config) if cls.is_off(options)]
 
 
 def is_possible(value: Any, field: losses_ext.OptionSpec) -> bool:
