@@ -60,6 +60,9 @@ class CpuRecorder:
     def wait(self):
         self.num_waits += 1
 
+    def renew(self):
+        pass
+
     def run(self, function):
         return function()
 

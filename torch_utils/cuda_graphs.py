@@ -146,11 +146,12 @@ class CudaRecorder:
     In one pool a graph may use the memory of what another has returned, so a result is good until the next replay.
     """
 
+    _failed: list[Any] = []         # Graphs that were not: torch's allocator of pinned memory may go on to ask them.
+
     def __init__(self, device: torch.device):
         self.device = device
         self.stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
-        self._failed: list[torch.cuda.CUDAGraph] = []
+        self.renew()
 
     def apart(self) -> CudaRecorder:
         """One with memory of its own."""
@@ -159,6 +160,10 @@ class CudaRecorder:
     def wait(self) -> None:
         """Until no graph runs any more, and they may be thrown away."""
         torch.cuda.synchronize(self.device)
+
+    def renew(self) -> None:
+        """From now on graphs have other memory: torch takes none of a pool whose graphs are all gone."""
+        self._pool = torch.cuda.graph_pool_handle()
 
     def run(self, function: Callable[[], Any]) -> Any:
         """Calls a function as it will be captured, on the stream of captures."""
@@ -177,24 +182,44 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
-        try:
-            # Other threads, which pin memory, may go on.
-            with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode='thread_local'):
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()
+        with torch.cuda.stream(self.stream):
+            try:                                        # Other threads, which pin memory, may go on.
+                graph.capture_begin(pool=self._pool, capture_error_mode='thread_local')
                 result = function()
-        except RuntimeError:
-            self._recover(graph)
-            raise
+            except BaseException:
+                with suppress(RuntimeError):            # What CUDA says of it is no news.
+                    self._end(graph)
+                    graph.reset()
+                raise
+            self._end(graph)
         return result, graph.replay
 
-    def _recover(self, graph):
-        """After a capture that failed: torch believes that it goes on, in its pool of memory and in its default generator.
+    def _end(self, graph):
+        """Ends a capture. After one that CUDA does not accept torch believes that it goes on, until it is told otherwise."""
+        try:
+            graph.capture_end()
+        except RuntimeError:
+            self._failed.append(graph)
+            give_back(self.device, self._pool)
+            graph.reset()
+            self.renew()
+            with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self.stream):
+                torch.zeros([], device=self.device).add_(1)     # Another capture ends it for torch's default generator.
+            raise
 
-        Another capture ends it for the generator. The pool is left to the graph, which stays, since torch asks it.
-        """
-        self._failed.append(graph)
-        self._pool = torch.cuda.graph_pool_handle()
-        with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), pool=self._pool, stream=self.stream):
-            torch.zeros([], device=self.device).add_(1)
+
+def give_back(device: torch.device, pool: tuple[int, int]) -> None:
+    """Ends a capture for torch's allocator, which frees nothing for anyone as long as one goes on, and gives the memory back.
+
+    A graph does both, but only if its capture was accepted. There is no public way; the names are of torch 2.7 and of before.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    end = getattr(torch._C, '_cuda_endAllocateToPool', None) or torch._C._cuda_endAllocateCurrentStreamToPool
+    with suppress(RuntimeError):                        # It had ended: what failed came later.
+        end(index, pool)
+        torch._C._cuda_releasePool(index, pool)
 
 
 @contextmanager

@@ -121,12 +121,16 @@ class PhaseGraphs:
         if self._cases:
             self._recorder.wait()
         self._cases.clear()
+        self._recorder.renew()
 
     def give_up(self, phases: list[Phase]) -> bool:
         """Lets go of all graphs for good, for want of memory; False if there are none."""
         if not self._cases:
             return False
         self.forget()
+        for phase in phases:
+            for player in phase.players:                # Gradients lie in the memory of graphs, and hold it.
+                player.optimizer.zero_grad(set_to_none=True)
         self.refused.update((phase.name, 'memory ran out') for phase in phases)
         print('Out of memory with CUDA graphs, which keep their own: going on without.', flush=True)
         return True

@@ -23,18 +23,21 @@ METHODS = {
 
 
 def check_memory(report):
-    """Memory that really runs out: the run goes on with smaller micro-batches."""
+    """Memory that really runs out: the run goes on, without graphs, then with smaller micro-batches."""
     if report.device.type != 'cuda':
         report.row('memory', 'skip', 'the memory of a CPU')
         return
-    full, peak, _ = run_two_iterations(report, None)
-    micro, less, finite = run_two_iterations(report, peak * 0.6)
-    report.row('memory', micro < full and finite, f'{full} images at once need {peak / 2**30:.1f} GiB; with 60 % of it: '
-               f'{micro} at once, {less / 2**30:.1f} GiB, weights finite: {finite}')
+    for graphs in ('auto', 'off'):
+        title = f'memory/graphs {graphs}'
+        with report.trying(title):
+            full, peak, _, _ = iterations_within(report, None, graphs)
+            micro, less, finite, text = iterations_within(report, peak * 0.6, graphs)
+            report.row(title, micro < full and finite, f'{full} images at once need {peak / 2**30:.1f} GiB; with 60 % of it: '
+                       f'{micro} at once, {less / 2**30:.1f} GiB, {text}, weights finite: {finite}')
 
 
-def run_two_iterations(report, limit):
-    """(images at once, most bytes, are weights finite) with so much memory."""
+def iterations_within(report, limit, graphs):
+    """(images at once, most bytes, are weights finite, what became of graphs) of three iterations with so much memory."""
     from methods import NoTicks
     from train_step import build
 
@@ -43,13 +46,17 @@ def run_two_iterations(report, limit):
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(min(limit / torch.cuda.get_device_properties(0).total_memory, 1) if limit else 1.0)
     torch.cuda.reset_peak_memory_stats()
-    run = build(64, 8192, None, ['--cfg=auto', '--aug=noaug', '--batch=64', '--precision=fp32', '--ops=reference', '--nobench=1'])
+    run = build(64, 8192, None, ['--cfg=auto', '--aug=noaug', '--batch=64', '--precision=fp32', '--ops=reference', '--nobench=1',
+                                 f'--cuda-graphs={graphs}'])
     run.stages[-1].end_nimg = 10 ** 9
-    for _ in range(2):
+    for _ in range(3):
         run_iteration(run, NoTicks())
     report.sync()
     finite = all(bool(p.isfinite().all()) for player in run.game.players for p in player.module.parameters())
-    return run.micro_batch, torch.cuda.max_memory_allocated(), finite
+    text = 'without graphs'
+    if run.graphs is not None:
+        text = f'{len(run.graphs)} graphs, refused: {set(run.graphs.refused.values()) or "none"}'
+    return run.micro_batch, torch.cuda.max_memory_allocated(), finite, text
 
 
 def check_group(report):

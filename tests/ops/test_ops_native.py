@@ -293,6 +293,13 @@ def test_the_trial_of_compiled_operators_passes(native):
     assert backend.has_layer_act.__wrapped__('cpu')
 
 
+def test_the_trial_knows_where_its_tensors_lie(native):
+    """Whatever device torch makes them on by default: that of the caller's program, for one."""
+    with torch.device('meta'):
+        trial.try_operators('cpu', [torch.float32])
+        trial.try_layers('cpu', [torch.float32])
+
+
 @pytest.mark.parametrize('name', ['layer_act', 'layer_act_grad'])
 def test_the_operator_for_layers_can_be_wrong_for_itself(native, monkeypatch, name):
     right = getattr(native, name)

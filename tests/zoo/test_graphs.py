@@ -1,5 +1,5 @@
 """Phases that are captured and replayed train the same numbers as phases that run."""
-from contextlib import nullcontext
+from contextlib import contextmanager
 from unittest.mock import MagicMock
 
 import pytest
@@ -138,23 +138,107 @@ def test_of_many_graphs_those_go_that_were_not_used_for_longest(data, monkeypatc
     assert recorder.num_waits > 0 and recorder.num_replayed > recorder.num_captured
 
 
-def test_after_a_capture_that_failed_others_use_other_memory(monkeypatch):
-    """torch would say that it is still recording to the former."""
-    pools, used = iter(range(9)), []
+class Allocator:
+    """What torch does about the memory of captures, in its own order: whose pools are used, and which captures go on."""
 
-    class Capture(nullcontext):
-        def __init__(self, graph, pool, stream, capture_error_mode=None):
-            super().__init__()
-            used.append(pool)
+    def __init__(self, monkeypatch, accepted=True):
+        self.accepted, self.handles, self.users, self.underway, self.streams = accepted, iter(range(9)), {}, [], ['usual']
+        outer = self
 
-    for name, value in dict(Stream=MagicMock, CUDAGraph=MagicMock, graph=Capture,
-                            graph_pool_handle=lambda: next(pools)).items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    recorder = CudaRecorder(torch.device('cpu'))
-    with pytest.raises(RuntimeError):
-        recorder.capture(lambda: torch.zeros(2) @ torch.zeros(3), [])
+        class Graph:
+            ended = False
+
+            def capture_begin(self, pool=None, capture_error_mode='global'):
+                self.pool = next(outer.handles) if pool is None else pool
+                assert self.pool not in outer.underway and outer.users.get(self.pool) != 0
+                outer.users[self.pool] = outer.users.get(self.pool, 0) + 1
+                outer.underway.append(self.pool)
+
+            def capture_end(self):
+                if not outer.accepted:
+                    outer.accepted = True
+                    raise torch.AcceleratorError('CUDA error: operation failed due to a previous error during capture')
+                outer.end(0, self.pool)
+                self.ended = True
+
+            def replay(self):
+                pass
+
+            def reset(self):
+                if self.ended:
+                    outer.release(0, self.pool)
+                self.ended = False
+
+        @contextmanager
+        def capture(graph, stream):
+            graph.capture_begin()
+            yield
+            graph.capture_end()
+            graph.reset()       # It is thrown away.
+
+        @contextmanager
+        def stream(stream):
+            self.streams.append(stream)
+            try:
+                yield
+            finally:
+                self.streams.pop()
+        for name, value in dict(Stream=MagicMock, CUDAGraph=Graph, graph=capture, stream=stream, synchronize=MagicMock(),
+                                empty_cache=MagicMock(), graph_pool_handle=lambda: next(self.handles)).items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch._C, '_cuda_endAllocateToPool', self.end, raising=False)
+        monkeypatch.setattr(torch._C, '_cuda_releasePool', self.release, raising=False)
+
+    def end(self, device, pool):
+        if pool not in self.underway:
+            raise RuntimeError('not currently recording')
+        self.underway.remove(pool)
+
+    def release(self, device, pool):
+        self.users[pool] -= 1
+        assert self.users[pool] >= 0
+
+
+@pytest.mark.parametrize('accepted', [True, False])
+def test_a_capture_that_fails_holds_no_memory(monkeypatch, accepted):
+    """As long as torch believes that one goes on, it gives no memory back, and steps as usual have none."""
+    allocator = Allocator(monkeypatch, accepted)
+    recorder = CudaRecorder(torch.device('cpu', 0))
+
+    def full():
+        raise torch.OutOfMemoryError('CUDA out of memory')
+    with pytest.raises(torch.OutOfMemoryError):
+        recorder.capture(full, [])
+    assert allocator.underway == [] and not any(allocator.users.values()) and allocator.streams == ['usual']
+    recorder.renew()
     assert recorder.capture(lambda: 'result', [])[0] == 'result'
-    assert used == [0, 1, 1]
+    assert allocator.underway == [] and sum(allocator.users.values()) == 1
+
+
+def test_a_graph_that_cannot_be_made_of_what_was_captured_holds_no_memory(monkeypatch):
+    allocator = Allocator(monkeypatch, accepted=False)
+    recorder = CudaRecorder(torch.device('cpu', 0))
+    with pytest.raises(RuntimeError, match='previous error'):
+        recorder.capture(lambda: 'result', [])
+    assert allocator.underway == [] and not any(allocator.users.values()) and allocator.streams == ['usual']
+
+
+def test_gradients_in_the_memory_of_graphs_go_with_them(data):
+    run = run_with_graphs(data)
+    training_loop(run, Silent(8))
+    parameters = [p for player in run.game.players for p in player.module.parameters()]
+    assert any(p.grad is not None for p in parameters)
+    run.graphs.give_up(run.phases)
+    assert all(p.grad is None for p in parameters)
+
+
+def test_after_graphs_were_forgotten_others_use_other_memory(data):
+    """torch takes none of a pool whose graphs are all gone."""
+    run = run_with_graphs(data)
+    training_loop(run, Silent(8))
+    run.graphs._recorder.renew = MagicMock()
+    run.graphs.forget()
+    run.graphs._recorder.renew.assert_called_once()
 
 
 def test_graphs_are_forgotten_when_a_run_is_restored(data):

@@ -70,7 +70,7 @@ def _try_layer(x, device):
     wide = torch.promote_types(x.dtype, torch.float32)
     shapes = x.shape[:2], [len(x), 1, *x.shape[2:]], x.shape[1:2]
     scale, noise, b = (_wave(shape).to(wide) for shape in shapes)
-    strength = torch.tensor(0.5, dtype=wide)
+    strength = torch.tensor(0.5, dtype=wide, device='cpu')
     t = x.double() * scale.double()[:, :, None, None] + noise.double() * 0.5
     y = expected_activated(t, b).to(x.dtype)
     parts = [t.to(device) for t in (scale, noise, strength, b)]
@@ -86,7 +86,7 @@ def _try_layer(x, device):
 def expected_filtered(x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int]) -> Tensor:
     """The definition at the head of upfirdn2d.py, on the CPU in float64."""
     (n, c, h, w), (left, right, top, bottom) = x.shape, padding
-    z = torch.zeros([n, c, h * up[1], w * up[0]], dtype=torch.float64)
+    z = torch.zeros([n, c, h * up[1], w * up[0]], dtype=torch.float64, device='cpu')
     z[:, :, ::up[1], ::up[0]] = x
     z = torch.nn.functional.pad(z, [left, right, top, bottom])
     kernel = f.double().flip([0, 1]).expand(c, 1, *f.shape)
@@ -100,8 +100,8 @@ def expected_activated(x: Tensor, b: Tensor) -> Tensor:
 
 
 def _wave(shape):
-    """Numbers between -1 and 1 without a pattern."""
-    return torch.arange(torch.Size(shape).numel(), dtype=torch.float64).square().sin().float().reshape(shape)
+    """Numbers between -1 and 1 without a pattern, on the CPU whatever torch's default device is."""
+    return torch.arange(torch.Size(shape).numel(), dtype=torch.float64, device='cpu').square().sin().float().reshape(shape)
 
 
 def _compare(name, expected, function, dtype, device):
