@@ -6,7 +6,7 @@ d: distance to the nearest training image in the features of the offline detecto
 About 1 % is what a generator that copies nothing would get. Where held-out images have near copies among the
 training images (one drawing in several skin tones), q is small and the share says less.
 
-    python -m benchmarks.evidence.memorised RUN_DIR OUT.json
+    python -m benchmarks.evidence.memorised RUN_DIR OUT.json DEVICE
 """
 import json
 import sys
@@ -27,11 +27,11 @@ NUM_FAKES = 1000
 DETECTOR = 'efflite0_64px'
 
 
-def memorised(run_dir: Path, num_fakes: int = NUM_FAKES) -> dict[str, float]:
+def memorised(run_dir: Path, num_fakes: int = NUM_FAKES, device: str = 'cpu') -> dict[str, float]:
     """The share for the last snapshot of a run, the quantile, and the number of held-out images."""
     networks = load_network(str(run_dir))
     kwargs = dict(json.loads((run_dir / 'training_options.json').read_text(encoding='utf-8'))['training_set_kwargs'])
-    options = MetricOptions(G=networks['G_ema'], dataset_kwargs=kwargs, num_workers=0)
+    options = MetricOptions(G=networks['G_ema'], dataset_kwargs=kwargs, num_workers=0, device=torch.device(device))
     work = Evaluation(Metric('memorised', 'kid', DETECTOR, num_fakes), options)
     tap = work.detector.main_tap
 
@@ -52,4 +52,4 @@ def share_below_quantile(fakes: torch.Tensor, held_out: torch.Tensor,
 
 
 if __name__ == '__main__':
-    Path(sys.argv[2]).write_text(json.dumps(memorised(Path(sys.argv[1]))), encoding='utf-8')
+    Path(sys.argv[2]).write_text(json.dumps(memorised(Path(sys.argv[1]), device=sys.argv[3])), encoding='utf-8')

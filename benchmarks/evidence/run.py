@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,7 +130,7 @@ class Runner:
     def _result_of(self, cell: Cell, folder: Path, claim: int) -> Result:
         """Trains and scores. Raises Interrupted, PlanError."""
         command = train_command(self.plan, cell, self.data, folder, self.device)
-        facts = facts_of_here(command)
+        facts = facts_of_here(command, self.device)
         common = dict(plan=self.plan.sha256, stage=cell.stage, cell=cell.name, block=cell.block, facts=facts)
         sec_per_kimg, reason = self._train(command, folder, claim)
         if reason:
@@ -137,7 +138,7 @@ class Runner:
         run_dir = run_dir_in(folder)
         self._call(score_command(self.plan, run_dir, self.device), folder / 'score.txt', claim)
         self._call([sys.executable, '-m', 'benchmarks.evidence.memorised', str(run_dir),
-                    str(folder / 'memorised.json')],
+                    str(folder / 'memorised.json'), self.device],
                    folder / 'score.txt', claim)
         curve = curve_of(run_dir)
         memorised = json.loads((folder / 'memorised.json').read_text(encoding='utf-8'))['share']
@@ -146,14 +147,14 @@ class Runner:
                       **common)
 
     def _train(self, command: list[str], folder: Path, claim: int) -> tuple[float | None, str]:
-        """(seconds of processor time a kimg, why it failed or nothing)."""
+        """(seconds of processor time a kimg, why it failed or nothing); a GPU's time is shared and not known."""
         log = folder / 'train.txt'
         for _ in range(TRIES):
             before = kimg_so_far(folder)
             status, seconds = self._child(command, log, claim)
             if status == 0:
                 trained = kimg_so_far(folder) - before
-                return (seconds / trained if trained > 0 else None), ''
+                return (seconds / trained if trained > 0 and self.device == 'cpu' else None), ''
             if status < 0 or status > 128 or status == STOPPED or self._stop.is_set():
                 raise Interrupted
             reason = last_line(log)
@@ -232,19 +233,22 @@ def clean_up(run_dir: Path) -> None:
         path.unlink()
 
 
-def facts_of_here(command: list[str]) -> dict:
-    """What a result may depend on besides the plan."""
+def facts_of_here(command: list[str], device: str) -> dict:
+    """What a result may depend on besides the plan. Where there is no repository, LOSS_ZOO_COMMIT says which commit this is."""
     import numpy
     import torch
 
     def git(*arguments: str) -> str:
+        if shutil.which('git') is None:
+            return ''
         return subprocess.run(['git', *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
     shown = [part for part in command[1:] if not part.startswith(('--outdir=', '--data='))]
     return dict(
-        commit=git('rev-parse', 'HEAD')
+        commit=(git('rev-parse', 'HEAD') or os.environ.get('LOSS_ZOO_COMMIT', ''))
         + ('+' if git('status', '--porcelain', '--untracked-files=no') else ''),
-        command=' '.join(shown), processor=processor_name(), torch=torch.__version__, numpy=numpy.__version__,
+        command=' '.join(shown), processor=torch.cuda.get_device_name() if device == 'cuda' else processor_name(),
+        torch=torch.__version__, numpy=numpy.__version__,
         python=platform.python_version())
 
 

@@ -1,6 +1,7 @@
 """Writes a plan file from the design behind it: plans are frozen, this is how they came about.
 
     python -m benchmarks.evidence.write_plan small
+    python -m benchmarks.evidence.write_plan gpu32 emoji-all.zip
 """
 import json
 import sys
@@ -27,6 +28,7 @@ RECIPE = ['--batch=4', '--glr=0.005', '--dlr=0.005', '--cbase=512', '--gamma=1',
           '--mixing-prob=0']
 METRICS = ['fd1k_efflite0_64px', 'kid1k_efflite0_64px', 'prdc1k_efflite0_64px']
 FACES = dict(about='emoji faces of Noto Emoji at 32 pixels, bundled', images=921)
+EMOJI = dict(about='all emoji of Noto Emoji (npm package emoji-datasource-google 16.0.0), scaled to 32 pixels on white', images=3781)
 
 
 def screen_cells() -> dict[str, dict]:
@@ -63,6 +65,19 @@ def alone_cells() -> dict[str, dict]:
     return {name: dict(options=options) for name, options in found.items()}
 
 
+def arms() -> dict[str, dict]:
+    """The controls, what has no place in the design, and what is often used together."""
+    none, ada = ['--aug=noaug'], options_of(['ada'])
+    return alone_cells() | {name: dict(options=options) for name, options in {
+        'diffaug': ['--aug=diffaug'],
+        'ada+apa-shared': [*ada, '--reg_type=apa', '--apa_p=shared'],
+        'ada+ggdr': options_of(['ada', 'ggdr']),
+        'bcr': [*none, '--reg_type=bcr'],
+        'zcr': [*none, '--reg_type=zcr'],
+        'lecam': options_of(['lecam']),
+    }.items()}
+
+
 def common(name: str, about: str, kimg: float, snapshots: int, window: int, base: list[str]) -> dict:
     """What all plans share."""
     return dict(
@@ -90,6 +105,20 @@ def small() -> dict:
              blocks=[['faces', 100, seed] for seed in range(4)])])
 
 
+def gpu32(emoji: str) -> dict:
+    """For one GPU and ten minutes, many runs side by side: two sets, two sizes, larger batches, more images."""
+    recipe = [option for option in RECIPE if not option.startswith('--batch=')]
+    plan = common('gpu32', 'On one GPU: two sets of images at 32 pixels, 100 or 500 of each.', 40, 8, 5,
+                  ['--batch=16', *recipe, '--deterministic=1'])
+    faces = dict(FACES, fingerprint=fingerprint('datasets/emoji-faces-noto-32.zip'))
+    sets = ('faces', 100), ('emoji', 500), ('faces', 500), ('emoji', 100)
+    return plan | dict(data=dict(faces=faces, emoji=dict(EMOJI, fingerprint=fingerprint(emoji))), stages=[
+        dict(name='screen', about='what each of eight methods does, on average over the others',
+             cells=screen_cells(), blocks=[[*block, seed] for seed, block in enumerate(sets)]),
+        dict(name='alone', about='controls, and methods one at a time', cells=arms(),
+             blocks=[[*block, seed] for block in (sets[0], sets[1]) for seed in (10, 11)])])
+
+
 if __name__ == '__main__':
-    plan = dict(small=small)[sys.argv[1]]()
+    plan = dict(small=small, gpu32=gpu32)[sys.argv[1]](*sys.argv[2:])
     (PLANS / f'{sys.argv[1]}.json').write_text(json.dumps(plan, indent=1) + '\n', encoding='utf-8')
