@@ -28,7 +28,8 @@ RECIPE = ['--batch=4', '--glr=0.005', '--dlr=0.005', '--cbase=512', '--gamma=1',
           '--mixing-prob=0']
 METRICS = ['fd1k_efflite0_64px', 'kid1k_efflite0_64px', 'prdc1k_efflite0_64px']
 FACES = dict(about='emoji faces of Noto Emoji at 32 pixels, bundled', images=921)
-EMOJI = dict(about='all emoji of Noto Emoji (npm package emoji-datasource-google 16.0.0), scaled to 32 pixels on white', images=3781)
+EMOJI = dict(about='all emoji of Noto Emoji (npm package emoji-datasource-google 16.0.0), scaled to 32 pixels on white',
+             images=3781)
 
 
 def screen_cells() -> dict[str, dict]:
