@@ -213,13 +213,14 @@ class CudaRecorder:
 def give_back(device: torch.device, pool: tuple[int, int]) -> None:
     """Ends a capture for torch's allocator, which frees nothing for anyone as long as one goes on, and gives the memory back.
 
-    A graph does both, but only if its capture was accepted. There is no public way; the names are of torch 2.7 and of before.
+    A graph does both, but only if its capture was accepted. There is no public way; a torch without these names keeps the memory.
     """
-    index = torch.cuda.current_device() if device.index is None else device.index
-    end = getattr(torch._C, '_cuda_endAllocateToPool', None) or torch._C._cuda_endAllocateCurrentStreamToPool
-    with suppress(RuntimeError):                        # It had ended: what failed came later.
-        end(index, pool)
-        torch._C._cuda_releasePool(index, pool)
+    end, release = (getattr(torch._C, name, None) for name in ('_cuda_endAllocateToPool', '_cuda_releasePool'))
+    if end is not None and release is not None:
+        index = torch.cuda.current_device() if device.index is None else device.index
+        with suppress(RuntimeError):                    # It had ended: what failed came later.
+            end(index, pool)
+            release(index, pool)
 
 
 @contextmanager
