@@ -46,12 +46,13 @@ class APA(Regularizer):
     """Changes the reals that all critics see, in all phases of an iteration alike."""
     Options = Options
     strength = 'p'
+    works_apart = True              # Fakes are kept where the critics are, p is found where G is.
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)
         self._is_adaptive, self._is_shared = options.p is None, options.p == SHARED
         self._first_p = 0.0 if self._is_adaptive or self._is_shared else options.p
-        self._p = torch.full([], self._first_p, device=next(game.D.module.parameters()).device)
+        self._p = torch.full([], self._first_p, device=next(game.G.module.parameters()).device)
         # Of the iteration before: source -> images, are they finite?, labels.
         self._fakes: dict[int, list[Tensor]] = {}
         self._made = Kept()                             # Of this one: (source, micro-batch) -> the same.
@@ -80,7 +81,8 @@ class APA(Regularizer):
         return replace(options, target=target, kimg=kimg)
 
     def g_main(self, ctx: StepContext) -> Term:
-        self._made[ctx.source, ctx.round] = *only_finite(ctx.gen.img.detach()), ctx.fake_c
+        if self.game.D.is_here:
+            self._made[ctx.source, ctx.round] = *only_finite(ctx.gen.img.detach()), ctx.fake_c
 
     def reals(self, ctx: StepContext, img: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         part = slice(ctx.round * len(img), (ctx.round + 1) * len(img))
@@ -95,9 +97,17 @@ class APA(Regularizer):
         sources = {source: [made for (of, _), made in self._made.items() if of == source] for source, _ in self._made}
         self._fakes = {source: [torch.cat(parts) for parts in zip(*rounds)] for source, rounds in sources.items()}
         self._made.clear()
-        if self._is_adaptive and batch_idx % INTERVAL == 0:
-            self._adapt(nimg // batch_idx)            # Images of one iteration.
-        training_stats.report0('Progress/apa_p', self._probability())
+        if self.game.G.is_here:
+            if self._is_adaptive and batch_idx % INTERVAL == 0:
+                self._adapt(nimg // batch_idx)        # Images of one iteration.
+            training_stats.report0('Progress/apa_p', self._probability())
+
+    def tell_critics(self) -> dict[str, float]:
+        return dict(p=self._p.item()) if self._is_adaptive else {}
+
+    def hear_from_generator(self, told: dict[str, float]) -> None:
+        if 'p' in told:
+            self._p.fill_(told['p'])
 
     def _probability(self) -> Tensor:
         """p, []: of its own, or what the strength of the augmentation is now."""

@@ -29,6 +29,7 @@ class Options:
 class BCR(Regularizer):
     """Adds one part to each critic's step on fakes, the other to that on reals."""
     Options = Options
+    works_apart = True
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)

@@ -27,6 +27,7 @@ class Options:
 class CR(Regularizer):
     """Adds the term to each critic's step on reals."""
     Options = Options
+    works_apart = True
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)

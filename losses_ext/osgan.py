@@ -68,6 +68,7 @@ def configure(config: dict, options: Options) -> Options:
 def one_stage(game: Game, options: Options) -> Iterator[Phase]:
     """--loss=osgan: both players learn from one batch, then the lazy phases as usual."""
     step = offers('g_main', 'd_fake', 'd_real', 'd_pair')(partial(gd_main, options=options))
+    step.at_critics = partial(critics_learn, options=options)       # The part of it that critics elsewhere do.
     yield Phase('GDmain', step, game.players, every_source=True)
     yield from g_reg_phase(game)
     for critic in game.critics.values():
@@ -77,17 +78,22 @@ def one_stage(game: Game, options: Options) -> Iterator[Phase]:
 def gd_main(game: Game, ctx: StepContext, options: Options) -> None:
     """The critics' gradients of one batch, then the generator's of the same."""
     ctx.gen = game.generate(ctx, ctx.gen_z, ctx.gen_c)
-    gradients = exact_gradients if options.form == 'exact' else ratio_gradients
-    critics = [gradients(game, replace(ctx, critic=critic, gen=without_graph(ctx.gen)), options)
-               for critic in game.critics_of(ctx.source)]
-    image_grad = sum(grad for grad, _ in critics)                                   # [N,C,H,W]
-    training_stats.report('Loss/G/loss', sum(loss for _, loss in critics))
+    image_grad = critics_learn(game, ctx, options)                                  # [N,C,H,W]
     extra = game.extra(0, ctx, 'g_main')
     terms, grads = [ctx.gen.img], [image_grad]
     if isinstance(extra, torch.Tensor):
         terms.append(extra.mean() * ctx.share)
         grads.append(None)
     torch.autograd.backward(terms, grads, inputs=list(game.G.module.parameters()))
+
+
+def critics_learn(game: Game, ctx: StepContext, options: Options) -> Tensor:
+    """Accumulates the critics' gradients of `ctx.gen`; returns the generator's image gradient [N,C,H,W]."""
+    gradients = exact_gradients if options.form == 'exact' else ratio_gradients
+    critics = [gradients(game, replace(ctx, critic=critic, gen=without_graph(ctx.gen)), options)
+               for critic in game.critics_of(ctx.source)]
+    training_stats.report('Loss/G/loss', sum(loss for _, loss in critics))
+    return sum(grad for grad, _ in critics)
 
 
 def without_graph(gen: Generated) -> Generated:

@@ -73,6 +73,10 @@ class Options:
     images: str = option('float32', 'How fakes travel; float32 is exact.', choices=('float32', 'bfloat16', 'uint8'),
                          left_out=True)
     grads: str = option('float32', 'How image gradients travel.', choices=('float32', 'bfloat16'), left_out=True)
+    grad_clip: float | None = option(None, 'Centres cut off the gradient of each image at this norm before it leaves; none: '
+                                     'they need not.', within='(0, inf)', left_out=True)
+    grad_noise: float = option(0.0, 'Standard deviation of Gaussian noise that centres add to it.', within='[0, inf)',
+                               left_out=True)
 
 
 def titles(options: Options) -> list[str]:

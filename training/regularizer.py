@@ -21,8 +21,8 @@ SITES = ('g_main', 'g_reg', 'd_fake', 'd_real', 'd_pair', 'd_reg', 'd_reg_pair')
 LAZY_SITES = ('g_reg', 'd_reg', 'd_reg_pair')
 Term = Tensor | float | None    # What a regularizer adds at a site: [N], a scalar, or nothing.
 OTHER_HOOKS = ('variant', 'configure', 'data_elsewhere', 'reals', 'phases', 'recast', 'stages', 'begin_stage', 'end_phase',
-               'end_iteration', 'before_save', 'describe', 'state_dict', 'load_state_dict', 'shared_state_dict',
-               'load_shared_state_dict')
+               'end_iteration', 'before_save', 'tell_critics', 'hear_from_generator', 'describe', 'state_dict',
+               'load_state_dict', 'shared_state_dict', 'load_shared_state_dict')
 
 
 class Regularizer:
@@ -34,7 +34,8 @@ class Regularizer:
     """
     interval = 1                    # In main steps: act on every interval-th iteration ...
     leaf: str | None = None  # 'img' or 'seen': `d_pair` differentiates the critic with respect to this.
-    # Does the method work where the critics that it acts on are in another process than G?
+    # Does the method work where the critics that it acts on are in another process than G? It is then in both: where G is,
+    # `game.D.is_here` is false, where the critics are, `game.G.is_here`.
     works_apart = False
     brings_data = False  # Does the method open data sets of its own (`Options.data`), in place of --data?
     # Is `d_fake` a function of the fakes themselves? Ratio forms of OSGAN refuse it by name.
@@ -131,6 +132,13 @@ class Regularizer:
 
     def before_save(self, nimg: int) -> None:
         """Called before the state of the run is saved, between two iterations."""
+
+    def tell_critics(self) -> dict[str, float]:
+        """Numbers from 0 to 1 that are found where G is, for the same method where the critics are, if that is elsewhere."""
+        return {}
+
+    def hear_from_generator(self, told: dict[str, float]) -> None:
+        """Takes what `tell_critics` returned, before each step of a critic."""
 
     def describe(self) -> dict:
         """Plain data that network snapshots carry, by name, for the tools that make pictures with them."""

@@ -10,7 +10,7 @@ import torch
 
 from torch_utils.wire.message import BadMessage, Header, TensorForm
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_LABELS = 100_000            # Different labels of a centre.
 MAX_STATISTICS = 256            # In one answer.
 MAX_TEXT = 500                  # Characters of a sentence from the other end.
@@ -38,6 +38,7 @@ class Kind(enum.IntEnum):
     JUDGE = 11                  # Fakes; the answer is what G learns of them.
     LEARN = 12                  # Fakes that a critic learns from.
     LEARN_FROM_REALS = 16       # A critic learns without fakes.
+    JUDGE_AND_LEARN = 18        # Both at once, of the same fakes.
     MEASURED = 17               # An iteration in which shares of methods were measured is over.
     SAVE = 13
     LEAVE = 14                  # The stage is over.

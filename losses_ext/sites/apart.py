@@ -12,7 +12,8 @@ from torch_utils.wire.address import check_security
 
 # Options of this method that are each end's own affair.
 OWN = frozenset({'listen', 'tls', 'insecure', 'patience', 'data'})
-OF_THE_MODE = ('centres', 'listen', 'tls', 'insecure', 'patience', 'res', 'channels', 'labels', 'images', 'grads')
+OF_THE_MODE = ('centres', 'listen', 'tls', 'insecure', 'patience', 'res', 'channels', 'labels', 'images', 'grads',
+               'grad_clip', 'grad_noise')
 METHOD = 'tdgan'
 
 
@@ -65,9 +66,7 @@ def refusals(config: Mapping[str, Any], options: Any):
         yield 'there is one process at the generator\'s site; give --gpus=1'
     for name in config['regularizers']:
         if not losses_ext.load(losses_ext.REG_TYPES[name]).works_apart:
-            yield f'--reg_type={name} needs the critics in the same process as G; leave it out'
-    if config['loss'] == 'osgan':
-        yield '--loss=osgan needs the critics in the same process as G; name its game in --loss instead'
+            yield f'--reg_type={name} needs the critics in the same process as G (docs/sites.md); leave it out'
     if losses_ext.rules_of(config['loss_kwargs']['game']).paired and config['data_shape']['c_dim']:
         yield (f'--loss={config["loss"]} gives fakes the labels of the very images that they are compared with, and these would '
                'have to leave the centre; leave out --cond, or give another --loss')

@@ -2,6 +2,7 @@
 
     G learns        fakes with graph -> centre -> d L_G(D_k) / d fakes, from which the gradient goes on into G
     D_k learns      fakes without graph -> centre, which does the step of training/loss.py with them and its own reals
+    both            in one step where both learn of the same fakes (a step that has `at_critics`)
 """
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from losses_ext.centres import Centre
+from losses_ext.sites.agreement import Kind
 from losses_ext.sites.hub import Hub
 from training.loss import Game, Phase, StepContext, d_both, d_main, d_reg, g_both, g_main, g_reg, offers
 from training.player import Player
@@ -81,16 +83,28 @@ def recast(phases: Iterable[Phase], hub: Hub) -> Iterator[Phase]:
     """The phases with those steps that critics take part in as the halves of them that stay here. Raises ValueError."""
     halves = {g_main: g_main_here, g_both: g_both_here, d_main: d_main_here, d_both: d_main_here, d_reg: d_reg_here, g_reg: None}
     for phase in phases:
+        if hasattr(phase.step, 'at_critics'):
+            step = offers(*phase.step.sites)(partial(g_main_here, hub=hub, kind=Kind.JUDGE_AND_LEARN))
+            yield replace(phase, step=step, players=[player for player in phase.players if player.is_here])
+            continue
         if phase.step not in halves:
             raise ValueError(f'the phase {phase.name} cannot be divided between the generator\'s site and the centres')
         half = halves[phase.step]
         yield phase if half is None else replace(phase, step=offers(*phase.step.sites)(partial(half, hub=hub)))
 
 
-def g_main_here(game: Game, ctx: StepContext, hub: Hub) -> None:
-    """`g_main`, with the image gradient of a centre."""
-    ctx.gen = game.generate(ctx, ctx.gen_z, ctx.gen_c)
-    image_grad = hub.judge(ctx)                                                     # [N,C,H,W]
+def g_main_here(game: Game, ctx: StepContext, hub: Hub, kind: Kind = Kind.JUDGE) -> None:
+    """`g_main`, with the image gradient of a centre. While it works on that, the fakes of the next centre are made."""
+    try:
+        ctx.gen = game.generate(ctx, ctx.gen_z, ctx.gen_c)
+        hub.judge(ctx, kind, partial(pass_on, game, ctx))
+    except RuntimeError:            # If memory has run out, the phase is repeated.
+        hub.forget()
+        raise
+
+
+def pass_on(game: Game, ctx: StepContext, image_grad: Tensor) -> None:
+    """The gradient of G by that of its images, [N,C,H,W], and by the terms of methods."""
     extra = game.extra(0, ctx, 'g_main')
     terms, grads = [ctx.gen.img], [image_grad]
     if isinstance(extra, Tensor):
@@ -102,6 +116,7 @@ def g_main_here(game: Game, ctx: StepContext, hub: Hub) -> None:
 def g_both_here(game: Game, ctx: StepContext, hub: Hub) -> None:
     """`g_both`, the same way."""
     g_main_here(game, ctx, hub)
+    hub.settle()
     g_reg(game, ctx)
 
 

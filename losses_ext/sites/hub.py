@@ -30,7 +30,7 @@ from torch_utils.wire.message import BadMessage, Header, Message, TensorForm
 from training.loss import Game, StepContext
 from training.run import states
 from training.run.health import CannotGoOn, GoBack
-from training.run.shares import INTERVAL
+from training.run.shares import INTERVAL, name_of
 
 RUN_FILE = 'sites-run'          # In the run's directory: what centres know it by.
 HANDSHAKE_SEC = 120
@@ -246,16 +246,30 @@ class Hub:
         self.settle()
         self._nimg = nimg
 
-    def judge(self, ctx: StepContext) -> Tensor:
-        """What a micro-batch of fakes would have to become, in the eyes of a centre's critics:
-        d L_G / d img, [N,C,H,W]."""
-        shape = tuple(ctx.gen.img.shape)
-        grad = TensorForm(agreement.GRAD_TYPES[self._kinds['grads']], shape)
-        answers = []
-        self._step(Kind.JUDGE, ctx, agreement.answer_forms(grad), answers.append)
-        self.settle()
-        values, found = answers[0].values, answers[0].tensors['grad'].to(ctx.gen.img.device, torch.float32)
-        return found.to(memory_format=torch.channels_last) if values.get('nhwc') is True else found
+    def judge(self, ctx: StepContext, kind: Kind, then: Callable[[Tensor], None]) -> None:
+        """Asks what a micro-batch of fakes would have to become, in the eyes of a centre's critics. `then` is called with it,
+        d L_G / d img [N,C,H,W], once it is there: at the latest before the next request to that centre, and before this
+        returns for the last micro-batch of the phase."""
+        grad = TensorForm(agreement.GRAD_TYPES[self._kinds['grads']], tuple(ctx.gen.img.shape))
+        shares = self.game.shares
+
+        def finish(answer: Message) -> None:
+            found = answer.tensors['grad'].to(ctx.gen.img.device, torch.float32)
+            then(found.to(memory_format=torch.channels_last) if answer.values.get('nhwc') is True else found)
+
+        self._step(kind, ctx, agreement.answer_forms(grad), finish)
+        is_last = ctx.source == len(self._stage.sources) - 1 and self._is_last(ctx)
+        if is_last or (shares is not None and shares.measures(ctx)):
+            self.settle()
+
+    def _is_last(self, ctx: StepContext) -> bool:
+        """Is this the last micro-batch of a source?"""
+        return (ctx.round + 1) * len(ctx.gen_z) >= self._config['batch']
+
+    def forget(self) -> None:
+        """What was asked is still answered, but nobody wants to know."""
+        for pending in self._pending:
+            pending.done = ignore
 
     def learn(self, ctx: StepContext) -> None:
         """A micro-batch of a critic's phase. The answer comes later: until then other centres work as well."""
@@ -265,14 +279,15 @@ class Hub:
     def _step(self, kind: Kind, ctx: StepContext, forms: Callable, done: Callable) -> None:
         tensors, num = {}, len(ctx.gen_z)
         values = dict(phase=ctx.phase.name, round=ctx.round, num=num, nimg=ctx.nimg, share=ctx.share, nhwc=False,
-                      p=float(getattr(self.game.augment, 'p', 0.0)), last=(ctx.round + 1) * num >= self._config['batch'],
+                      p=float(getattr(self.game.augment, 'p', 0.0)), last=self._is_last(ctx),
+                      told={name_of(method): method.tell_critics() for method in self.game.having('tell_critics')},
                       weights=[critic.weight for critic in self.game.critics_of(ctx.source)])
         if ctx.gen is not None:
             img = ctx.gen.img
             values['nhwc'] = not img.is_contiguous() and img.is_contiguous(memory_format=torch.channels_last)
             tensors = dict(img=agreement.packed_images(img, self._kinds['images']), c=ctx.fake_c.detach().float().cpu())
             tensors.update({f'feat{res}': feat.detach().float().cpu() for res, feat in ctx.gen.feats.items()}
-                           if kind == Kind.LEARN else {})
+                           if kind != Kind.JUDGE else {})
             values['feats'] = str(next(iter(ctx.gen.feats.values())).dtype).removeprefix('torch.') if ctx.gen.feats else ''
         index = self._stage.sources[ctx.source].index
 

@@ -20,8 +20,10 @@ from torch_utils.wire.message import BadMessage, Header, Message, TensorForm
 from training import setup
 from training.data.storage import DatasetError
 from training.loss import Phase, StepContext
+from training.player import Player
 from training.run import states
 from training.run.health import CannotGoOn, Diverged, Health
+from training.run.shares import name_of
 from training.training_loop import finish_phase
 
 
@@ -50,6 +52,11 @@ class Hardening:
     """What is done to an image gradient before it leaves: its norm, image by image, is cut off, and Gaussian noise added."""
     clip: float | None = None
     noise: float = 0.0
+
+    def and_also(self, clip: float | None, noise: float) -> 'Hardening':
+        """The stricter of both."""
+        clips = [norm for norm in (self.clip, clip) if norm is not None]
+        return Hardening(min(clips, default=None), max(self.noise, noise))
 
     def applied(self, grad: Tensor) -> Tensor:
         """A gradient [N,C,H,W] as it may leave. The noise is of this machine: no seed of the run tells it."""
@@ -105,10 +112,10 @@ class Seat:
         self.run = setup.build(self.config, self.device)
         self.feat_channels = dict(getattr(self.run.game.G.module.synthesis, 'channels', {}))
         self.mailbox = Mailbox()
-        self.run.game.G.module, self.run.game.G_ema = self.mailbox, None
+        self.run.game.G.module, self.run.game.G_ema, self.run.game.G.is_here = self.mailbox, None, False
         self.run.game.style_mixing_prob = 0
         self.phases = {phase.name: phase for phase in self.run.phases}
-        self.place, self._reals = Place(), None
+        self.place, self._reals, self._taken = Place(), None, None
 
     @property
     def source(self) -> int:
@@ -138,7 +145,8 @@ class Seat:
                  for res in sorted(self.run.game.tap_G)}
         without = dict.fromkeys((Kind.ENTER, Kind.LEARN_FROM_REALS, Kind.MEASURED, Kind.SAVE, Kind.LEAVE, Kind.END,
                                  Kind.REFUSED), {})
-        return agreement.of_kinds({Kind.JUDGE: images, Kind.LEARN: {**images, **feats}, **without})(header)
+        learn = {**images, **feats}
+        return agreement.of_kinds({Kind.JUDGE: images, Kind.LEARN: learn, Kind.JUDGE_AND_LEARN: learn, **without})(header)
 
     def answer(self, request: Message) -> Message:
         """What this centre answers; the same again to the request that it has answered last.
@@ -165,13 +173,15 @@ class Seat:
     def _done(self, request: Message) -> tuple[dict, dict]:
         """(values, tensors) of the answer."""
         act = {Kind.ENTER: self._enter, Kind.JUDGE: self._judge, Kind.LEARN: self._learn,
-               Kind.LEARN_FROM_REALS: self._learn, Kind.SAVE: self._save,
+               Kind.LEARN_FROM_REALS: self._learn, Kind.JUDGE_AND_LEARN: self._judge_and_learn, Kind.SAVE: self._save,
                Kind.LEAVE: self._leave, Kind.MEASURED: self._measured}[request.header.kind]
         grad: dict[str, Tensor] = {}
         with training_stats.noted() as notes:
             values = act(request, grad) or {}
         signs = torch.zeros([0, 2])
-        if request.header.kind in (Kind.JUDGE, Kind.LEARN, Kind.LEARN_FROM_REALS):
+        if request.header.kind == Kind.JUDGE_AND_LEARN:      # The step is one with that of G, which is counted where G is.
+            notes = [note for note in notes if note[0] != 'Progress/nonfinite_grads']
+        if request.header.kind in (Kind.JUDGE, Kind.LEARN, Kind.LEARN_FROM_REALS, Kind.JUDGE_AND_LEARN):
             critics = self.run.game.critics_of(self.source)
             signs = torch.stack([critic.real_signs.cpu().float() for critic in critics])
             for critic in critics:
@@ -234,11 +244,30 @@ class Seat:
         img = self.mailbox.img.requires_grad_()
         grads: list[Tensor] = []            # As it arrives: `img.grad` would have the layout of `img`.
         img.register_hook(grads.append)
+        if phase.name not in self.judging:
+            raise BadMessage(f'{phase.name} is no phase in which critics judge without learning')
         self.judging[phase.name](self.run.game, ctx)
-        found = grads[0] if grads else torch.zeros_like(img)
-        found = self._hardening.applied(found)
+        return self._leaving(grads[0] if grads else torch.zeros_like(img), grad)
+
+    def _leaving(self, image_grad: Tensor, grad: dict) -> dict:
+        """An image gradient [N,C,H,W] as it leaves, into `grad`; returns what is said of it."""
+        found = self._hardening.applied(image_grad)
         grad['grad'] = found.contiguous().cpu().to(agreement.GRAD_TYPES[self.kinds['grads']])
         return dict(nhwc=not found.is_contiguous() and found.is_contiguous(memory_format=torch.channels_last))
+
+    def _judge_and_learn(self, request: Message, grad: dict) -> dict:
+        """Both at once: the critics' part of a step in which they and G learn of the same fakes."""
+        phase, ctx = self._context(request)
+        if not hasattr(phase.step, 'at_critics'):
+            raise BadMessage(f'{phase.name} is no phase in which all learn of the same fakes')
+        game, critics = self.run.game, self.run.game.critics_of(self.source)
+        self._begin_phase(ctx, critics)
+        ctx.gen = game.generate(ctx, ctx.gen_z, ctx.gen_c)
+        found = phase.step.at_critics(game, ctx)
+        game.extra(0, ctx, 'g_main')            # For methods that keep the fakes; terms of G are where G is.
+        if self._end_phase(request, ctx, critics):
+            found = found * float('nan')        # Nobody takes this step: G does not, either.
+        return self._leaving(found, grad)
 
     def _measured(self, request: Message, _: dict) -> None:
         if self.run.game.shares is not None:
@@ -256,17 +285,34 @@ class Seat:
         critic = phase.critic
         if critic is None or critic.source != self.source:
             raise BadMessage(f'{phase.name} is no phase of this centre')
-        if ctx.round == 0:
-            critic.optimizer.zero_grad(set_to_none=True)
-            critic.module.requires_grad_(True)
+        self._begin_phase(ctx, [critic])
         phase.step(self.run.game, ctx)
+        self._end_phase(request, ctx, [critic])
+        return {}
+
+    def _begin_phase(self, ctx: StepContext, critics: list[Player]) -> None:
+        """What comes before the first micro-batch of a phase in which critics learn."""
+        step = ctx.batch_idx, ctx.phase.name
+        if ctx.round == 0:
+            if step == self._taken:
+                raise BadMessage(f'the step of {ctx.phase.name} has been taken')
+            for critic in critics:
+                critic.optimizer.zero_grad(set_to_none=True)
+                critic.module.requires_grad_(True)
+
+    def _end_phase(self, request: Message, ctx: StepContext, critics: list[Player]) -> bool:
+        """What follows a micro-batch, and after the last one the step; returns whether that was left out, as the gradient is
+        not finite."""
         if self.run.game.shares is not None:
             self.run.game.shares.note_step(ctx)
-        if request.values.get('last') is True:
-            for regularizer in self.run.game.having('end_phase'):
-                regularizer.end_phase(phase)
-            self.health.note_step(phase.name, finish_phase(phase.players))
-        return {}
+        if request.values.get('last') is not True:
+            return False
+        for regularizer in self.run.game.having('end_phase'):
+            regularizer.end_phase(ctx.phase)
+        self._taken = ctx.batch_idx, ctx.phase.name
+        is_broken = finish_phase(critics)
+        self.health.note_step(ctx.phase.name, is_broken)
+        return is_broken is not None and bool(is_broken)
 
     def _context(self, request: Message) -> tuple[Phase, StepContext]:
         """The phase and the micro-batch that a request is about."""
@@ -281,7 +327,8 @@ class Seat:
             raise BadMessage('there is no such micro-batch')
         self._open_mail(request, num)
         if hasattr(run.game.augment, 'p'):
-            run.game.augment.p.copy_(torch.tensor(agreement.real(values, 'p', 0, 1)))
+            run.game.augment.p.copy_(torch.tensor(agreement.real(values, 'p')))
+        self._hear(values.get('told'))
         weights = values.get('weights')
         critics = run.game.critics_of(self.source)
         if not isinstance(weights, list) or len(weights) != len(critics):
@@ -295,6 +342,14 @@ class Seat:
         run.game.take_reals(ctx, img, c)
         ctx.gen_z, ctx.gen_c, ctx.fake_c = torch.zeros([num, 0], device=self.device), fake_c, fake_c
         return phase, ctx
+
+    def _hear(self, told: Any) -> None:
+        """Gives methods the numbers that are found where G is."""
+        for method in self.run.game.having('hear_from_generator'):
+            numbers = told.get(name_of(method)) if isinstance(told, Mapping) else None
+            if not isinstance(numbers, Mapping):
+                raise BadMessage('the request lacks what methods must be told')
+            method.hear_from_generator({name: agreement.real(numbers, name, 0, 1) for name in numbers})
 
     def _open_mail(self, request: Message, num: int) -> None:
         """Puts what has come where steps look for what G makes."""

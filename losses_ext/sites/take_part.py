@@ -155,7 +155,12 @@ class Participant:
         config = {**apart.as_centre(config, index, self.centre.data, dict(self.centre.more)), 'device': self.centre.device,
                   'data_loader_kwargs': dict(num_workers=0)}
         return Seat(config, index, kinds, distributed.pick_device(self.centre.device), self.centre.private / run.hex(),
-                    self.centre.hardening, self._on_stage)
+                    self._hardening(config), self._on_stage)
+
+    def _hardening(self, config: Mapping[str, Any]) -> Hardening:
+        """What is done to image gradients: what this centre wants and what the run wants, whichever is stricter."""
+        options = config['regularizers'][apart.METHOD]
+        return self.centre.hardening.and_also(options.get('grad_clip'), options.get('grad_noise', 0.0))
 
 
 def configuration(options: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,20 @@ from tiny import Silent, assert_same_bits, make_dataset
 
 import train
 from losses_ext.sites import hub as hubs
+from losses_ext.sites.seat import Hardening
 from torch_utils import training_stats
 from torch_utils.state_file import load_state
 from torch_utils.wire import certificates
 from training import setup
 from training.config.rules import UserError
 from training.dataset import ImageFolderDataset
+from training.loss import Game
 from training.run import states
 from training.training_loop import training_loop
 
 ROOT = Path(__file__).parents[2]
 NAMES = ('north', 'south')
+NUM_CLASSES = 3
 BASE = ['--outdir=unused', '--reg_type=tdgan', '--cfg=tiny', '--cbase=64', '--cmax=4', '--batch=8', '--device=cpu',
         '--metrics=none', '--log=none', '--map-depth=2', '--workers=0']
 
@@ -34,9 +38,9 @@ BASE = ['--outdir=unused', '--reg_type=tdgan', '--cfg=tiny', '--cbase=64', '--cm
 class Sites:
     """The centres' processes, and what both kinds of runs are asked for."""
 
-    def __init__(self, folder, num_classes=0):
-        self.folder, self.num_classes, self.processes = folder, num_classes, {}
-        self.data = [make_dataset(folder / f'{name}.zip', num=num, num_classes=num_classes, seed=i)
+    def __init__(self, folder):
+        self.folder, self.processes = folder, {}
+        self.data = [make_dataset(folder / f'{name}.zip', num=num, num_classes=NUM_CLASSES, seed=i)
                      for i, (name, num) in enumerate(zip(NAMES, (24, 12)))]
         self.certificates = {path.name: path for path in certificates.make_authority(folder / 'certs', 'generator', ['localhost'],
                                                                                      NAMES)}
@@ -57,15 +61,14 @@ class Sites:
 
     def config(self, remote, *args):
         """Of a run with these options."""
-        labels = [f'--tdgan_labels={self.num_classes}'] * (remote and self.num_classes > 0)
+        labels = [f'--tdgan_labels={NUM_CLASSES}'] * ('--cond=1' in args)
         where = [f'--tdgan_data={",".join(self.data)}'] if not remote else [
             '--tdgan_mode=remote', f'--tdgan_centres={",".join(NAMES)}', f'--tdgan_listen=localhost:{self.port}',
             f'--tdgan_tls={self.certificates["generator"]}', '--tdgan_res=16', '--tdgan_patience=60', *labels]
-        cond = ['--cond=1'] * (self.num_classes > 0)
         run_dir = self.folder / 'run'
         run_dir.mkdir(exist_ok=True)
         (run_dir / 'sites-run').unlink(missing_ok=True)
-        return {**train.config_from_args([*BASE, *cond, *args, *where]), 'run_dir': run_dir}
+        return {**train.config_from_args([*BASE, *args, *where]), 'run_dir': run_dir}
 
     def critics(self, run):
         """{name: state} of the critics of the last stage, as their centres have saved them."""
@@ -125,9 +128,87 @@ def assert_equal_runs(sites, *args):
     ['--tdgan_schedule=0:0.032'],
     ['--tdgan_schedule=0:0.016,0+1:0.016,1:0.016,0:0.016', '--tdgan_d=keep', '--batch-gpu=4', '--ada-kimg=0.1',
      '--r1_interval=2'],
-], ids=['one centre', 'on line together, in turn, and back again'])
+    ['--tdgan_schedule=0+1:0.032', '--cond=1', '--reg_type=tdgan,apa', '--apa_kimg=0.02', '--aug=noaug'],
+    ['--tdgan_schedule=0:0.016,0+1:0.032', '--cond=1', '--loss=osgan', '--batch-gpu=4', '--r1_interval=2',
+     '--reg_type=tdgan,ggdr,apa'],
+], ids=['one centre', 'on line together, in turn, and back again', 'labels and APA', 'OSGAN'])
 def test_a_run_between_sites_is_the_local_run_bit_for_bit(sites, args):
     assert_equal_runs(sites, *args)
+
+
+def test_critics_of_several_centres_judge_at_the_same_time(sites, monkeypatch):
+    waiting, answer = [], hubs.Hub._answer
+
+    def counted(hub, pending):
+        waiting.append([p.message.header.kind for p in hub._pending].count(hubs.Kind.JUDGE))
+        return answer(hub, pending)
+
+    monkeypatch.setattr(hubs.Hub, '_answer', counted)
+    sites.train(True, '--tdgan_schedule=0+1:0.016')
+    assert max(waiting) == 2
+
+
+class Link(torch.autograd.Function):
+    """What happens to fakes on their way to a critic, and to their gradients on the way back."""
+
+    @staticmethod
+    def forward(ctx, img, there, back):
+        ctx.back = back
+        return there(img)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.back(grad), None, None
+
+
+def as_bfloat16(x):
+    return x.to(torch.bfloat16).float()
+
+
+def as_uint8(x):
+    return (127.5 * x + 128).floor().clamp(0, 255) / 127.5 - 1
+
+
+def clipped(grad, most=1e-3):
+    norms = grad.flatten(1).norm(dim=1)
+    assert (norms > most).any()
+    return torch.stack([g * (most / norm) if norm > most else g for g, norm in zip(grad, norms)])     # [N,C,H,W]
+
+
+@pytest.mark.parametrize('args, there, back', [
+    (['--tdgan_images=bfloat16', '--tdgan_grads=bfloat16'], as_bfloat16, as_bfloat16),
+    (['--tdgan_images=uint8', '--tdgan_grad_clip=1e-3'], as_uint8, clipped),
+], ids=['bfloat16', 'uint8, cut off'])
+def test_images_and_gradients_travel_as_asked_and_nothing_else_changes(sites, monkeypatch, args, there, back):
+    remote, _ = sites.train(True, '--tdgan_schedule=0:0.016', *args)
+    judge = Game.judge_fakes
+
+    def over_a_link(game, ctx, *more, **how):
+        ctx.gen = replace(ctx.gen, img=Link.apply(ctx.gen.img, there, back))
+        return judge(game, ctx, *more, **how)
+
+    monkeypatch.setattr(Game, 'judge_fakes', over_a_link)
+    local, _ = sites.train(False, '--tdgan_schedule=0:0.016')
+    assert_same_bits(remote.game.G.state_dict(), local.game.G.state_dict())
+
+
+def test_a_gradient_is_cut_off_image_by_image_and_noise_is_of_the_machine():
+    grad = torch.stack([torch.zeros(3, 4, 4), torch.full((3, 4, 4), 1e-3), torch.full((3, 4, 4), 2.0)])
+    found = Hardening(clip=1.0).applied(grad)
+    assert torch.equal(found[:2], grad[:2]) and abs(found[2].norm() - 1) < 1e-6
+    noise = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        noise.append(Hardening(noise=0.5).applied(torch.zeros(64, 3, 8, 8)))
+    assert not torch.equal(*noise) and abs(noise[0].std() - 0.5) < 0.05
+    assert torch.equal(Hardening().applied(grad), grad)
+
+
+@pytest.mark.parametrize('own, asked, both', [
+    ((None, 0.0), (None, 0.0), (None, 0.0)), ((2.0, 0.0), (None, 0.1), (2.0, 0.1)), ((2.0, 0.3), (1.0, 0.1), (1.0, 0.3)),
+    ((None, 0.0), (1.0, 0.0), (1.0, 0.0))])
+def test_the_stricter_of_what_centre_and_run_want_is_done(own, asked, both):
+    assert Hardening(*own).and_also(*asked) == Hardening(*both)
 
 
 @pytest.mark.slow
@@ -136,14 +217,19 @@ def test_a_run_between_sites_is_the_local_run_bit_for_bit(sites, args):
     ['--tdgan_schedule=0:0.032', '--loss=hinge', '--aug=noaug'],
     ['--tdgan_schedule=0:0.032', '--loss=relativistic', '--reg_type=tdgan,r2', '--aug=noaug', '--r2_interval=1'],
     ['--tdgan_schedule=0:0.016,1:0.032', '--r1_interval=1', '--pl_interval=1', '--tdgan_warmup=0.008'],
-], ids=['methods', 'hinge', 'relativistic', 'without lazy steps'])
+    ['--tdgan_schedule=0+1:0.032', '--reg_type=tdgan,cr,bcr', '--cr_shift=0.1', '--bcr_shift=0.1'],
+    ['--tdgan_schedule=0+1:0.032', '--reg_type=tdgan,ggdr,diggan,weco,daco,lecam', '--loss=osgan', '--diggan_interval=1'],
+    ['--tdgan_schedule=0+1:0.032', '--loss=osgan', '--osgan_game=relativistic', '--aug=noaug', '--batch-gpu=4'],
+    ['--tdgan_schedule=0+1:0.032', '--loss=osgan', '--osgan_form=simple', '--mbstd-group=0'],
+], ids=['methods', 'hinge', 'relativistic', 'without lazy steps', 'consistency', 'OSGAN and methods', 'OSGAN, relativistic',
+        'OSGAN by ratio'])
 def test_what_may_be_combined_is_equal_as_well(sites, args):
     assert_equal_runs(sites, *args)
 
 
 @pytest.mark.parametrize('args, sentence', [
-    (['--loss=osgan'], '--loss=osgan needs the critics'),
-    (['--reg_type=tdgan,apa', '--apa_p=0.1'], '--reg_type=apa needs the critics'),
+    (['--reg_type=tdgan,zcr'], '--reg_type=zcr needs the critics'),
+    (['--loss=relativistic', '--cond=1', '--tdgan_labels=3', '--aug=noaug'], 'would have to leave the centre'),
     (['--metrics=fid50k_full'], 'give --metrics=none'),
     (['--tdgan_data=a.zip'], 'exclude each other'),
     (['--tdgan_res=20'], 'a power of two'),

@@ -52,8 +52,8 @@ class Shares:
     def note_step(self, ctx: StepContext) -> None:
         """Looks at the gradients that a micro-batch of a main step has left."""
         if self.measures(ctx) and ctx.phase.interval == 1:
-            self._main.update({player.name: _length(parameter.grad for parameter in player.module.parameters())
-                               for player in ctx.phase.players})
+            grads = {player.name: [parameter.grad for parameter in player.module.parameters()] for player in ctx.phase.players}
+            self._main.update({name: _length(of) for name, of in grads.items() if any(grad is not None for grad in of)})
 
     def end_iteration(self) -> None:
         """Reports what was measured in this iteration."""
