@@ -40,6 +40,10 @@ Example, on one machine (--insecure: without certificates):
               help='Cut off the gradient of each image at this norm before it leaves [default: not]')
 @click.option('--grad-noise', type=Real('[0, inf)'), default=0.0, metavar='FLOAT', show_default=True,
               help='Standard deviation of Gaussian noise that is added to it.')
+@click.option('--max-network', type=Real('(0, inf)'), default=300.0, show_default=True, metavar='MILLIONS',
+              help='Refuse a run whose networks have more weights; with optimizers each million takes 16 MB.')
+@click.option('--max-message', type=Real('(0, inf)'), default=1024.0, show_default=True, metavar='MIB',
+              help='Refuse a run with more images, or maps of them, at once.')
 @click.option('--record-wire', metavar='DIR', help='Keep every message that leaves, for tdgan_audit.py.')
 @click.option('--patience', type=Real('[0, inf)'), metavar='SECONDS',
               help='End when the generator\'s site has not been there for so long [default: wait for ever]')
@@ -92,7 +96,7 @@ def take_part(o, identity):
         distributed.check_device(o['device'], 1)
         Path(o['private']).mkdir(parents=True, exist_ok=True)
         centre = part.Centre(o['name'], o['data'], Path(o['private']), o['device'], dict(labels_from=o['labels_from']),
-                             part.Hardening(o['grad_clip'], o['grad_noise']))
+                             part.Hardening(o['grad_clip'], o['grad_noise']), part.Limits(o['max_network'], o['max_message']))
         dial = recorded(partial(connect, o['connect'], identity), o['record_wire'])
         page = part.Page(centre)
         finished = part.Participant(centre, page.begin_stage, page.after).take_part(

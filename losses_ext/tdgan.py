@@ -111,7 +111,6 @@ def parse_schedule(options: Options) -> list[tuple[list[int], float]]:
 class CentreStage(Stage):
     """A stage, and which centres were on line before it."""
     memory: tuple[Centre, ...] = ()         # Seen earlier, not on line now.
-    new: tuple[Centre, ...] = ()            # On line for the first time.
     previous: tuple[Centre, ...] = ()       # On line in the stage before.
     begin_nimg: int = 0
     number: int = 0
@@ -158,6 +157,7 @@ class TDGAN(Regularizer):
         self._nimg = 0                      # Images shown so far.
         self._base_weights = None
         self._kept = {}  # {centre: its critics and strength of augmentation} with --tdgan_d=keep.
+        self._early: dict[int, int] = {}    # {stage: images after which it ended, as a centre stayed away}
         self._schedule = parse_schedule(options)
         # The number of the centre that this process is; None: it is none, and has G.
         self._own = apart.own_centre(options.mode)
@@ -182,7 +182,7 @@ class TDGAN(Regularizer):
 
     def stages(self, config: dict) -> list[Any]:
         if self._hub is not None:
-            self._hub.serve(self.game, config, *apart.terms(config))
+            self._hub.serve(self.game, config, *apart.terms(config), num_stages=len(self._schedule))
         num = len(titles(self.options))
         self._strength_adapts = config.get('target') is not None
         self._c_dim = config['data_shape']['c_dim']
@@ -193,35 +193,43 @@ class TDGAN(Regularizer):
         for number, (ids, kimg) in enumerate(self._schedule):
             on_line = [self._centres[i] for i in ids]
             memory = tuple(centre for centre in seen if centre not in on_line)
-            new = tuple(centre for centre in on_line if centre not in seen)
-            seen += new
+            seen += [centre for centre in on_line if centre not in seen]
             begin_nimg, end_kimg = round(end_kimg * 1000), end_kimg + kimg
             stages.append(CentreStage(round(end_kimg * 1000), on_line, Mixed([on_line, memory]), list(seen),
-                                      memory, new, previous, begin_nimg, number))
+                                      memory, previous, begin_nimg, number))
             previous = tuple(on_line)
+        self._stages = stages
         return stages
 
     def begin_stage(self, stage: Any, seed: int, resumed: bool) -> None:
         for centre in self._centres:
             if centre not in stage.sources:
                 centre.close()
+        if self._hub is not None:
+            self._hub.begin_stage(stage, seed, resumed, self._nimg, self._early)
         if not resumed:
-            for centre in stage.new:
+            new = [centre for centre in stage.sources if centre.labels is None]
+            for centre in new:
                 centre.note_contents()
             if stage.previous:
-                self._change_over(stage, seed)
+                self._change_over(stage, seed, new)
             self._report_stage(stage)
-        if self._hub is not None:
-            self._hub.begin_stage(stage, seed, resumed, self._nimg)
         self._stage = stage
         self._weigh_critics()
+        self._end_early_if_over()
 
     def end_iteration(self, nimg: int, batch_idx: int) -> None:
         self._nimg = nimg
         if self._hub is not None:
             self._hub.end_iteration(nimg, batch_idx)
+            self._end_early_if_over()
         if self.options.warmup:
             self._weigh_critics()
+
+    def _end_early_if_over(self) -> None:
+        """The stage has no more iterations if a centre has stayed away for too long; the next one begins earlier."""
+        if self._hub is not None and self._hub.is_over and self._stage.number not in self._early:
+            self._early[self._stage.number] = self._stage.end_nimg = self._nimg
 
     def before_save(self, nimg: int) -> None:
         if self._hub is not None:
@@ -233,8 +241,8 @@ class TDGAN(Regularizer):
         for centre in self._centres:
             training_stats.report0(f'Progress/tdgan_centre_{centre.index}', float(centre in stage.sources))
 
-    def _change_over(self, stage, seed):
-        """Freezes the teacher, replaces the critics, and lets new codes start
+    def _change_over(self, stage, seed, new):
+        """Freezes the teacher, replaces the critics, and lets the codes of new centres start
         where the previous centre is."""
         game = self.game
         if self.options.d == 'keep':
@@ -247,10 +255,11 @@ class TDGAN(Regularizer):
             game.frozen[TEACHER].train().requires_grad_(False)
         if self.options.gopt == 'reset':
             game.G.reset_optimizer()
-        if self.options.code_init == 'copy' and stage.previous[0].code is not None:
+        previous = [centre for centre in stage.previous if centre.labels is not None]       # Of others G knows nothing.
+        if self.options.code_init == 'copy' and previous and previous[0].code is not None:
             for G in (game.G.module, game.G_ema):
-                for centre in stage.new:
-                    self._copy_code(G, stage.previous[0].index, centre.index)
+                for centre in new:
+                    self._copy_code(G, previous[0].index, centre.index)
 
     def _keep_critics(self):
         """Of the stage that ends; a centre keeps its own."""
@@ -280,7 +289,11 @@ class TDGAN(Regularizer):
         columns[:, self._c_dim + new] = columns[:, self._c_dim + old]
 
     def _sees_memory(self, stage):
-        return bool(stage.memory) and 'g_main' in self.sites
+        return bool(self._memory_of(stage)) and 'g_main' in self.sites
+
+    def _memory_of(self, stage):
+        """The centres of which G is reminded: all earlier ones but those that never came."""
+        return [centre for centre in stage.memory if centre.labels is not None]
 
     def _weigh_critics(self):
         """Multiplies the critics' weights in G's loss by those of their centres;
@@ -289,7 +302,7 @@ class TDGAN(Regularizer):
         warm = not self._stage.previous or self._nimg >= self._stage.begin_nimg + self.options.warmup * 1000
         if self._base_weights is None:
             self._base_weights = {name: critic.weight for name, critic in self.game.critics.items()}
-        total = sum(centre.num for centre in centres)
+        total = sum(centre.num for centre in centres) or 1          # 0: nobody has come.
         share = {'size': [centre.num / total for centre in centres],
                  'uniform': [1 / len(centres)] * len(centres), 'sum': [1] * len(centres)}[self.options.weights]
         for name, critic in self.game.critics.items():
@@ -299,7 +312,7 @@ class TDGAN(Regularizer):
     def g_main(self, ctx: StepContext) -> Term:
         if self._own is not None or ctx.source > 0 or not self._sees_memory(self._stage):
             return None
-        memory = list(self._stage.memory)
+        memory = self._memory_of(self._stage)
         c, _ = Mixed([memory]).draw_labels(len(ctx.gen_z), ctx.numpy_rng('remind/labels'))
         c = misc.to_device(torch.from_numpy(c), ctx.gen_z.device)
         z = ctx.randn_like(ctx.gen_z, 'remind/z')
@@ -321,7 +334,8 @@ class TDGAN(Regularizer):
 
     def state_dict(self) -> dict:
         return dict(labels={c.index: c.labels for c in self._centres if c.labels is not None},
-                    num={c.index: c.num for c in self._centres}, nimg=self._nimg)
+                    num={c.index: c.num for c in self._centres}, nimg=self._nimg, early=dict(self._early),
+                    stage=self._stage.number if self._stage else 0)
 
     def load_state_dict(self, state: dict) -> None:
         for index, labels in state['labels'].items():
@@ -329,18 +343,13 @@ class TDGAN(Regularizer):
         for index, num in state['num'].items():
             self._centres[index].num = num
         self._kept = state.get('kept', {})      # Of an earlier version; now it is shared.
-        self._nimg = state['nimg']
-        if self._hub is not None:
-            self._hub.require_states(self._nimg, self._on_line_at(self._nimg))
-
-    def _on_line_at(self, nimg: int) -> list[int]:
-        """Numbers of the centres that were on line when so many images had been shown."""
-        end, on_line = 0.0, []
-        for ids, kimg in self._schedule:
-            if nimg > round(end * 1000):
-                on_line = ids
-            end += kimg
-        return on_line
+        self._nimg, self._early = state['nimg'], dict(state.get('early', {}))
+        for number, nimg in self._early.items():
+            self._stages[number].end_nimg = nimg
+        begun = [stage.number for stage in self._stages if stage.begin_nimg < self._nimg]
+        number = state.get('stage', max([0, *begun]))        # Earlier versions did not say.
+        if self._hub is not None and self._nimg > 0 and number not in self._early:
+            self._hub.require_states(self._nimg, self._schedule[number][0])
 
     def shared_state_dict(self) -> dict:
         return dict(kept=self._kept)

@@ -2,7 +2,10 @@
 
     agreement.py    what both ends must have in common, what crosses, and what may not be combined with it
     elsewhere.py    the generator's site: critics, centres and steps whose other half is elsewhere
+    arrival.py      the generator's site: a centre connects
     hub.py          the generator's site: who is connected, requests and answers, and what happens when somebody is away
+    mailbox.py, hardening.py    a centre: what stands where G would be; what is done to gradients before they leave
+    limits.py       a centre: how much it may be asked for
     seat.py         a centre: critics, images, and what it does for a request
     take_part.py    a centre: from a connection to its end, and the next one
 

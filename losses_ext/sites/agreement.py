@@ -12,9 +12,12 @@ from torch_utils.wire.message import BadMessage, Header, TensorForm
 
 PROTOCOL = 2
 MAX_LABELS = 100_000            # Different labels of a centre.
+MAX_LABEL_NUMBERS = 2 ** 24     # In all of them.
 MAX_STATISTICS = 256            # In one answer.
 MAX_TEXT = 500                  # Characters of a sentence from the other end.
-STATISTIC = re.compile(r'(Loss|Progress)/[\w/]{1,80}')
+STATISTIC = re.compile(r'Loss/[\w/]{1,80}|Progress/nonfinite_grads')
+MAX_NAMES = 1000                # Of statistics of all centres.
+MAX_COUNT = 1e12                # Of the values in one of them.
 NAME = re.compile(r'[A-Za-z0-9][\w.-]{0,62}')
 
 # Of the configuration: what both ends must have alike. Nothing in it says where anything is.
@@ -26,6 +29,10 @@ COMMON = ('data_shape', 'centre_kwargs', 'G_kwargs', 'D_kwargs', 'G_opt_kwargs',
 CROSSING = ('cfg', 'seed', 'kimg', 'batch', 'batch_gpu', 'gamma', 'glr', 'dlr', 'cbase', 'cmax', 'map_depth', 'mbstd_group',
             'mixing_prob', 'aug', 'p', 'target', 'ada_kimg', 'augpipe', 'diffaugment', 'loss', 'reg_type', 'freezed', 'nhwc',
             'allow_tf32', 'cond', 'mirror')
+
+
+class Disagreement(BadMessage):
+    """What came is a sound message, and the other end cannot be worked with: trying again would not help."""
 
 
 class Kind(enum.IntEnum):
@@ -109,6 +116,11 @@ def image_form(config: Mapping[str, Any], kind: str) -> TensorForm:
     shape = config['data_shape']
     size = shape['img_resolution']
     return TensorForm(IMAGE_TYPES[kind], (config['batch_gpu'], shape['img_channels'], size, size), (True, False, False, False))
+
+
+def most_labels(c_dim: int) -> int:
+    """How many different labels of so many numbers a centre may say it has: they get memory before anything else is known."""
+    return min(MAX_LABELS, MAX_LABEL_NUMBERS // max(c_dim, 1))
 
 
 def label_form(config: Mapping[str, Any], num: int) -> TensorForm:

@@ -58,7 +58,13 @@ class CentreElsewhere(Centre):
         self._hub = hub
 
     def note_contents(self) -> None:
-        self.num, self.labels = self._hub.contents(self.index)
+        self.num, self.labels = self._hub.contents(self.index) or (0, None)
+
+    def draw_labels(self, num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        if self.labels is not None:
+            return super().draw_labels(num, rng)
+        c = np.zeros([num, self._hub.c_dim], np.float32)        # It has never come: nobody learns from these.
+        return self.with_code(c), c
 
     def close(self) -> None:
         self._hub.leave(self.index)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ import torch
 from torch import Tensor
 
 from dnnlib import writing
-from losses_ext.sites import agreement
-from losses_ext.sites.agreement import Kind
+from losses_ext.sites import agreement, arrival
+from losses_ext.sites.agreement import Disagreement, Kind
+from losses_ext.sites.arrival import Presence
 from torch_utils import training_stats
 from torch_utils.wire.channel import Channel, Closed
 from torch_utils.wire.message import BadMessage, Header, Message, TensorForm
@@ -33,20 +35,8 @@ from training.run.health import CannotGoOn, GoBack
 from training.run.shares import INTERVAL, name_of
 
 RUN_FILE = 'sites-run'          # In the run's directory: what centres know it by.
-HANDSHAKE_SEC = 120
 MAX_BAD = 5                     # Answers to one request that are not what was agreed.
 KEPT_SAVES = 4                  # So many of the latest states stay at the centres whatever is here.
-
-
-@dataclass
-class Presence:
-    """What a centre said when it connected."""
-    channel: Channel
-    num: int
-    labels: tuple[np.ndarray, np.ndarray]       # (values [m,c_dim], counts [m])
-    states: frozenset[int]                      # Numbers of images after which it has saved its state.
-    session: int
-    step: int
 
 
 @dataclass
@@ -71,6 +61,10 @@ class Link:
     refusals: set = field(default_factory=set)
 
 
+class Away(CannotGoOn):
+    """A centre has been away for longer than the run has patience."""
+
+
 class Hub:
     """All centres of one run. `listen(on_channel)` starts whatever they connect to, and returns how to end it."""
 
@@ -84,16 +78,19 @@ class Hub:
         self._changed = threading.Condition()
         self._pending: deque[Pending] = deque()
         self._saves: list[int] = []
+        self._names: set[str] = set()   # Of statistics that centres have sent.
         self._nimg = 0
         self._stage: Any = None
+        self.is_over = False            # Has a centre of the stage stayed away for too long?
 
     # The run that it serves.
 
-    def serve(self, game: Game, config: dict, options: dict[str, Any], digests: dict[str, str]) -> None:
+    def serve(self, game: Game, config: dict, options: dict[str, Any], digests: dict[str, str], num_stages: int = 1) -> None:
         """Takes part in a run, which has been built."""
+        self._num_stages = num_stages
         self.game, self._config, self._options, self._digests = game, config, options, digests
         self._total_nimg = config['kimg'] * 1000
-        self._stage = None
+        self._stage, self.is_over = None, False
         self._pending.clear()
         for link in self.links:
             link.is_on_line = False
@@ -124,10 +121,14 @@ class Hub:
 
     # Who is there.
 
-    def contents(self, index: int) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
-        """(number of images, labels) of a centre, for which it is waited."""
-        presence = self._wait(index)
-        return presence.num, presence.labels
+    @property
+    def c_dim(self) -> int:
+        """Numbers in a label."""
+        return self._config['data_shape']['c_dim']
+
+    def contents(self, index: int) -> tuple[int, tuple[np.ndarray, np.ndarray]] | None:
+        """(number of images, labels) of a centre; None if it has not come in the time that it had."""
+        return None if self.is_over else self.links[index].last_contents
 
     def require_states(self, nimg: int, on_line: list[int]) -> None:
         """Raises ValueError unless all centres that are on line in a state of the run have theirs."""
@@ -145,18 +146,28 @@ class Hub:
                     print(f'Waiting for the centre {link.name}.', flush=True)
                     has_said = True
                 if time.monotonic() > until:
-                    raise CannotGoOn(f'the centre {link.name} has been away for {self._patience:g} seconds '
-                                    '(--tdgan_patience); the same command goes on when it is back')
+                    raise Away(f'the centre {link.name} has been away for {self._patience:g} seconds '
+                               '(--tdgan_patience); the same command goes on when it is back')
                 self._changed.wait(0.5)
             return link.presence
+
+    def _give_up(self, index: int, error: Away) -> None:
+        """The stage ends early, as a centre has stayed away. In the last stage the run stops instead: raises Away."""
+        if self._stage is None or self._stage.number == self._num_stages - 1:
+            raise error
+        link = self.links[index]
+        link.is_on_line, self.is_over = False, True
+        self._pending = deque(pending for pending in self._pending if pending.index != index)
+        print(f'The centre {link.name} has been away for {self._patience:g} seconds (--tdgan_patience): stage '
+              f'{self._stage.number} ends early, and the next one begins. {link.name} can come back in a later one.', flush=True)
 
     def _welcome(self, channel: Channel) -> None:
         """A connection begins, in a thread of its own."""
         try:
-            index, presence = self._handshake(channel)
+            index, presence = arrival.greet(channel, [link.name for link in self.links], self._offer)
         except (BadMessage, Closed, TimeoutError) as error:
             print(f'Warning: a connection was refused: {str(error) or "nothing came"}.', file=sys.stderr, flush=True)
-            refuse(channel, str(error))
+            arrival.refuse(channel, str(error), for_good=isinstance(error, Disagreement))
             return
         with self._changed:
             link = self.links[index]
@@ -166,54 +177,37 @@ class Hub:
             self._changed.notify_all()
         print(f'The centre {link.name} is there: {presence.num} images.', flush=True)
 
-    def _handshake(self, channel: Channel) -> tuple[int, Presence]:
-        hello = channel.receive(agreement.of_kinds({Kind.HELLO: {}}), HANDSHAKE_SEC)
-        if hello.values.get('protocol') != agreement.PROTOCOL:
-            raise BadMessage(f'the centre speaks another version of this protocol than {agreement.PROTOCOL}')
-        name = hello.values.get('name')
-        index = next((i for i, link in enumerate(self.links) if link.name == name), None)
-        if index is None:
-            raise BadMessage('it calls itself by a name that is not among --tdgan_centres')
-        if channel.names is not None and name not in channel.names:
-            raise BadMessage(f'it calls itself {name}, but its certificate does not')
+    def _offer(self, index: int) -> tuple[Message, int]:
+        """(what a centre is told of the run, numbers in a label)."""
         link = self.links[index]
-        channel.send(Message(self._header(Kind.WELCOME, index), dict(
-            options=self._options, digests=self._digests, name=name, kinds=self._kinds, session=link.session)))
-        forms = dict(values=agreement.label_form(self._config, agreement.MAX_LABELS),
-                     counts=TensorForm(torch.int64, (agreement.MAX_LABELS,), (True,)))
-        ready = channel.receive(agreement.of_kinds({Kind.READY: forms, Kind.REFUSED: {}}), HANDSHAKE_SEC)
-        if ready.header.kind == Kind.REFUSED:
-            raise BadMessage(f'the centre {name} refuses: {agreement.text_of(ready.values)}')
-        return index, self._presence(channel, ready)
-
-    def _presence(self, channel: Channel, ready: Message) -> Presence:
-        values = ready.values
-        num = agreement.whole(values, 'num', 10 ** 12)
-        labels = ready.tensors['values'].numpy().copy(), ready.tensors['counts'].numpy().copy()
-        if not (len(labels[0]) == len(labels[1]) > 0 and (labels[1] > 0).all() and labels[1].sum() <= max(num, 1)
-                and np.isfinite(labels[0]).all() and num > 0):
-            raise BadMessage('its labels and their numbers do not fit together')
-        saved = values.get('states')
-        if not isinstance(saved, list) or not all(type(nimg) is int and nimg >= 0 for nimg in saved):
-            raise BadMessage('it does not say which states it has')
-        return Presence(channel, num, labels, frozenset(saved), agreement.whole(values, 'session'),
-                        agreement.whole(values, 'step', 2 ** 32 - 1))
+        return Message(self._header(Kind.WELCOME, index), dict(
+            options=self._options, digests=self._digests, name=link.name, kinds=self._kinds, session=link.session)), self.c_dim
 
     # Stages.
 
-    def begin_stage(self, stage: Any, seed: int, resumed: bool, nimg: int) -> None:
-        """A stage begins, or goes on: the next `enter` of its centres is about it."""
-        self._stage, self._seed, self._resumed, self._nimg = stage, seed, resumed, nimg
+    def begin_stage(self, stage: Any, seed: int, resumed: bool, nimg: int, early: Mapping[int, int]) -> None:
+        """A stage begins, or goes on, once all its centres are there: the next `enter` of each is about it. `early`: the
+        stages that have ended early."""
+        self._stage, self._seed, self._resumed, self._nimg, self._early = stage, seed, resumed, nimg, early
+        self.is_over = stage.number in early
+        for centre in stage.sources:
+            if not self.is_over:
+                try:
+                    self._wait(centre.index)
+                except Away as error:
+                    self._give_up(centre.index, error)
 
     def enter(self, index: int, nimg: int, order: int) -> None:
         """Tells a centre to take its place in the stage."""
+        if self.is_over:
+            return
         link, presence = self.links[index], self._wait(index)
         if self._resumed and nimg not in presence.states:
             raise GoBack(f'the centre {link.name} has not the state after {nimg} images')
         link.session, link.step, link.is_on_line = secrets.randbits(62) or 1, 0, True
         self._request(index, Kind.ENTER, dict(
-            nimg=nimg, order=order, seed=self._seed, resumed=self._resumed, stage=self._stage.number), {},
-            agreement.answer_forms(None), ignore)
+            nimg=nimg, order=order, seed=self._seed, resumed=self._resumed, stage=self._stage.number,
+            early=sorted(self._early)), {}, agreement.answer_forms(None), ignore)
         self.settle()
 
     def leave(self, index: int) -> None:
@@ -242,7 +236,8 @@ class Hub:
         if self.game.shares is not None and (batch_idx - 1) % INTERVAL == 0:
             for index, link in enumerate(self.links):
                 if link.is_on_line:
-                    self._request(index, Kind.MEASURED, {}, {}, agreement.answer_forms(None), report_moments, batch_idx - 1)
+                    self._request(index, Kind.MEASURED, {}, {}, agreement.answer_forms(None),
+                                  partial(report_moments, known=self._names), batch_idx - 1)
         self.settle()
         self._nimg = nimg
 
@@ -300,7 +295,7 @@ class Hub:
     def _take_statistics(self, ctx: StepContext, answer: Message) -> None:
         """What a centre's critics said of its images and of fakes: sums, which are reported here as if they were made
         here."""
-        report_moments(answer)
+        report_moments(answer, self._names)
         signs, critics = answer.tensors['signs'], self.game.critics_of(ctx.source)
         if len(signs) != len(critics):
             raise CannotGoOn('a centre sends statistics that were not agreed')
@@ -315,9 +310,11 @@ class Hub:
 
     def _request(self, index: int, kind: Kind, values: dict, tensors: Mapping[str, Tensor], forms: Callable, done: Callable,
                  iteration: int = 0) -> None:
-        """Sends a request, once the centre has answered the one before."""
+        """Sends a request, once the centre has answered the one before; none to a centre that is not on line."""
         while any(pending.index == index for pending in self._pending):
             self._settle_first()
+        if not (self.links[index].is_on_line or kind == Kind.LEAVE):
+            return
         self.links[index].step += 1
         pending = Pending(index, Message(self._header(kind, index, iteration), values, dict(tensors)), forms, done)
         self._pending.append(pending)
@@ -336,7 +333,11 @@ class Hub:
 
     def _settle_first(self) -> None:
         pending = self._pending[0]
-        answer = self._answer(pending)
+        try:
+            answer = self._answer(pending)
+        except Away as error:
+            self._give_up(pending.index, error)
+            return
         self._pending.popleft()
         pending.done(answer)
 
@@ -379,28 +380,22 @@ class Hub:
         self._send(pending)
 
 
-def report_moments(answer: Message) -> None:
-    """Reports what a centre has reported. Raises CannotGoOn for what is no statistic of a step."""
+def report_moments(answer: Message, known: set[str]) -> None:
+    """Reports what a centre has reported; all names join those that are known. Raises CannotGoOn for what is no statistic of
+    a step."""
     names, rows = answer.values.get('statistics'), answer.tensors['statistics']
     if not isinstance(names, list) or len(names) != len(rows) or not all(
             isinstance(name, str) and agreement.STATISTIC.fullmatch(name) for name in names):
         raise CannotGoOn('a centre sends statistics that were not agreed')
+    known.update(names)
+    if len(known) > agreement.MAX_NAMES or not ((rows[:, 0] >= 0) & (rows[:, 0] <= agreement.MAX_COUNT)).all():
+        raise CannotGoOn('a centre sends statistics that no step has')
     for name, row in zip(names, rows):
         training_stats.report_moments(name, row.tolist())
 
 
 def ignore(answer: Message) -> None:
     """There is nothing in it."""
-
-
-def refuse(channel: Channel, why: str) -> None:
-    """Tells the other end, if it still listens."""
-    try:
-        channel.send(Message(Header(Kind.REFUSED), dict(text=why[:agreement.MAX_TEXT])))
-        time.sleep(0.2)
-    except Closed:
-        pass
-    channel.close(why)
 
 
 def run_id(run_dir: str | os.PathLike | None) -> bytes:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from losses_ext.sites import agreement
 from losses_ext.sites.agreement import Kind
+from losses_ext.sites.hardening import Hardening
+from losses_ext.sites.mailbox import Mailbox
 from torch_utils import training_stats
 from torch_utils.checkpoint import CheckpointError
 from torch_utils.state_file import load_state, save_state
@@ -25,49 +27,6 @@ from training.run import states
 from training.run.health import CannotGoOn, Diverged, Health
 from training.run.shares import name_of
 from training.training_loop import finish_phase
-
-
-class Mailbox(torch.nn.Module):
-    """Where G would be: its images and feature maps are those that have come."""
-    z_dim = 0
-
-    def __init__(self):
-        super().__init__()
-        self.img: Tensor | None = None          # [N,C,H,W]
-        self.feats: dict[int, Tensor] = {}
-
-    def mapping(self, z: Tensor, c: Tensor, skip_w_avg_update: bool = False) -> Tensor:
-        """No styles."""
-        return torch.zeros([len(c), 0, 0], device=c.device)
-
-    def synthesis(self, ws: Tensor, return_feats: Any = (), noise_generator: Any = None) -> Any:
-        """What has come."""
-        if self.img is None:
-            raise BadMessage('the step needs fakes, and none came')
-        return (self.img, self.feats) if return_feats else self.img
-
-
-@dataclass(frozen=True)
-class Hardening:
-    """What is done to an image gradient before it leaves: its norm, image by image, is cut off, and Gaussian noise added."""
-    clip: float | None = None
-    noise: float = 0.0
-
-    def and_also(self, clip: float | None, noise: float) -> 'Hardening':
-        """The stricter of both."""
-        clips = [norm for norm in (self.clip, clip) if norm is not None]
-        return Hardening(min(clips, default=None), max(self.noise, noise))
-
-    def applied(self, grad: Tensor) -> Tensor:
-        """A gradient [N,C,H,W] as it may leave. The noise is of this machine: no seed of the run tells it."""
-        if self.clip is not None:
-            norms = grad.flatten(1).norm(dim=1).clamp(min=1e-30)
-            grad = grad * (self.clip / norms).clamp(max=1)[:, None, None, None]
-        if self.noise > 0:
-            secret = torch.Generator(grad.device)
-            secret.seed()
-            grad = grad + self.noise * torch.randn(grad.shape, device=grad.device, generator=secret)
-        return grad
 
 
 @dataclass
@@ -97,7 +56,7 @@ class Seat:
     """
 
     def __init__(self, config: dict, index: int, kinds: Mapping[str, str], device: torch.device, private: Path,
-                 hardening: Hardening = Hardening(), on_stage: Callable[['Seat'], None] = lambda seat: None):
+                 hardening: Hardening, on_stage: Callable[['Seat'], None] = lambda seat: None):
         self.config, self.index, self.device, self.private, self.kinds = config, index, device, private, dict(kinds)
         self.session = Session()
         self.health = Health()
@@ -158,6 +117,8 @@ class Seat:
             return session.answer
         if header.kind == Kind.ENTER:
             session = Session(header.session, header.step - 1)
+        elif self.place.stage < 0 or self.place.has_left:
+            raise BadMessage('the request is one within a stage, and there is none now')
         if header.session != session.number or header.step != session.step + 1:
             raise BadMessage('the request is not the one that follows')
         try:
@@ -193,7 +154,8 @@ class Seat:
 
     def _enter(self, request: Message, _: dict) -> None:
         values = request.values
-        number, nimg = agreement.whole(values, 'stage', len(self.run.stages) - 1), agreement.whole(values, 'nimg')
+        number = agreement.whole(values, 'stage', len(self.run.stages) - 1)
+        nimg = agreement.whole(values, 'nimg', self.run.total_nimg)
         if self.index not in [centre.index for centre in self.run.stages[number].sources]:
             raise BadMessage('this centre is not on line in that stage')
         resumed = values.get('resumed') is True
@@ -202,7 +164,8 @@ class Seat:
             if self.place.stage != number:
                 raise BadMessage('the state is one of another stage')
         else:
-            self._go_to_start_of(number, nimg)
+            early = values.get('early')
+            self._go_to_start_of(number, nimg, set(early) if isinstance(early, list) else set())
         self.place.order = agreement.whole(values, 'order', 1000)
         self.run.nimg = self.place.nimg = nimg
         self.run.stage_idx = self.place.stage = number
@@ -213,18 +176,26 @@ class Seat:
                                         self.place.order)
         self._on_stage(self)
 
-    def _go_to_start_of(self, number: int, nimg: int) -> None:
-        """The critics as they were when this centre was last on line before a stage, or as they are made."""
-        earlier = [i for i, stage in enumerate(self.run.stages[:number]) if self.index in [c.index for c in stage.sources]]
+    def _go_to_start_of(self, number: int, nimg: int, early: set) -> None:
+        """The critics as they were when this centre was last on line before a stage, or as they are made. Of a stage that has
+        ended early the last state may be any, or none."""
         self._end_iteration()
-        if not earlier:
-            self._build()
-        elif self.place.stage != earlier[-1] or not (self.place.has_left or self.place.nimg == nimg):
-            self._load(max((n for n in self.saved() if n <= nimg), default=-1))
-            if self.place.stage != earlier[-1]:
-                raise CannotGoOn(f'it has no state of the end of stage {earlier[-1]}')
-            for regularizer in self.run.game.having('begin_stage'):
-                regularizer.begin_stage(self.run.stages[earlier[-1]], 0, resumed=True)
+        earlier = [i for i, stage in enumerate(self.run.stages[:number]) if self.index in [c.index for c in stage.sources]]
+        stage_of = {meta['nimg']: meta.get('stage') for _, meta in states.readable_states(self.private)}
+        newest = max((n for n in stage_of if n <= nimg), default=None)
+        for last in reversed(earlier):
+            is_exact = self.place.has_left or self.place.nimg == nimg
+            if self.place.stage == last and (is_exact or (last in early and self.place.nimg <= nimg)):
+                return
+            if newest is not None and stage_of[newest] == last:
+                self._load(newest)
+                for regularizer in self.run.game.having('begin_stage'):
+                    regularizer.begin_stage(self.run.stages[last], 0, resumed=True)
+                return
+            if last not in early:
+                raise CannotGoOn(f'it has no state of the end of stage {last}')
+            print(f'Nothing is left here of stage {last}, which ended early.', flush=True)
+        self._build()
 
     def _leave(self, request: Message, _: dict) -> None:
         self._end_iteration()

@@ -10,7 +10,9 @@ import torch
 
 from losses_ext.sites import agreement, apart
 from losses_ext.sites.agreement import Kind
-from losses_ext.sites.seat import Hardening, Seat
+from losses_ext.sites.hardening import Hardening
+from losses_ext.sites.limits import Limits
+from losses_ext.sites.seat import Seat
 from torch_utils import distributed
 from torch_utils.wire.channel import Channel, Closed
 from torch_utils.wire.message import BadMessage, Header, Message
@@ -38,6 +40,7 @@ class Centre:
     device: str = 'auto'
     more: Mapping[str, Any] = ()
     hardening: Hardening = Hardening()
+    limits: Limits = Limits()
 
 
 class Participant:
@@ -78,7 +81,8 @@ class Participant:
         try:
             seat, run, index = self._greet(channel)
         except BadMessage as error:
-            raise Refused(f'the generator\'s site does not speak as agreed: {error}') from error
+            self._note_bad(channel, error)
+            return False
         print('Connected.', flush=True)
         while True:
             try:
@@ -120,7 +124,8 @@ class Participant:
         channel.send(Message(Header(Kind.HELLO), dict(protocol=agreement.PROTOCOL, name=self.centre.name)))
         welcome = channel.receive(agreement.of_kinds({Kind.WELCOME: {}, Kind.REFUSED: {}}), HANDSHAKE_SEC)
         if welcome.header.kind == Kind.REFUSED:
-            raise Refused(f'the generator\'s site refuses this centre: {agreement.text_of(welcome.values)}')
+            text = f'the generator\'s site refuses this centre: {agreement.text_of(welcome.values)}'
+            raise BadMessage(text) if welcome.values.get('for_good') is False else Refused(text)
         run, index, values = welcome.header.run, welcome.header.centre, welcome.values
         known = run, index, repr(values.get('digests')), repr(values.get('kinds'))
         try:
@@ -128,8 +133,9 @@ class Participant:
                 self._seat = self._make_seat(values, run, index)
                 self._known = known
             num, labels = self._seat.contents()
-            if len(labels[0]) > agreement.MAX_LABELS:
-                raise Refused(f'{self.centre.data} has more than {agreement.MAX_LABELS} different labels')
+            most = agreement.most_labels(labels[0].shape[1])
+            if len(labels[0]) > most:
+                raise Refused(f'{self.centre.data} has more than {most} different labels')
         except (Refused, ValueError, OSError) as error:
             tell(channel, Kind.REFUSED, without_place(str(error), self.centre.data))
             raise Refused(str(error)) from error
@@ -154,6 +160,7 @@ class Participant:
         check_data(self.centre, config)
         config = {**apart.as_centre(config, index, self.centre.data, dict(self.centre.more)), 'device': self.centre.device,
                   'data_loader_kwargs': dict(num_workers=0)}
+        self.centre.limits.check(config, config['regularizers'][apart.METHOD]['schedule'])
         return Seat(config, index, kinds, distributed.pick_device(self.centre.device), self.centre.private / run.hex(),
                     self._hardening(config), self._on_stage)
 

@@ -3,102 +3,21 @@
 What is trained is compared, bit by bit, with a run that has all centres in one process.
 """
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import Silent, assert_same_bits, make_dataset
+from site_runs import BASE, Sites, assert_equal_runs
+from tiny import assert_same_bits, make_dataset
 
 import train
 from losses_ext.sites import hub as hubs
-from losses_ext.sites.seat import Hardening
-from torch_utils import training_stats
-from torch_utils.state_file import load_state
-from torch_utils.wire import certificates
-from training import setup
+from losses_ext.sites.hardening import Hardening
 from training.config.rules import UserError
 from training.dataset import ImageFolderDataset
 from training.loss import Game
-from training.run import states
-from training.training_loop import training_loop
-
-ROOT = Path(__file__).parents[2]
-NAMES = ('north', 'south')
-NUM_CLASSES = 3
-BASE = ['--outdir=unused', '--reg_type=tdgan', '--cfg=tiny', '--cbase=64', '--cmax=4', '--batch=8', '--device=cpu',
-        '--metrics=none', '--log=none', '--map-depth=2', '--workers=0']
-
-
-class Sites:
-    """The centres' processes, and what both kinds of runs are asked for."""
-
-    def __init__(self, folder):
-        self.folder, self.processes = folder, {}
-        self.data = [make_dataset(folder / f'{name}.zip', num=num, num_classes=NUM_CLASSES, seed=i)
-                     for i, (name, num) in enumerate(zip(NAMES, (24, 12)))]
-        self.certificates = {path.name: path for path in certificates.make_authority(folder / 'certs', 'generator', ['localhost'],
-                                                                                     NAMES)}
-        with socket.socket() as probe:
-            probe.bind(('localhost', 0))
-            self.port = probe.getsockname()[1]
-        for name in NAMES:
-            self.start(name)
-
-    def start(self, name):
-        """The process of a centre."""
-        index = NAMES.index(name)
-        args = [self.port, name, self.data[index], self.folder / f'private-{name}', self.certificates[name],
-                self.folder / f'wire-{name}']
-        self.processes[name] = subprocess.Popen(
-            [sys.executable, ROOT / 'tests/zoo/site_worker.py', *map(str, args)], cwd=ROOT,
-            env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'})
-
-    def config(self, remote, *args):
-        """Of a run with these options."""
-        labels = [f'--tdgan_labels={NUM_CLASSES}'] * ('--cond=1' in args)
-        where = [f'--tdgan_data={",".join(self.data)}'] if not remote else [
-            '--tdgan_mode=remote', f'--tdgan_centres={",".join(NAMES)}', f'--tdgan_listen=localhost:{self.port}',
-            f'--tdgan_tls={self.certificates["generator"]}', '--tdgan_res=16', '--tdgan_patience=60', *labels]
-        run_dir = self.folder / 'run'
-        run_dir.mkdir(exist_ok=True)
-        (run_dir / 'sites-run').unlink(missing_ok=True)
-        return {**train.config_from_args([*BASE, *args, *where]), 'run_dir': run_dir}
-
-    def critics(self, run):
-        """{name: state} of the critics of the last stage, as their centres have saved them."""
-        name, found = (self.folder / 'run/sites-run').read_text(), {}
-        for centre in run.stage.sources:
-            state, _ = load_state(states.state_path(self.folder / f'private-{NAMES[centre.index]}' / name, run.nimg))
-            found |= state['critics']
-        return found
-
-    def train(self, remote, *args):
-        """(run, statistics) at the end."""
-        training_stats.reset()
-        run = setup.build(self.config(remote, *args), torch.device('cpu'))
-        collector = training_stats.Collector('(Loss|Progress)/.*')
-        try:
-            training_loop(run, Silent(10 ** 9))
-            collector.update()
-            for regularizer in run.game.having('before_save'):
-                regularizer.before_save(run.nimg)
-        finally:
-            for hub in list(hubs.HUBS.values()):
-                hub.close()
-            hubs.HUBS.clear()
-        return run, collector.as_dict()
-
-    def close(self):
-        """Ends what this has started."""
-        for process in self.processes.values():
-            process.kill()
-            process.wait()
+from training.run.health import CannotGoOn
 
 
 @pytest.fixture(scope='module')
@@ -106,22 +25,6 @@ def sites(tmp_path_factory):
     found = Sites(tmp_path_factory.mktemp('sites'))
     yield found
     found.close()
-
-
-def assert_equal_runs(sites, *args):
-    """Both kinds of runs end with the same bits and statistics."""
-    local, here = sites.train(False, *args)
-    remote, apart = sites.train(True, *args)
-    assert remote.nimg == local.nimg > 0
-    assert_same_bits(remote.game.G.state_dict(), local.game.G.state_dict())
-    assert_same_bits(remote.G_ema.state_dict(), local.G_ema.state_dict())
-    assert_same_bits({name: G.state_dict() for name, G in remote.game.frozen.items()},
-                     {name: G.state_dict() for name, G in local.game.frozen.items()})
-    on_line = {critic.name: critic.state_dict() for source in range(len(local.stage.sources))
-               for critic in local.game.critics_of(source)}
-    assert_same_bits(sites.critics(remote), on_line)
-    assert apart == here
-    return remote
 
 
 @pytest.mark.parametrize('args', [
@@ -209,6 +112,48 @@ def test_a_gradient_is_cut_off_image_by_image_and_noise_is_of_the_machine():
     ((None, 0.0), (1.0, 0.0), (1.0, 0.0))])
 def test_the_stricter_of_what_centre_and_run_want_is_done(own, asked, both):
     assert Hardening(*own).and_also(*asked) == Hardening(*both)
+
+
+def test_a_stage_ends_early_when_a_centre_stays_away_and_the_centre_can_come_back(sites, monkeypatch, capsys):
+    end_iteration, begin_stage = hubs.Hub.end_iteration, hubs.Hub.begin_stage
+
+    def killed_once(hub, nimg, batch_idx):
+        end_iteration(hub, nimg, batch_idx)
+        if nimg == 16:
+            sites.end('north')
+            hub._patience = 1
+
+    def started_again(hub, stage, *more):
+        if stage.number == 1:
+            hub._patience = 60
+            sites.start('north')
+        begin_stage(hub, stage, *more)
+
+    monkeypatch.setattr(hubs.Hub, 'end_iteration', killed_once)
+    monkeypatch.setattr(hubs.Hub, 'begin_stage', started_again)
+    run, _ = sites.train(True, '--tdgan_schedule=0+1:0.064,1:0.016,0:0.016', '--tdgan_d=keep')
+    said = capsys.readouterr().out
+    assert 'The centre north has been away for 1 seconds (--tdgan_patience): stage 0 ends early' in said
+    assert [stage.end_nimg for stage in run.stages] == [24, 80, 96] and run.nimg == 96
+    assert set(sites.critics(run)) == {'D'}                  # It was there again, in the last stage.
+
+
+def test_a_centre_that_never_comes_is_left_out_and_the_run_stops_if_it_has_no_other_stage(sites, monkeypatch):
+    begin_stage = hubs.Hub.begin_stage
+
+    def without_patience_at_first(hub, stage, *more):
+        hub._patience = 0 if stage.number == 0 else 60
+        begin_stage(hub, stage, *more)
+
+    sites.end('north')
+    monkeypatch.setattr(hubs.Hub, 'begin_stage', without_patience_at_first)
+    try:
+        run, _ = sites.train(True, '--tdgan_schedule=0:0.064,1:0.016')
+        assert [stage.end_nimg for stage in run.stages] == [0, 80] and run.nimg == 80
+        with pytest.raises(CannotGoOn, match='the centre north has been away for 0 seconds'):
+            sites.train(True, '--tdgan_schedule=0:0.064')
+    finally:
+        sites.start('north')
 
 
 @pytest.mark.slow
