@@ -54,6 +54,8 @@ REG_TYPES: dict[str, str] = {
     'cr': 'losses_ext.cr:CR',
     'bcr': 'losses_ext.bcr:BCR',
     'zcr': 'losses_ext.zcr:ZCR',
+    'insgen': 'losses_ext.insgen:InsGen',
+    'fakeclr': 'losses_ext.fakeclr:FakeCLR',
 }
 
 # Naming a group means all its members; it joins, with options of its own, when any member is chosen.

@@ -22,7 +22,7 @@ from torch_utils.launcher import RankError, ask, launch, torchrun_world_size
 __all__ = [
     'DEVICES', 'RankError', 'all_agree', 'all_reduce_mean_', 'any', 'barrier', 'broadcast_module_',
     'broadcast_object',
-    'check_bfloat16', 'check_device', 'check_equal', 'gather_objects', 'launch', 'local_rank', 'pick_device',
+    'check_bfloat16', 'check_device', 'check_equal', 'gather', 'gather_objects', 'launch', 'local_rank', 'pick_device',
     'rank', 'torchrun_world_size', 'world_size',
 ]
 
@@ -172,6 +172,15 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def gather(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensors [n,...] of all ranks, of one shape, one after the other in the order of the ranks, on every rank."""
+    if world_size() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
 
 
 def broadcast_module_(module: torch.nn.Module) -> None:

@@ -1,6 +1,7 @@
 """Who takes part in a run: players and regularizers, and which of them a step asks. No tensor is computed here."""
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,8 @@ class Cast:
         self.G = G
         self.G_ema: torch.nn.Module | None = None       # Once the run has one.
         self.critics = {D.name: D}
-        self.frozen: dict[str, torch.nn.Module] = {}    # Earlier copies of G that a method keeps; saved with the run.
+        self.frozen: dict[str, torch.nn.Module] = {}    # Copies of players that methods keep; saved with the run.
+        self.frozen_of: dict[str, str] = {}             # Name of the player, where it is not G.
         self.seed = seed                                # Of the weights of further critics.
         self.regularizers: list[Regularizer] = []
         self.shares: Any = None                         # Measures what each of them does, if anyone wants to know.
@@ -45,6 +47,12 @@ class Cast:
         critic.source = source
         self.critics[name] = critic
         return critic
+
+    def keep_copy(self, name: str, player: Player) -> torch.nn.Module:
+        """A copy of a player's network as it is now, which does not learn; what was kept under this name goes."""
+        self.frozen[name] = copy.deepcopy(player.module).requires_grad_(False)
+        self.frozen_of[name] = player.name
+        return self.frozen[name]
 
     def critics_of(self, source: int) -> list[Player]:
         """The critics that judge one source's reals."""

@@ -181,10 +181,10 @@ class Game(Cast):
         return fakes
 
     def judge(self, ctx: StepContext, critic: Player, img: Tensor, c: Tensor, use: str, leaf: str | None = None, *,
-              augment: Any = None, draw: Any = None) -> Verdict:
+              augment: Any = None, draw: Any = None, D: torch.nn.Module | None = None) -> Verdict:
         """Shows img [N,C,H,W] with labels c to a critic, augmented by a new draw or one that a verdict had.
 
-        `leaf` cuts the graph and starts a new one at the images ('img') or at what the critic sees of them ('seen').
+        `D` takes the place of the critic's network. `leaf` cuts the graph and starts a new one at the images ('img') or at what the critic sees of them ('seen').
         """
         img = img.detach().requires_grad_() if leaf == 'img' else img
         augment, seen = augment or self.augment, img
@@ -194,7 +194,7 @@ class Game(Cast):
         if critic.view is not None:
             seen = critic.view(seen, ctx)
         seen = seen.detach().requires_grad_() if leaf == 'seen' else seen
-        out = critic.module(seen, c, return_feats=self.tap_D)
+        out = (D or critic.module)(seen, c, return_feats=self.tap_D)
         logits, feats = out if self.tap_D else (out, {})
         return Verdict(img, seen, logits.squeeze(1), feats, draw, c)
 

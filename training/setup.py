@@ -102,6 +102,7 @@ class Run:
             players={player.name: player.state_dict() for player in self.game.players},
             G_ema=self.G_ema.state_dict(),
             frozen={name: module.state_dict() for name, module in self.game.frozen.items()},
+            frozen_of={name: self.game.frozen_of.get(name, 'G') for name in self.game.frozen},
             augment=augment.state_dict() if augment is not None else None,
             regularizers={type(r).__name__: r.shared_state_dict() for r in self.game.having('shared_state_dict')},
             nimg=self.nimg, batch_idx=self.batch_idx, stage_idx=self.stage_idx, stage_begun=self.stage_begun,
@@ -122,9 +123,10 @@ class Run:
             player.load_state_dict(state['players'][player.name])
         self.G_ema.load_state_dict(state['G_ema'])
         self.game.frozen.clear()
-        for name, weights in state['frozen'].items():
-            self.game.frozen[name] = copy.deepcopy(self.game.G.module).requires_grad_(False)
-            self.game.frozen[name].load_state_dict(weights)
+        self.game.frozen_of.clear()
+        players = {player.name: player for player in self.game.players}
+        for name, weights in state['frozen'].items():           # Earlier versions had copies of G only.
+            self.game.keep_copy(name, players[state.get('frozen_of', {}).get(name, 'G')]).load_state_dict(weights)
         if self.game.augment is not None:
             self.game.augment.load_state_dict(state['augment'])
         self.nimg, self.batch_idx = state['nimg'], state['batch_idx']

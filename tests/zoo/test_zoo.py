@@ -15,12 +15,14 @@ from training.regularizer import Regularizer
 from training.training_loop import run_phase
 
 METHODS = [name for name in losses_ext.REG_TYPES if name not in losses_ext.GROUPS]
-SUMMED = [name for name in METHODS if name not in ('tdgan', 'apa', 'gp')]   # Two change the data; gp stands without R1.
-WITHOUT_CENTRES = [name for name in METHODS if name not in ('tdgan', 'gp')]
-WITH_CENTRES = ['tdgan', 'gp', 'ggdr', 'diggan']
+SUMMED = [name for name in METHODS if name not in ('tdgan', 'apa', 'gp', 'fakeclr')]   # Two change the data; gp stands without R1.
+WITHOUT_CENTRES = [name for name in METHODS if name not in ('tdgan', 'gp', 'fakeclr')]
+WITH_CENTRES = ['tdgan', 'gp', 'ggdr', 'diggan', 'fakeclr']
 GAMES = list(losses_ext.GAMES)
 OPTIONS = dict(ggdr=dict(res='8'), diggan=dict(weight=5.0, interval=1), lecam=dict(weight=0.1, start=0), apa=dict(p=0.5),
-               r2=dict(gamma=1.0), gp=dict(interval=1), cr=dict(shift=0.125), bcr=dict(shift=0.125), zcr=dict(weight_g=0.5))
+               r2=dict(gamma=1.0), gp=dict(interval=1), cr=dict(shift=0.125), bcr=dict(shift=0.125), zcr=dict(weight_g=0.5),
+               insgen=dict(queue_real=6, queue_fake=6, weight_g=0.5), fakeclr=dict(queue=6, weight_g=0.5))
+VIEWS = dict(class_name='training.augment.AugmentPipe', xflip=1)      # For those that need an augmentation; here its strength is 0.
 
 
 @pytest.fixture(scope='module')
@@ -37,6 +39,8 @@ def zoo_config(data, names=(), loss='logistic', game=None, apa=None, r1_gamma=No
         options['tdgan'] = dict(data=','.join(data), schedule='0:0.004,1:0.004')
     if apa is not None:
         options['apa'] = apa
+    if {'insgen', 'fakeclr'} & options.keys():
+        changes = {**dict(augment_kwargs=VIEWS, p=0), **changes}
     config = make_config(data[0], loss=loss, regularizers=options, **changes)
     r1_gamma = (0 if 'gp' in names else 1.0) if r1_gamma is None else r1_gamma
     config['loss_kwargs'].update(game=loss, r1_gamma=r1_gamma)
@@ -80,13 +84,15 @@ def test_naming_the_defaults_is_naming_nothing(data):
 def test_every_method_at_weight_0_is_the_base_bit_for_bit(data, loss):
     off = dict(ggdr=dict(weight=0.0), diggan=dict(weight=0.0), weco=dict(weight=0.0), lecam=dict(weight=0.0), apa=dict(p=0.0),
                r2=dict(gamma=0.0), gp=dict(weight=0.0), cr=dict(weight=0.0), bcr=dict(weight_real=0.0, weight_fake=0.0),
-               zcr=dict(weight_d=0.0, weight_g=0.0))
+               zcr=dict(weight_d=0.0, weight_g=0.0), insgen=dict(weight_real=0.0, weight_fake=0.0, weight_g=0.0),
+               fakeclr=dict(weight_fake=0.0, weight_g=0.0))
     base = zoo_config(data, loss=loss, game='logistic')
     plain, expected = run_iterations(base, 3)
     for name, options in off.items():
         config = zoo_config(data, [name], loss, 'logistic')
         config['regularizers'][name].update(options)
         config['loss_kwargs']['r1_gamma'] = 1.0
+        config['augment_kwargs'] = None
         run, state = run_iterations(config, 3)
         assert_same_bits(state[0], expected[0])
         assert state[1]['statistics'] == expected[1]['statistics']
@@ -182,6 +188,9 @@ REFUSED = [         # Every combination that cannot work: methods, loss, game of
     [['apa'], 'logistic', None, dict(apa=dict(p='shared')), ['--apa_p=shared', '--aug=ada']],
     [['gp'], 'logistic', None, dict(r1_gamma=1.0), ['--reg_type=gp', '--gamma']],
     [['gp', 'r2'], 'logistic', None, {}, ['gp', 'r2']],
+    [['insgen', 'fakeclr'], 'logistic', None, {}, ['insgen,fakeclr', 'choose one']],
+    *([[name], 'logistic', None, dict(augment_kwargs=None), [f'--reg_type={name}', '--aug=noaug', '--aug=ada']]
+      for name in ('insgen', 'fakeclr')),
 ]
 
 
@@ -195,10 +204,10 @@ def test_no_other_pair_is_refused(data):
     """Of all methods and pairs of them in all games, in two stages or one (exact)."""
     for loss, game in recipes():
         for names in [*((name,) for name in METHODS), *itertools.combinations(METHODS, 2)]:
-            assert (refusal(data, names, loss, game) is not None) == ({'gp', 'r2'} == set(names)), (names, loss, game)
+            assert (refusal(data, names, loss, game) is not None) == (set(names) in ({'gp', 'r2'}, {'insgen', 'fakeclr'})), (names, loss, game)
 
 
-@pytest.mark.parametrize('pair', [('diggan', 'r2'), ('diggan', 'gp'), ('lecam', 'apa'), ('cr', 'bcr')], ids=','.join)
+@pytest.mark.parametrize('pair', [('diggan', 'r2'), ('diggan', 'gp'), ('lecam', 'apa'), ('cr', 'bcr'), ('apa', 'insgen')], ids=','.join)
 def test_pairs_that_have_little_to_do_for_each_other_are_warned_about(data, capsys, pair):
     """Either two penalties of the same gradient or two answers to overfitting; alone each is silent."""
     for name in pair:
@@ -227,6 +236,12 @@ IMPOSSIBLE = [
         ('cr', 'weight'), ('bcr', 'weight_real'), ('bcr', 'weight_fake'), ('zcr', 'weight_d'), ('zcr', 'weight_g')]),
     *((name, 'shift', 0.75, 'at least 0 and at most 0.5') for name in ('cr', 'bcr')),
     *((name, 'flip', 1.5, 'at least 0 and at most 1') for name in ('cr', 'bcr')), ('zcr', 'noise', 0.0, 'more than 0'),
+    *((name, field, value, words) for name in ('insgen', 'fakeclr') for field, value, words in [
+        ('weight_fake', -1.0, 'at least 0'), ('weight_g', -1.0, 'at least 0'), ('temperature', 0.0, 'more than 0'),
+        ('momentum', 1.5, 'at least 0 and at most 1'), ('perturb', -1.0, 'at least 0')]),
+    ('insgen', 'weight_real', -1.0, 'at least 0'), ('fakeclr', 'clamp', 0.0, 'more than 0'),
+    *((name, queue, 0, 'at least 1 and at most 1000000')
+      for name, queue in [('insgen', 'queue_real'), ('insgen', 'queue_fake'), ('fakeclr', 'queue')]),
     ('tdgan', 'remind', -1.0, 'at least 0'), ('tdgan', 'remind_interval', 0, 'at least 1'),
     ('tdgan', 'slots', -1, 'at least 0'), ('tdgan', 'warmup', -1.0, 'at least 0'), ('tdgan', 'patience', -1.0, 'at least 0'),
     ('tdgan', 'res', -1, 'at least 0 and at most 4096'), ('tdgan', 'labels', -1, 'at least 0 and at most 1000000'),
