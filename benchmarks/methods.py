@@ -42,6 +42,8 @@ METHODS = {
     'cr': ['--reg_type=cr'],
     'bcr': ['--reg_type=bcr'],
     'zcr': ['--reg_type=zcr'],
+    'insgen': ['--reg_type=insgen', '--aug=fixed', '--p=0.2'],
+    'fakeclr': ['--reg_type=fakeclr', '--aug=fixed', '--p=0.2'],
     'relativistic + r2': ['--loss=relativistic', '--reg_type=r2', '--aug=fixed', '--p=0.2'],
 }
 

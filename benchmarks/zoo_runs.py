@@ -45,6 +45,8 @@ RUNS = {
     'cr': ['--reg_type=cr'],
     'bcr': ['--reg_type=bcr'],
     'bcr+zcr': ['--reg_type=bcr,zcr'],
+    'insgen': ['--reg_type=insgen', '--aug=ada'],
+    'fakeclr': ['--reg_type=fakeclr', '--aug=ada'],
     'osgan+ggdr+diggan+genco': ['--loss=osgan', '--reg_type=ggdr,diggan,genco'],
 }
 

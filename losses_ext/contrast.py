@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from torch_utils import distributed, misc, training_stats
 from torch_utils.cuda_graphs import Kept
+from torch_utils.randomness import Streams
 from training.loss import Game, StepContext
 from training.player import Player
 from training.regularizer import Regularizer, Term
@@ -89,7 +90,7 @@ class Contrast(Regularizer):
         for critic in game.first_critics:
             assert critic.view is None, f'{critic.name} sees but a part of images'
             for kind in kinds:
-                critic.graft(self._head_name(kind), lambda D: Head(D.channels[LOWEST]))
+                critic.graft(self._head_name(kind), self._maker(f'{critic.name}/{kind}'))
 
     @property
     def _name(self):
@@ -97,6 +98,16 @@ class Contrast(Regularizer):
 
     def _head_name(self, kind):
         return f'{self._name}_{kind}'
+
+    def _maker(self, name):
+        """Makes a head with weights that no other choice changes."""
+        seed = Streams(self.game.seed).seed_of(0, f'weights/{self._name}/{name}')
+
+        def make(D):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                return Head(D.channels[LOWEST])
+        return make
 
     # Which views are compared.
 
@@ -230,6 +241,7 @@ def require_views(name: str, config: dict) -> None:
 def require_entries(option: str, length: int | None, config: dict) -> None:
     """Raises ValueError if a data set of the run is too small for a queue whose length is not given."""
     kwargs = config.get('training_set_kwargs') or config.get('centre_kwargs') or {}
-    nums = [min(num, kwargs.get('max_size') or num) * (2 if kwargs.get('xflip') else 1) for num in config.get('data_num_images', ())]
-    if length is None and nums and queue_length(min(nums)) < 1:
-        raise ValueError(f'{option}: 5 % of {min(nums)} images are less than one; give a number, such as {option}=16')
+    nums = [min(num, kwargs.get('max_size') or num) for num in config.get('data_num_images', ())]
+    fewest = min(nums, default=0) * (2 if kwargs.get('xflip') else 1)
+    if length is None and nums and queue_length(fewest) < 1:
+        raise ValueError(f'{option}: 5 % of {fewest} images are less than one; give a number, such as {option}=16')

@@ -184,7 +184,8 @@ class Game(Cast):
               augment: Any = None, draw: Any = None, D: torch.nn.Module | None = None) -> Verdict:
         """Shows img [N,C,H,W] with labels c to a critic, augmented by a new draw or one that a verdict had.
 
-        `D` takes the place of the critic's network. `leaf` cuts the graph and starts a new one at the images ('img') or at what the critic sees of them ('seen').
+        `leaf` cuts the graph and starts a new one at the images ('img') or at what the critic sees of them ('seen').
+        `D` takes the place of the critic's network.
         """
         img = img.detach().requires_grad_() if leaf == 'img' else img
         augment, seen = augment or self.augment, img

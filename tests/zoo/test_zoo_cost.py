@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
+from test_zoo import VIEWS
 from tiny import make_config, make_dataset
 
 import losses_ext
@@ -42,6 +43,9 @@ MAIN = {                        # Main steps: (--reg_type, its options, --loss, 
     'zcr': (dict(zcr={}), 'logistic', {}, {**BASE, 'G': 4, 'G w': 2, 'D': 4, 'D w': 3}),
     'zcr and genco, which share their fakes': (
         dict(weco={}, genco={}, zcr=dict(weight_g=0.0)), 'logistic', {}, {**TWO_CRITICS, 'G': 3, 'D': 8, 'D w': 6}),
+    'insgen': (dict(insgen=dict(queue_real=4, queue_fake=4)), 'logistic', {},
+               {**BASE, 'G': 3, 'D': 6, 'D in': 2, 'D w': 4, 'copy of D': 3}),
+    'fakeclr': (dict(fakeclr=dict(queue=4)), 'logistic', {}, {**BASE, 'G': 3, 'D': 5, 'D in': 2, 'D w': 3, 'copy of D': 2}),
     'relativistic': ({}, 'relativistic', {}, {**BASE, 'D': 4}),
     'r2 in main steps': (dict(r2=dict(interval=1)), 'logistic', {}, {**BASE, 'D in': 2}),
 }
@@ -62,7 +66,7 @@ def build(data, regularizers, loss='logistic', loss_options=None):
     """A run in its last stage."""
     options = {name: {**dict(data=','.join(data)), **fields} if name == 'tdgan' else fields
                for name, fields in regularizers.items()}
-    config = make_config(data[0], loss=loss, regularizers=options)
+    config = make_config(data[0], loss=loss, regularizers=options, p=0, augment_kwargs=VIEWS)
     config['loss_kwargs'].update(game=loss, r1_gamma=0 if 'gp' in regularizers else 1)
     losses_ext.configure(config, loss_options or {})
     run = setup.build(config, torch.device('cpu'))
@@ -88,7 +92,8 @@ def count_passes(run, monkeypatch):
     def watch(name, module):
         def forward(module, args, output):
             counts[name] += 1
-            output = output[0] if isinstance(output, tuple) else output
+            if isinstance(output, tuple):       # Of a critic the last maps: not every term goes through its logits.
+                output = output[1].get(4, output[0])
             if output.requires_grad:
                 output.register_hook(backward)
 
@@ -101,8 +106,9 @@ def count_passes(run, monkeypatch):
     watch('G', run.game.G.module.synthesis)
     for critic in run.game.critics.values():
         watch('D', critic.module)
-    for module in run.game.frozen.values():
-        watch('teacher', module.synthesis)
+    for name, module in run.game.frozen.items():
+        of = run.game.frozen_of.get(name, 'G')
+        watch('teacher' if of == 'G' else f'copy of {of}', module.synthesis if of == 'G' else module)
     return counts
 
 
