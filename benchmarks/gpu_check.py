@@ -106,8 +106,10 @@ def start_part(name, work, options, deadline):
 
 
 def environment():
-    """Of the parts: cuBLAS is told beforehand what makes it deterministic; those side by side do not fight for the cores."""
-    return {'CUBLAS_WORKSPACE_CONFIG': ':4096:8', 'OMP_NUM_THREADS': '2', **os.environ, 'PYTHONUNBUFFERED': '1'}
+    """Of the parts: cuBLAS is told beforehand what makes it deterministic; blocks of memory grow, as train.py has it; those side
+    by side do not fight for the cores."""
+    return {'CUBLAS_WORKSPACE_CONFIG': ':4096:8', 'PYTORCH_CUDA_ALLOC_CONF': 'expandable_segments:True', 'OMP_NUM_THREADS': '2',
+            **os.environ, 'PYTHONUNBUFFERED': '1'}
 
 
 def summary(rows):

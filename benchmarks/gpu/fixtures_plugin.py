@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
+from torch_utils import precision
 from torch_utils.ops import backend, upfirdn2d
 
 MORE = 10                           # Times the tolerance of a CPU.
@@ -36,7 +37,8 @@ class OnDevice(TorchFunctionMode):
 
 
 def pytest_configure():
-    """Before any test is read, since some make tensors then."""
+    """Before any test is read, since some make tensors then. torch lets cuDNN use TF32 until it is told otherwise."""
+    precision.allow_tf32(False)
     if os.environ['CHECK_DEVICE'] == 'fake':
         from fake_cuda import FakeCuda
         within.enter_context(FakeCuda())
