@@ -2,9 +2,9 @@
 an experiment that anyone can repeat.
 
     python -m benchmarks.evidence --budget=2h                       # A small version on the bundled pictures, from nothing.
-    python -m benchmarks.evidence run --plan=cpu32 --workers=2 --data faces=faces.zip --data all=all.zip
-    python -m benchmarks.evidence page --plan=cpu32                 # docs/evidence.md from the results in the repository.
-    python -m benchmarks.evidence status --plan=cpu32
+    python -m benchmarks.evidence run --plan=gpu32 --device=cuda --workers=15 --data emoji=emoji.zip
+    python -m benchmarks.evidence page --plan=gpu32                 # docs/evidence.md from the results in the repository.
+    python -m benchmarks.evidence status --plan=gpu32
 
 A plan (plans/*.json) says what is run and how it is judged; `run` walks it,
 `page` analyses what there is. Needs the extra `evidence` (statsmodels, matplotlib).

@@ -76,6 +76,8 @@ def arms() -> dict[str, dict]:
         'bcr': [*none, '--reg_type=bcr'],
         'zcr': [*none, '--reg_type=zcr'],
         'lecam': options_of(['lecam']),
+        'ada+insgen': [*ada, '--reg_type=insgen', '--insgen_queue_real=92', '--insgen_queue_fake=92'],
+        'ada+fakeclr': [*ada, '--reg_type=fakeclr'],
     }.items()}
 
 
