@@ -121,6 +121,31 @@ def gpu32(emoji: str) -> dict:
              blocks=[[*block, seed] for block in (sets[0], sets[1]) for seed in (10, 11)])])
 
 
+SEARCH = {                  # Method: (options with it, the option that is searched, three values).
+    'lecam': (['--reg_type=lecam', '--lecam_start=100'], '--lecam_weight', (0.003, 0.01, 0.03)),
+    'diggan': (['--reg_type=diggan'], '--diggan_weight', (1, 5, 25)),
+    'ggdr': (['--reg_type=ggdr'], '--ggdr_weight', (3, 10, 30)),
+    'weco': (['--reg_type=weco'], '--weco_weight', (0.003, 0.01, 0.03)),
+    'apa': (['--reg_type=apa'], '--apa_p', (0.1, 0.2, 0.4)),
+    'bcr-real': (['--reg_type=bcr', '--bcr_weight_fake=0'], '--bcr_weight_real', (1, 3, 10)),
+    'zcr-g': (['--reg_type=zcr'], '--zcr_weight_g', (0.02, 0.1, 0.5)),
+    'r1': ([], '--gamma', (0.3, 3, 10)),              # 1 is the base's.
+}
+
+
+def weights32() -> dict:
+    """Before the defaults are turned: three values of a weight for each method, on two seeds."""
+    plan = common('weights32', 'Three values for the weight of each method: 100 of the bundled faces at 32 pixels.', 24, 8, 5,
+                  [*RECIPE, '--deterministic=1'])
+    cells = {'base': [], **{f'{name}={value:g}': [*options, f'{searched}={value:g}']
+                            for name, (options, searched, values) in SEARCH.items() for value in values}}
+    faces = dict(FACES, fingerprint=fingerprint('datasets/emoji-faces-noto-32.zip'))
+    return plan | dict(data=dict(faces=faces), controls=plan['controls'] | dict(stage='search'), stages=[
+        dict(name='search', about='which weight of a method is best, if any is',
+             cells={name: dict(options=['--aug=noaug', *options]) for name, options in cells.items()},
+             blocks=[['faces', 100, seed] for seed in (20, 21)])])
+
+
 if __name__ == '__main__':
-    plan = dict(small=small, gpu32=gpu32)[sys.argv[1]](*sys.argv[2:])
+    plan = dict(small=small, gpu32=gpu32, weights32=weights32)[sys.argv[1]](*sys.argv[2:])
     (PLANS / f'{sys.argv[1]}.json').write_text(json.dumps(plan, indent=1) + '\n', encoding='utf-8')
