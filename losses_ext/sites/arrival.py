@@ -12,6 +12,7 @@ from torch_utils.wire.channel import Channel, Closed
 from torch_utils.wire.message import BadMessage, Header, Message, TensorForm
 
 HANDSHAKE_SEC = 120
+LINGER_SEC = 0.2            # What was said last still leaves.
 
 
 @dataclass
@@ -69,7 +70,7 @@ def refuse(channel: Channel, why: str, for_good: bool) -> None:
     """Tells the other end, if it still listens."""
     try:
         channel.send(Message(Header(Kind.REFUSED), dict(text=why[:agreement.MAX_TEXT], for_good=for_good)))
-        time.sleep(0.2)
+        time.sleep(LINGER_SEC)
     except Closed:
         pass
     channel.close(why)

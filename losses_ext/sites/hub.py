@@ -35,6 +35,7 @@ from training.run.health import CannotGoOn, GoBack
 from training.run.shares import INTERVAL, name_of
 
 RUN_FILE = 'sites-run'          # In the run's directory: what centres know it by.
+ANSWER_SEC = 600                # Then a connection over which no answer comes is made anew.
 MAX_BAD = 5                     # Answers to one request that are not what was agreed.
 KEPT_SAVES = 4                  # So many of the latest states stay at the centres whatever is here.
 
@@ -347,11 +348,13 @@ class Hub:
         while True:
             presence = link.presence
             try:
-                answer = presence.channel.receive(pending.forms) if presence is not None else None
+                answer = presence.channel.receive(pending.forms, ANSWER_SEC) if presence is not None else None
                 if answer is not None:
                     return self._checked(link, request, answer)
             except Closed:
                 pass
+            except TimeoutError:
+                presence.channel.close('no answer has come')
             except BadMessage as error:
                 pending.num_bad += 1
                 print(f'Warning: the centre {link.name}: {error}.', file=sys.stderr, flush=True)

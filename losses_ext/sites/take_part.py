@@ -19,6 +19,7 @@ from torch_utils.wire.message import BadMessage, Header, Message
 from training.run.health import CannotGoOn
 
 RETRY_SEC = 2.0
+LINGER_SEC = 0.2            # What was said last still leaves.
 HANDSHAKE_SEC = 120
 MAX_BAD = 20                # Requests in a row that are not what was agreed.
 
@@ -209,7 +210,7 @@ def tell(channel: Channel, kind: Kind, text: str) -> None:
     """Says why, if the other end still listens."""
     try:
         channel.send(Message(Header(kind), dict(text=text[:agreement.MAX_TEXT])))
-        time.sleep(0.2)
+        time.sleep(LINGER_SEC)
     except Closed:
         pass
 

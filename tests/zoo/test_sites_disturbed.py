@@ -12,6 +12,8 @@ from contextlib import suppress
 import pytest
 from site_runs import NAMES, Sites, assert_equal_runs
 
+from losses_ext.sites import hub
+
 NUM_DISTURBANCES = int(os.environ.get('SITES_DISTURBANCES', '12'))
 KINDS = ('cut', 'change', 'duplicate', 'leave out', 'delay')
 PIECE = 2 ** 14
@@ -83,7 +85,8 @@ def rng_bytes(rng, mean):
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize('recipe', [[], ['--loss=osgan']], ids=['two-stage', 'one-stage'])
-def test_a_run_over_a_disturbed_line_ends_where_an_undisturbed_one_ends(tmp_path, recipe):
+def test_a_run_over_a_disturbed_line_ends_where_an_undisturbed_one_ends(tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr(hub, 'ANSWER_SEC', 10)
     sites = Sites(tmp_path, secure=False, start=False)
     lines = [Line(sites.port, seed, between=4e5) for seed in range(len(NAMES))]
     try:

@@ -21,7 +21,8 @@ os.environ['GRPC_SSL_CIPHER_SUITES'] = 'ECDHE-PSK-CHACHA20-POLY1305'
 import grpc  # noqa: E402
 
 SERVICE, METHOD = 'loss_zoo.Sites', 'Exchange'
-MAX_STREAMS = 64
+MAX_STREAMS = 512
+MAX_STREAMS_OF_ONE = 4          # Of those who show the same certificate; the oldest gives way.
 OPTIONS = [
     ('grpc.max_receive_message_length', MAX_FRAME), ('grpc.max_send_message_length', MAX_FRAME),
     ('grpc.keepalive_time_ms', 20_000), ('grpc.keepalive_timeout_ms', 20_000), ('grpc.keepalive_permit_without_calls', 1),
@@ -52,6 +53,8 @@ class Listener:
 
     def __init__(self, address: str, identity: Identity | None, on_channel: Callable[[Channel], None]):
         self._on_channel, self._is_secure = on_channel, identity is not None
+        self._channels: dict[frozenset[str] | None, list[Channel]] = {}
+        self._lock = threading.Lock()
         self._server = grpc.server(Threads(), options=OPTIONS, maximum_concurrent_rpcs=MAX_STREAMS)
         handler = grpc.stream_stream_rpc_method_handler(self._exchange)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
@@ -73,9 +76,20 @@ class Listener:
         channel = Channel(incoming, outgoing, names_of(context.auth_context()) if self._is_secure else None)
         if not context.add_callback(lambda: channel.close('the connection is gone')):
             return
+        self._make_room_for(channel)
         threading.Thread(target=_read, args=(frames, incoming, channel), daemon=True).start()
         threading.Thread(target=self._on_channel, args=(channel,), daemon=True).start()
         yield from outgoing_frames(outgoing)
+
+
+    def _make_room_for(self, channel: Channel) -> None:
+        """Nobody keeps others out by opening more and more streams."""
+        most = MAX_STREAMS_OF_ONE if self._is_secure else MAX_STREAMS // 8
+        with self._lock:
+            of_one = [other for other in self._channels.get(channel.names, []) if other.is_open]
+            self._channels[channel.names] = [*of_one[max(len(of_one) - most + 1, 0):], channel]
+            for other in of_one[:max(len(of_one) - most + 1, 0)]:
+                other.close('there are too many connections of the same name')
 
 
 def connect(address: str, identity: Identity | None, timeout: float = 20) -> Channel:
