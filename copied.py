@@ -4,15 +4,18 @@
 """
 import json
 import os
+import time
 from dataclasses import asdict
 
 import click
 
 import calc_metrics
-from dnnlib import output
+from dnnlib import output, writing
 from dnnlib.computing import device_option
 from dnnlib.numbers import SEED, WORKERS, Whole
 from metrics.names import MetricError
+
+RECORD = 'copied.jsonl'     # In the directory of a run.
 
 
 @click.command(epilog='Example: python copied.py --network=runs/00000-cats --out=copied.png')
@@ -56,11 +59,26 @@ def look(job: calc_metrics.Job, held_out_kwargs: dict | None, num: int, out: str
     verdict, pairs = find_copies(MetricOptions(**target_of(job), **job.options), held_out_kwargs, num)
     click.echo(str(verdict))
     click.echo(json.dumps(asdict(verdict)))
+    if job.snapshots:
+        record(asdict(verdict), job.snapshots[-1])
     if out:
         failure = failure_to_write(out, sheet_of(pairs.fakes, [image[None] for image in pairs.train]))
         if failure:
             raise click.ClickException(f'--out: {out} cannot be written: {failure}')
         click.echo(f'{out}: generated pictures, and beside each the training picture nearest to it; the nearest pair first.')
+
+
+def record(found: dict, snapshot: str) -> None:
+    """Notes what was found in the run's directory, if the network lies in one, for its report and its model card."""
+    run_dir = calc_metrics.run_dir_of(snapshot)
+    if run_dir is None:
+        return
+    line = json.dumps({**found, 'snapshot_pkl': os.path.basename(snapshot), 'timestamp': time.time()})
+    try:
+        with writing.append(os.path.join(run_dir, RECORD)) as file:
+            file.write(f'{line}\n'.encode())
+    except OSError as error:
+        raise click.ClickException(f'all is printed, but not recorded in {run_dir} ({error.strerror or error})') from error
 
 
 def target_of(job: calc_metrics.Job) -> dict:

@@ -16,7 +16,7 @@ MAX_SIDE = 8192                 # What is larger is not read as training data.
                       '--width=256 --height=256')
 @click.option('--source', metavar='PATH', required=True,
               help='Folder, .zip archive, .tar or .parquet file or a folder of them, LSUN folder ..._lmdb, '
-                   'cifar-10-python.tar.gz, train-images-idx3-ubyte.gz.')
+                   'cifar-10-python.tar.gz, train-images-idx3-ubyte.gz, or hf://datasets/USER/REPO[/FILE].')
 @click.option('--dest', metavar='PATH',
               help='New folder or .zip archive; an archive that this program made is replaced.')
 @click.option('--check', is_flag=True,
@@ -56,11 +56,13 @@ def main(source, dest, check, report, max_images, background, labels_from, skip_
         raise click.UsageError('give one of --dest, the folder or .zip archive to write, --check, and --report')
     _require_sizes(**transform_options)
     # Imported only now, so that --help need not wait for them.
+    from dnnlib import hub
     from dnnlib.picture_files import MAX_PIXELS
     from training.data import packing, transforms
     from training.data.importers import open_originals
     try:
         transform = transforms.make_transform(**transform_options)
+        source = hub.fetch_set(source) if hub.is_hub_address(source) else source
         originals = open_originals(source, labels_from, _parse_color(background), max_pixels or MAX_PIXELS)
         if not originals.count:
             raise click.ClickException(f'--source={source}: there are no images in it')

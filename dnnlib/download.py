@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO
 
+from dnnlib import hub
+
 TIMEOUT_SEC = 60        # Without a byte from the server.
 CHUNK_BYTES = 1 << 20
 MAX_BYTES = 1 << 34     # Of one file: 16 GB, many times what a network or a detector has.
@@ -77,7 +79,7 @@ def open_url(
     With the environment variable DNNLIB_OFFLINE=1, only the cache is asked.
 
     Args:
-        url: 'https://...' ('http://...' too), 'file://...', or a path.
+        url: 'https://...' ('http://...' too), 'file://...', 'hf://...' (dnnlib/hub.py), or a path.
         cache_dir: Where downloads are kept. None: `make_cache_dir_path('downloads')`.
         num_attempts: How often to try a server that cannot be reached, breaks off, or is busy.
         verbose: Print what is downloaded.
@@ -92,7 +94,7 @@ def open_url(
         OSError: The file cannot be had or has another checksum; the message is one sentence.
     """
     assert cache or not return_filename, 'a file name needs the cache'
-    path = _local_path(url)
+    path = _local_path(url, max_bytes)
     if path is None and not cache:
         file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by the caller)
         _download(url, file, num_attempts, verbose, max_bytes)
@@ -110,10 +112,12 @@ def open_url(
     return path
 
 
-def _local_path(url):
-    """The path that a path or file URL means; None for what has to be downloaded."""
+def _local_path(url, max_bytes=MAX_BYTES):
+    """The path that a path, a file URL or an address on the Hub means; None for what has to be downloaded here."""
     if not re.match('[a-z]+://', url):
         return url
+    if hub.is_hub_address(url):
+        return hub.fetch(url, max_bytes=max_bytes)
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError as error:
@@ -122,7 +126,7 @@ def _local_path(url):
         from urllib.request import url2pathname
         return url2pathname(parts.path)
     if parts.scheme not in ('http', 'https'):
-        raise OSError(f'{url}: only https, http and file URLs can be opened')
+        raise OSError(f'{url}: only https, http, file and hf URLs can be opened')
     return None
 
 

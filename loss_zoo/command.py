@@ -48,6 +48,7 @@ GROUPS = {
     },
     'Files and machines': {
         'convert': Program('convert', 'Write a network in another format.'),
+        'push': Program('loss_zoo.push', 'Publish a network on the Hugging Face Hub, with a card of its run.'),
         'export': Program('export', 'Write a network as ONNX or a torch program that needs nothing else.'),
         'doctor': Program('loss_zoo.doctor', 'Say what this machine can do, and what is missing.'),
     },

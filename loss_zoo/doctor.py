@@ -21,6 +21,7 @@ EXTRAS = {          # Extra: (module that shows that it is installed, what it is
     'wandb': ('wandb', 'train --log=wandb'),
     'mlflow': ('mlflow', 'train --log=mlflow'),
     'video': ('imageio_ffmpeg', 'mp4 files'),
+    'hub': ('huggingface_hub', 'networks and data sets by hf://, loss-zoo push'),
     'parquet': ('pyarrow', 'Parquet files of Hugging Face as sources'),
     'lmdb': ('lmdb', 'LSUN databases as sources'),
     'onnx': ('onnxscript', 'export --format=onnx'),

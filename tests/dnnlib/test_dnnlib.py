@@ -394,7 +394,7 @@ def test_local_files_are_opened_as_they_are(tmp_path):
         assert util.open_url(source, return_filename=True) == str(file)
     with pytest.raises(FileNotFoundError):
         util.open_url(str(tmp_path / 'none'))
-    with pytest.raises(OSError, match='ftp://host/a: only https, http and file URLs can be opened'):
+    with pytest.raises(OSError, match='ftp://host/a: only https, http, file and hf URLs can be opened'):
         util.open_url('ftp://host/a')
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import click
 
+from dnnlib import hub
 from dnnlib.computing import DEVICES, OPERATORS
 from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, Real, RealOrWord, Whole
 from torch_utils.network_schema import classes_for
 from training.config.base_configs import CONFIG_NAMES
 from training.config.methods import LOSSES, METHODS, zoo_fields
 from training.config.presets import PRESETS
-from training.config.rules import require
+from training.config.rules import UserError, require
 from training.config.schema import Config
 from training.config.sources import TRANSFER_NETS
 
@@ -95,7 +96,7 @@ OPTIONS_BY_HEADING = {
                help='Logs beside stats.jsonl: none, tensorboard, wandb, mlflow [default: tensorboard if it is installed]'),
     ],
     'Data': [
-        Option('--data', metavar='PATH', help='Folder or zip of square images, all of one size.'),
+        Option('--data', metavar='PATH', help='Folder or zip of square images, all of one size; hf://datasets/USER/REPO[/FILE.zip].'),
         Option('--cond', type=bool, metavar='BOOL', help='Learn the classes of the data set [default: no]'),
         Option('--labels-from', type=click.Choice(['json', 'folders']),
                help='Where classes come from: dataset.json, or the names of subfolders [default: json]'),
@@ -228,11 +229,21 @@ def with_whole_paths(o: Mapping[str, Any]) -> dict[str, Any]:
             for key in o if key.endswith(('_data', '_tls'))}
     for key in ('data', 'held_out', 'metricdata'):
         if o.get(key):
-            data[key] = os.path.abspath(o[key])
+            data[key] = os.path.abspath(on_this_machine(o[key], key))
     for key in ('init_from', 'resume'):
         if os.path.isfile(o.get(key, '')):
             data[key] = os.path.abspath(o[key])
     return {**o, **data}
+
+
+def on_this_machine(path: str, option: str) -> str:
+    """The path of a set; one on the Hub is downloaded. Raises UserError."""
+    if not hub.is_hub_address(path):
+        return path
+    try:
+        return hub.fetch(path, hub.PACKED, hub.MAX_SET_BYTES)
+    except OSError as error:
+        raise UserError(f'--{option.replace("_", "-")}: {error}') from error
 
 
 def words_of(options: Mapping[str, Any]) -> list[str]:
