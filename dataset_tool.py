@@ -138,7 +138,7 @@ def _report_problems(originals, outcomes) -> None:
         if outcome.problem:
             remedies.append(outcome.remedy)
             with tqdm.external_write_mode():        # Beside the progress bar.
-                click.echo(f'{outcome.item.name}: {outcome.problem}')
+                click.echo(output.printable(f'{outcome.item.name}: {outcome.problem}', keep=''))
     if remedies:
         raise click.ClickException('; '.join([
             f'{originals.path}: {len(remedies)} of {num_images} images will not do',

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from dnnlib import output
+
 SCHEME = 'hf://'
 ADDRESS = re.compile(r'hf://(?P<datasets>datasets/)?(?P<repo>(?!(datasets|spaces)/)[\w.-]+/[\w.-]+?)'
                      r'(@(?P<early>[\w.-]+))?(/(?P<file>[^@]*[^@/]))?(@(?P<late>[\w./-]+))?/?')
@@ -96,7 +98,7 @@ def fetch_set(address: str) -> str:
         for name in names:
             hub.hf_hub_download(place.repo, name, repo_type=place.kind, revision=found.commit, endpoint=endpoint(),
                                 local_dir=folder)
-        return folder
+        return folder if len(names) > 1 else os.path.join(folder, names[0])
 
 
 def endpoint() -> str:
@@ -198,7 +200,7 @@ def listed(names: Any, place: Place | None = None) -> str:
 
 def printable(text: str) -> str:
     """Text of a stranger for a terminal."""
-    return ''.join(c if c.isprintable() else '?' for c in text[:300])
+    return output.printable(text[:300], keep='')
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -37,6 +37,12 @@ def prepare(may_fail: bool = False) -> None:
         _occupy(number)
 
 
+def printable(text: str, keep: str = '\n') -> str:
+    """Text that strangers may have written, without what controls a terminal. Bytes of file names that are no text
+    stay: `prepare` shows them."""
+    return ''.join(c if c.isprintable() or c in keep or '\udc80' <= c <= '\udcff' else '?' for c in text)
+
+
 def problem() -> str | None:
     """Why something that was printed is lost, None if nothing is."""
     return _problem

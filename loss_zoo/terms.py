@@ -73,6 +73,8 @@ class Taps:
 
 def per_image(logits: Tensor) -> Tensor:
     """The verdict on each image, [N]: that of a critic of patches is the mean of its patches."""
+    if logits.ndim == 0:
+        raise ValueError('these logits are one number for all images; give the verdict on each, before any mean is taken')
     return logits.flatten(1).mean(1) if logits.ndim > 1 else logits
 
 
@@ -83,6 +85,8 @@ def input_grad(logits: Tensor, img: Tensor) -> Tensor:
         raise ValueError('the images need requires_grad before the critic sees them: img = '
                          'img.detach().requires_grad_()')
     grad = None
+    if logits.ndim and len(logits) != len(img):
+        raise ValueError(f'{len(img)} images have logits {list(logits.shape)}; give the verdict on each, [N] or [N, ...]')
     if logits.requires_grad:        # Not of a critic that ran under no_grad.
         grad, = torch.autograd.grad(per_image(logits).sum(), [img], create_graph=True, allow_unused=True)
     if grad is None:

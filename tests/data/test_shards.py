@@ -233,3 +233,55 @@ def test_a_folder_with_pictures_is_a_folder_of_pictures(tmp_path):
     write_tar(tmp_path / 'backup.tar', [('b.png', image(1))])
     found = open_originals(tmp_path)
     assert [item.name for item in found.items] == ['a.png'] and '1 .tar' in found.passed_over
+
+
+class TestOfAnAttacker:
+    @pytest.mark.parametrize('text', [b'1_0', b'0x1', b'1.0', '\u0661'.encode(), b'1 2', b''])
+    def test_a_class_is_digits(self, tmp_path, text):
+        write_tar(tmp_path / 'a.tar', [('a.png', image(0)), ('a.cls', text)])
+        with pytest.raises(DatasetError, match='a.cls is no class, a whole number'):
+            list(open_originals(tmp_path / 'a.tar').items)
+
+    def test_nothing_controls_the_terminal(self, tmp_path):
+        pa = pytest.importorskip('pyarrow', reason='pyarrow, the extra "parquet", is not installed')
+        import pyarrow.parquet as pq
+        pq.write_table(pa.table({'a\x1b[2J': [b'x'], 'b\x07': [b'y']}), tmp_path / 'a.parquet')
+        write_tar(tmp_path / 'b.tar', [('a.png', image(0)), ('a\x1b[2J.png', b'no picture'), ('a.cls', b'1')])
+        write_tar(tmp_path / 'c.tar', [('\x1b]0;title\x07.cls', b'x')])
+        for name in ('a.parquet', 'b.tar', 'c.tar'):
+            result = run('--source', tmp_path / name, '--check', code=1)
+            assert '\x1b' not in result and '\x07' not in result and 'Error' in result, name
+
+    @pytest.mark.parametrize('kind', ['dictionary', 'fixed', 'view'])
+    def test_parquet_has_bytes_in_several_forms(self, tmp_path, kind):
+        pa = pytest.importorskip('pyarrow', reason='pyarrow, the extra "parquet", is not installed')
+        import pyarrow.parquet as pq
+        data = [image(0), image(0)] if kind == 'fixed' else [image(0), image(1)]
+        column = {'dictionary': lambda: pa.array(data, pa.binary()).dictionary_encode(),
+                  'fixed': lambda: pa.array(data, pa.binary(len(data[0]))),
+                  'view': lambda: pa.array(data, pa.binary_view())}[kind]()
+        labels = pa.array([3, 1]).dictionary_encode() if kind == 'dictionary' else pa.array([3, 1])
+        pq.write_table(pa.table({'image': column, 'label': labels}), tmp_path / 'a.parquet')
+        items = list(open_originals(tmp_path / 'a.parquet').items)
+        assert [item.label for item in items] == [3, 1]
+        assert np.array_equal(items[0].load(), noise(seed=0))
+
+    def test_labels_that_cannot_be_used_are_said(self, tmp_path):
+        pa = pytest.importorskip('pyarrow', reason='pyarrow, the extra "parquet", is not installed')
+        import pyarrow.parquet as pq
+        pq.write_table(pa.table({'image': [image(0)], 'label': ['cat']}), tmp_path / 'a.parquet')
+        assert open_originals(tmp_path / 'a.parquet').label_note == (
+            'the column label holds string, not whole numbers, so that there are no labels')
+        assert open_originals(tmp_path / 'a.parquet', 'none').label_note is None
+
+    @pytest.mark.parametrize('name, does', [
+        ('a.tar.gz', 'gunzip a.tar.gz'), ('a.TGZ', 'gunzip'), ('a.tar.zst', 'zstd -d a.tar.zst')])
+    @pytest.mark.parametrize('beside', [[], ['b.tar']])
+    def test_compressed_archives_are_refused_by_name(self, tmp_path, name, does, beside):
+        folder = tmp_path / 'set'
+        folder.mkdir()
+        for each in (name, *beside):
+            write_tar(folder / each, [('a.png', image(0))])
+        for path in (folder, folder / name):
+            with pytest.raises(DatasetError, match=f'{name}: pictures cannot be read here and there.*{does}'):
+                open_originals(path)

@@ -187,6 +187,10 @@ def test_the_verdict_of_patches_is_their_mean():
     (lambda img: terms.DaCo(bands=4), 'nothing to see'), (lambda img: terms.LeCam(decay=2), 'lecam_decay=2: must be'),
     (lambda img: terms.APA(p=-1), 'apa_p=-1: must be'), (lambda img: terms.game('chess'), 'there is no game chess'),
     (lambda img: terms.gp(lambda x: x.sum([1, 2, 3]), img, img[:1]), 'reals and fakes must have one shape'),
+    (lambda img: terms.r1((img.requires_grad_() ** 2).mean(), img, 1), r'2 images have logits|one number for all images'),
+    (lambda img: terms.diggan((img.requires_grad_() ** 2).mean([0, 1]), img, img.sum([1, 2, 3]), img, 1),
+     r'2 images have logits \[4, 4\]'),
+    (lambda img: terms.LeCam()(torch.zeros([]), torch.zeros([])), 'one number for all images'),
     (lambda img: terms.r1(torch.zeros(2), img.requires_grad_(), 1), 'outside of torch.no_grad'),
     (lambda img: terms.weco(nn.Linear(2, 2), nn.Linear(3, 2)), 'weco compares critics of one architecture')])
 def test_a_mistake_is_one_sentence(mistake, says):

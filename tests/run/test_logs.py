@@ -150,6 +150,38 @@ def test_mlflow_is_told_scalars_grids_and_the_configuration(tmp_path, monkeypatc
     assert calls['log_image'][1] == {'artifact_file': 'Fakes-000004.png'} and calls['set_terminated'][0] == ('r1',)
 
 
+class FakeTrackio:
+    """Stands in for the package: remembers what a run is told."""
+
+    def __init__(self):
+        self.options, self.rows, self.finished = [], [], 0
+        self.Image = np.asarray
+
+    def init(self, **options):
+        self.options.append(options)
+        return self
+
+    def log(self, values, step):
+        self.rows.append((step, values))
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_trackio_goes_on_with_its_run(tmp_path, monkeypatch):
+    fake = FakeTrackio()
+    monkeypatch.setitem(sys.modules, 'trackio', fake)
+    services = Services()
+    logs = Logs(['trackio'], tmp_path / 'run', {'kimg': 9}, 0, services)
+    logs.scalars(STATS, {'fd5k': 30.0}, 4200)
+    logs.grid('Fakes', grid(), (0, 255), 10, 4200)
+    logs.close()
+    assert services.failing == {} and fake.finished == 1
+    assert fake.options == [dict(project='stylegan2-loss-zoo', name='run', config={'kimg': 9}, resume='allow')]
+    assert fake.rows[0] == (4, {'Loss/G/loss': 1.5, 'Metrics/fd5k': 30.0, 'kimg': 4.2})
+    assert fake.rows[1][0] == 4 and fake.rows[1][1]['Fakes'].ndim == 3
+
+
 def test_large_tiles_are_shrunk(wandb, tmp_path):
     Logs(['wandb'], tmp_path, {}, 0, Services()).grid('Fakes', grid(7, 4, 128), (0, 255), 7, 0)
     assert wandb.calls[-1][1]['Fakes'].shape == (256, 448, 3)
@@ -188,7 +220,7 @@ def test_logs_are_those_that_are_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('log, sentence', [
     ('wandb', '--log=wandb needs the extra "wandb" (pip install wandb)'),
-    ('tensorboard,mail', '--log=tensorboard,mail: there is no log mail; valid: none, tensorboard, wandb, mlflow'),
+    ('tensorboard,mail', '--log=tensorboard,mail: there is no log mail; valid: none, tensorboard, wandb, mlflow, trackio'),
 ])
 def test_what_cannot_be_logged_is_refused_at_the_start(tmp_path, monkeypatch, log, sentence):
     monkeypatch.setattr(resolve, 'is_installed', lambda name: name != 'wandb')

@@ -93,7 +93,8 @@ OPTIONS_BY_HEADING = {
         Option('--keep', metavar='LIST',
                help='Saved states to keep: the newest NUMBER[,best][,every=KIMG] [default: 2,best]'),
         Option('--log', metavar='LIST',
-               help='Logs beside stats.jsonl: none, tensorboard, wandb, mlflow [default: tensorboard if it is installed]'),
+               help='Logs beside stats.jsonl: none, tensorboard, wandb, mlflow, trackio '
+                    '[default: tensorboard if it is installed]'),
     ],
     'Data': [
         Option('--data', metavar='PATH', help='Folder or zip of square images, all of one size; hf://datasets/USER/REPO[/FILE.zip].'),

@@ -18,7 +18,7 @@ DETAILS = {             # Options, and what they are called in a base configurat
     'cbase': 'channel_base', 'cmax': 'channel_max', 'map_depth': 'mapping_layers', 'mbstd_group': 'mbstd',
     'mixing_prob': 'mixing_prob',
 }
-LOG_NAMES = ('tensorboard', 'wandb', 'mlflow')
+LOG_NAMES = ('tensorboard', 'wandb', 'mlflow', 'trackio')
 
 
 def resolve(o: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

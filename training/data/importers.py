@@ -16,10 +16,9 @@ from training.data import listing, passed_over
 from training.data.cifar10 import read_cifar10
 from training.data.images import WHITE, decode, recolor
 from training.data.labels import MAX_CLASSES, Labels, MisplacedLabels, find_labels, label_array
-from training.data.shards import PARQUET, TAR, open_shards, shards_at
+from training.data.shards import CIFAR10_FILE, PARQUET, TAR, open_shards, shards_at
 from training.data.storage import MAX_FILE_BYTES, DatasetError, FolderFiles, ZipFiles, open_files
 
-CIFAR10_FILE = 'cifar-10-python.tar.gz'
 MNIST_FILE = 'train-images-idx3-ubyte.gz'
 
 
@@ -115,7 +114,8 @@ def _shards(path: str, paths: list[str], read: Callable[[bytes], np.ndarray], la
                                    f'{MAX_CLASSES - 1}; --labels-from=none leaves the labels out')
             yield Item(picture.name, lambda picture=picture: read(picture.read()), label)
 
-    return Originals(path, items(), found.count, found.class_names, passed_over=passed_over.in_words(found.left_out))
+    return Originals(path, items(), found.count, found.class_names, found.label_note if labels_from != 'none' else None,
+                     passed_over=passed_over.in_words(found.left_out))
 
 
 def _lsun(path: str, read: Callable[[bytes], np.ndarray]) -> Originals:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dnnlib.output import printable
 from training.data.matching import AmbiguousError, match
 from training.data.storage import DatasetError, FolderFiles, ZipFiles
 
@@ -186,7 +187,7 @@ def _count(num: int, one: str, many: str | None = None) -> str:
 
 def _shortened_name(name: str) -> str:
     """A class's name as part of a line."""
-    name = ''.join(c if c.isprintable() else '?' for c in name)
+    name = printable(name, keep='')
     return name if len(name) <= 60 else name[:57] + '...'
 
 

@@ -7,6 +7,7 @@ Strangers make such files. Nothing is extracted or run, a picture is read when i
 """
 import json
 import os
+import re
 import stat
 import tarfile
 from collections import Counter
@@ -18,6 +19,10 @@ from training.data.images import is_image_name
 from training.data.storage import MAX_FILE_BYTES, DatasetError
 
 TAR, PARQUET = '.tar', '.parquet'
+CIFAR10_FILE = 'cifar-10-python.tar.gz'     # Read whole, by a reader of its own.
+COMPRESSED = {         # Endings of archives that have no places to read from, and what makes a .tar of one.
+    '.tar.gz': 'gunzip', '.tgz': 'gunzip -S .tgz', '.tar.zst': 'zstd -d', '.tar.bz2': 'bunzip2', '.tar.xz': 'unxz',
+    '.tar.lz4': 'lz4 -d'}
 MAX_NOTE_BYTES = 64             # Of a .cls file.
 MAX_METADATA_BYTES = 2 ** 22    # Of what Hugging Face notes about columns.
 ROWS_AT_ONCE = 16               # Of a Parquet file, decoded together.
@@ -36,23 +41,37 @@ class Shards(NamedTuple):
     count: int
     class_names: list[str] | None = None
     left_out: Counter[str] = Counter()
+    label_note: str | None = None
 
 
 def shards_at(path: str) -> list[str]:
     """The shards that `path` is or, if it is a folder, that lie below it, in the order of their names; all of one kind."""
     path = os.fspath(path)
     if not os.path.isdir(path):
+        refuse_compressed([path])
         return [path] if path.lower().endswith((TAR, PARQUET)) else []
-    found = []
+    found, others = [], []
     for folder, folders, names in os.walk(path):
         folders.sort()
         if any(is_image_name(name) for name in names):
             return []
         found += [os.path.join(folder, name) for name in sorted(names)
                   if name.lower().endswith((TAR, PARQUET)) and not passed_over.is_left_behind(name)]
+        others += [os.path.join(folder, name) for name in sorted(names)]
+    if not found or found[0].lower().endswith(TAR):
+        refuse_compressed(others)       # Beside others, too: a part of the set would be left out.
     if len({os.path.splitext(name)[1].lower() for name in found}) > 1:
         raise DatasetError(f'{path}: holds {TAR} and {PARQUET} files; name a folder with one kind of them')
     return found
+
+
+def refuse_compressed(paths: Sequence[str]) -> None:
+    """Raises DatasetError if there is a compressed archive among these."""
+    for path in paths:
+        ending = next((ending for ending in COMPRESSED if path.lower().endswith(ending)), None)
+        if ending and os.path.basename(path) != CIFAR10_FILE:
+            raise DatasetError(f'{path}: pictures cannot be read here and there in a compressed archive; make a {TAR} of it '
+                               f'first ({COMPRESSED[ending]} {os.path.basename(path)})')
 
 
 def open_shards(paths: Sequence[str]) -> Shards:
@@ -126,7 +145,10 @@ def class_of(path: str, info: tarfile.TarInfo) -> int:
     try:
         if info.size > MAX_NOTE_BYTES:
             raise ValueError(f'{info.size} bytes')
-        return int(bytes_at(path, info))
+        text = bytes_at(path, info)
+        if not re.fullmatch(rb'\s*[+-]?[0-9]{1,18}\s*', text):       # int() would take 1_0 for 10.
+            raise ValueError(repr(text.decode('utf-8', 'replace')))
+        return int(text)
     except (OSError, ValueError) as error:
         raise DatasetError(f'{path}: {info.name} is no class, a whole number ({error})') from error
 
@@ -147,7 +169,7 @@ def open_parquets(paths: Sequence[str]) -> Shards:
     if not count:
         raise DatasetError(f'{paths[0]}: no pictures in it, for it has no rows')
     pictures = (picture for path, file in zip(paths, files) for picture in rows_of(path, file, column, label))
-    return Shards(pictures, count, names if label else None)
+    return Shards(pictures, count, names if label else None, label_note=note_on_labels(schema))
 
 
 def open_parquet(path: str) -> Any:
@@ -168,7 +190,10 @@ def picture_column(path: str, schema: Any) -> str:
     import pyarrow.types as types
 
     def is_bytes(kind):
-        return types.is_binary(kind) or types.is_large_binary(kind)
+        if types.is_dictionary(kind):
+            return is_bytes(kind.value_type)
+        return any(is_one(kind) for is_one in (types.is_binary, types.is_large_binary, types.is_fixed_size_binary,
+                                               types.is_binary_view))
 
     found = [field.name for field in schema if is_bytes(field.type) or types.is_struct(field.type)
              and any(inner.name == 'bytes' and is_bytes(inner.type) for inner in field.type)]
@@ -181,10 +206,22 @@ def picture_column(path: str, schema: Any) -> str:
 
 def label_column(path: str, schema: Any) -> str | None:
     """The column `label`, if it holds whole numbers."""
-    import pyarrow.types as types
     if schema.names.count('label') > 1:
         raise DatasetError(f'{path}: has several columns of the name label; there must be one, or none')
-    return 'label' if 'label' in schema.names and types.is_integer(schema.field('label').type) else None
+    return 'label' if 'label' in schema.names and is_whole(schema.field('label').type) else None
+
+
+def is_whole(kind: Any) -> bool:
+    """Does a column of this type hold whole numbers?"""
+    import pyarrow.types as types
+    return types.is_integer(kind.value_type if types.is_dictionary(kind) else kind)
+
+
+def note_on_labels(schema: Any) -> str | None:
+    """What a user should know of a column `label` that cannot be used."""
+    if 'label' not in schema.names or is_whole(schema.field('label').type):
+        return None
+    return f'the column label holds {schema.field("label").type}, not whole numbers, so that there are no labels'
 
 
 def class_names(schema: Any) -> list[str] | None:

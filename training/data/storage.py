@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dnnlib import writing
+from dnnlib.output import printable
 from training.data import passed_over
 
 MAX_FILE_BYTES = 2 ** 29        # Of one file in a set; an archive's directory may claim anything.
@@ -22,7 +23,12 @@ _COPY_BYTES = 2 ** 20
 
 
 class DatasetError(OSError):
-    """What is wrong with a data set: one sentence for its user that names path and file."""
+    """What is wrong with a data set: one sentence for its user that names path and file.
+    It may quote the set, so characters that control a terminal are replaced.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 class FolderFiles:

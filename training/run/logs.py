@@ -1,4 +1,4 @@
-"""Optional logs beside stats.jsonl, `train.py --log`: TensorBoard, Weights & Biases, MLflow.
+"""Optional logs beside stats.jsonl, `train.py --log`: TensorBoard, Weights & Biases, MLflow, Trackio.
 
 All get the statistics and metrics of every tick and a part of every grid.
 A log that fails is a service that fails: it is named, and training goes on.
@@ -117,8 +117,31 @@ class MLflow:
         self._client.set_terminated(self._run)
 
 
+class Trackio:
+    """A run of Trackio, of the name of the run directory, kept on this machine unless TRACKIO_SPACE_ID names a Space."""
+    title = 'Trackio'
+
+    def __init__(self, run_dir: Path, config: dict[str, Any], nimg: int):
+        import trackio
+        self._make_image = trackio.Image
+        self._run = trackio.init(
+            project=os.environ.get('TRACKIO_PROJECT', WANDB_PROJECT), name=run_dir.name, config=config, resume='allow')
+
+    def scalars(self, values: dict[str, float], nimg: int) -> None:
+        """{name: value} after `nimg` images; the step is their thousands."""
+        self._run.log({**values, 'kimg': nimg / 1000}, step=nimg // 1000)
+
+    def picture(self, name: str, picture: PIL.Image.Image, nimg: int) -> None:
+        """A picture after `nimg` images."""
+        self._run.log({name: self._make_image(picture)}, step=nimg // 1000)
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self._run.finish()
+
+
 # By the name of the option, the package, the extra.
-LOGS = {'tensorboard': TensorBoard, 'wandb': WeightsAndBiases, 'mlflow': MLflow}
+LOGS = {'tensorboard': TensorBoard, 'wandb': WeightsAndBiases, 'mlflow': MLflow, 'trackio': Trackio}
 
 
 class Logs:
