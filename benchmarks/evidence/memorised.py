@@ -21,6 +21,7 @@ from metrics.names import Metric
 from metrics.neighbours import nearest
 from metrics.overfitting import held_out_items
 from torch_utils.network_file import load_network
+from training.config.run_dirs import saved_options
 
 QUANTILE = 0.01
 NUM_FAKES = 1000
@@ -30,7 +31,7 @@ DETECTOR = 'efflite0_64px'
 def memorised(run_dir: Path, num_fakes: int = NUM_FAKES, device: str = 'cpu') -> dict[str, float]:
     """The share for the last snapshot of a run, the quantile, and the number of held-out images."""
     networks = load_network(str(run_dir))
-    kwargs = dict(json.loads((run_dir / 'training_options.json').read_text(encoding='utf-8'))['training_set_kwargs'])
+    kwargs = dict(saved_options(run_dir)['training_set_kwargs'])
     options = MetricOptions(G=networks['G_ema'], dataset_kwargs=kwargs, num_workers=0, device=torch.device(device))
     work = Evaluation(Metric('memorised', 'kid', DETECTOR, num_fakes), options)
     tap = work.detector.main_tap

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from training.config.arguments import as_arguments, as_entries
 from training.config.run_dirs import differences
-from training.config.schema import NO, RENAMED, WITH_OVERRIDE, YES, Config, leaves, may_change, problem_of
+from training.config.schema import PLACES, RENAMED, Config, may_change, problem_of
+from training.config.setting import NO, WITH_OVERRIDE, YES, leaves
 
 RUNS = sorted((Path(__file__).parents[1] / 'fixtures' / 'runs').glob('*/run/training_options.json'))
 
@@ -18,22 +20,54 @@ def saved(path=RUNS[0]):
     return json.loads(path.read_text())
 
 
+def without_nulls(values):
+    return {name: without_nulls(value) if isinstance(value, dict) else value for name, value in values.items()
+            if value is not None}
+
+
 @pytest.mark.parametrize('path', RUNS, ids=lambda path: path.parts[-3])
 def test_what_earlier_runs_saved_is_taken_under_the_names_of_options(path):
-    """Every value is still there, and beside them only what came later; what is written then is read as it is."""
+    """Read like a dictionary every value is still there, and beside them only what came later; what is written then is read
+    as it is."""
     config, before = Config.from_json(saved(path)), saved(path)
     names = {'kimg': 'total_kimg', 'tick': 'kimg_per_tick', 'snap': 'network_snapshot_ticks', 'log': 'logs',
              'seed': 'random_seed', 'gpus': 'num_gpus', 'batch': 'batch_size', 'p': 'augment_p', 'target': 'ada_target'}
     later = {'cuda_graphs': 'auto', 'deterministic': False}
-    assert {names.get(name, name): value for name, value in config.items()} == {
-        **later, **{name: value for name, value in before.items() if name != 'image_snapshot_ticks'}}
+    assert without_nulls({names.get(name, name): value for name, value in config.items()}) == without_nulls({
+        **later, **{name: value for name, value in before.items() if name != 'image_snapshot_ticks'}})
     assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config == pickle.loads(pickle.dumps(config))
     assert differences(config, Config.from_json({**before, 'total_kimg': 5})) == {}
 
 
+def test_an_option_is_called_the_same_in_the_file():
+    """What were arguments under names of their own, in tables, are entries with the names of options."""
+    config = Config.from_json(saved())
+    said, tables = config.to_json(), saved()
+    assert said['mirror'] is tables['training_set_kwargs']['xflip'] is config.mirror
+    assert said['glr'] == tables['G_opt_kwargs']['lr'] and said['gamma'] == tables['loss_kwargs']['r1_gamma']
+    assert said['cbase'] == tables['G_kwargs']['synthesis_kwargs']['channel_base'] == tables['D_kwargs']['channel_base']
+    assert said['nobench'] is not tables['cudnn_benchmark'] and said['workers'] == tables['data_loader_kwargs']['num_workers']
+    assert said['G'] == 'Generator' and said['data'] == tables['data_paths']
+    old = {path.rpartition('.')[2] for paths in PLACES.values() for path in paths} - {'labels_from'}
+    left = {name.rpartition('.')[2] for name, _ in leaves({**said, 'command': {}})}
+    assert old & left <= {'num_layers', 'class_name', 'xflip'}    # Of D's mapping network, other classes, augmentation.
+
+
+@pytest.mark.parametrize('tables, entry', [
+    ({'D_kwargs': {'epilogue_kwargs': {'mbstd_group_size': 1, 'mbstd_num_channels': 0}}}, {'mbstd_group': 0}),
+    ({'G_kwargs': {'synthesis_kwargs': {'channel_base': 8}}, 'D_kwargs': {'channel_base': 16}}, {}),
+    ({'training_set_kwargs': None, 'centre_kwargs': {'xflip': True}}, {'mirror': True}),
+    ({'resume_pkl': 'a.pkl'}, {'resume': 'a.pkl'})])
+def test_arguments_and_entries_become_each_other(tables, entry):
+    entries = as_entries(tables, PLACES)
+    assert {name: value for name, value in entries.items() if name in PLACES} == entry
+    assert as_arguments(entries, PLACES) == tables
+
+
 @pytest.mark.parametrize('change, sentence', [
     (dict(image_snapshot_ticks=2), 'image_snapshot_ticks=2 and network_snapshot_ticks=1 are two names of one entry'),
-    (dict(kimg=7), 'total_kimg=1 and kimg=7 are two names of one entry')])
+    (dict(kimg=7), 'total_kimg=1 and kimg=7 are two names of one entry'),
+    (dict(mirror=True), 'training_set_kwargs.xflip=False and mirror=True are two names of one entry')])
 def test_an_old_name_and_a_new_one_say_the_same(change, sentence):
     assert problem_of({**saved(), **change}) == sentence
 
@@ -76,7 +110,7 @@ def test_an_older_file_may_lack_what_was_not_there_then():
     (dict(data_shape=dict(c_dim=0, img_resolution='8', img_channels=3)), 'data_shape.img_resolution=8: must be a whole number'),
     (dict(keep=dict(newest=0, best=True, every_kimg=None)), 'keep.newest=0: must be at least 1'),
     (dict(keep=dict(newest=1, best=True, every_kimg=None, oldest=1)), 'there is no entry keep.oldest'),
-    (dict(data_paths='a' * 1000), f'data_paths={"a" * 40}...: must be a list of texts'),
+    (dict(data_paths='a' * 1000), f'data={"a" * 40}...: must be a list of texts'),
     (dict(colour='red'), 'there is no entry colour'),
     (dict(augment_kwargs=dict(class_name='os.system')), 'augment_kwargs.class_name=os.system is none of its classes')])
 def test_what_is_wrong_is_named_in_one_sentence(change, sentence):
@@ -91,8 +125,8 @@ def test_what_is_no_configuration_at_all(values):
 
 
 def test_what_a_run_that_goes_on_may_change():
-    changes = {name: may_change(name) for name, _ in leaves(Config.from_json(saved()))}
-    assert changes['kimg'] == changes['keep.newest'] == changes['data_paths'] == YES
+    changes = {name: may_change(name) for name, _ in leaves(Config.from_json(saved()).to_json())}
+    assert changes['kimg'] == changes['keep.newest'] == changes['data'] == YES
     assert changes['batch'] == changes['G_kwargs.z_dim'] == may_change('of_a_later_version') == WITH_OVERRIDE
     assert {name for name, answer in changes.items() if answer == NO} == {
         'data_shape.c_dim', 'data_shape.img_resolution', 'data_shape.img_channels'}

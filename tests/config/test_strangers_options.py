@@ -64,8 +64,9 @@ def test_options_edited_at_random_end_in_one_sentence(name, args, tmp_path, monk
 
 @pytest.mark.parametrize('at, value, sentence', [
     (['loss'], 'junk', 'loss=junk is none of logistic, '),
-    (['D_kwargs', 'epilogue_kwargs'], None, 'D_kwargs.epilogue_kwargs=null: must be a table'),
-    (['D_kwargs'], {}, 'D_kwargs.epilogue_kwargs is missing'),
+    (['D_kwargs', 'epilogue_kwargs'], None, 'mbstd_group is missing'),
+    (['D_kwargs'], {}, 'mbstd_group is missing'),
+    (['D_kwargs', 'epilogue_kwargs', 'mbstd_group_size'], -1, 'mbstd_group=-1: must be at least 0'),
     (['G_opt_kwargs', 'weight'], 1, 'there is no entry G_opt_kwargs.weight'),
     (['training_set_kwargs', 'junk'], 1, 'there is no entry training_set_kwargs.junk'),
     (['loss_options', 'junk'], 1, 'osgan has no option junk'),

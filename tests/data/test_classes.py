@@ -49,7 +49,7 @@ def test_labels_that_are_not_used_are_mentioned(tmp_path, numbered):
 def test_a_new_run_takes_numbered_folders_in_the_order_of_their_numbers(tmp_path, numbered):
     output = dry_run(tmp_path / 'runs', f'--data={numbered}', *NUMBERED)
     assert '        2       1  2\n' in output and '    Class 2 is the folder 2: ' in output
-    kwargs = config_in(output)['training_set_kwargs']
+    kwargs = config_in(output)
     dataset = ImageFolderDataset(str(numbered), use_labels=True, labels_from=kwargs['labels_from'])
     labels = {name: int(dataset.get_details(i).raw_label) for i, name in enumerate(dataset._image_names)}
     assert labels == {f'{i}/0.png': i for i in range(11)}
@@ -61,7 +61,7 @@ def test_a_run_of_before_keeps_its_classes(tmp_path, numbered, how):
     options = [f'--data={numbered}', *NUMBERED]
     config = config_in(dry_run(tmp_path / 'runs', *options))
     run_dir = Path(config['run_dir'])
-    config['training_set_kwargs']['labels_from'] = 'folders'
+    config['labels_from'] = 'folders'
     run_dir.mkdir(parents=True)
     (run_dir / 'training_options.json').write_text(json.dumps(config))
     if how == 'the same command':
@@ -70,7 +70,7 @@ def test_a_run_of_before_keeps_its_classes(tmp_path, numbered, how):
         args = ['-n', f'--resume={run_dir}', *(['--snap=3'] if how.endswith('option') else [])]
         output = CliRunner().invoke(train.main, args).output
     assert f'Output directory:   {run_dir}\n' in output, output
-    assert config_in(output)['training_set_kwargs']['labels_from'] == 'folders'
+    assert config_in(output)['labels_from'] == 'folders'
     assert '        2       1  10\n' in output
     assert '    Class 2 is the folder 10: in plain string order, as this run began.\n' in output
 
@@ -79,7 +79,7 @@ def test_where_there_is_one_order_nothing_else_is_recorded(tmp_path):
     """So that the same command finds runs of before."""
     data = write_set(tmp_path / 'pets', {'cat/0.png': picture(), 'dog/1.png': picture(seed=1)})
     config = config_in(dry_run(tmp_path / 'runs', f'--data={data}', *NUMBERED))
-    assert config['training_set_kwargs']['labels_from'] == 'folders'
+    assert config['labels_from'] == 'folders'
 
 
 @pytest.mark.parametrize('labels, problem', [

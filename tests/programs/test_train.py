@@ -15,6 +15,7 @@ from legacy import load_network_pkl
 from metrics.weights import Found
 from training.config.base_configs import auto_config, base_config
 from training.config.new_run import next_run_id
+from training.config.schema import Config
 from training.run.scores import scored_set
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ def invoke(*args):
 def dry_run(data, *args, name='plain.zip'):
     result = invoke('--outdir', data / 'runs', '--data', data / name, '-n', *args)
     assert result.exit_code == 0, result.output
-    return json.loads(result.output[result.output.index('{'):result.output.rindex('}') + 1])
+    return Config.from_json(json.loads(result.output[result.output.index('{'):result.output.rindex('}') + 1]))
 
 
 def resolve(data, *args, name='plain.zip'):

@@ -128,8 +128,7 @@ def test_other_data_are_named_on_every_way_and_taken_as_they_are_with_override(t
         assert f'the data of this run has changed: {words}' in refusal(*args)
         config = config_in(invoke(*args, '--override'))
         assert Path(config['run_dir']) == lab.run_dir and config['data_num_images'] == [num]
-        kwargs = config['training_set_kwargs']
-        assert kwargs['max_size'] == (num if not subset else 9 if subset == ['--subset=9'] else 16)
+        assert config['subset'] == (num if not subset else 9 if subset == ['--subset=9'] else 16)
 
 
 def test_data_of_another_shape_cannot_be_gone_on_with(tmp_path):
@@ -179,7 +178,7 @@ def test_paths_mean_the_same_in_every_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = config_in(invoke('--outdir=runs', '--data=set.zip', '--held-out=set.zip', *TINY, '--batch-gpu=4'))
     whole = str(tmp_path / 'set.zip')
-    assert config['data_paths'] == [whole] and config['training_set_kwargs']['path'] == whole
+    assert config['data'] == [whole] and config['training_set_kwargs']['path'] == whole
     assert config['command']['data'] == config['held_out'] == whole
 
 
@@ -219,7 +218,7 @@ def test_the_number_of_processes_changes_at_once_and_nothing_else(tmp_path, opti
         assert config['gpus'] == gpus and config['batch'] == 8 >= config['batch_gpu'] * gpus
         same = ('loss_kwargs', 'ema_kimg', 'G_kwargs', 'D_kwargs', 'kimg')
         assert {key: config[key] for key in same} == {key: lab.config[key] for key in same}
-        resume.write_options(config)        # And on from there.
+        resume.write_options(Config.from_json(config))     # And on from there.
     assert 'the batch of this run, 8, cannot be divided among them' in refusal(f'--resume={lab.run_dir}', '-n', '--gpus=16')
 
 

@@ -23,6 +23,7 @@ from torch_utils.state_file import load_meta, load_state
 from training.config import base_configs
 from training.config import run_dirs as resume
 from training.config.continued_run import continued_run
+from training.config.schema import Config
 from training.run.states import saved_states
 from training.transfer import _adopted, match_tensors
 
@@ -136,7 +137,7 @@ def test_resuming_a_directory_needs_no_other_option(stopped_run):
     longer = invoke(f'--resume={run_dir}/', '-n', '--kimg=2', '--workers=1')
     assert longer.exit_code == 0 and '"kimg": 2' in longer.output
     changed = invoke(f'--resume={run_dir}', '-n', '--gamma=7')
-    assert changed.exit_code == 2 and 'loss_kwargs.r1_gamma: 1.0 -> 7.0' in changed.output, changed.output
+    assert changed.exit_code == 2 and 'gamma: 1.0 -> 7.0' in changed.output, changed.output
     assert invoke(f'--resume={run_dir}', '-n', '--gamma=7', '--override').exit_code == 0
 
 
@@ -208,7 +209,7 @@ def network(stopped_run):
 
 def dry_config(result):
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout[result.stdout.index('{'):result.stdout.rindex('}') + 1])
+    return Config.from_json(json.loads(result.stdout[result.stdout.index('{'):result.stdout.rindex('}') + 1]))
 
 
 def test_fine_tuning_takes_the_architecture_of_the_file(network, data):

@@ -11,7 +11,8 @@ import click
 
 from dnnlib.numbers import Real, Whole, in_words
 from training.config.options import OPTIONS_BY_HEADING, Option
-from training.config.schema import RENAMED, Config, kind_in_words
+from training.config.schema import RENAMED, Config
+from training.config.setting import kind_in_words
 
 HEAD = '''# Options
 
@@ -49,8 +50,11 @@ The `training_options.json` of a run, or its directory, stands for the options t
 ENTRIES = '''
 ## In the configuration of a run
 
-`training_options.json` in the directory of a run, what `--dry-run` prints, and `train.config_of(...)`. *Changes*: may a run that
-goes on have another value? An entry that one option sets has the name of that option.
+`training_options.json` in the directory of a run, what `--dry-run` prints, and `train.config_of(...)`. An entry has the name of
+the option that sets it; the options of a method stand in its table (`--ggdr_weight` is `regularizers.ggdr.weight`), those of R1
+and path length in `loss_kwargs`. *Changes*: may a run that goes on have another value? *Argument*: what it is handed on as, to
+classes whose names are the reference's. The configuration has these, too, when it is read like a dictionary:
+`train.config_of(...)['training_set_kwargs']['xflip']`.
 '''
 
 
@@ -60,9 +64,11 @@ def page() -> str:
     for heading, options in OPTIONS_BY_HEADING.items():
         parts += [f'\n### {heading}\n',
                   *table(['option', 'value', 'default', 'meaning'], map(option_row, options))]
-    parts += [FILE, ENTRIES, *table(['entry', 'value', 'unit', 'changes', 'meaning'], entry_rows(Config))]
+    parts += [FILE, ENTRIES, *table(['entry', 'value', 'unit', 'changes', 'argument', 'meaning'], entry_rows(Config))]
     before = ', '.join(f'`{old}` (now `{new}`)' for old, new in RENAMED.items())
-    return '\n'.join([*parts, f'\nFiles of before have other names for some entries, which are still read: {before}.']) + '\n'
+    parts.append('\nFiles of before have arguments in place of entries, and other names for some; both are still read: '
+                 f'{before}.\n')
+    return '\n'.join(parts)
 
 
 def table(headings: list[str], rows: Iterator[tuple]) -> Iterator[str]:
@@ -93,7 +99,8 @@ def entry_rows(table: type, prefix: str = '') -> Iterator[tuple[str, ...]]:
     """The entries of a configuration, each followed by those of the table in it."""
     for field in dataclasses.fields(table):
         said = field.metadata
-        yield f'`{prefix}{field.name}`', range_in_words(field.type, said), said['unit'], said['changes'], said['help']
+        yield (f'`{prefix}{field.name}`', range_in_words(field.type, said), said['unit'], said['changes'],
+               ', '.join(f'`{path}`' for path in said['at']), said['help'])
         if said['table']:
             yield from entry_rows(said['table'], f'{prefix}{field.name}.')
 

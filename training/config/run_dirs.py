@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import writing
-from training.config.schema import NO, YES, Config, leaves, may_change, problem_of
+from training.config.schema import NO, YES, Config, may_change, problem_of, with_names_of_now
+from training.config.setting import leaves
 from training.run.files import OPTIONS_FILE, RunFileError, read_options_file
 
 try:
@@ -26,8 +27,8 @@ except ImportError:         # Windows: there is no lock.
 LOCK_FILE = '.lock'
 MAX_HOLDER = 200        # Characters of it that are repeated.
 
-# Of a data set's arguments: they follow from --subset and what there is.
-OF_THE_DATA = ('max_size', 'random_seed')
+# They follow from --subset and what there is.
+OF_THE_DATA = ('subset', 'training_set_kwargs.random_seed', 'centre_kwargs.random_seed')
 DATA = 'data_fingerprints'
 PLACES = ('path', 'data')  # Entries of these names, wherever they are: data sets are compared by fingerprint.
 
@@ -57,9 +58,9 @@ def saved_entry(run_dir: str | os.PathLike | None, name: str) -> Any:
         return None
 
 
-def write_options(config: Mapping[str, Any]) -> None:
+def write_options(config: Config) -> None:
     """Writes the configuration into the run's directory, complete or not at all."""
-    writing.write_text(Path(config['run_dir'], OPTIONS_FILE), json.dumps(dict(config), indent=2), 'any',
+    writing.write_text(Path(config['run_dir'], OPTIONS_FILE), json.dumps(config.to_json(), indent=2), 'any',
                        sync=True)
 
 
@@ -67,7 +68,7 @@ def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str,
     """{entry: 'saved -> asked'} of all that makes it another run,
     nested entries with dots; for data, in words."""
     asked = json.loads(json.dumps(dict(asked)))
-    before, after = dict(leaves(saved)), dict(leaves(asked))
+    before, after = (dict(leaves(with_names_of_now(config))) for config in (saved, asked))
     changes = {name: f'{before.get(name, "(none)")} -> {after.get(name, "(none)")}'
                for name in sorted({**before, **after})
                if before.get(name) != after.get(name) and _matters(name)}
@@ -81,10 +82,7 @@ def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str,
 
 
 def _matters(name: str) -> bool:
-    first, last = name.split('.')[0], name.split('.')[-1]
-    if first in ('training_set_kwargs', 'centre_kwargs') and last in OF_THE_DATA:
-        return False
-    return may_change(first) != YES and last not in PLACES
+    return name not in OF_THE_DATA and may_change(name) != YES and name.split('.')[-1] not in PLACES
 
 
 def set_kwargs(config: Mapping[str, Any]) -> dict[str, Any]:

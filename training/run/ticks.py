@@ -19,6 +19,7 @@ from dnnlib import writing
 from torch_utils import checkpoint, distributed, training_stats
 from torch_utils.foreign import reference
 from training.ada import follow_held_out
+from training.config.schema import with_names_of_now
 from training.data.stages import WithoutBad
 from training.run import states
 from training.run.health import Health, diversity, require_finite
@@ -100,7 +101,7 @@ class Ticks:
             if states.saved_states(self.run_dir)[:1] == [states.state_path(self.run_dir, run.nimg)]:
                 self.services.run('removing old states', partial(       # A killed process may have left some.
                     states.prune, self.run_dir, Keep(**self.config['keep']), self._scores.scores))
-            self._logs = Logs(self.config.get('log', ()), self.run_dir, dict(self.config), run.nimg,
+            self._logs = Logs(self.config.get('log', ()), self.run_dir, with_names_of_now(self.config), run.nimg,
                               self.services)
             self._bar = progress_bar(run.total_nimg, run.nimg)
 
@@ -358,7 +359,7 @@ class Ticks:
             regularizer.before_save(run.nimg)
         local_states = distributed.gather_objects(run.local_state_dict())
         state = dict(run=run.state_dict(), ranks=local_states, ticks=self.state_dict())
-        meta = dict(nimg=run.nimg, finished=run.nimg >= run.total_nimg, config=dict(self.config))
+        meta = dict(nimg=run.nimg, finished=run.nimg >= run.total_nimg, config=with_names_of_now(self.config))
         if self.is_main:
             self._save_time = time.time()
             self.services.run('syncing stats.jsonl', self._stats.sync)
