@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from dnnlib import hub
+from dnnlib import hub, writing
 
 TIMEOUT_SEC = 60        # Without a byte from the server.
 CHUNK_BYTES = 1 << 20
@@ -30,7 +31,7 @@ MAX_NAME = 200
 _cache_dir = None       # Set by set_cache_dir().
 
 
-def set_cache_dir(path: str) -> None:
+def set_cache_dir(path: str | None) -> None:
     """Makes this the cache directory, whatever the environment says."""
     global _cache_dir
     _cache_dir = path
@@ -184,23 +185,20 @@ def _md5(url):
 
 
 def _download_into(cache_dir, url, num_attempts, verbose, sha256, max_bytes):
-    """Downloads to a temporary name, checks, renames; returns the path."""
+    """Downloads to a file without a name, which the server gives, and checks it; returns the path."""
     os.makedirs(cache_dir, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=cache_dir, prefix='partial-')
-    try:
-        with os.fdopen(handle, 'w+b') as file:
-            name = _download(url, file, num_attempts, verbose, max_bytes)
-            _check(file, sha256, url)
+    with tempfile.TemporaryFile(dir=cache_dir) as file:
+        name = _download(url, file, num_attempts, verbose, max_bytes)
+        _check(file, sha256, url)
         name = re.sub(r'[^0-9a-zA-Z-._]', '_', name)[-MAX_NAME:]
         path = os.path.join(cache_dir, f'{_md5(url)}_{name}')
-        os.replace(partial, path)
-        for earlier in set(_cached_paths(url, cache_dir)) - {path}:
-            with suppress(FileNotFoundError):       # Another process has done the same.
-                os.unlink(earlier)
-        return path
-    finally:
-        if os.path.exists(partial):
-            os.unlink(partial)
+        file.seek(0)
+        with writing.atomic(path, 'any') as cached:
+            shutil.copyfileobj(file, cached)
+    for earlier in set(_cached_paths(url, cache_dir)) - {path}:
+        with suppress(FileNotFoundError):       # Another process has done the same.
+            os.unlink(earlier)
+    return path
 
 
 # The network.

@@ -53,7 +53,7 @@ def open_picture(file: BinaryIO | str | os.PathLike, max_pixels: int = MAX_PIXEL
             yield picture
         return
     with (_as_picture_errors(max_pixels), _pixel_limit(max_pixels),
-          Image.open(file, formats=_installed(tuple(formats))) as picture):
+          Image.open(file, formats=installed_among(tuple(formats))) as picture):
         _check_size(picture, max_pixels)
         # Holds for pictures that are nested in this one.
         warnings.simplefilter('error', Image.DecompressionBombWarning)
@@ -69,12 +69,12 @@ def read_picture_file(path: str | os.PathLike) -> bytes:
 @cache
 def extensions() -> frozenset[str]:
     """The extensions, '.png' and so on, of the formats that are read here."""
-    installed = _installed(FORMATS)
+    installed = installed_among(FORMATS)
     return frozenset(ext for ext, name in Image.registered_extensions().items() if name in installed)
 
 
 @cache
-def _installed(formats: Sequence[str]) -> tuple[str, ...]:
+def installed_among(formats: Sequence[str]) -> tuple[str, ...]:
     """Those of the formats that this Pillow was built with."""
     Image.init()
     return tuple(name for name in formats if name in Image.OPEN)

@@ -127,7 +127,7 @@ def find_all_weights(metric: Metric, options: WeightOptions) -> dict[str, Found]
 def find_weights(key: str, metric_name: str, options: WeightOptions) -> Found:
     """The first file that holds the weights `key`; raises MetricError as `require_weights`."""
     tried = []
-    for path, is_explicit in _candidates(key, options):
+    for path, is_explicit in candidates(key, options):
         if path.is_file():
             try:
                 return _checked(path, key, options)
@@ -148,7 +148,7 @@ def detector_dir() -> Path:
     return Path(dnnlib.util.make_cache_dir_path('detectors'))
 
 
-def _candidates(key: str, options: WeightOptions) -> Iterator[tuple[Path, bool]]:
+def candidates(key: str, options: WeightOptions) -> Iterator[tuple[Path, bool]]:
     """(path, did the user name this very file?) in the order in which they are looked at."""
     weights = WEIGHTS[key]
     if key in options.paths:

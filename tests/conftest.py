@@ -17,14 +17,14 @@ def _fixed_seed():
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left_behind(monkeypatch):
+def _nothing_is_left_behind():
     """Commands set what holds for their process; later tests must find it as it was."""
-    monkeypatch.setattr(backend, '_default', 'auto')
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
     is_deterministic, fills = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     sums = matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction
-    yield
+    with backend.default('auto'):
+        yield
     cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
     torch.use_deterministic_algorithms(is_deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = fills

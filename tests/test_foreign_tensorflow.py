@@ -177,8 +177,8 @@ def test_images_that_are_not_square_are_told_as_such():
 
 def test_options_without_a_value_have_the_defaults_of_those_programs():
     from torch_utils.foreign import tensorflow
-    G = tensorflow._arguments({}, tensorflow.OPTIONS_G, tensorflow.IGNORED_G)
-    D = tensorflow._arguments({}, tensorflow.OPTIONS_D, tensorflow.IGNORED_D)
+    G = tensorflow.arguments_of({}, tensorflow.OPTIONS_G, tensorflow.IGNORED_G)
+    D = tensorflow.arguments_of({}, tensorflow.OPTIONS_D, tensorflow.IGNORED_D)
     assert (G['z_dim'], G['w_dim'], G['img_resolution'], G['mapping_kwargs']['num_layers']) == (512, 512, 1024, 8)
     assert G['synthesis_kwargs']['channel_base'] == D['channel_base'] == 32768
     assert D['mapping_kwargs'] == {'num_layers': 0, 'lr_multiplier': 0.1}

@@ -68,12 +68,12 @@ def launch(fn: Callable, num_processes: int, args: Sequence = ()) -> None:
     if num_processes == 1:
         fn(0, *args)
     elif world_size is not None:
-        _run_in_group(fn, torchrun.place().rank, world_size, args)
+        run_in_group(fn, torchrun.place().rank, world_size, args)
     else:
         _spawn(fn, num_processes, args)
 
 
-def _run_in_group(fn, rank, world_size, args, store=None):
+def run_in_group(fn, rank, world_size, args, store=None):
     """Calls `fn` with the process group up.
 
     Without a store, the ranks meet where torchrun's environment says.
@@ -123,7 +123,7 @@ def _spawn(fn, num_processes, args):
                     for process in processes:
                         process.start()
                     _wait_to_the_end(processes, interrupts)
-                error = _cause(processes, folder)
+                error = cause_among(processes, folder)
             finally:
                 _end(processes)
     if error is not None:
@@ -238,7 +238,7 @@ def _end(processes):
         process.join()
 
 
-def _cause(processes, folder):
+def cause_among(processes, folder):
     """The exception for what went wrong first, None if nothing did.
 
     A process that was killed left no report, but its peers may have, of a broken connection:
@@ -311,12 +311,12 @@ def _child(fn, rank, num_processes, args, folder):
     if 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(max(torch.get_num_threads() // num_processes, 1))
     try:
-        _run_in_group(fn, rank, num_processes, args,
+        run_in_group(fn, rank, num_processes, args,
                       dist.FileStore(os.path.join(folder, 'store'), num_processes))
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
     except Exception as error:
-        _report(error, rank, folder)
+        report_to_parent(error, rank, folder)
         sys.stdout.flush()
         os._exit(1)  # Not sys.exit(): tearing down a broken group may wait for its peers.
 
@@ -335,7 +335,7 @@ def _end_with_parent():
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def _report(error, rank, folder):
+def report_to_parent(error, rank, folder):
     """Writes down what the parent needs to know."""
     by_user = isinstance(error, click.ClickException)
     writing.write_text(Path(folder, f'failure{rank}.json'), json.dumps({

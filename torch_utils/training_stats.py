@@ -59,7 +59,7 @@ class _Sums:
         return self._moments
 
 
-class _Registry:
+class Registry:
     """All names, and the sums that no collector has been told yet."""
 
     def __init__(self):
@@ -126,7 +126,7 @@ def _assert_same_names(names, device):
         f'ranks have reported different statistics, or in another order; here: {", ".join(names)}'
 
 
-_registry = _Registry()
+registry = Registry()
 
 
 def init_multiprocessing(rank: int, sync_device: torch.device | str | None) -> None:
@@ -136,14 +136,14 @@ def init_multiprocessing(rank: int, sync_device: torch.device | str | None) -> N
         rank: Rank of this process.
         sync_device: Device whose tensors the process group can sum. None: there is only one process.
     """
-    unchanged = (rank, sync_device) == (_registry.rank, _registry.sync_device)
-    assert unchanged or not _registry.has_synced, 'init_multiprocessing() must come before the first collector'
-    _registry.rank, _registry.sync_device = rank, sync_device
+    unchanged = (rank, sync_device) == (registry.rank, registry.sync_device)
+    assert unchanged or not registry.has_synced, 'init_multiprocessing() must come before the first collector'
+    registry.rank, registry.sync_device = rank, sync_device
 
 
 def reset() -> None:
     """Forgets all names and values reported so far: a new run begins in this process."""
-    _registry.pending.clear()
+    registry.pending.clear()
 
 
 def report(name: str, value: Any) -> Any:
@@ -152,13 +152,13 @@ def report(name: str, value: Any) -> Any:
     All ranks must report the same names in the same order; an empty value registers the name.
     Elements are taken as float32. Returns `value`.
     """
-    _registry.report(name, value)
+    registry.report(name, value)
     return value
 
 
 def report0(name: str, value: Any) -> Any:
     """The same, with the value of rank 0 only; the other ranks register the name. Returns `value`."""
-    _registry.report(name, value if _registry.rank == 0 else [])
+    registry.report(name, value if registry.rank == 0 else [])
     return value
 
 
@@ -183,17 +183,17 @@ class HeldReports:
     def deliver(self, values: torch.Tensor | None) -> None:
         """Reports the same names with these values, [n], which nobody writes to any more."""
         for name, elems in zip(self._names, (torch.empty([0]) if values is None else values).split(self._sizes)):
-            _registry.add(name, elems)
+            registry.add(name, elems)
 
 
 @contextmanager
 def held() -> Iterator[HeldReports]:
     """Within, reports are held back: those of a step that is captured as a graph are delivered after each of its replays."""
-    _registry.held = reports = HeldReports()
+    registry.held = reports = HeldReports()
     try:
         yield reports
     finally:
-        _registry.held = None
+        registry.held = None
 
 
 @contextmanager
@@ -202,11 +202,11 @@ def noted() -> Iterator[list[tuple[str, list[float]]]]:
 
     Waits for the device each time.
     """
-    before, _registry.notes = _registry.notes, []
+    before, registry.notes = registry.notes, []
     try:
-        yield _registry.notes
+        yield registry.notes
     finally:
-        _registry.notes = before
+        registry.notes = before
 
 
 def moments_of(elems: torch.Tensor) -> list[float]:
@@ -218,7 +218,7 @@ def moments_of(elems: torch.Tensor) -> list[float]:
 
 def report_moments(name: str, moments: list[float]) -> None:
     """Reports what another process has noted of one report, as if it had been made here."""
-    sums = _registry.pending.setdefault(name, {}).setdefault(torch.device('cpu'), _Sums())
+    sums = registry.pending.setdefault(name, {}).setdefault(torch.device('cpu'), _Sums())
     sums.join(torch.tensor(moments, dtype=torch.float64))
 
 
@@ -227,7 +227,7 @@ def state_dict() -> dict:
 
     Their values are in the states of the collectors that watch them.
     """
-    return {'names': list(_registry.pending)}
+    return {'names': list(registry.pending)}
 
 
 def load_state_dict(state: dict) -> None:
@@ -241,13 +241,13 @@ def reported() -> dict[str, list[float]]:
     """{name: [number, sum, sum of squares]} of what this rank has reported
     and no collector was told yet; plain data."""
     return {name: torch.stack([part.take().cpu().to(torch.float64) for part in sums.values()]).sum(0).tolist()
-            for name, sums in _registry.pending.items() if sums}
+            for name, sums in registry.pending.items() if sums}
 
 
 def report_again(sums: dict[str, list[float]]) -> None:
     """Reports what `reported` returned, as if it were the same values."""
     for name, moments in sums.items():
-        _registry.pending.setdefault(name, {})[torch.device('cpu')] = _Sums(torch.tensor(moments, dtype=torch.float64))
+        registry.pending.setdefault(name, {})[torch.device('cpu')] = _Sums(torch.tensor(moments, dtype=torch.float64))
 
 
 class _Moments(NamedTuple):
@@ -277,8 +277,8 @@ class Collector:
         self._keep_previous = keep_previous
         self._unread = {}                               # name -> _Moments since the last update.
         self._visible = {}                              # name -> _Moments that the queries answer from.
-        _registry.deliver(self.names())                 # What is older belongs to the other collectors.
-        _registry.collectors.add(self)
+        registry.deliver(self.names())                 # What is older belongs to the other collectors.
+        registry.collectors.add(self)
 
     def _receive(self, name, moments):
         if self._regex.fullmatch(name):
@@ -286,14 +286,14 @@ class Collector:
 
     def names(self) -> list[str]:
         """All matching names, in the order of their first report."""
-        return [name for name in _registry.pending if self._regex.fullmatch(name)]
+        return [name for name in registry.pending if self._regex.fullmatch(name)]
 
     def update(self) -> None:
         """Makes visible what was reported, on all ranks, since the previous update.
 
         To be called by all ranks alike.
         """
-        _registry.deliver(self.names())
+        registry.deliver(self.names())
         if not self._keep_previous:
             self._visible.clear()
         self._visible.update({name: moments for name, moments in self._unread.items() if moments.num > 0})
@@ -334,12 +334,12 @@ class Collector:
 
         To be called by all ranks alike.
         """
-        _registry.deliver(self.names())
+        registry.deliver(self.names())
         return {'unread': _plain(self._unread), 'visible': _plain(self._visible)}
 
     def load_state_dict(self, state: dict) -> None:
         """Replaces all that was reported to this collector before."""
-        _registry.deliver(self.names())
+        registry.deliver(self.names())
         self._unread = {name: _Moments(*moments) for name, moments in state['unread'].items()}
         self._visible = {name: _Moments(*moments) for name, moments in state['visible'].items()}
 

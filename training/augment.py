@@ -167,7 +167,7 @@ class AugmentPipe(torch.nn.Module):
         """
         shape = tuple(getattr(images_or_shape, 'shape', images_or_shape))
         num_samples, channels, height, width = shape
-        dice = _Dice(num_samples, self.p.device, debug_percentile, generator)
+        dice = Dice(num_samples, self.p.device, debug_percentile, generator)
         geometry = self._draw_geometry(dice)
         return Draw(
             shape=shape,
@@ -342,7 +342,7 @@ def band_filters() -> np.ndarray:
 POOL = 32       # Numbers a sample that are drawn at once.
 
 
-class _Dice:
+class Dice:
     """Random numbers for `num_samples` samples.
 
     On CPUs each draw is a call of its own, so that a seed gives the numbers that it always gave. On other devices, where calls

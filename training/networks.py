@@ -298,7 +298,7 @@ class SynthesisNetwork(nn.Module):
         x = img = None
         feats = {}
         first_w = 0
-        styles = self._styles(ws) if ws.is_cuda and not is_compiling() else {}
+        styles = self.styles_of(ws) if ws.is_cuda and not is_compiling() else {}
         for res in self.block_resolutions:
             block = getattr(self, f'b{res}')
             block_ws = ws[:, first_w : first_w + block.num_conv + block.num_torgb]
@@ -308,7 +308,7 @@ class SynthesisNetwork(nn.Module):
                 feats[res] = x.float()
         return (img, feats) if return_feats else img
 
-    def _styles(self, ws):
+    def styles_of(self, ws):
         """{resolution: styles of the block's layers}, from few products."""
         w, first_w, layers, inputs = ws.unbind(dim=1), 0, {}, []
         for res in self.block_resolutions:

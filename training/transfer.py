@@ -72,15 +72,15 @@ def adopt_architecture(config: dict[str, Any], networks: dict[str, Any]) -> None
         source = source_of(name, networks)
         if source is not None:
             theirs = {'class_name': checkpoint.class_name_of(source), **source.init_kwargs}
-            config[f'{name}_kwargs'] = _adopted(config[f'{name}_kwargs'], theirs)
+            config[f'{name}_kwargs'] = adopted(config[f'{name}_kwargs'], theirs)
 
 
-def _adopted(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+def adopted(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     result = {}
     for key in {**ours, **theirs}:
         mine, other = ours.get(key), theirs.get(key)
         if isinstance(mine, dict) or isinstance(other, dict):
-            result[key] = _adopted(mine or {}, other or {})
+            result[key] = adopted(mine or {}, other or {})
         elif key in OF_THE_RUN | WHERE_GIVEN and key in ours:
             result[key] = mine
         elif key not in OF_THE_RUN and key in theirs:

@@ -44,12 +44,12 @@ def compare(report, name, options, texts):
     pending, parted = [{}, {}], None
     for number in range(4 if report.reduced else ITERATIONS):
         for side, run in enumerate(runs):
-            training_stats._registry.pending = pending[side]
+            training_stats.registry.pending = pending[side]
             iterate(run)
         parted = parted or difference(number, *runs)
     reported = []
     for side in range(2):
-        training_stats._registry.pending = pending[side]
+        training_stats.registry.pending = pending[side]
         reported.append(training_stats.reported())
     if parted is None and reported[0] != reported[1]:
         parted = 'statistics differ: ' + ', '.join(key for key in reported[0] if reported[0][key] != reported[1].get(key))

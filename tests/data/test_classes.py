@@ -9,6 +9,8 @@ from dataset_files import picture, write_set
 from tiny import make_dataset
 
 import train
+from training.data.listing import image_names
+from training.data.storage import open_files
 from training.dataset import ImageFolderDataset
 
 NUMBERED = ['--labels-from=folders', '--cond=1']
@@ -51,7 +53,7 @@ def test_a_new_run_takes_numbered_folders_in_the_order_of_their_numbers(tmp_path
     assert '        2       1  2\n' in output and '    Class 2 is the folder 2: ' in output
     kwargs = config_in(output)
     dataset = ImageFolderDataset(str(numbered), use_labels=True, labels_from=kwargs['labels_from'])
-    labels = {name: int(dataset.get_details(i).raw_label) for i, name in enumerate(dataset._image_names)}
+    labels = {name: int(dataset.get_details(i).raw_label) for i, name in enumerate(image_names(open_files(numbered)))}
     assert labels == {f'{i}/0.png': i for i in range(11)}
 
 

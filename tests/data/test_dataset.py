@@ -5,7 +5,6 @@ import pickle
 import re
 import shutil
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,11 +154,11 @@ def test_surplus_labels_are_ignored(small_set):
 
 
 @pytest.mark.parametrize('name', ['cats', 'cats.zip'])
-def test_subfolders_become_classes_when_asked_for(small_set, name):
+def test_subfolders_become_classes_when_asked_for(small_set, name, tmp_path):
     files = ['set/dog/2.png', 'set/cat/old/1.png', 'set/ant/3.png', 'set/cat/1.png']
     dataset = small_set(files, name=name, use_labels=True, labels_from='folders')
     assert [dataset.get_details(i).raw_label for i in range(4)] == [0, 1, 1, 2] and dataset.label_dim == 3
-    assert not ImageFolderDataset(dataset._path, use_labels=True).has_labels
+    assert not ImageFolderDataset(str(tmp_path / name), use_labels=True).has_labels
 
 
 @pytest.mark.parametrize('source, order, first',
@@ -375,10 +374,10 @@ def test_damaged_image(small_set, tmp_path, name):
         f'to list all such files: python dataset_tool.py --check --source={tmp_path}/{name}'
 
 
-def test_damaged_member_of_an_archive(small_set):
+def test_damaged_member_of_an_archive(small_set, tmp_path):
     dataset = small_set(['a.png', 'b.png'])
     dataset.close()
-    path = Path(dataset._path)
+    path = tmp_path / 'cats.zip'
     content = bytearray(path.read_bytes())
     content[content.index(picture(seed=1)) + 50] ^= 1
     path.write_bytes(content)

@@ -183,7 +183,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    monkeypatch.setattr(download, '_cache_dir', None)
+    util.set_cache_dir(None)
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'cache'))
     monkeypatch.setenv('NO_PROXY', '*')
     monkeypatch.delenv('DNNLIB_OFFLINE', raising=False)
@@ -399,7 +399,7 @@ def test_local_files_are_opened_as_they_are(tmp_path):
 
 
 def test_cache_directory_is_the_first_known(monkeypatch):
-    monkeypatch.setattr(download, '_cache_dir', None)
+    util.set_cache_dir(None)
     for name in ('DNNLIB_CACHE_DIR', 'HOME', 'USERPROFILE'):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr('tempfile.gettempdir', lambda: '/temp')

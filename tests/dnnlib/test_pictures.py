@@ -117,7 +117,7 @@ def test_no_reader_opens_what_is_nested_with_all_readers():
     """Of Pillow as it is here: neither a general `open` nor a program in the readers that are used."""
     Image.init()
     allowed = {'JPEG': {'load_djpeg'}}          # Called by nobody but by hand.
-    for name in picture_files._installed(picture_files.FORMATS):
+    for name in picture_files.installed_among(picture_files.FORMATS):
         factory = Image.OPEN[name][0]
         tree = ast.parse(Path(sys.modules[factory.__module__].__file__).read_text(encoding='utf-8'))
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)

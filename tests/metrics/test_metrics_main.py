@@ -32,8 +32,9 @@ PATH_PRECISION = 1e-3       # Of perceptual path length: it divides the rounding
 def small_metrics(monkeypatch):
     """Metrics of the usual kinds that make a few images only;
     operators as in the processes that some tests start."""
-    monkeypatch.setattr(backend, '_default', 'ref')
     monkeypatch.setattr(names, 'registry', {**names.registry, **{metric.name: metric for metric in SCORED}})
+    with backend.default('reference'):
+        yield
 
 
 @pytest.fixture

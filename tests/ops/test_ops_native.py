@@ -275,7 +275,6 @@ def test_without_a_compiler_auto_says_so_once_and_native_refuses(fresh_backend):
     def no_compiler(library):
         raise build.Unavailable('no C++ compiler: c++ not found')
     fresh_backend.setattr(backend, '_load_library', no_compiler)
-    fresh_backend.setattr(backend, '_default', 'auto')
     x = torch.ones(2, 3)
     with pytest.warns(RuntimeWarning, match='plain tensor operations instead of compiled operators: no C.. compiler'):
         assert torch.equal(bias_act(x), x)
@@ -337,8 +336,7 @@ def test_half_precision_on_cpus_has_no_compiled_operator():
         bias_act(torch.ones(2, 3).half(), impl='native')
 
 
-def test_the_default_can_be_set(monkeypatch):
-    monkeypatch.setattr(backend, '_default', 'auto')
+def test_the_default_can_be_set():
     backend.set_default('reference')
     assert not backend.use_native('auto', torch.ones(1))
     with pytest.raises(AssertionError, match="'fast': must be one of auto, native, reference"):
@@ -374,9 +372,9 @@ def test_processes_that_build_at_once_build_one_library(compiler, tmp_path, capf
 
 def test_a_lock_ends_with_the_process_that_holds_it(tmp_path):
     code = ('import os, sys; from pathlib import Path; from torch_utils.ops import build\n'
-            'with build._lock(Path(sys.argv[1])): os._exit(1)')
+            'with build.lock(Path(sys.argv[1])): os._exit(1)')
     subprocess.run([sys.executable, '-c', code, tmp_path / 'lock'], cwd=build.SOURCE_DIR.parents[2])
-    with build._lock(tmp_path / 'lock'):
+    with build.lock(tmp_path / 'lock'):
         pass
 
 
@@ -450,7 +448,6 @@ def refused(*args, **kwargs):
 ])
 def test_a_cache_that_cannot_be_used_leaves_plain_operators(fresh_backend, small_library, place, replacement, message):
     pytest.importorskip(place.partition('.')[0])
-    fresh_backend.setattr(backend, '_default', 'auto')
     backend._load_library.cache_clear()
     with fresh_backend.context() as patch:
         patch.setattr(place, replacement)
@@ -486,9 +483,9 @@ def test_what_nvcc_complains_of_is_told(compiler, tmp_path, monkeypatch):
 
 
 def test_nvcc_takes_the_host_compiler_that_the_rest_is_built_with(compiler, monkeypatch):
-    monkeypatch.setattr(build, '_gencode', list)
+    monkeypatch.setattr(build, 'gencode', list)
     monkeypatch.setattr(build, 'cuda_home', lambda nvcc: '/toolkit')
-    commands = build._commands('cuda', replace(compiler, cxx='/usr/bin/g++-12', nvcc='/toolkit/bin/nvcc'))
+    commands = build.commands('cuda', replace(compiler, cxx='/usr/bin/g++-12', nvcc='/toolkit/bin/nvcc'))
     assert 'command = /toolkit/bin/nvcc -ccbin /usr/bin/g++-12 ' in ''.join(commands)
 
 
@@ -501,7 +498,7 @@ ARCH = '-gencode=arch=compute_'
 def test_torch_cuda_arch_list_says_what_to_build_for(monkeypatch, listed, options):
     """As on a login node, which has no GPU."""
     monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', listed)
-    assert build._gencode() == options
+    assert build.gencode() == options
 
 
 @pytest.mark.parametrize(('listed', 'message'), [('Ampere', "'Ampere' is not of the form 8.0"), ('8', "'8' is not of the"),
@@ -509,7 +506,7 @@ def test_torch_cuda_arch_list_says_what_to_build_for(monkeypatch, listed, option
 def test_what_to_build_for_must_be_known(monkeypatch, listed, message):
     monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', listed)
     with pytest.raises(build.Unavailable, match=message):
-        build._gencode()
+        build.gencode()
 
 
 def test_the_cuda_library_is_built_without_a_gpu_but_not_tried(monkeypatch, tmp_path):
@@ -526,7 +523,7 @@ def test_a_library_for_another_processor_is_no_concern_of_this_one(compiler, mon
     monkeypatch.setattr(platform, 'processor', lambda: 'another')
     monkeypatch.setattr(Path, 'read_text', refuse_cpuinfo(Path.read_text))
     assert build.path_of('cpu', compiler) == name
-    assert '-march=x86-64-v3 ' in ''.join(build._commands('cpu', compiler))
+    assert '-march=x86-64-v3 ' in ''.join(build.commands('cpu', compiler))
 
 
 def refuse_cpuinfo(read_text):
@@ -541,7 +538,7 @@ def test_the_cuda_library_takes_the_runtime_of_torch(compiler, monkeypatch):
     """An image has the one that torch's wheels bring, and perhaps no other."""
     monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', '8.0')
     monkeypatch.setattr(build, 'cuda_home', lambda nvcc: '/toolkit')
-    link = next(rule for rule in build._commands('cuda', replace(compiler, nvcc='/toolkit/bin/nvcc')) if 'rule link' in rule)
+    link = next(rule for rule in build.commands('cuda', replace(compiler, nvcc='/toolkit/bin/nvcc')) if 'rule link' in rule)
     assert '-lc10_cuda' in link and 'cudart' not in link
 
 

@@ -13,13 +13,6 @@ from training import setup
 from training.config import run_dirs as resume
 
 
-@pytest.fixture
-def default(monkeypatch):
-    """The setting, put back after the test."""
-    monkeypatch.setattr(backend, '_default', 'auto')
-    return monkeypatch
-
-
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     folder = write_networks(tmp_path_factory.mktemp('networks'))
@@ -36,28 +29,28 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize('command, args', COMMANDS)
-def test_native_operators_that_cannot_be_had_are_refused(default, folder, command, args):
-    default.setattr(backend, '_load', lambda device: 'no C++ compiler: c++ not found')
+def test_native_operators_that_cannot_be_had_are_refused(monkeypatch, folder, command, args):
+    monkeypatch.setattr(backend, '_load', lambda device: 'no C++ compiler: c++ not found')
     status, output = run(command, *(arg.format(folder) for arg in args), '--device=cpu', '--ops=native')
     output = ' '.join(output.replace('│', ' ').split())
     assert status == 2 and '--ops' in output and 'no compiled operators: no C++ compiler: c++ not found' in output
     assert not (folder / 'runs').exists()
 
 
-def test_native_operators_are_refused_for_a_precision_that_has_none(default, folder):
+def test_native_operators_are_refused_for_a_precision_that_has_none(monkeypatch, folder):
     args = [arg.format(folder) for arg in COMMANDS[0][1]]
     status, output = run(train.main, *args, '--device=cpu', '--precision=fp16', '--ops=native')
     assert status == 2 and '--ops=native: no compiled operators: there are none for float16 on cpu' in output
     assert run(train.main, *args, '--device=cpu', '--precision=fp16')[0] == 0
 
 
-def test_scripts_compute_with_what_was_asked_for(default, folder):
+def test_scripts_compute_with_what_was_asked_for(monkeypatch, folder):
     args = [arg.format(folder) for arg in COMMANDS[1][1]]
     assert run(generate.main, *args, '--ops=reference')[0] == 0
     assert not backend.use_native('auto', torch.ones(1))
 
 
-def test_a_rank_that_builds_its_run_computes_with_what_was_asked_for(default, folder):
+def test_a_rank_that_builds_its_run_computes_with_what_was_asked_for(monkeypatch, folder):
     setup.build(make_config(str(folder / 'data.zip'), ops='reference'), torch.device('cpu'))
     assert not backend.use_native('auto', torch.ones(1))
 

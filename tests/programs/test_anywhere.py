@@ -102,11 +102,10 @@ def test_apa_replaces_the_same_reals_and_follows_the_same_rule():
         game.D.reported('real', Verdict(None, None, logits[:, 0], {}, None))
         method.end_iteration(8 * step, step)
         own.update(logits)
-        assert own.p == pytest.approx(method._p.item())
+        assert own.p == pytest.approx(method.state_dict()['p'].item())
     assert own.p == pytest.approx(0.96)
     ctx = StepContext(game, Phase('D', d_main, [game.D], critic=game.D), STREAMS)
-    method._fakes = {0: [fake, torch.ones(8, dtype=torch.bool), torch.zeros([8, 3])]}
-    method._p.fill_(0.5)
+    method.load_state_dict(dict(p=torch.tensor(0.5), fakes={0: [fake, torch.zeros([8, 3])]}))
     own.load_state_dict(dict(p=0.5))
     seen = own.mix(real, fake, STREAMS.generator(0, '0/0/apa'))
     assert torch.equal(seen, method.reals(ctx, real, torch.zeros([8, 3]))[0]) and 0 < seen[:, 0, 0, 0].sum() < 8

@@ -192,8 +192,8 @@ def test_what_is_held_out(data):
 def no_inception(monkeypatch):
     """A machine with no weights but those that need no download."""
     from metrics import weights
-    real = weights._candidates
-    monkeypatch.setattr(weights, '_candidates', lambda key, options: real(key, options) if key == 'efflite0' else [])
+    real = weights.candidates
+    monkeypatch.setattr(weights, 'candidates', lambda key, options: real(key, options) if key == 'efflite0' else [])
 
 
 def test_a_metric_without_its_weights_is_a_usage_error_before_any_work(data, no_inception):

@@ -12,6 +12,7 @@ from tiny import make_dataset
 import train
 from torch_utils.state_file import save_state
 from training.config import run_dirs as resume
+from training.config.schema import Config
 from training.run.states import saved_states, state_path
 
 TINY = ['--cfg=tiny', '--batch=8', '--kimg=4', '--device=cpu', '--workers=0', '--aug=noaug', '-n']
@@ -25,7 +26,7 @@ def invoke(*args):
 
 def config_in(result):
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout[result.stdout.index('\n{') + 1:result.stdout.index('\n}') + 2])
+    return Config.from_json(json.loads(result.stdout[result.stdout.index('\n{') + 1:result.stdout.index('\n}') + 2]))
 
 
 def refusal(*args):
@@ -51,7 +52,7 @@ class Lab:
         (self.run_dir / 'stats.jsonl').write_text('{}\n' * 3)
 
     def add_state(self, nimg):
-        meta = dict(nimg=nimg, finished=False, score=None, config=self.config)
+        meta = dict(nimg=nimg, finished=False, score=None, config=self.config.to_json())
         save_state(state_path(self.run_dir, nimg), dict(a=torch.zeros(1)), **meta)
 
     def options_file(self):
@@ -128,7 +129,7 @@ def test_other_data_are_named_on_every_way_and_taken_as_they_are_with_override(t
         assert f'the data of this run has changed: {words}' in refusal(*args)
         config = config_in(invoke(*args, '--override'))
         assert Path(config['run_dir']) == lab.run_dir and config['data_num_images'] == [num]
-        assert config['subset'] == (num if not subset else 9 if subset == ['--subset=9'] else 16)
+        assert config.subset == (num if not subset else 9 if subset == ['--subset=9'] else 16)
 
 
 def test_data_of_another_shape_cannot_be_gone_on_with(tmp_path):
@@ -178,7 +179,7 @@ def test_paths_mean_the_same_in_every_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = config_in(invoke('--outdir=runs', '--data=set.zip', '--held-out=set.zip', *TINY, '--batch-gpu=4'))
     whole = str(tmp_path / 'set.zip')
-    assert config['data'] == [whole] and config['training_set_kwargs']['path'] == whole
+    assert config.data == [whole] and config['training_set_kwargs']['path'] == whole
     assert config['command']['data'] == config['held_out'] == whole
 
 
@@ -218,7 +219,7 @@ def test_the_number_of_processes_changes_at_once_and_nothing_else(tmp_path, opti
         assert config['gpus'] == gpus and config['batch'] == 8 >= config['batch_gpu'] * gpus
         same = ('loss_kwargs', 'ema_kimg', 'G_kwargs', 'D_kwargs', 'kimg')
         assert {key: config[key] for key in same} == {key: lab.config[key] for key in same}
-        resume.write_options(Config.from_json(config))     # And on from there.
+        resume.write_options(config)        # And on from there.
     assert 'the batch of this run, 8, cannot be divided among them' in refusal(f'--resume={lab.run_dir}', '-n', '--gpus=16')
 
 

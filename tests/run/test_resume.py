@@ -25,7 +25,7 @@ from training.config import run_dirs as resume
 from training.config.continued_run import continued_run
 from training.config.schema import Config
 from training.run.states import saved_states
-from training.transfer import _adopted, match_tensors
+from training.transfer import adopted, match_tensors
 
 ROOT = Path(__file__).parents[2]
 TINY = ['--cfg=tiny', '--batch=8', '--batch-gpu=8', '--workers=1', '--device=cpu', '--tick=0.1', '--snap=1',
@@ -250,7 +250,7 @@ def test_details_beside_the_networks_of_a_file(network, data):
 
 def test_a_file_without_minibatch_statistics_stays_so():
     theirs = dict(epilogue_kwargs=dict(mbstd_group_size=1, mbstd_num_channels=0))
-    assert _adopted(dict(epilogue_kwargs=dict(mbstd_group_size=4)), theirs)['epilogue_kwargs'] == dict(
+    assert adopted(dict(epilogue_kwargs=dict(mbstd_group_size=4)), theirs)['epilogue_kwargs'] == dict(
         mbstd_group_size=4, mbstd_num_channels=0)
 
 

@@ -59,7 +59,7 @@ def test_error_of_a_single_process_passes_unchanged():
 
 def test_group_is_up_while_the_function_runs_and_down_after_it(tmp_path):
     seen = []
-    launcher._run_in_group(lambda rank: seen.append((rank, dist.is_initialized())), 0, 1, (),
+    launcher.run_in_group(lambda rank: seen.append((rank, dist.is_initialized())), 0, 1, (),
                            store=dist.FileStore(str(tmp_path / 'store'), 1))
     assert seen == [(0, True)] and not dist.is_initialized()
 
@@ -220,7 +220,7 @@ def message_of(check, *args, **kwargs):
 def check_statistics(rank):
     with pytest.raises(AssertionError, match='call training_stats.init_multiprocessing'):
         training_stats.Collector()
-    training_stats._registry = training_stats._Registry()
+    training_stats.registry = training_stats.Registry()
     training_stats.init_multiprocessing(rank, 'cpu')
     collector = training_stats.Collector()
     training_stats.report('signs', torch.tensor([1., 1., -1.]) if rank else torch.tensor([-1.]))
@@ -300,7 +300,7 @@ def test_cause_is_told_from_its_consequences(tmp_path, exitcodes, reports, expec
     for rank, seconds, message in reports:
         (tmp_path / f'failure{rank}.json').write_text(json.dumps(
             {'time': seconds, 'rank': rank, 'message': message, 'exit_code': None, 'traceback': ''}))
-    error = launcher._cause([SimpleNamespace(exitcode=code) for code in exitcodes], tmp_path)
+    error = launcher.cause_among([SimpleNamespace(exitcode=code) for code in exitcodes], tmp_path)
     assert (error and error.format_message()) == expected
 
 
@@ -308,8 +308,8 @@ def test_user_error_of_a_rank_keeps_its_words_and_exit_status(tmp_path, capsys):
     try:
         raise click.UsageError('--resume: no such file')
     except click.UsageError as error:
-        launcher._report(error, 0, tmp_path)
-    error = launcher._cause([SimpleNamespace(exitcode=1)], tmp_path)
+        launcher.report_to_parent(error, 0, tmp_path)
+    error = launcher.cause_among([SimpleNamespace(exitcode=1)], tmp_path)
     assert (error.format_message(), error.exit_code) == ('--resume: no such file', 2)
     assert capsys.readouterr().err == ''
 
@@ -320,8 +320,8 @@ def test_user_error_of_a_rank_keeps_its_words_and_exit_status(tmp_path, capsys):
     (KeyError('a: b'), "KeyError: 'a: b'"),
 ])
 def test_error_of_a_rank_is_one_line(tmp_path, error, expected):
-    launcher._report(error, 1, tmp_path)
-    error = launcher._cause([SimpleNamespace(exitcode=code) for code in (None, 1)], tmp_path)
+    launcher.report_to_parent(error, 1, tmp_path)
+    error = launcher.cause_among([SimpleNamespace(exitcode=code) for code in (None, 1)], tmp_path)
     assert error.format_message() == f'rank 1 of 2 failed: {expected}'
 
 

@@ -13,7 +13,7 @@ from torch_utils.training_stats import Collector, report, report0
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch):
-    monkeypatch.setattr(training_stats, '_registry', training_stats._Registry())
+    monkeypatch.setattr(training_stats, 'registry', training_stats.Registry())
 
 
 def test_queries_equal_numpy_on_float32_values():
@@ -82,7 +82,7 @@ def test_report0_counts_on_rank_0_only():
     report0('a', 1)
     collector.update()
     assert collector.num('a') == 1
-    training_stats._registry = training_stats._Registry()
+    training_stats.registry = training_stats.Registry()
     training_stats.init_multiprocessing(rank=1, sync_device=None)
     collector = Collector()
     assert report0('a', 1) == 1
@@ -144,7 +144,7 @@ def test_update_shows_values_since_the_previous_update_only():
 def test_collector_that_is_gone_receives_nothing():
     Collector()
     gc.collect()
-    assert len(training_stats._registry.collectors) == 0
+    assert len(training_stats.registry.collectors) == 0
 
 
 def test_report_in_inference_mode_can_be_added_to():
@@ -174,7 +174,7 @@ def test_state_resumes_exactly():
     saved = json.dumps([training_stats.state_dict(), *(collector.state_dict() for collector in collectors)])
     expected = second_half(collectors)
 
-    training_stats._registry = training_stats._Registry()
+    training_stats.registry = training_stats.Registry()
     registry_state, *states = json.loads(saved)
     report('unrelated', 1)
     training_stats.load_state_dict(registry_state)

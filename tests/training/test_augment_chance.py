@@ -116,7 +116,7 @@ def test_each_is_as_strong_as_its_range_says(option):
 
 def test_numbers_from_a_pool_are_drawn_once_each():
     """As on GPUs: two calls for what an image is moved and coloured by."""
-    dice = augment._Dice(5, torch.device('cpu'), None, torch.Generator().manual_seed(1))
+    dice = augment.Dice(5, torch.device('cpu'), None, torch.Generator().manual_seed(1))
     dice.is_pooled = True
     taken = [dice.uniform(), dice.uniform(2), dice.normal(), *(dice.uniform() for _ in range(augment.POOL - 4)), dice.uniform(2)]
     assert [list(x.shape) for x in (*taken[:3], taken[-1])] == [[5], [5, 2], [5], [5, 2]]

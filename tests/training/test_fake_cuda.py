@@ -69,8 +69,7 @@ def data(tmp_path_factory):
 @contextmanager
 def a_gpu(monkeypatch):
     """This machine has a GPU, it seems, for which no operators are compiled: nvcc may be here, a driver is not."""
-    monkeypatch.setattr(backend, '_default', 'ref')
-    with FakeCuda():
+    with backend.default('reference'), FakeCuda():
         yield CUDA
         monkeypatch.undo()                      # First what tests have put in the place of the stand-in's own functions.
 

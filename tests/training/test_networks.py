@@ -451,7 +451,7 @@ def test_styles_of_all_layers_at_once_are_those_of_each(architecture):
     for layer in layers:
         layer.affine.register_forward_hook(lambda module, _, y: alone.update({module: y}))
     G(ws, noise_mode='none')
-    styles = G._styles(ws)
+    styles = G.styles_of(ws)
     assert list(styles) == G.block_resolutions and sum(map(len, styles.values())) == len(layers)
     for res, group in styles.items():
         block = getattr(G, f'b{res}')

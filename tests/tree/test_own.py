@@ -92,7 +92,7 @@ def test_other_tools_need_not_be_told_what_the_networks_are(copy):
     said = call(copy, 'directions', f'--network={run}', '--outdir=dirs', '--seeds=0-1', '--class=0', status=2)
     assert 'PlainGenerator' in said and 'Traceback' not in said
     said = call(copy, 'train', *COMMON[:3], f'--init-from={run}', '--device=cpu', '--metrics=none', '-n')
-    assert 'training.plain_generator.PlainGenerator' in said and 'training.plain_critic.PlainCritic' in said
+    assert '"G": "PlainGenerator"' in said and '"D": "PlainCritic"' in said
     said = call(copy, 'train', *COMMON[:3], f'--init-from={run}', '--G=PlainGenerator', '-n', status=2)
     assert '--G has no effect with --init-from' in said
 

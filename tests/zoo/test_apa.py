@@ -57,12 +57,12 @@ def test_replaced_reals_are_fakes_with_their_labels(step):
 
 def test_nothing_is_replaced_before_there_are_fakes_and_at_p_0():
     game, apa = apa_game(target=0.6, kimg=500)
-    apa._p.fill_(1)
+    set_p(apa, 1.0)
     ctx = StepContext(game, Phase('Dmain', d_main, [game.D], critic=game.D), STREAMS, **BATCH)
     assert apa.reals(ctx, BATCH['real_img'], BATCH['real_c'])[0] is BATCH['real_img']
     remember(game, apa, *some_fakes())
     assert torch.equal(apa.reals(ctx, BATCH['real_img'], BATCH['real_c'])[0], some_fakes()[0])
-    apa._p.fill_(0)
+    set_p(apa, 0.0)
     assert torch.equal(apa.reals(ctx, BATCH['real_img'], BATCH['real_c'])[0], BATCH['real_img'])
 
 
@@ -99,8 +99,13 @@ def test_fakes_are_those_of_the_generator_step_before_and_cost_no_pass(tmp_path)
 # The probability
 
 
+def set_p(apa, p, **state):
+    """Puts the probability at p, and perhaps other fakes."""
+    apa.load_state_dict({**apa.state_dict(), 'p': torch.tensor(p), **state})
+
+
 def adapt(apa, game, sign, batch_idx, p=0.5, batch=64):
-    apa._p.fill_(p)
+    set_p(apa, p)
     game.D.real_signs.copy_(torch.tensor([sign * 256, 256.0]))
     apa.end_iteration(batch * batch_idx, batch_idx)
     return apa.state_dict()['p'].item() - p
@@ -127,11 +132,11 @@ def test_fixed_probability_stays_and_leaves_the_signs_alone():
 def test_new_stage_starts_anew():
     game, apa = apa_game(target=0.6, kimg=500.0)
     remember(game, apa, *some_fakes())
-    apa._p.fill_(0.7)
+    set_p(apa, 0.7)
     apa.begin_stage(None, 0, resumed=True)
-    assert apa._p == 0.7 and apa._fakes
+    assert apa.state_dict()['p'] == 0.7 and apa.state_dict()['fakes']
     apa.begin_stage(None, 0, resumed=False)
-    assert apa._p == 0 and not apa._fakes
+    assert apa.state_dict()['p'] == 0 and not apa.state_dict()['fakes']
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -196,7 +201,7 @@ def test_the_shared_probability_is_the_strength_of_the_augmentation_but_at_most_
     apa = next(r for r in game.regularizers if isinstance(r, APA))
     num = 10_000
     ctx = StepContext(game, Phase('Dmain', d_main, [game.D], critic=game.D), STREAMS)
-    apa._fakes = {0: [torch.ones([num, 1, 1, 1]), torch.ones([num], dtype=torch.bool), torch.zeros([num, 0])]}
+    set_p(apa, 0.0, fakes={0: [torch.ones([num, 1, 1, 1]), torch.zeros([num, 0])]}, sound={})
     for strength, expected in ((0.3, 0.3), (1.7, 1.0), (0.0, 0.0)):
         game.augment.p.fill_(strength)
         img, _ = apa.reals(ctx, torch.zeros([num, 1, 1, 1]), torch.zeros([num, 0]))

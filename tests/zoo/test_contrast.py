@@ -179,7 +179,7 @@ def test_copy_and_queues_are_saved_with_the_run_and_are_in_no_snapshot(data, tmp
     queues = state['regularizers'][type(run.game.regularizers[-1]).__name__]
     assert {entry['entries'].shape for entry in queues.values()} == {(6, 128)} and state['frozen_of'] == {f'{name}_D': 'D'}
     assert not local['regularizers'][type(run.game.regularizers[-1]).__name__] and not run.game.regularizers[-1].describe()
-    Ticks(config, str(tmp_path), torch.device('cpu'))._save_networks(run)
+    Ticks(config, str(tmp_path), torch.device('cpu')).save_networks(run)
     with safe_open(next(tmp_path.glob('*.safetensors')), 'pt') as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}     # noqa: SIM118
     assert any(f'{name}_fake.out.weight' in key for key in tensors)     # Heads, as all that is grafted; no copy, no queue.

@@ -148,7 +148,7 @@ def test_metrics_look_at_the_centres_on_line_alone(centres, tmp_path):
     ticks.begin(run)
     for stage in range(2):
         run.enter_stage(stage)
-        ticks._score(run, tmp_path)
+        ticks.score(run, tmp_path)
     assert scored == [['centre-1'], ['centre-0', 'centre-2']]
 
 
@@ -323,7 +323,7 @@ def test_snapshots_say_what_labels_each_centre_had_but_not_where_its_data_are(tm
     ticks.begin(run)
     run.enter_stage(0)
     train(run, 8)
-    ticks._save_networks(run)
+    ticks.save_networks(run)
     path = tmp_path / 'run/network-snapshot-000000.safetensors'
     snapshot = load_networks(path)
     assert tmp_path.name.encode() not in path.read_bytes()

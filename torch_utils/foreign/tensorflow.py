@@ -110,7 +110,7 @@ IGNORED_D = {'structure', 'conditioning', 'fused_modconv'}
 SIDES = ('resolution_h', 'resolution_w')        # Of images that need not be square; here they must.
 
 
-def _arguments(options: dict[str, Any], table: dict[str, tuple], ignored: set[str]) -> dict[str, Any]:
+def arguments_of(options: dict[str, Any], table: dict[str, tuple], ignored: set[str]) -> dict[str, Any]:
     resolution = options.get('resolution', table['resolution'][2])
     for side in SIDES:
         if options.get(side, resolution) not in (None, resolution):
@@ -199,7 +199,7 @@ def generator(network: Network) -> NetworkRecord:
     """The record of a TensorFlow generator."""
     if any('ToRGB_lod' in name for name in network.variables):
         raise CheckpointError('a TensorFlow generator with one image layer per level of detail; these do not convert')
-    kwargs = _arguments(network.options, OPTIONS_G, IGNORED_G)
+    kwargs = arguments_of(network.options, OPTIONS_G, IGNORED_G)
     if kwargs['mapping_kwargs']['w_avg_beta'] is None:
         kwargs['mapping_kwargs']['w_avg_beta'] = 1      # A w_avg that never moves.
     state = _translate(network.variables, ROWS_G)
@@ -213,7 +213,7 @@ def generator(network: Network) -> NetworkRecord:
 
 def discriminator(network: Network) -> NetworkRecord:
     """The record of a TensorFlow discriminator."""
-    kwargs = _arguments(network.options, OPTIONS_D, IGNORED_D)
+    kwargs = arguments_of(network.options, OPTIONS_D, IGNORED_D)
     kwargs['mapping_kwargs'].update(embed_features=kwargs['cmap_dim'], layer_features=kwargs['cmap_dim'],
                                     activation=kwargs['block_kwargs']['activation'])
     kwargs['epilogue_kwargs']['activation'] = kwargs['block_kwargs']['activation']

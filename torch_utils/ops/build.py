@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from dnnlib import writing
 from dnnlib.util import make_cache_dir_path
 
 SOURCE_DIR = Path(__file__).parent / 'csrc'
@@ -123,7 +124,7 @@ def build(library: str, again: bool = False) -> Path:
             return path
         if not again:
             _raise_if_it_failed(library, path)
-        with _lock(path.with_suffix('.lock')):
+        with lock(path.with_suffix('.lock')):
             if not is_whole(path):          # Else another process built it in the meantime, or tried to.
                 if not again:
                     _raise_if_it_failed(library, path)
@@ -203,14 +204,14 @@ def _cpu():
 
 
 def _key(library, toolchain):
-    parts = [torch.__version__, _cpu() if library == 'cpu' else '', repr(toolchain), *_commands(library, toolchain)]
+    parts = [torch.__version__, _cpu() if library == 'cpu' else '', repr(toolchain), *commands(library, toolchain)]
     for path in sorted(SOURCE_DIR.iterdir()):
         if path.suffix == '.h' or path.name in LIBRARIES[library]:
             parts += [path.name, path.read_text()]
     return hashlib.blake2b('\0'.join(parts).encode(), digest_size=10).hexdigest()
 
 
-def _commands(library, toolchain):
+def commands(library, toolchain):
     """The ninja rules: compile commands for the three kinds of files, and the link command."""
     abi = f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}'
     includes = [f'-isystem {torch_include()}']
@@ -222,13 +223,13 @@ def _commands(library, toolchain):
     if library == 'cuda':
         home = cuda_home(toolchain.nvcc)
         rules['binding'].insert(-1, f'-isystem {home}/include')
-        rules['cuda'] = [toolchain.nvcc, f'-ccbin {toolchain.cxx} -std=c++17 -O3 -Xcompiler -fPIC', *_gencode(), '-c $in -o $out']
+        rules['cuda'] = [toolchain.nvcc, f'-ccbin {toolchain.cxx} -std=c++17 -O3 -Xcompiler -fPIC', *gencode(), '-c $in -o $out']
         libraries += ['-lc10_cuda']             # It brings the CUDA runtime that torch uses; a second one would be another.
     rules['link'] = [toolchain.cxx, '-shared -fopenmp $in -o $out', *libraries]
     return [f'rule {name}\n  command = {" ".join(command)}\n' for name, command in rules.items()]
 
 
-def _gencode():
+def gencode():
     """Code for the GPUs that $TORCH_CUDA_ARCH_LIST names, as for torch's own extensions; else for those of this machine."""
     named = re.split('[;, ]+', os.environ.get(ARCHITECTURES, '').strip('; ,'))
     if named != ['']:
@@ -260,32 +261,26 @@ def _build(library, toolchain, path):
     log = path.with_suffix('.log')
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='build-') as directory:
         objects = [(source, f'{source}.o') for source in LIBRARIES[library]]
-        text = _commands(library, toolchain)
+        text = commands(library, toolchain)
         text += [f'build {target}: {_rule_for(source)} {SOURCE_DIR / source}\n' for source, target in objects]
         text += [f'build result.so: link {" ".join(target for _, target in objects)}\n']
         (Path(directory) / 'build.ninja').write_text('\n'.join(text))
         answer = subprocess.run([toolchain.ninja, '-C', directory], capture_output=True, text=True, errors='replace')
         output = answer.stdout + answer.stderr
         if answer.returncode == 0:
-            _put(path, (Path(directory) / 'result.so').read_bytes(), directory)
+            content = (Path(directory) / 'result.so').read_bytes()
+            writing.write_bytes(path, content + _digest(content), 'any')
             log.unlink(missing_ok=True)
             return
         hint = ''
         if not re.search(PASSING, output):          # What may pass is no reason never to try again.
-            _put(log, output.encode(), directory, checksum=False)
+            writing.write_bytes(log, output.encode(), 'any')
             hint = f' (all of it: {log})'
     raise Unavailable(f'building the {library} operators fails: {complaint_in(output)}{hint}')
 
 
-def _put(path, content, directory, checksum=True):
-    """Writes a file in one step, by way of a directory on the same device."""
-    partial = Path(directory) / 'finished'
-    partial.write_bytes(content + (_digest(content) if checksum else b''))
-    os.replace(partial, path)
-
-
 @contextlib.contextmanager
-def _lock(path):
+def lock(path):
     """Exclusive among all processes; given back by the operating system if this one dies."""
     import fcntl  # Not on Windows, where nothing is built either.
 

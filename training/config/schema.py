@@ -156,12 +156,12 @@ class Config(Mapping):
         changes=YES, default=None, typed=Typed(GENERAL, 'native'))
     keep: dict = setting('Saved states to keep: the newest NUMBER[,best][,every=KIMG]', table=KeepRule, changes=YES,
                          typed=Typed(GENERAL, '2,best', 'LIST'))
-    log: list[str] = setting('Logs beside stats.jsonl: none, tensorboard, wandb, mlflow, trackio', changes=YES, default_factory=list,
-                             typed=Typed(GENERAL, 'tensorboard if it is installed'))
+    log: list[str] = setting('Logs beside stats.jsonl: none, tensorboard, wandb, mlflow, trackio', changes=YES,
+                             default_factory=list, typed=Typed(GENERAL, 'tensorboard if it is installed'))
 
     # The data.
-    data: list[str] = setting('Folder or zip of square images, all of one size; hf://datasets/USER/REPO[/FILE.zip].', changes=YES, at=('data_paths',),
-                              typed=Typed(DATA, metavar='PATH', kind=click.STRING))
+    data: list[str] = setting('Folder or zip of square images, all of one size; hf://datasets/USER/REPO[/FILE.zip].',
+                              changes=YES, at=('data_paths',), typed=Typed(DATA, metavar='PATH', kind=click.STRING))
     data_fingerprints: list[str] = setting('SHA-256 of the images and labels of each data set')
     data_num_images: list[int] | None = setting('Images of each', unit='images', within='[0, inf)',
                                                 changes=YES, default=None)

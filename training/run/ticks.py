@@ -158,7 +158,7 @@ class Ticks:
         if state_due:
             require_finite({**run.state_dict(), **run.local_state_dict()})
         if snapshot_due:
-            path = self._save_networks(run)
+            path = self.save_networks(run)
         score_due = snapshot_due and not self.stopped and self._evaluate is not None and bool(self.config['metrics'])
         by_held_out = self.config.get('ada_signal') == 'heldout'
         if by_held_out or snapshot_due and not self.stopped:
@@ -170,7 +170,7 @@ class Ticks:
         if state_due:
             self._save_state(run)
         if score_due:           # Last, since it may take long and be interrupted.
-            self._score(run, path)
+            self.score(run, path)
         if self.is_main and self._report is not None and (snapshot_due or image_due):
             self.services.run('report.html', partial(self._report, self.run_dir))
         if last:                # Before another stage starts its processes, or everything ends.
@@ -186,7 +186,7 @@ class Ticks:
             self._save_fakes(run)
             self._diversity = None
         require_finite({**run.state_dict(), **run.local_state_dict()})
-        self._save_networks(run)
+        self.save_networks(run)
         self._print_warnings(self.health.end_tick({}))
         self.timer.report()
         self._save_state(run)
@@ -244,7 +244,7 @@ class Ticks:
 
         self.services.run('the picture of fakes', save)
 
-    def _save_networks(self, run: Run) -> Path:
+    def save_networks(self, run: Run) -> Path:
         """The networks for others to use; returns where they are."""
         networks = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
         distributed.check_equal(networks)
@@ -266,7 +266,7 @@ class Ticks:
             self.services.run('the network snapshot', save)
         return path
 
-    def _score(self, run: Run, path: Path) -> None:
+    def score(self, run: Run, path: Path) -> None:
         """Calculates the metrics of a snapshot whose state is on the disk; a signal breaks them off,
         and ends the run.
 
