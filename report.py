@@ -22,6 +22,7 @@ import click
 from dnnlib import output, writing
 from metrics.names import higher_is_better
 from training.config.options import argv_of
+from training.config.schema import meanings
 from training.run.files import RunFileError, find_pictures, lines_of, read_options, read_stats
 
 PAGE = 'report.html'        # In the run directory.
@@ -307,7 +308,7 @@ def page_of(runs: Sequence[RunSummary], going_on: bool = False) -> str:
         others=charts(stats, others), slides=slides(runs), written=f'{datetime.now():%Y-%m-%d %H:%M}',
         until=int(time.time() + LOOK_SEC) if going_on else 0, equal=at_equal_kimg(runs, metric_names),
         differences=[[name, *values] for name, values in differences(runs).items()][:MAX_OPTIONS],
-        options=[[name, *(config.get(name, '') for config in options)] for name in names])
+        options=[[name, *(config.get(name, '') for config in options)] for name in names], meanings=meanings())
 
 
 def facts(run: RunSummary, number: int, metric_names: Sequence[str]) -> dict[str, Any]:

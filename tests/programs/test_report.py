@@ -32,7 +32,7 @@ def write_run(folder, num_ticks=4, seed=0, picture=(128, 96), **config):
     folder.mkdir(parents=True)
     rng = np.random.RandomState(seed)
     config = {'run_dir': str(folder), 'kimg': 4 * num_ticks, 'data_shape': {'img_resolution': 16},
-              'loss_kwargs': {'r1_gamma': 1.5}, 'command': {'data': 'my cats.zip'}, **config}
+              'loss_kwargs': {'r1_gamma': 1.5, 'game': 'logistic'}, 'command': {'data': 'my cats.zip'}, **config}
     (folder / 'training_options.json').write_text(json.dumps(config))
     with open(folder / 'stats.jsonl', 'w') as stats, open(folder / 'metric-fd5k.jsonl', 'w') as metric:
         for tick in range(num_ticks):
@@ -176,8 +176,15 @@ def test_differences_between_runs_are_listed(tmp_path):
     a = write_run(tmp_path / 'a', loss_kwargs={'r1_gamma': 1.5, 'game': 'hinge'})
     b = write_run(tmp_path / 'b', seed=1, regularizers={'ggdr': {}})
     assert report.differences([report.read_run(a), report.read_run(b)]) == {
-        'loss_kwargs.game': ['"hinge"', ''], 'regularizers.ggdr': ['', '{}']}
+        'loss_kwargs.game': ['"hinge"', '"logistic"'], 'regularizers.ggdr': ['', '{}']}
     assert 'loss_kwargs.game' in page(a, b)
+
+
+def test_options_have_the_names_and_meanings_of_the_command_line(tmp_path):
+    """Also those of runs of before, which called R1's weight `loss_kwargs.r1_gamma`."""
+    text = page(write_run(tmp_path / 'a'))
+    assert '<td title="Weight of R1">gamma</td>' in text and 'r1_gamma' not in text
+    assert '<td title="Length of the run in thousands of images (kimg)">kimg</td>' in text
 
 
 def test_the_command_line_repeats_the_run(tmp_path):

@@ -322,6 +322,16 @@ def may_change(name: str) -> str:
     return field.metadata['changes'] if field else WITH_OVERRIDE
 
 
+def meanings(table: type = Config, prefix: str = '') -> dict[str, str]:
+    """{entry: what it means} of a configuration; dots lead into tables."""
+    found = {}
+    for name, field in fields_of(table).items():
+        unit, inner = field.metadata['unit'], field.metadata['table']
+        found[prefix + name] = field.metadata['help'] + (f' ({unit})' if unit else '')
+        found |= meanings(inner, f'{prefix}{name}.') if inner else {}
+    return found
+
+
 def with_names_of_now(values: Mapping[str, Any]) -> dict[str, Any]:
     """The plain data of a configuration, by the names that its entries have today."""
     return as_entries({RENAMED.get(name, name): value for name, value in values.items()}, PLACES)
