@@ -18,6 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from dnnlib.computing import measured_device_option  # noqa: E402
 from training.augment import PIPES, AugmentPipe  # noqa: E402
 
 
@@ -27,7 +28,7 @@ from training.augment import PIPES, AugmentPipe  # noqa: E402
 @click.option('--p', type=float, multiple=True, default=[0, 0.5], show_default=True, help='Strength')
 @click.option('--batch', type=int, default=16, show_default=True)
 @click.option('--runs', type=int, default=5, show_default=True)
-@click.option('--device', default='cpu', show_default=True)
+@measured_device_option
 def main(pipe, res, p, batch, runs, device):
     """Prints one line per resolution and strength."""
     for size in res:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from dnnlib.computing import measured_device_option  # noqa: E402
 from torch_utils.ops import bias_act, conv2d_resample  # noqa: E402
 from torch_utils.ops.conv2d_gradfix import no_weight_gradients  # noqa: E402
 from training import layers  # noqa: E402
@@ -116,7 +117,7 @@ def seconds(step, device):
 @click.option('--res', default=64, show_default=True)
 @click.option('--channel-base', default=4096, show_default=True)
 @click.option('--batch', default=8, show_default=True)
-@click.option('--device', default='cpu', show_default=True)
+@measured_device_option
 @click.option('--runs', default=5, show_default=True)
 def main(res, channel_base, batch, device, runs):
     """Prints a table of times."""

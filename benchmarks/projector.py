@@ -18,6 +18,7 @@ import click
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from dnnlib.computing import device_option  # noqa: E402
 from drawing.named import class_label, load_generator  # noqa: E402
 from drawing.options import SeedList  # noqa: E402
 from drawing.pictures import seeds_to_z, to_ws  # noqa: E402
@@ -72,7 +73,7 @@ def is_found(before: Distances, after: Distances) -> bool:
 @click.option('--seeds', type=SeedList(), default='3', show_default=True,
               help='Pictures to find again, all at once.')
 @click.option('--steps', default=100, show_default=True, help='Of the search.')
-@click.option('--device', default='auto', show_default=True)
+@device_option
 def main(network: str, seeds: Sequence[int], steps: int, device: str) -> None:
     """Let the projector find pictures that NETWORK has made."""
     before, after, sec = measure(load_generator(network, device), seeds, steps)

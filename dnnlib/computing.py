@@ -6,3 +6,5 @@ OPERATORS = ('auto', 'native', 'reference')         # Compiled ones, plain tenso
 
 device_option = click.option('--device', type=click.Choice(DEVICES), default='auto', show_default=True,
                              help='What computes.')
+measured_device_option = click.option('--device', type=click.Choice(DEVICES[1:]), default='cpu', show_default=True,
+                                      help='What is measured.')

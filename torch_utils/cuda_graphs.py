@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from torch_utils import training_stats
+from torch_utils.nested import map_tensors
 from torch_utils.randomness import Streams
 
 _notes: list[tuple[dict, Any, Any]] | None = None       # What is being kept in a function that is captured.
@@ -93,7 +93,7 @@ class Inputs:
     """Memory for what functions of nested tensors and numbers are given, `values`; as large as those of the first time."""
 
     def __init__(self, like: Any, device: torch.device):
-        self.values = mapped(partial(_static, device=device), like, numbers=True)
+        self.values = map_tensors(partial(_static, device=device), like, numbers=True)
         self.refill(like)
 
     def refill(self, values: Any) -> None:
@@ -133,7 +133,7 @@ class Graph:
         self._inputs.refill(inputs)
         self._tape.rewind(nimg)
         self._replay()
-        result, values, kept = mapped(torch.clone, self._outputs) if self._copies else self._outputs
+        result, values, kept = map_tensors(torch.clone, self._outputs) if self._copies else self._outputs
         self._reports.deliver(values)
         for (place, key), value in zip(self._places, kept):
             place[key] = value
@@ -239,24 +239,10 @@ def capturable(optimizers: list[torch.optim.Optimizer]) -> Iterator[None]:
             group['capturable'] = value
 
 
-def mapped(function: Callable[[Tensor], Any], value: Any, numbers: bool = False) -> Any:
-    """A nested value with all its tensors (and floating-point numbers, with `numbers`) replaced."""
-    if isinstance(value, Tensor) or (numbers and isinstance(value, float)):
-        return function(value)
-    if isinstance(value, dict):
-        return {key: mapped(function, item, numbers) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(mapped(function, item, numbers) for item in value)
-    if is_dataclass(value):
-        return replace(value, **{field.name: mapped(function, getattr(value, field.name), numbers)
-                                 for field in fields(value) if field.init})
-    return value
-
-
 def _leaves(value: Any) -> list[Tensor | float]:
     """The tensors and floating-point numbers of a nested value, in order."""
     found: list[Tensor | float] = []
-    mapped(found.append, value, numbers=True)
+    map_tensors(found.append, value, numbers=True)
     return found
 
 

@@ -1,5 +1,6 @@
 """Walks over nested values: dicts, lists and tuples that hold tensors among other things, like states and batches."""
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -14,10 +15,16 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
             yield from tensors_in(item)
 
 
-def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
-    """The same nested value with function(tensor) in the place of each tensor."""
+def map_tensors(function: Callable[[Any], Any], value: Any, numbers: bool = False) -> Any:
+    """The same nested value with function(tensor) in the place of each tensor, also in dataclasses; with `numbers` in that of
+    each floating-point number, too."""
+    if isinstance(value, torch.Tensor) or (numbers and isinstance(value, float)):
+        return function(value)
     if isinstance(value, dict):
-        return {key: map_tensors(function, item) for key, item in value.items()}
+        return {key: map_tensors(function, item, numbers) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map_tensors(function, item) for item in value)
-    return function(value) if isinstance(value, torch.Tensor) else value
+        return type(value)(map_tensors(function, item, numbers) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: map_tensors(function, getattr(value, field.name), numbers)
+                                 for field in fields(value) if field.init})
+    return value

@@ -19,7 +19,7 @@ import click
 from dnnlib.computing import DEVICES, OPERATORS
 from dnnlib.numbers import BATCH, PROCESSES, SEED, WORKERS, Real, Whole
 from torch_utils.network_schema import classes_for
-from training.config import checks
+from training.config import problems
 from training.config.arguments import as_arguments, as_entries, contradictions
 from training.config.base_configs import CONFIG_NAMES
 from training.config.methods import LOSSES, METHODS
@@ -344,10 +344,10 @@ def problem_of(values: Any, complete: bool = True) -> str | None:
     complete: else entries may be missing, and there may be others: enough to show a run, not to go on with
         it.
     """
-    if problem := checks.problem_of_data(values):
+    if problem := problems.problem_of_data(values):
         return problem
-    return next(two_names(values), None) or checks.problem_of_classes(now := with_names_of_now(values)) \
-        or next(checks.problems(Config, now, complete), None)
+    return next(two_names(values), None) or problems.problem_of_classes(now := with_names_of_now(values)) \
+        or next(problems.problems_of(Config, now, complete), None)
 
 
 def two_names(values: Mapping[str, Any]) -> Iterator[str]:
@@ -356,5 +356,5 @@ def two_names(values: Mapping[str, Any]) -> Iterator[str]:
     for name in values:
         other = names.setdefault(RENAMED.get(name, name), name)
         if other != name and values[other] != values[name]:
-            yield f'{other}={checks.shown(values[other])} and {name}={checks.shown(values[name])} are two names of one entry'
+            yield f'{other}={problems.shown(values[other])} and {name}={problems.shown(values[name])} are two names of one entry'
     yield from contradictions(values, PLACES)

@@ -51,7 +51,7 @@ def has_nul(value: Any) -> bool:
     return any(map(has_nul, value)) if isinstance(value, list) else isinstance(value, str) and '\0' in value
 
 
-def problems(table: type, values: Mapping[str, Any], complete: bool, prefix: str = '') -> Iterator[str]:
+def problems_of(table: type, values: Mapping[str, Any], complete: bool, prefix: str = '') -> Iterator[str]:
     """Sentences about what is wrong with the entries of a table."""
     for name in values:
         if complete and name not in fields_of(table) and not getattr(table, 'is_open', False):
@@ -71,7 +71,7 @@ def problems_of_value(name: str, value: Any, field: dataclasses.Field, complete:
     elif choices and value not in choices:
         yield f'{name}={shown(value)}: must be one of {", ".join(choices)}'
     elif table and value is not None:
-        yield from problems(table, value, complete, f'{name}.')
+        yield from problems_of(table, value, complete, f'{name}.')
     elif within and value is not None:
         for number in value if isinstance(value, list) else [value]:
             if not is_within(number, within):
