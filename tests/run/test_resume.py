@@ -408,4 +408,4 @@ def test_a_run_keeps_the_defaults_that_it_began_with(stopped_run, tmp_path, monk
     changed = {key for key in saved if config.to_json()[key] != saved[key]}
     assert changed <= {'run_dir', 'command', 'snap'}
     config = continued_run(dict(resume=str(run_dir), gamma=7.0, override=True))
-    assert config['loss_kwargs'] == {**saved['loss_kwargs'], 'r1_gamma': 7.0}
+    assert config['loss_kwargs'] == {**Config.from_json(saved)['loss_kwargs'], 'r1_gamma': 7.0}
