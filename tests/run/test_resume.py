@@ -2,6 +2,7 @@
 import errno
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from mutations import mutated
 from tiny import make_dataset
 
 import legacy
@@ -159,6 +161,23 @@ def test_a_configuration_with_wrong_types_is_one_sentence(stopped_run, tmp_path,
     (tmp_path / 'training_options.json').write_text(json.dumps({**options, **change}))
     result = invoke(f'--resume={tmp_path}', *args)
     assert result.exit_code == 2 and sentence in result.output and isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize('options', ['--aug=noaug', '--reg_type=ggdr,lecam --aug=ada', '--loss=osgan --reg_type=diggan',
+                                     '--reg_type=genco'])
+def test_odd_configurations_are_gone_on_with_or_refused_in_one_sentence(data, tmp_path, options):
+    """Mutations, 25 each: what passes the checks passes the dry run, which builds all that a run is made of."""
+    rng = random.Random(options)
+    config = dict(train.config_from_args([f'--outdir={tmp_path}', f'--data={data}', *TINY, *options.split()]))
+    seen = set()
+    for _ in range(25):
+        (tmp_path / 'training_options.json').write_text(json.dumps(mutated(config, rng)))
+        result = invoke(f'--resume={tmp_path}', '-n', *rng.choice([[], ['--kimg=3'], ['--gamma=3', '--override'], ['--gpus=2']]))
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        sentence = result.output.strip().splitlines()[-1]
+        assert result.exit_code == 0 or result.exit_code == 2 and sentence.startswith('Error: ') and len(sentence) < 1000, sentence
+        seen.add(result.exit_code)
+    assert seen == {0, 2}
 
 
 def test_a_damaged_run_of_the_same_name_is_passed_over(data, tmp_path):
