@@ -16,7 +16,7 @@ from training.regularizer import Regularizer, Term
 class Options:
     """Options of R1."""
     gamma: float | None = option(None, 'Strength of R1, the same as --gamma; none: by --cfg.',
-                                 within='[0, inf)')
+                                 within='[0, inf)', filled=True)
     interval: int = option(16, 'The lazy step of D comes after so many main ones, and counts that much; 1: in every main '
                            'step, without rates of lazy regularization.', within='[1, inf)')
 

@@ -18,7 +18,7 @@ from training.regularizer import Regularizer, Term
 @dataclass(frozen=True)
 class Options:
     """Options of R2."""
-    gamma: float | None = option(None, 'Strength of R2; none: as --gamma.', within='[0, inf)')
+    gamma: float | None = option(None, 'Strength of R2; none: as --gamma.', within='[0, inf)', filled=True)
     interval: int | None = option(None, 'Act on every k-th iteration, and count k-fold then; none: together with R1.',
                                   within='[1, inf)')
 

@@ -3,8 +3,8 @@ import copy
 import random
 
 MARKUP = '"><img src=x onerror=alert(1)><script>alert(2)</script>{{ 7 * 7 }}\'</script>'
-ODD = [None, True, -1, 0, 7, 0.5, 2 ** 33, 1e308, -1e308, 5e-324, 10 ** 400, float('nan'), float('inf'), '', 'x' * 10 ** 5, MARKUP,
-       '\ud800', '\0', '../..', [], {}, [[]], {'mean': MARKUP}, {'': {'': {}}}, [{'a': 1}] * 3]
+ODD = [None, True, -1, 0, 7, 0.5, 2 ** 33, 1e308, -1e308, 5e-324, 10 ** 400, float('nan'), float('inf'), '', 'x' * 10 ** 5,
+       MARKUP, '\ud800', '\0', '../..', [], {}, [[]], {'mean': MARKUP}, {'': {'': {}}}, [{'a': 1}] * 3]
 
 
 def mutated(value, rng: random.Random):

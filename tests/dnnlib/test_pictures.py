@@ -98,8 +98,8 @@ DOORS = {
         tmp_path / 'x', {'a.png': data}) / 'a.png', 0),
     'dataset_tool --report': lambda tmp_path, data: tool(tmp_path, data, f'--report={tmp_path}/x.html'),
     'shards': lambda tmp_path, data: CliRunner().invoke(dataset_tool.main, [
-        f'--source={write_tar(tmp_path / "a.tar", {"a.png": data, "b.jpg": data, "c.png": picture()})}', f'--dest={tmp_path}/b.zip',
-        '--skip-bad=9']),
+        f'--source={write_tar(tmp_path / "a.tar", {"a.png": data, "b.jpg": data, "c.png": picture()})}', '--skip-bad=9',
+        f'--dest={tmp_path}/b.zip']),
     'header': lambda tmp_path, data: pytest.raises(OSError, read_shape, io.BytesIO(data)),
 }
 

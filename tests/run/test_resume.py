@@ -163,6 +163,20 @@ def test_a_configuration_with_wrong_types_is_one_sentence(stopped_run, tmp_path,
     assert result.exit_code == 2 and sentence in result.output and isinstance(result.exception, SystemExit)
 
 
+@pytest.mark.parametrize('change, sentence', [
+    (dict(batch=12), 'a batch of 12 cannot be divided among 1 processes in pieces of 8'),
+    (dict(batch=10, batch_gpu=5), '5 images at once on one GPU are no multiple of the minibatch-std group of 4'),
+    (dict(regularizers=dict(diggan={})), 'diggan.weight is missing'), (dict(regularizers=dict(r2={})), 'r2.gamma is missing'),
+    (dict(loss_kwargs=dict(game='logistic', style_mixing_prob=0.9, r1_gamma=1.0)), 'pl.weight is missing'),
+    (dict(loss_kwargs=dict(game='logistic', style_mixing_prob=0.9, pl_weight=2)), 'r1.gamma is missing'),
+    (dict(augment_kwargs=dict(class_name='training.augment.AugmentPipe', xfrac=[1, 2])), 'xfrac: [1, 2] must be')])
+def test_a_configuration_that_no_step_could_be_made_with_is_refused_at_once(stopped_run, tmp_path, change, sentence):
+    options = json.loads((stopped_run[0] / 'training_options.json').read_text())
+    (tmp_path / 'training_options.json').write_text(json.dumps({**options, **change}))
+    result = invoke(f'--resume={tmp_path}', '-n')
+    assert result.exit_code == 2 and sentence in result.output, result.output[-500:]
+
+
 @pytest.mark.parametrize('options', ['--aug=noaug', '--reg_type=ggdr,lecam --aug=ada', '--loss=osgan --reg_type=diggan',
                                      '--reg_type=genco'])
 def test_odd_configurations_are_gone_on_with_or_refused_in_one_sentence(data, tmp_path, options):
@@ -175,7 +189,8 @@ def test_odd_configurations_are_gone_on_with_or_refused_in_one_sentence(data, tm
         result = invoke(f'--resume={tmp_path}', '-n', *rng.choice([[], ['--kimg=3'], ['--gamma=3', '--override'], ['--gpus=2']]))
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         sentence = result.output.strip().splitlines()[-1]
-        assert result.exit_code == 0 or result.exit_code == 2 and sentence.startswith('Error: ') and len(sentence) < 1000, sentence
+        is_refused = result.exit_code == 2 and sentence.startswith('Error: ')
+        assert (result.exit_code == 0 or is_refused) and len(sentence) < 1000, sentence
         seen.add(result.exit_code)
     assert seen == {0, 2}
 
