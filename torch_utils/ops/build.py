@@ -34,7 +34,7 @@ LIBRARIES = {
 BASE_FLAGS = ('-std=c++20', '-fPIC', '-Wall')
 KERNEL_FLAGS = ('-O3', '-fopenmp-simd')             # For the files that do arithmetic; they know no torch.
 BINDING_FLAGS = ('-O1', '-fopenmp')                 # For the files that include torch, where compiling takes its time.
-DIGEST_BYTES = 32                                   # Of the checksum behind the end of a library; the system loads it all the same.
+DIGEST_BYTES = 32                                   # Of the checksum behind a library's end; the system loads it nevertheless.
 PASSING = 'No space left|Disk quota|[Kk]illed|[Oo]ut of memory|[Cc]annot allocate|virtual memory exhausted'
 TRY_AGAIN = 'python -m torch_utils.ops build'
 ARCHITECTURES = 'TORCH_CUDA_ARCH_LIST'
