@@ -11,6 +11,7 @@ ALLOWED = {
     ('data/test_dataset.py', '_zip'): 'the same',
     ('dnnlib/test_output.py', '_problem'): 'the memory of a process, which later tests must not inherit',
     ('fake_cuda.py', '_C'): "torch's own",
+    ('faults/test_health.py', '_batches'): 'the processes of a loader, which torch gives no public name either',
     ('faults/test_health.py', '_open'): 'processes that are always killed are put in the place of those that load images',
     ('training/test_fake_cuda.py', '_constant'): 'a cache of tensors, which tests of one process share',
     ('zoo/test_contrast.py', '_queues'): 'what formulas of the test are applied to',
