@@ -19,8 +19,8 @@ from metrics.weights import WEIGHTS, WeightOptions, require_weights
 
 NEAREST_FORMATS = ('.png', '.jpg')
 DATASET = 'training.dataset.ImageFolderDataset'
-RECORDED_OPTIONS = {'path': str, 'labels_from': str, 'use_labels': bool, 'xflip': bool, 'max_size': int, 'resolution': int,
-                    'random_seed': int}
+RECORDED_OPTIONS = {'path': str, 'labels_from': str, 'use_labels': bool, 'xflip': bool, 'yflip': bool, 'max_size': int,
+                    'resolution': int, 'random_seed': int}
 
 
 class MetricList(click.ParamType):

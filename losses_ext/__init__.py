@@ -130,8 +130,11 @@ def configure(config: dict, loss_options: dict) -> None:
     game = config['loss_kwargs']['game']
     by_signs = config.get('target') is not None and config.get('ada_signal') != 'heldout'
     if by_signs and not rules_of(game).zero_decides:
-        raise ValueError(f'--aug=ada cannot follow --loss={game}: its logits have no zero that separates real from '
-                         f'fake; give --aug=fixed --p=0.3, --aug=noaug, or --ada-signal=heldout')
+        is_diffusion = (config.get('augment_kwargs') or {}).get('class_name', '').endswith('.Diffusion')
+        aug = 'diffusion' if is_diffusion else 'ada'
+        remedy = '--p=0.3' if is_diffusion else '--aug=fixed --p=0.3, --aug=noaug, or --ada-signal=heldout'
+        raise ValueError(f'--aug={aug} cannot follow --loss={game}: its logits have no zero that separates real from '
+                         f'fake; give {remedy}')
     for name, target in BASE_TYPES.items():
         load(target).configure(config, checked_options(name, load(target), base_options(config, name)))
     for name, options in config['regularizers'].items():
@@ -171,7 +174,6 @@ class OptionSpec:
     choices: tuple[str, ...] = ()
     within: str = ''
     left_out: bool = False
-    filled: bool = False
 
 
 @cache

@@ -61,6 +61,9 @@ class APA(Regularizer):
     def configure(cls, config: dict, options: Options) -> Options:
         if 'lecam' in config['regularizers']:
             print('Warning: --reg_type=lecam,apa: both weaken the critic; start with one.', file=sys.stderr)
+        if (config.get('augment_kwargs') or {}).get('class_name', '').endswith('.Diffusion') and options.p in (None, SHARED):
+            raise ValueError('--reg_type=apa beside --aug=diffusion: two controllers would follow the same logits, and their '
+                             'strengths mean different things; give a fixed --apa_p')
         has_ada = config.get('target') is not None
         options = replace(options, p=SHARED) if options.p is None and has_ada else options
         if options.p == SHARED and not has_ada and 'p' not in config:

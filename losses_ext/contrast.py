@@ -242,6 +242,6 @@ def require_entries(option: str, length: int | None, config: dict) -> None:
     """Raises ValueError if a data set of the run is too small for a queue whose length is not given."""
     kwargs = config.get('training_set_kwargs') or config.get('centre_kwargs') or {}
     nums = [min(num, kwargs.get('max_size') or num) for num in config.get('data_num_images', ())]
-    fewest = min(nums, default=0) * (2 if kwargs.get('xflip') else 1)
+    fewest = min(nums, default=0) * 2 ** sum(bool(kwargs.get(flip)) for flip in ('xflip', 'yflip'))
     if length is None and nums and queue_length(fewest) < 1:
         raise ValueError(f'{option}: 5 % of {fewest} images are less than one; give a number, such as {option}=16')

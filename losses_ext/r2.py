@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from losses_ext.option import option
+from losses_ext.ramped import ramped
 from torch_utils import misc, training_stats
 from training.loss import Game, StepContext, Verdict
 from training.regularizer import Regularizer, Term
@@ -18,7 +19,9 @@ from training.regularizer import Regularizer, Term
 @dataclass(frozen=True)
 class Options:
     """Options of R2."""
-    gamma: float | None = option(None, 'Strength of R2; none: as --gamma.', within='[0, inf)', filled=True)
+    gamma: float | None = option(None, 'Strength of R2; none: as --gamma.', within='[0, inf)')
+    final: float | None = option(None, 'What it goes to as --ramp-kimg says; none: with --r1_final, as that.', within='[0, inf)',
+                                 left_out=True)
     interval: int | None = option(None, 'Act on every k-th iteration, and count k-fold then; none: together with R1.',
                                   within='[1, inf)')
 
@@ -44,7 +47,8 @@ class R2(Regularizer):
         if 'diggan' in config['regularizers']:
             print('Warning: --reg_type=diggan,r2: R1 and R2 together leave little for DigGAN to do.',
                   file=sys.stderr)
-        return replace(options, gamma=gamma, interval=interval)
+        final = config['loss_kwargs'].get('r1_final') if options.final is None and options.gamma is None else options.final
+        return replace(options, gamma=gamma, interval=interval, final=final)
 
     def d_reg_pair(self, ctx: StepContext) -> Term:
         return self._penalty(ctx, self.game.judge_fakes(ctx, ctx.critic, leaf='img', report=False))
@@ -55,4 +59,4 @@ class R2(Regularizer):
     def _penalty(self, ctx: StepContext, fake: Verdict) -> Tensor:
         penalty = misc.squared_norms(fake.input_grad())                             # [N]
         training_stats.report(f'Loss/r2/penalty{ctx.critic.suffix}', penalty)
-        return penalty * (self.options.gamma / 2)
+        return penalty * (ramped(self.options.gamma, self.options.final, ctx) / 2)

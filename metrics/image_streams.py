@@ -12,17 +12,20 @@ import torch
 import dnnlib.util
 from metrics.generator_inputs import DatasetLabels, GeneratorInputs, Labels, with_noise
 from metrics.names import MetricError
-from training.data.stages import end_with_program, ignore_stop_signals, start_method
+from training.data.stages import end_with_program, ignore_stop_signals
 
 
 def open_dataset(dataset_kwargs: Mapping[str, Any], **changes: Any):
-    """The data set of these arguments (class_name among them), some of them changed.
+    """The data set of these arguments (class_name among them), some of them changed. Without mirror images none is upside down.
 
     Raises:
         MetricError: If it cannot be opened.
     """
     try:
-        return dnnlib.util.construct_class_by_name(**{**dataset_kwargs, **changes})
+        kwargs = {**dataset_kwargs, **changes}
+        if changes.get('xflip') is False and 'yflip' not in changes:
+            kwargs.pop('yflip', None)
+        return dnnlib.util.construct_class_by_name(**kwargs)
     except OSError as error:
         raise MetricError(str(error)) from error
 
@@ -45,6 +48,8 @@ class DatasetImages:
     def __init__(self, dataset_kwargs: Mapping[str, Any], max_num: int | None = None,
                  keep_xflip: bool = False, whole: bool = True, num_workers: int = 3):
         changes = {'xflip': keep_xflip and dataset_kwargs.get('xflip', False)}
+        if keep_xflip and dataset_kwargs.get('yflip'):
+            changes['yflip'] = True
         if whole:
             changes['max_size'] = None
         self.dataset = open_dataset(dataset_kwargs, **changes)
@@ -77,10 +82,10 @@ class DatasetImages:
 
     def batches(self, batches: Sequence[range]) -> Iterator[torch.Tensor]:
         """The images of each range of numbers in turn. Raises MetricError if one cannot be read."""
-        num_workers = min(self.num_workers, os.cpu_count() or 1, len(batches))
         loader = torch.utils.data.DataLoader(
             self.dataset, batch_sampler=[list(batch) for batch in batches], collate_fn=_stack,
-            num_workers=num_workers, multiprocessing_context=start_method(num_workers), worker_init_fn=ignore_stop_signals,
+            num_workers=min(self.num_workers, os.cpu_count() or 1, len(batches)),
+            worker_init_fn=ignore_stop_signals,
             # Seeds of the workers come from here; by default they would be drawn from the training run's
             # generator.
             generator=torch.Generator())

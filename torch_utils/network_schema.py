@@ -91,6 +91,7 @@ OPTIONS: dict[str, Number | Flag | Filter] = {      # Of all constructors in tra
     'freeze_layers': Number(0, 1000),
     'mbstd_group_size': Number(1, 1 << 16, optional=True),
     'mbstd_num_channels': Number(0, 1 << 10),
+    'blocks_per_stage': Number(1, 100),
 }
 
 # All classes of networks that a file or an option may name, and as which networks: no other class is ever
@@ -98,8 +99,11 @@ OPTIONS: dict[str, Number | Flag | Filter] = {      # Of all constructors in tra
 CLASSES: dict[str, tuple[str, ...]] = {
     'training.networks.Generator': ('G', 'G_ema'),
     'training.networks.Discriminator': ('D',),
+    'training.r3gan.R3Generator': ('G', 'G_ema'),
+    'training.r3gan.R3Critic': ('D',),
     'training.augment.AugmentPipe': ('augment_pipe',),
     'training.diffaugment.DiffAugment': ('augment_pipe',),
+    'training.diffusion.Diffusion': ('augment_pipe',),
 }
 
 
@@ -123,11 +127,10 @@ def check_options(kwargs: dict[str, Any]) -> None:
     """Compares the numbers among a constructor's arguments, also in nested groups of them,
     with their ranges."""
     for name, value in kwargs.items():
-        if name in OPTIONS:
-            if not OPTIONS[name].accepts(value):
-                raise ValueError(f'{name}={in_words(value)}: must be {OPTIONS[name]}')
-        elif isinstance(value, dict):
+        if isinstance(value, dict):
             check_options(value)
+        elif name in OPTIONS and not OPTIONS[name].accepts(value):
+            raise ValueError(f'{name}={in_words(value)}: must be {OPTIONS[name]}')
 
 
 def check_class(network: str, class_name: str) -> None:

@@ -11,7 +11,6 @@ A `Draw` holds everything random, so that images, targets and masks can be treat
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from numbers import Real
 
 import numpy as np
 import torch
@@ -49,6 +48,7 @@ PIPES: dict[str, dict] = {
     'bgcf': _BLIT | _GEOM | _COLOR | _FILTER,
     'bgcfn': _BLIT | _GEOM | _COLOR | _FILTER | _NOISE,
     'bgcfnc': _BLIT | _GEOM | _COLOR | _FILTER | _NOISE | _CUTOUT,
+    'r3gan': _BLIT | _GEOM | dict.fromkeys(_COLOR, 0.5) | _CUTOUT,
 }
 
 
@@ -95,9 +95,8 @@ class AugmentOptions:
             raise ValueError(f'imgfilter_bands: {list(bands)} must be {len(BAND_POWER)} numbers, one per band')
         for field in fields(self):
             value = getattr(self, field.name)
-            for number in bands if field.name == 'imgfilter_bands' else [value]:
-                if not isinstance(number, Real) or not math.isfinite(number) or number < 0:
-                    raise ValueError(f'{field.name}: {value} must be a finite number, 0 or more')
+            if not all(math.isfinite(number) and number >= 0 for number in np.atleast_1d(value)):
+                raise ValueError(f'{field.name}: {value} must be a finite number, 0 or more')
 
     @property
     def moves(self) -> bool:

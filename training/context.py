@@ -44,6 +44,7 @@ class StepContext:
     nimg: int = 0                   # Images shown before this iteration.
     batch_idx: int = 0              # Iterations before this one.
     remaining: float | Tensor = 1.0  # Share of the run that is still to come, 1..0.
+    ramp: float | Tensor = 0.0      # How far numbers that change have come, 0..1 (ramp.py).
     round: int = 0                  # Which micro-batch of the phase.
     source: int = 0                 # Which of the stage's sources.
     real_img: Tensor | None = None  # [N,C,H,W] in -1..1, as critics see them (`Game.take_reals`).

@@ -28,6 +28,7 @@ class Details(NamedTuple):
     raw_idx: int
     xflip: bool
     raw_label: np.ndarray
+    yflip: bool = False
 
 
 class BadFile(NamedTuple):
@@ -47,6 +48,7 @@ class Dataset(ABC):
         use_labels: hand out labels; otherwise they have length 0.
         xflip: append the mirror image of every image, so that item k + N/2 is item k mirrored.
         random_seed: of the choice.
+        yflip: then append all of that upside down.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Dataset(ABC):
         use_labels: bool = False,
         xflip: bool = False,
         random_seed: int = 0,
+        yflip: bool = False,
     ):
         self._name = name
         self._raw_shape = list(raw_shape)
@@ -64,6 +67,9 @@ class Dataset(ABC):
         raw_idx = _choose(self._raw_shape[0], max_size, random_seed)
         self._raw_idx = np.tile(raw_idx, 2) if xflip else raw_idx               # [N]
         self._xflip = np.arange(len(self._raw_idx)) >= len(raw_idx)             # [N], the second half if any
+        self._yflip = np.arange(len(self._raw_idx) * (2 if yflip else 1)) >= len(self._raw_idx)
+        if yflip:
+            self._raw_idx, self._xflip = np.tile(self._raw_idx, 2), np.tile(self._xflip, 2)
 
     @abstractmethod
     def _load_raw_image(self, raw_idx: int) -> np.ndarray:
@@ -88,6 +94,8 @@ class Dataset(ABC):
             f'image {idx} is {image.dtype} {list(image.shape)}, expected uint8 {self.image_shape}'
         if self._xflip[idx]:
             image = image[:, :, ::-1]
+        if self._yflip[idx]:
+            image = image[:, ::-1]
         return image.copy(), self.get_label(idx)
 
     def get_label(self, idx: int) -> np.ndarray:
@@ -102,7 +110,7 @@ class Dataset(ABC):
     def get_details(self, idx: int) -> Details:
         """Raw index, mirrored or not, and raw label of an item."""
         raw_idx = int(self._raw_idx[idx])
-        return Details(raw_idx, bool(self._xflip[idx]), self._raw_labels[raw_idx].copy())
+        return Details(raw_idx, bool(self._xflip[idx]), self._raw_labels[raw_idx].copy(), bool(self._yflip[idx]))
 
     @cached_property
     def _raw_labels(self) -> np.ndarray:
@@ -166,7 +174,7 @@ class ImageFolderDataset(Dataset):
     Args:
         path: folder or .zip archive.
         resolution: side in pixels that the images must have; None takes it from the first image.
-        max_size, use_labels, xflip, random_seed: as in `Dataset`.
+        max_size, use_labels, xflip, yflip, random_seed: as in `Dataset`.
         labels_from: 'json' reads `dataset.json`; 'folders' makes every subfolder a class,
             in plain string order (10 before 2), which older runs have recorded; 'natural-folders' goes by the
             numbers in the names (2 before 10).
@@ -186,6 +194,7 @@ class ImageFolderDataset(Dataset):
         xflip: bool = False,
         random_seed: int = 0,
         labels_from: str = 'json',
+        yflip: bool = False,
     ):
         self._path = os.fspath(path)
         self._labels_from = labels_from
@@ -201,6 +210,7 @@ class ImageFolderDataset(Dataset):
             use_labels=use_labels,
             xflip=xflip,
             random_seed=random_seed,
+            yflip=yflip,
         )
 
     def close(self) -> None:

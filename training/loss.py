@@ -182,10 +182,9 @@ class Game(Cast):
 
     def judge(self, ctx: StepContext, critic: Player, img: Tensor, c: Tensor, use: str, leaf: str | None = None, *,
               augment: Any = None, draw: Any = None, D: torch.nn.Module | None = None) -> Verdict:
-        """Shows img [N,C,H,W] with labels c to a critic, augmented by a new draw or one that a verdict had.
+        """Shows img [N,C,H,W] with labels c to a critic (or to `D` in its place), augmented by a new draw or a verdict's.
 
         `leaf` cuts the graph and starts a new one at the images ('img') or at what the critic sees of them ('seen').
-        `D` takes the place of the critic's network.
         """
         img = img.detach().requires_grad_() if leaf == 'img' else img
         augment, seen = augment or self.augment, img

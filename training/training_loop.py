@@ -2,6 +2,7 @@
 
 What a phase does is `loss.py`; how a run is put together is `setup.py`; what is periodic or for humans is `ticks.py`.
 """
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -16,6 +17,7 @@ from training.ema import ema_decay, update_ema
 from training.graphs import NOT_DONE
 from training.loss import Phase, StepContext
 from training.player import Player, in_layout_of
+from training.ramp import follow_ramps, ramp, ramped
 from training.run.ticks import Ticks
 from training.setup import Run
 
@@ -38,12 +40,14 @@ def run_iteration(run: Run, ticks: Ticks) -> None:
     """One batch of reals: every phase that is due, then all that follows them."""
     reals = next_reals(run)
     shared: dict = {}
+    follow_ramps(run)
     for phase in run.phases:
         if run.batch_idx % phase.interval == 0:
             with ticks.timer(phase.name):
                 is_broken = run_phase(run, phase, reals, shared)
             ticks.health.note_step(phase.name, is_broken)
-    decay = ema_decay(run.batch_size, run.nimg, run.config['ema_kimg'], run.config['ema_rampup'])
+    half_life = ramped(run.config, 'ema_kimg', run.nimg, run.config['ema_kimg'])
+    decay = ema_decay(run.batch_size, run.nimg, half_life, run.config['ema_rampup'])
     update_ema(run.game.G_ema, run.game.G.module, decay)
     run.nimg += run.batch_size
     run.batch_idx += 1
@@ -143,6 +147,7 @@ def micro_batches(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], sh
         for round_idx, (img, c) in enumerate(zip(real_img.split(run.micro_batch), real_c.split(run.micro_batch))):
             ctx = StepContext(
                 run.game, phase, run.randomness, run.nimg, run.batch_idx, remaining=1 - run.nimg / run.total_nimg,
+                ramp=ramp(run.config, run.nimg),
                 round=round_idx, source=index, iteration=shared,
                 share=run.micro_batch / run.batch_gpu)
             run.game.take_reals(ctx, img, c)
@@ -197,5 +202,6 @@ def adapt_augmentation(run: Run) -> None:
     """Moves the strength of the augmentation towards the point where the first critic's reals look as real as asked."""
     signs = run.game.D.real_signs           # [2]: sum, count.
     distributed.all_reduce_mean_([signs])
-    run.game.augment.p.copy_(run.ada.step(run.game.augment.p, (signs[0] / signs[1]).item()))
+    p = run.ada.step(run.game.augment.p, (signs[0] / signs[1]).item())
+    run.game.augment.p.copy_(p.clamp(max=getattr(run.game.augment, 'most_p', math.inf)))
     signs.zero_()

@@ -92,6 +92,17 @@ def test_mirror_images_follow_the_originals(small_set):
         np.testing.assert_array_equal(dataset[2 + i][1], dataset[i][1])
 
 
+def test_images_upside_down_follow_those_and_their_mirror_images(small_set):
+    dataset = small_set(['a.png', 'b.png'], labels=[['a.png', 1], ['b.png', 0]], xflip=True, yflip=True, use_labels=True)
+    assert [(d.raw_idx, d.xflip, d.yflip) for d in map(dataset.get_details, range(8))] == [
+        (i, x, y) for y in (False, True) for x in (False, True) for i in range(2)]
+    for i in range(4):
+        np.testing.assert_array_equal(dataset[4 + i][0], dataset[i][0][:, ::-1])
+        np.testing.assert_array_equal(dataset[4 + i][1], dataset[i][1])
+    alone = small_set(['a.png'], yflip=True)
+    np.testing.assert_array_equal(alone[1][0], noise(seed=0)[::-1].transpose(2, 0, 1))
+
+
 @pytest.mark.parametrize('name', ['cats', 'cats.zip'])
 def test_images_are_in_plain_string_order(small_set, name):
     """By path components 'a/x.png' would come before 'a-z.png' and 'a.png'."""

@@ -32,7 +32,7 @@ OURS = {*MAY_IMPORT, *SCRIPTS, 'benchmarks', 'loss_zoo', 'tests'}
 NAMES_METHODS = {'losses_ext/__init__.py', 'loss_zoo/terms.py'}
 LOOP = {'training.training_loop', 'training.loss', 'training.setup', 'training.run.launch', 'training.run.ticks'}
 # Files of losses_ext that are not methods.
-SHARED_BY_METHODS = {'centres', 'consistency', 'contrast', 'option', 'running_mean', 'sites'}
+SHARED_BY_METHODS = {'centres', 'consistency', 'contrast', 'option', 'ramped', 'running_mean', 'sites'}
 UNSAFE = {'pickle', 'cPickle', '_pickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal', 'torchvision'}
 UNSAFE_BUT_CHECKED = {('training/data/cifar10.py', 'pickle')}    # An Unpickler that finds nothing but arrays.
 PRIVATE_BUT_NEEDED = {('torch_utils/cuda_graphs.py', 'torch._C')}      # Without it goes on all the same; see there.

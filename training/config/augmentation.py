@@ -1,4 +1,4 @@
-"""The augmentation of what D sees: --aug, --p, --target, --ada-signal, --ada-kimg, --augpipe, --DiffAugment."""
+"""The augmentation of what D sees: --aug, --p, --target, --ada-signal, --ada-kimg, --augpipe, --DiffAugment, --diffusion-t."""
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,17 +13,19 @@ def resolve_augment(o: Mapping[str, Any], base: BaseConfig, config: dict[str, An
     aug = chosen_augmentation(o)
     check_what_goes_with(aug, o)
     names += name_of(aug, o)
-    config.update(ada_interval=4, ada_kimg=o.get('ada_kimg', base.ada_kimg))
-    if aug == 'ada':
+    config.update(ada_interval=4, ada_kimg=o.get('ada_kimg', 100 if aug == 'diffusion' else base.ada_kimg))
+    if aug == 'ada' or (aug == 'diffusion' and 'p' not in o):
         config['target'] = o.get('target', 0.6)
     if o.get('ada_signal') == 'heldout':
         require_held_out(config)
         config['ada_signal'] = 'heldout'
-    if aug == 'fixed':
+    if aug in ('fixed', 'diffusion') and 'p' in o:
         config['p'] = o['p']
     if aug in ('ada', 'fixed'):
         config['augment_kwargs'] = pipe_kwargs(o.get('augpipe', 'bgc'),
                                                config['data_shape']['img_resolution'])
+    if aug == 'diffusion':
+        config['augment_kwargs'] = dict(class_name='training.diffusion.Diffusion', chance=o.get('diffusion_t', 'priority'))
     if aug == 'diffaug':
         config['augment_kwargs'] = diffaug_kwargs(o.get('diffaugment') or 'color,translation,cutout')
 
@@ -42,10 +44,12 @@ def chosen_augmentation(o: Mapping[str, Any]) -> str:
 
 def check_what_goes_with(aug: str, o: Mapping[str, Any]) -> None:
     """Raises UserError for an option that this augmentation does not have, or lacks."""
-    require('p' not in o or aug == 'fixed', '--p has no effect without --aug=fixed')
+    require('p' not in o or aug in ('fixed', 'diffusion'), '--p has no effect without --aug=fixed')
+    require('diffusion_t' not in o or aug == 'diffusion', '--diffusion-t has no effect without --aug=diffusion')
+    adapts = aug == 'ada' or (aug == 'diffusion' and 'p' not in o)
     require(aug != 'fixed' or 'p' in o, '--aug=fixed needs --p, the strength between 0 and 1')
-    require('target' not in o or aug == 'ada', '--target has no effect without --aug=ada')
-    require('ada_kimg' not in o or aug == 'ada', '--ada-kimg has no effect without --aug=ada')
+    require('target' not in o or adapts, '--target has no effect without --aug=ada')
+    require('ada_kimg' not in o or adapts, '--ada-kimg has no effect without --aug=ada')
     require('ada_signal' not in o or aug == 'ada', '--ada-signal has no effect without --aug=ada')
     require('augpipe' not in o or aug in ('ada', 'fixed'), f'--augpipe has no effect with --aug={aug}')
 
@@ -62,7 +66,7 @@ def name_of(aug: str, o: Mapping[str, Any]) -> list[str]:
     names += [f'{name}{o[key]:g}' for key, name in (('p', 'p'), ('target', 'target'), ('ada_kimg', 'adakimg'))
               if key in o]
     names += [o['ada_signal']] if o.get('ada_signal') == 'heldout' else []
-    return [*names, o['augpipe']] if 'augpipe' in o else names
+    return names + [o[name] for name in ('augpipe', 'diffusion_t') if name in o]
 
 
 def pipe_kwargs(pipe: str, res: int) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 Source: Karras et al. 2020, arXiv:2006.06676, appendix C; `low_shot`: Zhao et al. 2020, arXiv:2006.10738,
 as their PyTorch code has it; `tiny` is ours, sized for a CPU.
 """
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,8 @@ class BaseConfig:
     snap: int = 50                  # Ticks between snapshots.
     metrics: tuple[str, ...] = ('fid50k_full',)
     workers: int = 3
+    r3gan: bool = False             # The networks and the schedule of R3GAN.
+    precision: str = 'fp16'         # On CUDA.
 
 
 BASE_CONFIGS = {
@@ -40,7 +44,21 @@ BASE_CONFIGS = {
     'cifar': BaseConfig(2, 100000, 64, 32, 32768, 0.0025, 0.01, 500, 0.05, 2, plain=True),
     'low_shot': BaseConfig(None, 300, 8, 4, 32768, 0.002, 10, 10, None, 2, snap=10),
 }
-CONFIG_NAMES = ('auto', *BASE_CONFIGS, 'tiny')
+CONFIG_NAMES = ('auto', *BASE_CONFIGS, 'tiny', 'r3gan')
+
+# Options that a base configuration stands for; those that are given win, and settle others.
+IMPLIED: dict[str, dict[str, Any]] = {
+    'r3gan': dict(loss='relativistic', aug='fixed', p=0.0, augpipe='r3gan', mirror=True),
+}
+SETTLES = {'aug': ('p', 'augpipe'), 'diffaugment': ('aug', 'p', 'augpipe')}
+
+R3GAN_GAMMAS = {32: 0.05, 64: 2.0, 256: 150.0}      # At the start, of CIFAR-10 and FFHQ; a tenth of it at the end.
+
+
+def implied_options(name: str, given: Collection[str]) -> dict[str, Any]:
+    """What a base configuration adds to the options that are given."""
+    settled = {*given, *(other for option, others in SETTLES.items() if option in given for other in others)}
+    return {option: value for option, value in IMPLIED.get(name, {}).items() if option not in settled}
 
 
 def base_config(name: str, resolution: int, gpus: int) -> BaseConfig:
@@ -49,6 +67,8 @@ def base_config(name: str, resolution: int, gpus: int) -> BaseConfig:
         return auto_config(resolution, gpus)
     if name == 'tiny':
         return tiny_config(resolution, gpus)
+    if name == 'r3gan':
+        return r3gan_config(resolution, gpus)
     return BASE_CONFIGS[name]
 
 
@@ -77,6 +97,18 @@ def tiny_config(resolution: int, gpus: int) -> BaseConfig:
         tick=1, snap=5, metrics=(), workers=1)
 
 
+def r3gan_config(resolution: int, gpus: int) -> BaseConfig:
+    """R3GAN's; between and beyond the resolutions that were published, gamma follows the line through those of FFHQ in a
+    drawing with logarithmic axes.
+    """
+    slope = math.log(R3GAN_GAMMAS[256] / R3GAN_GAMMAS[64], 4)
+    gamma = R3GAN_GAMMAS.get(resolution, R3GAN_GAMMAS[256] * (resolution / 256) ** slope)
+    return BaseConfig(
+        ref_gpus=8, kimg=20000, batch=512 if resolution <= 32 else 256, mbstd=0, channel_base=24576, channel_max=768, z_dim=64,
+        lr=2e-4, gamma=float(f'{gamma:.3g}'), ema_kimg=5000 if resolution <= 32 else 500, ema_rampup=None, mapping_layers=0,
+        pl_weight=0, mixing_prob=0, r3gan=True, precision='bf16')
+
+
 def networks(base: BaseConfig) -> dict[str, Any]:
     """Arguments of networks, optimizers and loss of a base configuration."""
     channels = dict(channel_base=base.channel_base, channel_max=base.channel_max, num_fp16_res=4,
@@ -91,6 +123,10 @@ def networks(base: BaseConfig) -> dict[str, Any]:
         loss_kwargs=dict(r1_gamma=base.gamma, style_mixing_prob=base.mixing_prob, pl_weight=base.pl_weight,
                          pl_decay=0.01, pl_batch_shrink=2),
         G_reg_interval=4, D_reg_interval=16)
+    if base.r3gan:
+        config['G_kwargs'].update(class_name='training.r3gan.R3Generator', mapping_kwargs={})
+        config['D_kwargs'].update(class_name='training.r3gan.R3Critic')
+        config['loss_kwargs'].update(pl_interval=1, r1_interval=1)
     if base.plain:
         config['loss_kwargs'].update(pl_weight=0, style_mixing_prob=0)
         config['D_kwargs']['architecture'] = 'orig'

@@ -59,7 +59,8 @@ def resolve_data(o: Mapping[str, Any], config: dict[str, Any], names: list[str])
                   data_shape=shapes[0],
                   training_set_kwargs=set_arguments(o, paths, labels, shapes[0]['img_resolution'], nums[-1]))
     names.append('+'.join(titles))
-    names += ['cond'] * bool(o.get('cond')) + [f'subset{o.get("subset")}'] * ('subset' in o) + ['mirror'] * bool(o.get('mirror'))
+    names += ['cond'] * bool(o.get('cond')) + [f'subset{o.get("subset")}'] * ('subset' in o)
+    names += [option for option in ('mirror', 'mirrory') if o.get(option)]
 
 
 def resolve_elsewhere(o: Mapping[str, Any], config: dict[str, Any], names: list[str], titles: list[str],
@@ -69,6 +70,7 @@ def resolve_elsewhere(o: Mapping[str, Any], config: dict[str, Any], names: list[
         require(option not in o, f'--{option.replace("_", "-")} is about images on this machine; those of the run '
                 'are elsewhere')
     require(bool(o.get('cond')) == (shape['c_dim'] > 0), '--cond=1 and a number of labels belong together')
+    require(not o.get('mirrory'), '--mirrory is about images on this machine; those of the run are elsewhere')
     kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=None, max_size=None, xflip=bool(o.get('mirror')),
                   resolution=shape['img_resolution'], use_labels=bool(o.get('cond')))
     config.update(data_paths=[], data_fingerprints=[], data_num_images=[], data_shape=shape, training_set_kwargs=kwargs)
@@ -80,7 +82,7 @@ def set_arguments(o: Mapping[str, Any], paths: list[str], labels: dict[str, Any]
     """What the data set of the run is opened with: all of its `num` images, or a choice."""
     kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=paths[0],
                   max_size=num if len(paths) == 1 else None, xflip=bool(o.get('mirror')), resolution=res,
-                  **labels)
+                  **dict(yflip=True) if o.get('mirrory') else {}, **labels)
     subset = o.get('subset', num)
     require(subset <= num, f'--subset={subset}: must be between 1 and {num}')
     if subset < num:

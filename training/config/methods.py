@@ -74,7 +74,7 @@ def resolve_methods(o: Mapping[str, Any], config: dict[str, Any], names: list[st
         names += [f'{name}_{field}{value:g}' if isinstance(value, float) else f'{name}_{field}{value}'
                   for field, value in changed(name, fields).items() if field != 'data' and not is_left_out(name, field)]
     config['loss'] = loss
-    config['loss_kwargs'].update(game=loss, **base_fields(o, given))
+    config['loss_kwargs'].update(game=loss, **base_fields(o, given, config['loss_kwargs']))
     config['regularizers'] = {name: given[name] for name in chosen}
     try:
         losses_ext.configure(config, given.get(loss, {}))
@@ -90,12 +90,12 @@ def say_what_belongs_to(loss: str, chosen: list[str], o: Mapping[str, Any]) -> N
                    'names others.', err=True)
 
 
-def base_fields(o: Mapping[str, Any], given: Mapping[str, dict]) -> dict[str, Any]:
-    """The options of the methods that every run has, if they were given and are not those it has anyway."""
+def base_fields(o: Mapping[str, Any], given: Mapping[str, dict], base: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the methods that every run has, if they were given and are not those it has anyway, by `base`."""
     require(o.get('r1_gamma', o.get('gamma')) == o.get('gamma', o.get('r1_gamma')),
             '--r1_gamma and --gamma are two names of one option: give one of them')
     return {f'{name}_{field}': value for name in losses_ext.BASE_TYPES
-            for field, value in changed(name, given[name]).items()}
+            for field, value in given[name].items() if f'{name}_{field}' in base or field in changed(name, given[name])}
 
 
 def problem_of_methods(config: Mapping[str, Any]) -> str | None:
@@ -123,8 +123,7 @@ def problem_of_fields(method: str, table: Any) -> str | None:
             return f'{method} has no option {name:.40}'
         if not is_possible(value, fields[name]):
             return f'{method}.{name} has a value that this option cannot have'
-    missing = [name for name, field in fields.items() if field.filled and table.get(name) is None]
-    return f'{method}.{missing[0]} is missing' if missing else None
+    return None
 
 
 def switched_off(config: Mapping[str, Any]) -> list[tuple[type, Any]]:

@@ -5,9 +5,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from dnnlib import torchrun
-from torch_utils.network_schema import classes_for
+from torch_utils.network_schema import classes_for, short_name
 from training.config.augmentation import resolve_augment
-from training.config.base_configs import BaseConfig, base_config, networks
+from training.config.base_configs import BaseConfig, base_config, implied_options, networks
 from training.config.data_sets import resolve_data, resolve_held_out, resolve_metric_data
 from training.config.methods import resolve_methods
 from training.config.options import NOT_OF_THE_RUN
@@ -18,6 +18,7 @@ DETAILS = {             # Options, and what they are called in a base configurat
     'cbase': 'channel_base', 'cmax': 'channel_max', 'map_depth': 'mapping_layers', 'mbstd_group': 'mbstd',
     'mixing_prob': 'mixing_prob',
 }
+OFFICIAL = ('training.networks.Generator', 'training.networks.Discriminator')     # Classes that pickles can have.
 LOG_NAMES = ('tensorboard', 'wandb', 'mlflow', 'trackio')
 
 
@@ -27,10 +28,12 @@ def resolve(o: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises UserError with one sentence, OSError if the data cannot be opened.
     """
     names: list[str] = []
+    given, implied = o, implied_options(base_name(o), o)
+    o = {**implied, **o}
     gpus = o.get('gpus', torchrun.world_size(1))
     require_power_of_two(gpus)
     config = dict(gpus=gpus, seed=o.get('seed', 0),
-                  command={key: value for key, value in o.items() if key not in NOT_OF_THE_RUN})
+                  command={key: value for key, value in given.items() if key not in NOT_OF_THE_RUN})
     resolve_data(o, config, names)
     base = base_config(base_name(o), config['data_shape']['img_resolution'], gpus)
     names.append(f'auto{gpus}' if base_name(o) == 'auto' else base_name(o))
@@ -44,10 +47,32 @@ def resolve(o: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     resolve_augment(o, base, config, names)
     resolve_source(o, config, names)
     resolve_speed(o, base, config)
+    if base.r3gan:
+        config['loss_kwargs']['r1_final'] = o.get('r1_gamma', config['loss_kwargs']['r1_gamma']) / 10
     resolve_methods(o, config, names)
     check_networks(o, config)
     check_source(o, config)
-    return '-'.join(names), config
+    resolve_ramps(o, base, config, implied)
+    return '-'.join(without_implied(names, implied)), config
+
+
+def without_implied(names: list[str], implied: Mapping[str, Any]) -> list[str]:
+    """The parts of a name without those of options that the base configuration stands for."""
+    for word in [f'p{value:g}' if option == 'p' else 'mirror' if option == 'mirror' else value
+                 for option, value in implied.items()]:
+        last = len(names) - 1 - names[::-1].index(word)
+        names = names[:last] + names[last + 1:]
+    return names
+
+
+def resolve_ramps(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any], implied: Mapping[str, Any]) -> None:
+    """--ramp-kimg, and the numbers that change on the way."""
+    require(base.r3gan or 'ramp_kimg' not in o, '--ramp-kimg has no effect without --cfg=r3gan')
+    if base.r3gan:
+        config['ramps'] = dict(lr=[1, 0.25], beta2=[0.9, 0.99], ema_kimg=[0, base.ema_kimg])
+        if 'p' in implied:
+            config['ramps']['p'] = [0, 0.55 if config['data_shape']['img_resolution'] <= 32 else 0.3]
+        config['ramp_kimg'] = o.get('ramp_kimg', min(config['kimg'], 20000))
 
 
 def base_name(o: Mapping[str, Any]) -> str:
@@ -126,22 +151,34 @@ def resolve_networks(o: Mapping[str, Any], config: dict[str, Any], names: list[s
             require('init_from' not in o or 'cfg' in o,
                     f'--{network} has no effect with --init-from, which takes the '
                     'networks of the file; --cfg as well starts new ones from what matches')
-            require('pkl' not in config.get('snapshot_format', ()),
-                    f'--{network}={o[network]} cannot be saved as pkl, in '
-                    'the form of the official snapshots: leave out --snapshot-format')
             config[f'{network}_kwargs']['class_name'] = class_name
             names.append(o[network])
+        if class_name not in OFFICIAL:
+            require('pkl' not in config.get('snapshot_format', ()), f'--{network}={short_name(class_name)} cannot be saved as '
+                    'pkl, in the form of the official snapshots: leave out --snapshot-format')
 
 
 def check_networks(o: Mapping[str, Any], config: dict[str, Any]) -> None:
     """Raises UserError if a class that --G or --D names cannot be built with what it gets."""
-    for network in {'G', 'D'} & o.keys():
+    for network in [network for network in 'GD' if network in o or config[f'{network}_kwargs']['class_name'] not in OFFICIAL]:
         from torch_utils.checkpoint import skeleton
         kwargs = {**config['data_shape'], **config[f'{network}_kwargs']}
         try:
             skeleton(kwargs.pop('class_name'), kwargs, max_layers=1000)
         except ValueError as error:
-            raise UserError(f'--{network}={o[network]}: {error}') from error
+            raise UserError(f'--{network}={short_name(config[f"{network}_kwargs"]["class_name"])}: {error}') from error
+    require_styles(o, config)
+
+
+def require_styles(o: Mapping[str, Any], config: dict[str, Any]) -> None:
+    """Raises UserError if a generator without styles is to be trained as if it had some."""
+    from dnnlib.util import get_obj_by_name
+    name = config['G_kwargs']['class_name']
+    if name not in OFFICIAL and not getattr(get_obj_by_name(name), 'has_styles', True):
+        loss = config['loss_kwargs']
+        require(loss['style_mixing_prob'] == 0, f'--G={short_name(name)} has no styles to mix: give --mixing-prob=0')
+        require(loss['pl_weight'] == 0, f'--G={short_name(name)} has no W to measure path lengths by: give --pl_weight=0')
+        require('map_depth' not in o, f'--map-depth has no effect with --G={short_name(name)}, which has no mapping network')
 
 
 def resolve_base(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any], names: list[str]) -> None:
@@ -170,15 +207,10 @@ def batch_sizes(o: Mapping[str, Any], base: BaseConfig, gpus: int) -> tuple[int,
         batch, batch_gpu = o['batch'], o['batch'] // gpus
         require(batch % gpus == 0, f'--batch={batch}: must be a multiple of --gpus={gpus}')
     batch_gpu = o.get('batch_gpu', batch_gpu)
-    require_whole_pieces(batch, batch_gpu, gpus)
-    return batch, batch_gpu
-
-
-def require_whole_pieces(batch: int, batch_gpu: int, gpus: int) -> None:
-    """Raises UserError if a batch does not consist of so many images at once on so many GPUs."""
     require(batch % (batch_gpu * gpus) == 0,
             f'a batch of {batch} cannot be divided among {gpus} processes in pieces of {batch_gpu}; '
             f'give --batch a multiple of {batch_gpu * gpus}, or --batch-gpu a divisor of {max(batch // gpus, 1)}')
+    return batch, batch_gpu
 
 
 def require_whole_groups(batch_gpu: int, group_size: int) -> None:
@@ -198,7 +230,7 @@ def resolve_speed(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]
     if o.get('cuda_graphs') == 'on':
         require(device == 'cuda', f'--cuda-graphs=on needs a CUDA device, and this run computes on {device}: leave it out')
         require(config['gpus'] == 1, f'--cuda-graphs=on needs one process, and there are --gpus={config["gpus"]}: leave it out')
-    precision = chosen_precision(o, device)
+    precision = chosen_precision(o, device, base.precision)
     set_precision(precision, config)
     if precision == 'bf16' and device == 'cuda':
         distributed.check_bfloat16(config['gpus'])
@@ -216,13 +248,13 @@ def resolve_speed(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]
                   cuda_graphs=o.get('cuda_graphs', 'auto'))
 
 
-def chosen_precision(o: Mapping[str, Any], device: str) -> str:
+def chosen_precision(o: Mapping[str, Any], device: str, usual: str = 'fp16') -> str:
     """Of the highest resolutions: --precision or --fp32, and what auto is on a device."""
     precision = 'fp32' if o.get('fp32') else o.get('precision', 'auto')
     require(not o.get('fp32') or o.get('precision') in (None, 'auto', 'fp32'),
             f'--fp32=1 and --precision={o.get("precision")} contradict each other')
     if precision == 'auto':
-        return 'fp16' if device == 'cuda' else 'fp32'
+        return usual if device == 'cuda' else 'fp32'
     return precision
 
 

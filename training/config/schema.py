@@ -35,7 +35,7 @@ RENAMED = {
     'batch_size': 'batch', 'augment_p': 'p', 'ada_target': 'target',
 }
 
-AUGMENT_PIPES = ('blit', 'geom', 'color', 'filter', 'noise', 'cutout', 'bg', 'bgc', 'bgcf', 'bgcfn', 'bgcfnc')
+AUGMENT_PIPES = ('blit', 'geom', 'color', 'filter', 'noise', 'cutout', 'bg', 'bgc', 'bgcf', 'bgcfn', 'bgcfnc', 'r3gan')
 
 # The headings of `--help`.
 HEADINGS = GENERAL, DATA, BASE, AUGMENTATION, METHOD, TRANSFER, SPEED = (
@@ -64,7 +64,8 @@ class OfTheCommand:
 class Bundles:
     """Options that stand for several entries."""
     cfg: str = setting('Base configuration', choices=CONFIG_NAMES, typed=Typed(BASE, 'auto'))
-    aug: str = setting('Augmentation', choices=('noaug', 'ada', 'fixed', 'diffaug'), typed=Typed(AUGMENTATION, 'ada'))
+    aug: str = setting('Augmentation', choices=('noaug', 'ada', 'fixed', 'diffaug', 'diffusion'),
+                       typed=Typed(AUGMENTATION, 'ada'))
     augpipe: str = setting('Which transformations', choices=AUGMENT_PIPES, typed=Typed(AUGMENTATION, 'bgc'))
     reg_type: str = setting(f'Methods: none, {", ".join(METHODS)}',
                             typed=Typed(METHOD, 'none; relativistic: r2', 'LIST', words=('--reg_type',)))
@@ -185,6 +186,9 @@ class Config(Mapping):
         changes=YES, default=None, typed=Typed(DATA, 'those of the run', 'PATH'))
     mirror: bool | None = setting('Double the data by mirror images', default=None, typed=Typed(DATA, 'no'),
                                   at=('training_set_kwargs.xflip', 'centre_kwargs.xflip'))
+    mirrory: bool | None = setting('Double them by images upside down: for data without an up, as from microscopes',
+                                   default=None, typed=Typed(DATA, 'no'),
+                                   at=('training_set_kwargs.yflip', 'centre_kwargs.yflip'))
 
     # Networks, optimizers, and the step.
     G: str | None = setting('Class of the generator', default=None, at=('G_kwargs.class_name',),
@@ -218,6 +222,10 @@ class Config(Mapping):
         at=('D_kwargs.epilogue_kwargs.mbstd_group_size',), typed=Typed(BASE, 'by --cfg'))
     mixing_prob: float = setting('Share of the images that are made of two latents (style mixing)', within='[0, 1]',
                                  at=('loss_kwargs.style_mixing_prob',), typed=Typed(BASE, 'by --cfg'))
+    ramp_kimg: float | None = setting(
+        'In how many thousands of images the numbers of --cfg=r3gan go from their first to their last values', unit='kimg',
+        within='(0, inf)', changes=YES, default=None, typed=Typed(BASE, '--kimg, at most 20000', 'KIMG'))
+    ramps: dict | None = setting('Those numbers (training/ramp.py): [first, last]', default=None)
     G_kwargs: dict = setting('Further arguments of the generator')
     D_kwargs: dict = setting('Further arguments of the discriminator', table=CriticArguments)
     G_opt_kwargs: dict = setting("Further arguments of G's optimizer, before the rates of lazy regularization",
@@ -229,7 +237,8 @@ class Config(Mapping):
 
     # Augmentation.
     augment_kwargs: dict | None = setting('Arguments of the augmentation; not given: none', default=None)
-    p: float | None = setting('Strength for --aug=fixed', within='[0, 1]', default=None, typed=Typed(AUGMENTATION))
+    p: float | None = setting('Strength for --aug=fixed; one that --aug=diffusion keeps instead of adapting it',
+                              within='[0, 1]', default=None, typed=Typed(AUGMENTATION))
     target: float | None = setting('What --aug=ada holds the sign statistic at', within='[0, 1]', default=None,
                                    typed=Typed(AUGMENTATION, '0.6'))
     ada_signal: str | None = setting(
@@ -239,6 +248,9 @@ class Config(Mapping):
     ada_interval: int = setting('From one adaptation to the next', unit='iterations', within='[1, inf)')
     ada_kimg: float = setting('In how many thousands of images the strength of --aug=ada can rise from 0 to 1', unit='kimg',
                               within='(0, inf)', typed=Typed(AUGMENTATION, 'by --cfg', 'KIMG'))
+    diffusion_t: str | None = setting(
+        'Of --aug=diffusion: are long diffusions likelier, or all alike?', choices=('priority', 'uniform'), default=None,
+        at=('augment_kwargs.chance',), typed=Typed(AUGMENTATION, 'priority'))
     diffaugment: str | None = setting('Policies of DiffAugment (color,translation,cutout); implies --aug=diffaug', default=None,
                                       at=('augment_kwargs.policy',),
                                       typed=Typed(AUGMENTATION, metavar='LIST', words=('--DiffAugment', 'diffaugment')))

@@ -20,7 +20,8 @@ def print_config(config: Config) -> None:
     print(f'Image resolution:   {shape["img_resolution"]}')
     print(f'Conditional model:  {shape["c_dim"] > 0}{unused_labels(config)}')
     print_labels(config)
-    print(f'Dataset x-flips:    {data.get("xflip", False)}\n')
+    print(f'Dataset x-flips:    {data.get("xflip", False)}')
+    print(f'Dataset y-flips:    {data["yflip"]}\n' if 'yflip' in data else '')
     print_passed_over(config)
 
 

@@ -3,7 +3,7 @@
 They are made by the code that makes those of the run itself, with networks that have shapes but no numbers.
 """
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -45,9 +45,9 @@ def _phase_row(phase: Phase) -> tuple:
 
 def _method_rows(config: dict, game: Game, phases: list[Phase]) -> Iterator[tuple]:
     for regularizer in game.regularizers:
-        yield type(regularizer).__name__, *_where(regularizer, phases), _settings(asdict(regularizer.options))
+        yield type(regularizer).__name__, *_where(regularizer, phases), _settings(shown(regularizer.options))
     for cls, options in switched_off(config):
-        yield cls.__name__, 'nowhere: off', '', '', _settings(asdict(options))
+        yield cls.__name__, 'nowhere: off', '', '', _settings(shown(options))
 
 
 def _where(regularizer: Regularizer, phases: list[Phase]) -> tuple[str, int | str, float | str]:
@@ -59,6 +59,12 @@ def _where(regularizer: Regularizer, phases: list[Phase]) -> tuple[str, int | st
     phase = next(phase for phase in phases if sites[0] in phase.step.sites)
     every, gain = (1, 1) if sites[0] in LAZY_SITES else (regularizer.interval, regularizer.gain)
     return ', '.join(sites + hooks), phase.interval * every, phase.interval * gain
+
+
+def shown(options: Any) -> dict[str, Any]:
+    """The options of a method, without those that a configuration need not name and does not."""
+    return {field.name: value for field in fields(options)
+            if (value := getattr(options, field.name)) is not None or not field.metadata.get('left_out')}
 
 
 def _settings(options: dict[str, Any]) -> str:
