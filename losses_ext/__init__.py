@@ -174,6 +174,7 @@ class OptionSpec:
     choices: tuple[str, ...] = ()
     within: str = ''
     left_out: bool = False
+    filled: bool = False
 
 
 @cache

@@ -28,13 +28,13 @@ class Shift:
     def transform(self, img: Tensor, draw: Tensor) -> Tensor:
         """A(img), [N,C,H,W]."""
         height, width = img.shape[2:]
-        down, right = (self._pixels(size, u) for size, u in ((height, draw[:, 1]), (width, draw[:, 2])))
+        down, right = (self.pixels(size, u) for size, u in ((height, draw[:, 1]), (width, draw[:, 2])))
         rows, columns = reflected(height, down), reflected(width, right)            # [N,H], [N,W]
         columns = torch.where((draw[:, 0] < self.flip)[:, None], width - 1 - columns, columns)
         img = img.gather(2, rows[:, None, :, None].expand_as(img))
         return img.gather(3, columns[:, None, None, :].expand_as(img))
 
-    def _pixels(self, size, u):
+    def pixels(self, size, u):
         return ((2 * u - 1) * self.shift * size).round().long()                     # [N]
 
 

@@ -30,7 +30,7 @@ from training.regularizer import Term
 @dataclass(frozen=True)
 class Options:
     """Options of DigGAN."""
-    weight: float | None = option(None, 'Strength of DigGAN; none: 5 times --gamma.', within='[0, inf)')
+    weight: float | None = option(None, 'Strength of DigGAN; none: 5 times --gamma.', within='[0, inf)', filled=True)
     interval: int = option(4, 'Act on every k-th iteration, and count k-fold then.', within='[1, inf)')
     pair: str = option('sample', 'Compare the norms pair by pair, or their means over the batch.',
                        choices=('sample', 'mean'))

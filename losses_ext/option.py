@@ -5,14 +5,16 @@ from typing import Any
 from dnnlib.numbers import in_words, is_within
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] = (), within: str = '', left_out: bool = False) -> Any:
+def option(default: Any, help: str, choices: tuple[str, ...] = (), within: str = '', left_out: bool = False,
+           filled: bool = False) -> Any:
     """A dataclass field with what `--help` says of it, and which values it may have (empty: any).
 
     `choices` are words; `within` is an interval of numbers, as in '[0, 1)' or '(0, inf)' (dnnlib/numbers.py). A field that
     has both takes a number or a word. With `left_out`, a configuration has no entry where it has its default: those of
-    before had none.
+    before had none. With `filled`, `configure` always finds a value, so that every configuration has one.
     """
-    return dataclasses.field(default=default, metadata=dict(help=help, choices=choices, within=within, left_out=left_out))
+    return dataclasses.field(default=default, metadata=dict(help=help, choices=choices, within=within, left_out=left_out,
+                                                           filled=filled))
 
 
 def plain(options: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from training.regularizer import Regularizer, Term
 class Options:
     """Options of path length regularization."""
     weight: float | None = option(None, 'Strength of path length regularization; none: 2, with --cfg=cifar 0.',
-                                  within='[0, inf)')
+                                  within='[0, inf)', filled=True)
     decay: float = option(0.01, 'Share of the newest lengths in their running mean.', within='(0, 1]')
     batch_shrink: int = option(2, 'The lazy step of G takes one of so many parts of a micro-batch, to save memory.',
                                within='[1, inf)')

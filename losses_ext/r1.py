@@ -16,7 +16,7 @@ from training.regularizer import Regularizer, Term
 @dataclass(frozen=True)
 class Options:
     """Options of R1."""
-    gamma: float | None = option(None, 'Strength of R1, the same as --gamma; none: by --cfg.', within='[0, inf)')
+    gamma: float | None = option(None, 'Strength of R1, the same as --gamma; none: by --cfg.', within='[0, inf)', filled=True)
     final: float | None = option(None, 'What it goes to as --ramp-kimg says; none: it stays.', within='[0, inf)', left_out=True)
     interval: int = option(16, 'The lazy step of D comes after so many main ones, and counts that much; 1: in every main '
                            'step, without rates of lazy regularization.', within='[1, inf)')

@@ -19,7 +19,7 @@ from training.regularizer import Regularizer, Term
 @dataclass(frozen=True)
 class Options:
     """Options of R2."""
-    gamma: float | None = option(None, 'Strength of R2; none: as --gamma.', within='[0, inf)')
+    gamma: float | None = option(None, 'Strength of R2; none: as --gamma.', within='[0, inf)', filled=True)
     final: float | None = option(None, 'What it goes to as --ramp-kimg says; none: with --r1_final, as that.', within='[0, inf)',
                                  left_out=True)
     interval: int | None = option(None, 'Act on every k-th iteration, and count k-fold then; none: together with R1.',

@@ -12,7 +12,7 @@ import torch
 import dnnlib.util
 from metrics.generator_inputs import DatasetLabels, GeneratorInputs, Labels, with_noise
 from metrics.names import MetricError
-from training.data.stages import end_with_program, ignore_stop_signals
+from training.data.stages import end_with_program, ignore_stop_signals, start_method
 
 
 def open_dataset(dataset_kwargs: Mapping[str, Any], **changes: Any):
@@ -82,10 +82,10 @@ class DatasetImages:
 
     def batches(self, batches: Sequence[range]) -> Iterator[torch.Tensor]:
         """The images of each range of numbers in turn. Raises MetricError if one cannot be read."""
+        num_workers = min(self.num_workers, os.cpu_count() or 1, len(batches))
         loader = torch.utils.data.DataLoader(
             self.dataset, batch_sampler=[list(batch) for batch in batches], collate_fn=_stack,
-            num_workers=min(self.num_workers, os.cpu_count() or 1, len(batches)),
-            worker_init_fn=ignore_stop_signals,
+            num_workers=num_workers, multiprocessing_context=start_method(num_workers), worker_init_fn=ignore_stop_signals,
             # Seeds of the workers come from here; by default they would be drawn from the training run's
             # generator.
             generator=torch.Generator())

@@ -18,7 +18,7 @@ from metrics.sharding import in_order, on_main
 from torch_utils.ops import backend
 
 # Path lengths divide rounding errors by 1e-4. Fixed batches make these equal for every number of processes.
-_PATHS_AT_ONCE = 2
+PATHS_AT_ONCE = 2
 
 
 def _fd(work):
@@ -72,7 +72,7 @@ def _ppl(work):
     name = work.metric.name
     # Compiled operators round differently, and do not exist on every machine.
     with backend.default('reference'):
-        pieces = in_order(work.metric.num_gen, _PATHS_AT_ONCE, compute, 'paths', work.options.progress)
+        pieces = in_order(work.metric.num_gen, PATHS_AT_ONCE, compute, 'paths', work.options.progress)
         distances = torch.cat(list(pieces))
     return {name: on_main(lambda: trimmed_mean(distances))}, {name: float(distances.std() / len(distances) ** 0.5)}
 

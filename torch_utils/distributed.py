@@ -29,20 +29,21 @@ __all__ = [
 
 def rank() -> int:
     """Number of this process in the group, 0 without one."""
-    return dist.get_rank() if _has_group() else 0
+    return dist.get_rank() if has_group() else 0
 
 
 def world_size() -> int:
     """Number of processes in the group, 1 without one."""
-    return dist.get_world_size() if _has_group() else 1
+    return dist.get_world_size() if has_group() else 1
 
 
 def local_rank() -> int:
     """Number of this process among those on this machine."""
-    return int(os.environ.get('LOCAL_RANK', 0)) if _has_group() else 0
+    return int(os.environ.get('LOCAL_RANK', 0)) if has_group() else 0
 
 
-def _has_group():
+def has_group() -> bool:
+    """Are there other processes to talk to?"""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -140,7 +141,7 @@ def any(flag: bool) -> bool:
 
 def _reduced_flag(flag, op):
     value = torch.tensor(int(flag))
-    if _has_group():
+    if has_group():
         dist.all_reduce(value, op=op)
     return bool(value)
 

@@ -127,10 +127,11 @@ def check_options(kwargs: dict[str, Any]) -> None:
     """Compares the numbers among a constructor's arguments, also in nested groups of them,
     with their ranges."""
     for name, value in kwargs.items():
-        if isinstance(value, dict):
+        if name in OPTIONS:
+            if not OPTIONS[name].accepts(value):
+                raise ValueError(f'{name}={in_words(value)}: must be {OPTIONS[name]}')
+        elif isinstance(value, dict):
             check_options(value)
-        elif name in OPTIONS and not OPTIONS[name].accepts(value):
-            raise ValueError(f'{name}={in_words(value)}: must be {OPTIONS[name]}')
 
 
 def check_class(network: str, class_name: str) -> None:

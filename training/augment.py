@@ -11,6 +11,7 @@ A `Draw` holds everything random, so that images, targets and masks can be treat
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 
 import numpy as np
 import torch
@@ -95,8 +96,9 @@ class AugmentOptions:
             raise ValueError(f'imgfilter_bands: {list(bands)} must be {len(BAND_POWER)} numbers, one per band')
         for field in fields(self):
             value = getattr(self, field.name)
-            if not all(math.isfinite(number) and number >= 0 for number in np.atleast_1d(value)):
-                raise ValueError(f'{field.name}: {value} must be a finite number, 0 or more')
+            for number in bands if field.name == 'imgfilter_bands' else [value]:
+                if not isinstance(number, Real) or not math.isfinite(number) or number < 0:
+                    raise ValueError(f'{field.name}: {value} must be a finite number, 0 or more')
 
     @property
     def moves(self) -> bool:

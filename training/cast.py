@@ -40,7 +40,7 @@ class Cast:
         return [self.G, *(critic for critic in self.critics.values() if critic.is_here)]
 
     def add_critic(self, name: str, view: Callable | None = None, source: int = 0) -> Player:
-        """One more critic of D's architecture and optimizer settings, with fresh weights that no other choice changes."""
+        """One more critic like D; its fresh weights are the same whatever other methods there are."""
         assert name not in self.critics, f'there is a critic {name} already'
         seed = Streams(self.seed).seed_of(0, f'weights/{name}')
         critic = type(self.D)(name, self.D._make_module, self.D._make_optimizer, self.D.reg_interval, view, seed)
@@ -73,12 +73,12 @@ class Cast:
         return [r for r in self.having(site) if lazy or batch_idx % r.interval == 0]
 
     def note_term(self, ctx: StepContext, regularizer: Regularizer, site: str, term: Any) -> None:
-        """Shows what a regularizer adds to whoever measures it."""
+        """Hands on what a regularizer adds, if shares of the gradient are being measured."""
         if self.shares is not None:
             self.shares.note_term(ctx, regularizer, site, term)
 
     def leaf(self, ctx: StepContext, *sites: str) -> str | None:
-        """Where a critic's input must be a leaf for those who differentiate with respect to it."""
+        """Where a critic's graph has to begin, at 'img' or 'seen', since terms differentiate with respect to that."""
         wanted = {r.leaf for site in sites for r in self.due(site, ctx.batch_idx)}
         return 'img' if 'img' in wanted else 'seen' if 'seen' in wanted else None
 

@@ -49,7 +49,7 @@ class Draws:
     """The draws of the augmentation of one phase: noted the first time, made beforehand from then on."""
 
     def __init__(self, streams: Streams, recorder: Any):
-        self._tape, self._recorder = Tape(streams), recorder
+        self._tape, self.recorder = Tape(streams), recorder
         self._wanted: list[tuple[Any, tuple, str]] = []
         self._draws: list[Any] = []
         self._graph: Graph | None = None
@@ -76,9 +76,9 @@ class Draws:
         self.rewind()
         if self._wanted:
             if self._graph is None:
-                nothing = Inputs([], self._recorder.device)
+                nothing = Inputs([], self.recorder.device)
                 with _as_reasons():
-                    self._graph = Graph(self._all, nothing, self._tape, self._recorder, nimg, copies=False)
+                    self._graph = Graph(self._all, nothing, self._tape, self.recorder, nimg, copies=False)
             self._draws = self._graph([], nimg)
             for warp in self._warps():
                 warp.fetch_margins()
@@ -109,7 +109,7 @@ class PhaseGraphs:
     """The graphs of a run. `recorder` captures: a `CudaRecorder`."""
 
     def __init__(self, streams: Streams, recorder: Any):
-        self._streams, self._recorder = streams, recorder
+        self._streams, self.recorder = streams, recorder
         self._cases: dict[tuple, _Case] = {}
         self.refused: dict[str, str] = {}               # Phases that could not be captured, and why.
 
@@ -119,9 +119,9 @@ class PhaseGraphs:
     def forget(self) -> None:
         """Lets go of all graphs: some tensors that they use are no longer those of the run."""
         if self._cases:
-            self._recorder.wait()
+            self.recorder.wait()
         self._cases.clear()
-        self._recorder.renew()
+        self.recorder.renew()
 
     def give_up(self, phases: list[Phase]) -> bool:
         """Lets go of all graphs for good, for want of memory; False if there are none."""
@@ -159,7 +159,7 @@ class PhaseGraphs:
     def _run(self, run, phase, contexts, learn):
         key = _key(run, phase, contexts)
         if key not in self._cases:
-            draws = Draws(self._streams, self._recorder.apart())
+            draws = Draws(self._streams, self.recorder.apart())
             result, tape = self._record(run, phase, contexts, learn, draws)
             self._cases[key] = _Case(draws, {draws.margins(): tape})
             return result
@@ -170,7 +170,7 @@ class PhaseGraphs:
         if found is None:
             result, found = self._record(run, phase, contexts, learn, case.draws)
             if len(case.variants) >= MAX_GRAPHS:
-                self._recorder.wait()
+                self.recorder.wait()
                 del case.variants[next(iter(case.variants))]
         else:
             if isinstance(found, Tape):
@@ -184,7 +184,7 @@ class PhaseGraphs:
         """Runs a phase as usual; returns its result and what it drew."""
         tape = Tape(self._streams)
         contexts = [replace(ctx, streams=tape, draws=draws) for ctx in contexts]
-        result = self._recorder.run(lambda: learn(run, phase, contexts))
+        result = self.recorder.run(lambda: learn(run, phase, contexts))
         draws.rewind()
         return result, tape
 
@@ -197,9 +197,9 @@ class PhaseGraphs:
                                         for ctx, each in zip(contexts, values)])
             return [result, {key: shared[key] for key in shared if key not in before}]
         case.draws.rewind()
-        case.inputs = case.inputs or Inputs(_inputs(contexts), self._recorder.device)
+        case.inputs = case.inputs or Inputs(_inputs(contexts), self.recorder.device)
         with capturable([player.optimizer for player in phase.players]), _as_reasons():
-            return Graph(function, case.inputs, tape, self._recorder, contexts[0].nimg)
+            return Graph(function, case.inputs, tape, self.recorder, contexts[0].nimg)
 
 
 # Of a context, what changes from step to step.

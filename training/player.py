@@ -21,7 +21,7 @@ class Player:
     with the rates that the configured `reg_interval` asks for (None: no lazy phase). `view(img, ctx)` maps
     [N,C,H,W] to what a critic sees of it.
     """
-    is_here = True                  # Else it learns in another process, and here are its name and shapes alone.
+    is_here = True                  # If not, it learns in another process, and only its name and shapes are known here.
 
     def __init__(self, name: str, make_module: Callable[[], torch.nn.Module],
                  make_optimizer: Callable[[list], torch.optim.Optimizer] | None = None, reg_interval: int | None = None,

@@ -135,7 +135,7 @@ class Run:
         self.game.G.module.mapping.w_avg.copy_(local['w_avg'])
         for name, critic in self.game.critics.items():
             signs = local['real_signs'][name]
-            # Of an earlier version.
+            # Earlier versions could save a sum that was not finite.
             critic.real_signs.copy_(signs if signs.isfinite().all() else torch.zeros_like(signs))
         for regularizer in self.game.regularizers:
             regularizer.load_state_dict(local['regularizers'][type(regularizer).__name__])
@@ -160,7 +160,7 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
 
     if config['training_set_kwargs'] is not None:       # Else a method opens its own, stage by stage.
         dataset = dataset or dnnlib.util.construct_class_by_name(**config['training_set_kwargs'])
-    # As the reference's data loader does, so that weights are equal.
+    # The reference's data loader draws one number here; the same draw makes a seed give the weights that it gives there.
     torch.empty([], dtype=torch.int64).random_()
     game = build_game(config, device)
     game.G_ema = copy.deepcopy(game.G.module).eval()
@@ -241,7 +241,7 @@ def build_augment(config: dict, device: torch.device) -> torch.nn.Module | None:
 
 def build_ada(config: dict) -> AdaptiveStrength | None:
     """The controller of the augmentation's strength, if there is a target."""
-    if config.get('target') is None or config.get('ada_signal') == 'heldout':       # That is of ticks (run/ticks.py).
+    if config.get('target') is None or config.get('ada_signal') == 'heldout':       # Then ticks adapt it (run/ticks.py).
         return None
     return AdaptiveStrength(config['target'], config['ada_kimg'], config['ada_interval'], config['batch'])
 
@@ -302,7 +302,7 @@ def init_from(run: Run, networks: dict[str, Any], allow_partial: bool = False) -
             init_grafts_from(player, networks.get('grafts', {}).get(player.name, {}))
         for critic in run.game.critics.values():
             if critic.is_here and transfer.source_of(critic.name, networks) is None:
-                critic.copy_frozen(run.game.D.module)       # They would never learn.
+                critic.copy_frozen(run.game.D.module)       # Frozen layers never learn: fresh ones would stay noise.
     for player in run.game.players:
         distributed.broadcast_module_(player.module)
     distributed.broadcast_module_(run.G_ema)

@@ -354,7 +354,7 @@ def test_damaged_or_hostile_cifar10(tmp_path, monkeypatch, batch, reason):
 def test_incomplete_cifar10(tmp_path, monkeypatch):
     archive = cifar10_archive(tmp_path, [cifar10_batch(seed) for seed in range(4)])
     assert 'data_batch_5' in run(f'--source={archive}', '--check', code=1)
-    monkeypatch.setattr(cifar10, '_MAX_BATCH_BYTES', 9000)
+    monkeypatch.setattr(cifar10, 'MAX_BATCH_BYTES', 9000)
     assert 'data_batch_1 is no file of a sensible size' in run(f'--source={archive}', '--check', code=1)
     archive.write_bytes(archive.read_bytes()[:-100])
     run(f'--source={archive}', '--check', code=1)

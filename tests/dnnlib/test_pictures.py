@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,15 @@ def tool(tmp_path, data, *options):
     CliRunner().invoke(dataset_tool.main, [f'--source={source}', *options])
 
 
+def write_tar(path, files):
+    with tarfile.open(path, 'w') as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
 def project(path):
     with pytest.raises(Exception, match='cannot be read'):
         projector.load_target(str(path), make_generator())
@@ -86,6 +96,10 @@ DOORS = {
                                                      'fakes000000.png', 8),
     'film strip': lambda tmp_path, data: append_row(Image.new('L', (8, 8)), write_set(
         tmp_path / 'x', {'a.png': data}) / 'a.png', 0),
+    'dataset_tool --report': lambda tmp_path, data: tool(tmp_path, data, f'--report={tmp_path}/x.html'),
+    'shards': lambda tmp_path, data: CliRunner().invoke(dataset_tool.main, [
+        f'--source={write_tar(tmp_path / "a.tar", {"a.png": data, "b.jpg": data, "c.png": picture()})}', '--skip-bad=9',
+        f'--dest={tmp_path}/b.zip']),
     'header': lambda tmp_path, data: pytest.raises(OSError, read_shape, io.BytesIO(data)),
 }
 

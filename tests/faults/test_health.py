@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import training.training_loop
 from losses_ext.path_length import PathLength
 from torch_utils.state_file import load_state
 from training import setup
-from training.data.stages import MAX_BAD_IMAGES, RealStream, WithoutBad, end_workers, ignore_stop_signals
+from training.data.stages import MAX_BAD_IMAGES, RealStream, WithoutBad, end_workers, ignore_stop_signals, workers_of
 from training.data.storage import DatasetError
 from training.run.health import MAX_STREAK, PATIENCE, Diverged, Health, diversity, not_finite, require_finite
 from training.run.states import saved_states
@@ -323,6 +324,20 @@ def test_a_loading_process_that_is_killed_is_replaced(data, undisturbed, tmp_pat
     assert finish(config, kill_the_loader) == 0, printed(config)[-3000:]
     assert printed(config).count('Warning: a process that loads images was killed') == 1
     assert_same_bits(final_state(config), final_state(undisturbed))
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere copies of a process are not usual')
+def test_loading_processes_are_copies_whatever_the_default_of_python(data):
+    """With Python 3.14 they would import everything anew, and see nothing that was set in this one."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method('spawn', force=True)
+    try:
+        stream = RealStream(Images({}), 8, 0, 1, 0, dict(num_workers=1), torch.device('cpu'))
+        worker, = workers_of(stream._batches)
+        assert isinstance(worker, multiprocessing.context.ForkProcess)
+        end_workers(lambda: stream._batches, [worker])
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 def test_a_loading_process_that_does_not_listen_is_killed_at_the_end():

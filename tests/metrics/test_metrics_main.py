@@ -140,7 +140,7 @@ class TestIndependence:
     def test_path_lengths_are_precise_to_a_thousandth(self, options, monkeypatch, name):
         expected = calc_metric(name, **options).results[name]
         for num in (1, 3, 6):  # Other batches round in other ways, as other processors do.
-            monkeypatch.setattr(kinds, '_PATHS_AT_ONCE', num)
+            monkeypatch.setattr(kinds, 'PATHS_AT_ONCE', num)
             assert calc_metric(name, **options).results[name] == pytest.approx(expected, rel=PATH_PRECISION)
 
     def test_the_batch_of_the_generator_changes_rounding_alone(self, options):

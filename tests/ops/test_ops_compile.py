@@ -142,7 +142,7 @@ def test_another_back_end_makes_another_graph(native):
 @pytest.fixture
 def nothing_loaded():
     """As in a process that has not called an operator yet."""
-    caches = backend._load, backend._load_library, backend._say_once
+    caches = backend.load, backend.load_library, backend.say_once
     for cache in caches:
         cache.cache_clear()
     yield

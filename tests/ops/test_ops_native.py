@@ -263,7 +263,7 @@ def test_compiled_upfirdn2d_checks_its_arguments(native, change, message):
 @pytest.fixture
 def fresh_backend(monkeypatch):
     """The module's memory of what was loaded and said, emptied for a test."""
-    memories = (backend._load, backend._say_once)
+    memories = (backend.load, backend.say_once)
     for function in memories:
         function.cache_clear()
     yield monkeypatch
@@ -274,7 +274,7 @@ def fresh_backend(monkeypatch):
 def test_without_a_compiler_auto_says_so_once_and_native_refuses(fresh_backend):
     def no_compiler(library):
         raise build.Unavailable('no C++ compiler: c++ not found')
-    fresh_backend.setattr(backend, '_load_library', no_compiler)
+    fresh_backend.setattr(backend, 'load_library', no_compiler)
     x = torch.ones(2, 3)
     with pytest.warns(RuntimeWarning, match='plain tensor operations instead of compiled operators: no C.. compiler'):
         assert torch.equal(bias_act(x), x)
@@ -326,7 +326,7 @@ def test_operators_that_compute_something_else_are_not_used(native, monkeypatch,
 def test_operators_for_gpus_are_tried_before_they_are_used(fresh_backend):
     def fail(device, dtypes):
         raise build.Unavailable(f'tried on {device}')
-    fresh_backend.setattr(backend, '_load_library', lambda library: None)
+    fresh_backend.setattr(backend, 'load_library', lambda library: None)
     fresh_backend.setattr(backend, 'try_operators', fail)
     assert backend.why_not('cuda', torch.float16) == 'tried on cuda' and backend.why_not('cpu', torch.float32) is None
 
@@ -448,7 +448,7 @@ def refused(*args, **kwargs):
 ])
 def test_a_cache_that_cannot_be_used_leaves_plain_operators(fresh_backend, small_library, place, replacement, message):
     pytest.importorskip(place.partition('.')[0])
-    backend._load_library.cache_clear()
+    backend.load_library.cache_clear()
     with fresh_backend.context() as patch:
         patch.setattr(place, replacement)
         with pytest.warns(RuntimeWarning, match=f'{message}; DNNLIB_CACHE_DIR may name a folder') as warned:

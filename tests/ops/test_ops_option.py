@@ -30,7 +30,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize('command, args', COMMANDS)
 def test_native_operators_that_cannot_be_had_are_refused(monkeypatch, folder, command, args):
-    monkeypatch.setattr(backend, '_load', lambda device: 'no C++ compiler: c++ not found')
+    monkeypatch.setattr(backend, 'load', lambda device: 'no C++ compiler: c++ not found')
     status, output = run(command, *(arg.format(folder) for arg in args), '--device=cpu', '--ops=native')
     output = ' '.join(output.replace('│', ' ').split())
     assert status == 2 and '--ops' in output and 'no compiled operators: no C++ compiler: c++ not found' in output

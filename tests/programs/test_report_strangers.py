@@ -1,5 +1,4 @@
 """report.py on run directories that a stranger made or that are damaged: a page without their markup, or one sentence."""
-import copy
 import json
 import os
 import random
@@ -7,15 +6,13 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from mutations import MARKUP, ODD, mutated
 from test_report import write_run
 
 import report
 from training.config.schema import Config
 from training.run.files import RunFileError, read_options
 
-MARKUP = '"><img src=x onerror=alert(1)><script>alert(2)</script>{{ 7 * 7 }}\'</script>'
-ODD = [None, True, -1, 0, 7, 1e308, -1e308, 5e-324, 10 ** 400, float('nan'), float('inf'), '', 'x' * 10 ** 5, MARKUP, '\ud800',
-       '\0', [], {}, [[]], {'mean': MARKUP}, {'': {'': {}}}, [{'a': 1}] * 3]
 ELEMENTS = {
     'html', 'head', 'meta', 'title', 'style', 'body', 'script', 'h1', 'h2', 'section', 'footer', 'div', 'p', 'pre', 'span',
     'small', 'table', 'tr', 'th', 'td', 'ul', 'li', 'i', 'b', 'figure', 'figcaption', 'img', 'input', 'details', 'summary',
@@ -52,25 +49,6 @@ def answer(folder):
     text = (folder / 'report.html').read_text(encoding='utf-8')
     require_sound(text)
     return text
-
-
-def mutated(value, rng):
-    """The same nested data with one entry, somewhere, exchanged, renamed or removed."""
-    value = copy.deepcopy(value)
-    tables, level = [], [value]
-    while level:
-        tables += [item for item in level if isinstance(item, dict) and item]
-        level = [inner for item in level if isinstance(item, dict) for inner in item.values()]
-    table = rng.choice(tables)
-    key = rng.choice(list(table))
-    kind = rng.random()
-    if kind < 0.7:
-        table[key] = rng.choice(ODD)
-    elif kind < 0.9:
-        table[MARKUP] = table.pop(key)
-    else:
-        del table[key]
-    return value
 
 
 @pytest.fixture(scope='module')

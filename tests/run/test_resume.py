@@ -2,6 +2,7 @@
 import errno
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from mutations import mutated
 from tiny import make_dataset
 
 import legacy
@@ -159,6 +161,38 @@ def test_a_configuration_with_wrong_types_is_one_sentence(stopped_run, tmp_path,
     (tmp_path / 'training_options.json').write_text(json.dumps({**options, **change}))
     result = invoke(f'--resume={tmp_path}', *args)
     assert result.exit_code == 2 and sentence in result.output and isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize('change, sentence', [
+    (dict(batch=12), 'a batch of 12 cannot be divided among 1 processes in pieces of 8'),
+    (dict(batch=10, batch_gpu=5), '5 images at once on one GPU are no multiple of the minibatch-std group of 4'),
+    (dict(regularizers=dict(diggan={})), 'diggan.weight is missing'), (dict(regularizers=dict(r2={})), 'r2.gamma is missing'),
+    (dict(loss_kwargs=dict(game='logistic', style_mixing_prob=0.9, r1_gamma=1.0)), 'pl.weight is missing'),
+    (dict(loss_kwargs=dict(game='logistic', style_mixing_prob=0.9, pl_weight=2)), 'r1.gamma is missing'),
+    (dict(augment_kwargs=dict(class_name='training.augment.AugmentPipe', xfrac=[1, 2])), 'xfrac: [1, 2] must be')])
+def test_a_configuration_that_no_step_could_be_made_with_is_refused_at_once(stopped_run, tmp_path, change, sentence):
+    options = json.loads((stopped_run[0] / 'training_options.json').read_text())
+    (tmp_path / 'training_options.json').write_text(json.dumps({**options, **change}))
+    result = invoke(f'--resume={tmp_path}', '-n')
+    assert result.exit_code == 2 and sentence in result.output, result.output[-500:]
+
+
+@pytest.mark.parametrize('options', ['--aug=noaug', '--reg_type=ggdr,lecam --aug=ada', '--loss=osgan --reg_type=diggan',
+                                     '--reg_type=genco'])
+def test_odd_configurations_are_gone_on_with_or_refused_in_one_sentence(data, tmp_path, options):
+    """Mutations, 25 each: what passes the checks passes the dry run, which builds all that a run is made of."""
+    rng = random.Random(options)
+    config = dict(train.config_from_args([f'--outdir={tmp_path}', f'--data={data}', *TINY, *options.split()]))
+    seen = set()
+    for _ in range(25):
+        (tmp_path / 'training_options.json').write_text(json.dumps(mutated(config, rng)))
+        result = invoke(f'--resume={tmp_path}', '-n', *rng.choice([[], ['--kimg=3'], ['--gamma=3', '--override'], ['--gpus=2']]))
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        sentence = result.output.strip().splitlines()[-1]
+        is_refused = result.exit_code == 2 and sentence.startswith('Error: ')
+        assert (result.exit_code == 0 or is_refused) and len(sentence) < 1000, sentence
+        seen.add(result.exit_code)
+    assert seen == {0, 2}
 
 
 def test_a_damaged_run_of_the_same_name_is_passed_over(data, tmp_path):

@@ -78,7 +78,7 @@ def test_cuda_device_is_that_of_the_local_rank(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     monkeypatch.setattr(torch.cuda, 'set_device', chosen.append)
     monkeypatch.setenv('LOCAL_RANK', '3')
-    monkeypatch.setattr(distributed, '_has_group', lambda: True)        # Without a group the variable is left over.
+    monkeypatch.setattr(distributed, 'has_group', lambda: True)        # Without a group the variable is left over.
     monkeypatch.setattr(distributed.dist, 'get_rank', lambda: 3)
     monkeypatch.setattr(distributed.dist, 'get_world_size', lambda: 4)
     assert distributed.pick_device('auto') == distributed.pick_device('cuda') == torch.device('cuda', 3)

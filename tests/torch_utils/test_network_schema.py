@@ -32,6 +32,7 @@ CENTRE = {'index': 0, 'code': [1.0], 'num': 3, 'labels': [[[], 3]]}
       for value in (2 ** 40, -1, 1.5, math.nan, '8', [8], None, True)),
     *(('synthesis_kwargs', {'channel_base': 16, 'channel_max': 2, name: value}) for name, value in [
         ('num_fp16_res', 2 ** 33), ('num_fp16_res', -1), ('conv_clamp', 'x'), ('conv_clamp', math.nan), ('conv_clamp', [1]),
+        ('conv_clamp', {}), ('z_dim', {'a': 1}),
         ('kernel_size', 10 ** 9), ('resample_filter', []), ('resample_filter', [0, 0]), ('resample_filter', ['a']),
         ('resample_filter', [1.0] * 10 ** 5), ('use_noise', 'yes'), ('channel_base', 2 ** 62)]),
     *(('mapping_kwargs', {name: value}) for name, value in [

@@ -185,7 +185,7 @@ def test_operators_of_several_gpus_are_tried_by_a_process_that_ends(data, gpu, m
     """The one that starts the ranks would hold memory of the first GPU as long as they run."""
     asked = []
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
-    monkeypatch.setattr(backend, '_load', lambda device: pytest.fail('loaded here'))
+    monkeypatch.setattr(backend, 'load', lambda device: pytest.fail('loaded here'))
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: pytest.fail('asked here'))
     answers = {'why_none': None, '_capabilities': [('GPU', (8, 0))] * 2}
     monkeypatch.setattr(launcher, 'in_child', lambda function, *args: asked.append(args) or answers[function.__name__])

@@ -49,7 +49,7 @@ def test_what_leaves_the_image_is_reflected():
 
 def test_shifts_are_whole_pixels_up_to_the_farthest_each_way():
     shift = Shift(1 / 32, 0.0)
-    pixels = shift._pixels(256, shift.draw([4000, 3, 256, 256], torch.Generator().manual_seed(0))[:, 1])
+    pixels = shift.pixels(256, shift.draw([4000, 3, 256, 256], torch.Generator().manual_seed(0))[:, 1])
     assert set(pixels.tolist()) == set(range(-8, 9))
 
 

@@ -106,7 +106,7 @@ def test_without_memory_for_graphs_a_run_goes_on_without_them(data, capsys):
 
     def full(function, generators):
         raise torch.OutOfMemoryError('CUDA out of memory')
-    run.graphs._recorder.capture = full
+    run.graphs.recorder.capture = full
     training_loop(run, Silent(16))
     assert run.micro_batch == run.batch_gpu and run.batch_idx == 4 and len(run.graphs) == 0
     assert capsys.readouterr().out.count('Out of memory with CUDA graphs, which keep their own: going on without.') == 1
@@ -236,9 +236,9 @@ def test_after_graphs_were_forgotten_others_use_other_memory(data):
     """torch takes none of a pool whose graphs are all gone."""
     run = run_with_graphs(data)
     training_loop(run, Silent(8))
-    run.graphs._recorder.renew = MagicMock()
+    run.graphs.recorder.renew = MagicMock()
     run.graphs.forget()
-    run.graphs._recorder.renew.assert_called_once()
+    run.graphs.recorder.renew.assert_called_once()
 
 
 def test_graphs_are_forgotten_when_a_run_is_restored(data):

@@ -99,7 +99,7 @@ def test_run_resumes_exactly(tmp_path):
     options = dict(weight=0.5, decay=0.5, start=1)
     config = make_config(make_dataset(tmp_path / 'data.zip'), regularizers=dict(lecam=options), batch_gpu=2)
     run = assert_resumes_exactly(config, 3, 2)
-    assert run.game.regularizers[-1]._means.num_updates('D/real') == 3
+    assert run.game.regularizers[-1].state_dict()['num_updates']['D/real'] == 3
 
 
 def configure(game='logistic', loss=None, **options):

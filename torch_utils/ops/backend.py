@@ -83,7 +83,7 @@ def _is_native(impl, device, dtype):
         return True
     if impl != 'auto':
         raise RuntimeError(f'no compiled operator: {reason}')
-    _say_once(reason)
+    say_once(reason)
     return False
 
 
@@ -98,16 +98,16 @@ def why_not(device: str, dtype: torch.dtype) -> str | None:
         return f'there are none for the device {device}'
     if dtype not in COMPILED_DTYPES[device]:
         return f'there are none for {str(dtype).removeprefix("torch.")} on {device}'
-    return _load(device)
+    return load(device)
 
 
 @cache
-def _load(device):
+def load(device: str) -> str | None:
     """Loads the libraries for a device, once; returns why that is impossible, or None."""
     try:
-        _load_library('cpu')
+        load_library('cpu')
         if device == 'cuda':
-            _load_library('cuda')
+            load_library('cuda')
             try_operators(device, COMPILED_DTYPES[device])
     except build.Unavailable as reason:
         return str(reason)
@@ -129,7 +129,8 @@ has_layer_act._dynamo_marked_constant = True
 
 
 @cache
-def _load_library(library):
+def load_library(library: str) -> None:
+    """Builds a library if need be, and loads it, once. Raises build.Unavailable."""
     path = build.build(library)
     try:
         torch.ops.load_library(str(path))
@@ -138,5 +139,6 @@ def _load_library(library):
 
 
 @cache
-def _say_once(reason):
+def say_once(reason: str) -> None:
+    """Warns that plain tensor operations are used, the first time for each reason."""
     warnings.warn(f'plain tensor operations instead of compiled operators: {reason}', RuntimeWarning, stacklevel=5)

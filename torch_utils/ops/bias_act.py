@@ -66,7 +66,7 @@ def bias_act(
     spec = activation_funcs[act]
     alpha = float(spec.def_alpha if alpha is None else alpha)
     gain = float(spec.def_gain if gain is None else gain)
-    if (act != 'lrelu' or alpha >= 0) and backend.use_native(impl, x):      # Its slope is told from the sign of y.
+    if (act != 'lrelu' or alpha >= 0) and backend.use_native(impl, x):      # Compiled, the sign of y tells the slope.
         index = list(activation_funcs).index(act)
         if b is not None and dim == 1 and is_one_kernel(x, act) and backend.has_layer_act(x.device.type):
             b = b.to(torch.float64 if x.dtype == torch.float64 else torch.float32)

@@ -34,7 +34,7 @@ LIBRARIES = {
 BASE_FLAGS = ('-std=c++20', '-fPIC', '-Wall')
 KERNEL_FLAGS = ('-O3', '-fopenmp-simd')             # For the files that do arithmetic; they know no torch.
 BINDING_FLAGS = ('-O1', '-fopenmp')                 # For the files that include torch, where compiling takes its time.
-DIGEST_BYTES = 32                                   # Of the checksum at the end of a library; its loader does not mind.
+DIGEST_BYTES = 32                                   # Of the checksum behind a library's end; the system loads it nevertheless.
 PASSING = 'No space left|Disk quota|[Kk]illed|[Oo]ut of memory|[Cc]annot allocate|virtual memory exhausted'
 TRY_AGAIN = 'python -m torch_utils.ops build'
 ARCHITECTURES = 'TORCH_CUDA_ARCH_LIST'
@@ -125,7 +125,7 @@ def build(library: str, again: bool = False) -> Path:
         if not again:
             _raise_if_it_failed(library, path)
         with lock(path.with_suffix('.lock')):
-            if not is_whole(path):          # Else another process built it in the meantime, or tried to.
+            if not is_whole(path):          # Another process may have built it while this one waited.
                 if not again:
                     _raise_if_it_failed(library, path)
                 _build(library, toolchain, path)
@@ -273,7 +273,7 @@ def _build(library, toolchain, path):
             log.unlink(missing_ok=True)
             return
         hint = ''
-        if not re.search(PASSING, output):          # What may pass is no reason never to try again.
+        if not re.search(PASSING, output):          # An error that may pass is not kept: the next start tries again.
             writing.write_bytes(log, output.encode(), 'any')
             hint = f' (all of it: {log})'
     raise Unavailable(f'building the {library} operators fails: {complaint_in(output)}{hint}')

@@ -14,7 +14,7 @@ from training.config.data_sets import data_now
 from training.config.going_on import options_of, refuse_changes, refuse_lost_states, ways_on
 from training.config.methods import problem_of_methods
 from training.config.options import NOT_OF_THE_RUN, OPTIONS, given, with_whole_paths
-from training.config.resolve import require_power_of_two, resolve
+from training.config.resolve import require_power_of_two, require_whole_groups, require_whole_pieces, resolve
 from training.config.rules import UserError, require
 from training.config.schema import Config
 
@@ -50,10 +50,21 @@ def continued_run(o: Mapping[str, Any]) -> Config:
 def require_buildable(run_dir: str, saved: Config) -> None:
     """Raises UserError if what a file says of methods and networks is nothing that this program builds: both
     are tried, with networks that have shapes but no numbers."""
-    problem = problem_of_methods(saved) or problem_of_networks(saved)
+    problem = problem_of_batch(saved) or problem_of_methods(saved) or problem_of_networks(saved)
     require(problem is None,
             f'--resume: {Path(run_dir, run_dirs.OPTIONS_FILE)} was not written by this program: {problem}; '
                              f'{ways_on(run_dir)}')
+
+
+def problem_of_batch(config: Config) -> str | None:
+    """Why a configuration that was saved has no batches; None if it has."""
+    batch, batch_gpu, gpus = (config[key] for key in ('batch', 'batch_gpu', 'gpus'))
+    try:
+        require_whole_pieces(batch, batch_gpu, gpus)
+        require_whole_groups(batch_gpu, config['D_kwargs']['epilogue_kwargs']['mbstd_group_size'])
+    except UserError as error:
+        return error.message.partition(';')[0]
+    return None
 
 
 def problem_of_networks(config: Config) -> str | None:

@@ -123,7 +123,8 @@ def problem_of_fields(method: str, table: Any) -> str | None:
             return f'{method} has no option {name:.40}'
         if not is_possible(value, fields[name]):
             return f'{method}.{name} has a value that this option cannot have'
-    return None
+    missing = [name for name, field in fields.items() if field.filled and table.get(name) is None]
+    return f'{method}.{missing[0]} is missing' if missing else None
 
 
 def switched_off(config: Mapping[str, Any]) -> list[tuple[type, Any]]:

@@ -207,10 +207,15 @@ def batch_sizes(o: Mapping[str, Any], base: BaseConfig, gpus: int) -> tuple[int,
         batch, batch_gpu = o['batch'], o['batch'] // gpus
         require(batch % gpus == 0, f'--batch={batch}: must be a multiple of --gpus={gpus}')
     batch_gpu = o.get('batch_gpu', batch_gpu)
+    require_whole_pieces(batch, batch_gpu, gpus)
+    return batch, batch_gpu
+
+
+def require_whole_pieces(batch: int, batch_gpu: int, gpus: int) -> None:
+    """Raises UserError if a batch does not consist of so many images at once on so many GPUs."""
     require(batch % (batch_gpu * gpus) == 0,
             f'a batch of {batch} cannot be divided among {gpus} processes in pieces of {batch_gpu}; '
             f'give --batch a multiple of {batch_gpu * gpus}, or --batch-gpu a divisor of {max(batch // gpus, 1)}')
-    return batch, batch_gpu
 
 
 def require_whole_groups(batch_gpu: int, group_size: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 _BATCHES = [f'cifar-10-batches-py/data_batch_{i}' for i in range(1, 6)]  # The test batch is not for training.
-_MAX_BATCH_BYTES = 2 ** 26      # Twice what they have.
+MAX_BATCH_BYTES = 2 ** 26      # Twice what they have.
 
 
 def read_cifar10(path: str) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +27,7 @@ def read_cifar10(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_batch(archive: tarfile.TarFile, name: str) -> tuple[np.ndarray, np.ndarray]:
     member = archive.getmember(name)
-    if not member.isfile() or member.size > _MAX_BATCH_BYTES:
+    if not member.isfile() or member.size > MAX_BATCH_BYTES:
         raise ValueError(f'{name} is no file of a sensible size')
     batch = _ByteArrayUnpickler(archive.extractfile(member)).load()
     labels = batch['labels']

@@ -3,6 +3,7 @@ and endless batches of reals."""
 import atexit
 import multiprocessing
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -118,6 +119,12 @@ def ignore_stop_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def start_method(num_workers: int) -> str | None:
+    """How processes that load images start: on Linux as copies of this one, whatever Python's default (from 3.14 on it is
+    another, which imports torch in each of them); elsewhere as is usual there. None without such processes."""
+    return 'fork' if num_workers and sys.platform == 'linux' else None
+
+
 def end_with_program(batches: Iterator) -> None:
     """Sees to it that the workers of a loader's iterator end when this program does;
     nobody else will after an error.
@@ -183,7 +190,8 @@ class RealStream:
         sampler = misc.InfiniteSampler(self._images, start=self._position, **self._sampler_kwargs)
         loader = DataLoader(self._images, self._batch_size, sampler=sampler,
                             worker_init_fn=ignore_stop_signals,
-                            generator=torch.Generator(), **self._loader_kwargs)
+                            generator=torch.Generator(), **self._loader_kwargs,
+                            multiprocessing_context=start_method(self._loader_kwargs.get('num_workers', 0)))
         with no_exception_from_signals():
             # Starts the workers; their seeds come from a generator of their own.
             self._batches = iter(loader)
