@@ -55,8 +55,10 @@ def sections() -> Iterator[tuple[str, list[str]]]:
 
 
 def versions() -> Iterator[str]:
-    """Python and what is required, as installed."""
+    """Python, torch as it calls itself (its build is part of that), and what else is required, as installed."""
+    import torch
     yield f'Python {platform.python_version()}, {platform.platform()}'
+    yield f'torch {torch.__version__}'
     try:
         names = [re.split('[^A-Za-z0-9_-]', text)[0] for text in requires('stylegan2-loss-zoo') or []
                  if 'extra ==' not in text]
@@ -64,6 +66,8 @@ def versions() -> Iterator[str]:
         yield 'this project is not installed (pip install -e . in a checkout)'
         return
     for name in names:
+        if name == 'torch':
+            continue
         try:
             yield f'{name} {version(name)}'
         except PackageNotFoundError:

@@ -117,7 +117,7 @@ class TestTar:
         header[148:156] = b' ' * 8
         header[148:156] = b'%06o\0 ' % sum(header)
         path.write_bytes(header + path.read_bytes())
-        with pytest.raises(DatasetError, match=says):
+        with pytest.raises(DatasetError, match=f'{says}|not a readable .tar archive'):     # Python 3.14 looks for itself.
             list(open_originals(path).items)
 
     def test_a_chain_of_headers_is_one_sentence(self, tmp_path):

@@ -115,7 +115,7 @@ def _write(folder: Path, ca: Any, certificate: Any, key: Any) -> None:
 
 def _signed(name: str, key: Any, issuer: str, issuer_key: Any, names: Sequence[str], days: int,
             is_authority: bool = False) -> Any:
-    """A certificate for a key."""
+    """A certificate for a key, with what strict readers (RFC 5280; Python from 3.13 on) ask for."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -123,10 +123,21 @@ def _signed(name: str, key: Any, issuer: str, issuer_key: Any, names: Sequence[s
     builder = (x509.CertificateBuilder().subject_name(common[0]).issuer_name(common[1]).public_key(key.public_key())
                .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(minutes=10))
                .not_valid_after(now + datetime.timedelta(days=days))
-               .add_extension(x509.BasicConstraints(is_authority, 0 if is_authority else None), critical=True))
+               .add_extension(x509.BasicConstraints(is_authority, 0 if is_authority else None), critical=True)
+               .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+               .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+               .add_extension(_usage(is_authority), critical=True))
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName([_name(text) for text in names]), critical=False)
     return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _usage(is_authority: bool) -> Any:
+    """What a key may be used for: an authority's signs certificates, another's speaks TLS."""
+    from cryptography import x509
+    uses = dict.fromkeys(('digital_signature', 'content_commitment', 'key_encipherment', 'data_encipherment', 'key_agreement',
+                          'key_cert_sign', 'crl_sign', 'encipher_only', 'decipher_only'), False)
+    return x509.KeyUsage(**{**uses, 'key_cert_sign' if is_authority else 'digital_signature': True})
 
 
 def _name(text: str) -> Any:
