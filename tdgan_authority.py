@@ -26,8 +26,9 @@ def main(outdir, hosts, centres, days):
     for name in (*names, *hosts.split(',')):
         if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9._:-]{0,62}', name):
             raise click.UsageError(f'--centres, --hosts: {name[:70]!r} is no name of a centre or machine')
-    if 'generator' in names or len(set(names)) < len(names):
-        raise click.UsageError('--centres: names must differ from each other and from "generator"')
+    if {'generator', *hosts.split(',')} & {*names} or len(set(names)) < len(names):
+        raise click.UsageError('--centres: names must differ from each other, from --hosts and from "generator": with the name '
+                               'of a host a centre could take the place of the generator\'s site')
     try:
         folders = certificates.make_authority(outdir, 'generator', hosts.split(','), names, days)
     except ImportError as error:

@@ -90,7 +90,7 @@ def take_part(o, identity):
     import losses_ext
     from torch_utils import distributed
     from torch_utils.wire.grpc_channel import connect
-    from torch_utils.wire.record import recorded
+    from torch_utils.wire.record import RecordError, recorded
     part = losses_ext.centre_program()
     try:
         distributed.check_device(o['device'], 1)
@@ -101,7 +101,7 @@ def take_part(o, identity):
         page = part.Page(centre)
         finished = part.Participant(centre, page.begin_stage, page.after).take_part(
             dial, float('inf') if o['patience'] is None else o['patience'])
-    except (part.Refused, part.CannotGoOn, OSError) as error:
+    except (part.Refused, part.CannotGoOn, RecordError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if not finished:
         click.echo('The generator\'s site has not come back; the same command goes on.')

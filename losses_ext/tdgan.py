@@ -187,7 +187,7 @@ class TDGAN(Regularizer):
         self._strength_adapts = config.get('target') is not None
         self._c_dim = config['data_shape']['c_dim']
         num_codes = config['G_kwargs'].get('c_dim', self._c_dim) - self._c_dim
-        codes = np.eye(num_codes, dtype=np.float32) if num_codes else [None] * num
+        codes = np.eye(num, num_codes, dtype=np.float32) if num_codes else [None] * num
         self._centres = [self._centre(i, config['centre_kwargs'], codes[i]) for i in range(num)]
         stages, seen, previous, end_kimg = [], [], (), 0
         for number, (ids, kimg) in enumerate(self._schedule):

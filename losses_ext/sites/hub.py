@@ -37,6 +37,7 @@ from training.run.shares import INTERVAL, name_of
 RUN_FILE = 'sites-run'          # In the run's directory: what centres know it by.
 ANSWER_SEC = 600                # Then a connection over which no answer comes is made anew.
 MAX_BAD = 5                     # Answers to one request that are not what was agreed.
+SILENCE_SEC = 600.0             # That a centre may take for an answer, if the run's patience is shorter.
 KEPT_SAVES = 4                  # So many of the latest states stay at the centres whatever is here.
 
 
@@ -48,6 +49,7 @@ class Pending:
     forms: Callable
     done: Callable[[Message], None]
     num_bad: int = 0
+    silence: float = 0.0        # Seconds that were waited for an answer in vain.
 
 
 @dataclass
@@ -159,8 +161,9 @@ class Hub:
         link = self.links[index]
         link.is_on_line, self.is_over = False, True
         self._pending = deque(pending for pending in self._pending if pending.index != index)
-        print(f'The centre {link.name} has been away for {self._patience:g} seconds (--tdgan_patience): stage '
-              f'{self._stage.number} ends early, and the next one begins. {link.name} can come back in a later one.', flush=True)
+        reason = str(error).partition(';')[0]
+        print(f'{reason[0].upper()}{reason[1:]}: stage {self._stage.number} ends early, and the next one begins. '
+              f'{link.name} can come back in a later one.', flush=True)
 
     def _welcome(self, channel: Channel) -> None:
         """A connection begins, in a thread of its own."""
@@ -298,10 +301,11 @@ class Hub:
         here."""
         report_moments(answer, self._names)
         signs, critics = answer.tensors['signs'], self.game.critics_of(ctx.source)
-        if len(signs) != len(critics):
+        signs = signs.nan_to_num()
+        if len(signs) != len(critics) or not (signs[:, 0].abs() <= signs[:, 1]).all() or (signs[:, 1] > MAX_SIGNS).any():
             raise CannotGoOn('a centre sends statistics that were not agreed')
         for critic, (total, count) in zip(critics, signs):
-            critic.real_signs += torch.stack([total, count]).nan_to_num()
+            critic.real_signs += torch.stack([total, count])
 
     # Requests and answers.
 
@@ -325,7 +329,7 @@ class Hub:
         presence = self.links[pending.index].presence
         if presence is not None:
             with suppress(Closed):      # It is sent again when the centre is back.
-                presence.channel.send(pending.message)
+                presence.channel.send(pending.message, ANSWER_SEC)
 
     def settle(self) -> None:
         """Waits for all answers, and takes them in the order of the requests."""
@@ -355,6 +359,10 @@ class Hub:
                 pass
             except TimeoutError:
                 presence.channel.close('no answer has come')
+                pending.silence += ANSWER_SEC
+                if pending.silence > self._patience:
+                    raise Away(f'the centre {link.name} has connected and not answered for {pending.silence:g} seconds '
+                               '(--tdgan_patience); the same command goes on when it does') from None
             except BadMessage as error:
                 pending.num_bad += 1
                 print(f'Warning: the centre {link.name}: {error}.', file=sys.stderr, flush=True)

@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 
+from losses_ext.sites import apart
 from training import setup
 
+MAX_CENTRES = 1000
+MAX_STAGES = 10_000
 MAX_SOURCES = 64                # Centres on line at the same time, each with critics that are built at all of them.
 MIB = 2 ** 20
 
@@ -20,7 +23,10 @@ class Limits:
 
     def check(self, config: Mapping[str, Any], schedule: str) -> None:
         """Raises ValueError if a configuration goes beyond them."""
-        if max(stage.count('+') for stage in schedule.split(',')) >= MAX_SOURCES:
+        stages, num = schedule.split(','), len(apart.names(config))
+        if len(stages) > MAX_STAGES or num > MAX_CENTRES:
+            raise ValueError(f'the run has more than {MAX_STAGES} stages or {MAX_CENTRES} centres')
+        if max(stage.count('+') for stage in stages) >= MAX_SOURCES:
             raise ValueError(f'the run has more than {MAX_SOURCES} centres on line at the same time')
         shape = config['data_shape']
         num_images, size = max(config['batch'], config['batch_gpu']), shape['img_resolution']

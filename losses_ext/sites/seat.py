@@ -49,6 +49,11 @@ class Place:
     has_left: bool = False      # Is the stage over for this centre?
 
 
+class StaysHere(CannotGoOn):
+    """The sentence names files of this centre, and perhaps of its images: the other end is told `outside` instead."""
+    outside = 'its images or saved states cannot be read or written; its own output says which'
+
+
 class Seat:
     """One centre in one run. `config` has been agreed on, and says at which centre this is.
 
@@ -123,8 +128,10 @@ class Seat:
             raise BadMessage('the request is not the one that follows')
         try:
             values, tensors = self._done(request)
-        except (DatasetError, CheckpointError, Diverged, OSError) as error:
+        except Diverged as error:
             raise CannotGoOn(str(error)) from error
+        except (DatasetError, CheckpointError, OSError) as error:
+            raise StaysHere(str(error)) from error
         except torch.OutOfMemoryError as error:
             raise CannotGoOn('its memory does not suffice for so many images at once; a smaller --batch-gpu helps') from error
         answer = Message(replace(header, kind=Kind.ANSWER, answers=request.digest), values, tensors)
@@ -315,11 +322,11 @@ class Seat:
         return phase, ctx
 
     def _hear(self, told: Any) -> None:
-        """Gives methods the numbers that are found where G is."""
+        """Gives methods the numbers that are found where G is: those that they would tell themselves."""
         for method in self.run.game.having('hear_from_generator'):
             numbers = told.get(name_of(method)) if isinstance(told, Mapping) else None
-            if not isinstance(numbers, Mapping):
-                raise BadMessage('the request lacks what methods must be told')
+            if not isinstance(numbers, Mapping) or numbers.keys() != method.tell_critics().keys():
+                raise BadMessage('the request lacks what methods must be told, or says more')
             method.hear_from_generator({name: agreement.real(numbers, name, 0, 1) for name in numbers})
 
     def _open_mail(self, request: Message, num: int) -> None:

@@ -12,7 +12,7 @@ from losses_ext.sites import agreement, apart
 from losses_ext.sites.agreement import Kind
 from losses_ext.sites.hardening import Hardening
 from losses_ext.sites.limits import Limits
-from losses_ext.sites.seat import Seat
+from losses_ext.sites.seat import Seat, StaysHere
 from torch_utils import distributed
 from torch_utils.wire.channel import Channel, Closed
 from torch_utils.wire.message import BadMessage, Header, Message
@@ -99,7 +99,7 @@ class Participant:
                 answer = seat.answer(request)
                 self._num_bad = 0
             except CannotGoOn as error:
-                tell(channel, Kind.FAILED, str(error))
+                tell(channel, Kind.FAILED, outside(error, self.centre.data))
                 raise
             except BadMessage as error:
                 self._note_bad(channel, error)
@@ -138,7 +138,7 @@ class Participant:
             if len(labels[0]) > most:
                 raise Refused(f'{self.centre.data} has more than {most} different labels')
         except (Refused, ValueError, OSError) as error:
-            tell(channel, Kind.REFUSED, without_place(str(error), self.centre.data))
+            tell(channel, Kind.REFUSED, outside(error, self.centre.data))
             raise Refused(str(error)) from error
         session = self._seat.session
         tensors = dict(values=torch.from_numpy(labels[0]).float(), counts=torch.from_numpy(labels[1]).long())
@@ -215,6 +215,6 @@ def tell(channel: Channel, kind: Kind, text: str) -> None:
         pass
 
 
-def without_place(text: str, data: str) -> str:
-    """A sentence that names no path of this machine."""
-    return text.replace(data, 'its data set')
+def outside(error: Exception, data: str) -> str:
+    """What the other end hears of an error: no path of this machine, and no name of an image."""
+    return StaysHere.outside if isinstance(error, (StaysHere, OSError)) else str(error).replace(data, 'its data set')

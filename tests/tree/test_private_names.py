@@ -22,6 +22,9 @@ ALLOWED = {
     ('zoo/test_sites.py', '_answer'): 'messages are counted on their way',
     ('zoo/test_sites.py', '_patience'): 'a limit that changes while the hub waits',
     ('zoo/test_sites.py', '_pending'): 'messages are counted on their way',
+    ('zoo/test_sites_greedy.py', '_answer'): 'one answer of a centre, without a run around it',
+    ('zoo/test_sites_greedy.py', '_resume'): 'the same',
+    ('zoo/test_sites_greedy.py', '_take_statistics'): 'the same',
     ('zoo/test_sites_hostile.py', '_num_bad'): 'what an attacker could have changed',
     ('zoo/test_sites_hostile.py', '_put'): 'what an honest end never sends',
 }

@@ -35,21 +35,24 @@ class Channel:
         """Could a message still cross?"""
         return self._why is None
 
-    def send(self, message: Message) -> None:
-        """Hands all frames of a message over. Raises Closed."""
+    def send(self, message: Message, timeout: float | None = None) -> None:
+        """Hands all frames of a message over. Raises Closed, also if the other end takes longer to read them."""
+        until = end_of(timeout)
         for frame in frames_of(message):
-            self._put(frame)
             if self.record is not None:
                 self.record(frame)
+            self._put(frame, until)
 
     def receive(self, forms: Forms, timeout: float | None = None) -> Message:
-        """The next message. Raises Closed, BadMessage, and TimeoutError, after which one may go on waiting."""
+        """The next message. Raises Closed, BadMessage, and TimeoutError if it is not whole by then; one may go on waiting."""
+        until = end_of(timeout)
         self._assembler = self._assembler or Assembler()
         try:
             while True:
-                message = self._assembler.add(self._get(timeout), forms)
+                message = self._assembler.add(self._get(until), forms)
                 if message is not None:
                     return message
+                require_time(until)
         except BadMessage as error:
             self.close(str(error))
             raise
@@ -61,27 +64,37 @@ class Channel:
         _offer(self._outgoing, None)
         _offer(self._incoming, None)
 
-    def _put(self, frame: bytes) -> None:
+    def _put(self, frame: bytes, until: float | None = None) -> None:
         while self.is_open:
             try:
                 return self._outgoing.put(frame, timeout=POLL_SEC)
             except queue.Full:
-                continue
+                if until is not None and time.monotonic() > until:
+                    self.close('the other end does not read what it is sent')
         raise Closed(self._why)
 
-    def _get(self, timeout: float | None) -> bytes:
-        until = None if timeout is None else time.monotonic() + timeout
+    def _get(self, until: float | None) -> bytes:
         while self.is_open:
             try:
                 frame = self._incoming.get(timeout=POLL_SEC)
             except queue.Empty:
-                if until is not None and time.monotonic() > until:
-                    raise TimeoutError from None
+                require_time(until)
                 continue
             if frame is not None:
                 return frame
             self._why = self._why or self.ended
         raise Closed(self._why)
+
+
+def end_of(timeout: float | None) -> float | None:
+    """When so many seconds are over, by the monotonic clock; None: never."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def require_time(until: float | None) -> None:
+    """Raises TimeoutError if it is too late."""
+    if until is not None and time.monotonic() > until:
+        raise TimeoutError
 
 
 def _offer(frames: queue.Queue, item: Any) -> None:

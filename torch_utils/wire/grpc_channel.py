@@ -81,7 +81,6 @@ class Listener:
         threading.Thread(target=self._on_channel, args=(channel,), daemon=True).start()
         yield from outgoing_frames(outgoing)
 
-
     def _make_room_for(self, channel: Channel) -> None:
         """Nobody keeps others out by opening more and more streams."""
         most = MAX_STREAMS_OF_ONE if self._is_secure else MAX_STREAMS // 8
@@ -146,9 +145,10 @@ def _read(frames: Any, incoming: queue.Queue, channel: Channel) -> None:
 
 
 def reason_of(error: Any) -> str:
-    """Why a call has ended, in one line."""
+    """Why a call has ended, in one line that is harmless on a terminal: the other end may have written it."""
     details = getattr(error, 'details', lambda: '')() or ''
-    return ' '.join(f'{getattr(error, "code", lambda: "")()}: {details}'.split())[:300]
+    text = ' '.join(f'{getattr(error, "code", lambda: "")()}: {details}'.split())[:300]
+    return ''.join(c if c.isprintable() else '?' for c in text)
 
 
 def names_of(auth: dict) -> frozenset[str]:

@@ -1,7 +1,11 @@
-"""A record of everything that leaves: message by message, as it was sent."""
+"""A record of everything that leaves: message by message, and each piece is written before it leaves."""
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from io import FileIO
 from pathlib import Path
 
 from torch_utils.wire.channel import Channel
@@ -21,6 +25,10 @@ from torch_utils.wire.message import (
 NAME = re.compile(r'message-(\d{9})\.bin')
 
 
+class RecordError(Exception):
+    """What leaves cannot be recorded, so nothing more may leave; the text is for users."""
+
+
 class Recorder:
     """Writes the frames of messages into files, one for each message."""
 
@@ -32,22 +40,30 @@ class Recorder:
 
     def record(self, channel: Channel) -> Channel:
         """The same channel, whose messages are kept from now on."""
-        frames: list[bytes] = []
         inner = channel.send
 
-        def send(message: Message) -> None:
-            frames.clear()
-            channel.record = frames.append
-            try:
-                inner(message)
-            finally:
-                if frames:
-                    with open(self.folder / f'message-{self._next:09d}.bin', 'xb') as file:
-                        file.writelines(frames)
-                    self._next += 1
+        def send(message: Message, timeout: float | None = None) -> None:
+            path = self.folder / f'message-{self._next:09d}.bin'
+            self._next += 1
+            with ExitStack() as stack:
+                try:
+                    file = stack.enter_context(open(path, 'xb', buffering=0))
+                except OSError as error:
+                    raise RecordError(f'--record-wire: {path}: {error.strerror}') from error
+                channel.record = partial(_write, file)
+                inner(message, timeout)
 
         channel.send = send
         return channel
+
+
+def _write(file: FileIO, frame: bytes) -> None:
+    """Raises RecordError."""
+    try:
+        if file.write(frame) < len(frame):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise RecordError(f'--record-wire: {file.name}: {error.strerror}') from error
 
 
 def recorded(connect: Callable[[], Channel], folder: str | None) -> Callable[[], Channel]:
