@@ -36,6 +36,7 @@ from training.run.shares import INTERVAL, name_of
 
 RUN_FILE = 'sites-run'          # In the run's directory: what centres know it by.
 ANSWER_SEC = 600                # Then a connection over which no answer comes is made anew.
+MAX_SIGNS = 10 ** 6             # Logits of reals that are counted in one answer.
 MAX_BAD = 5                     # Answers to one request that are not what was agreed.
 SILENCE_SEC = 600.0             # That a centre may take for an answer, if the run's patience is shorter.
 KEPT_SAVES = 4                  # So many of the latest states stay at the centres whatever is here.
