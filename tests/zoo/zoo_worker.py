@@ -9,8 +9,9 @@ import torch
 from test_zoo import check_that_it_runs
 from zoo_game import make_batch, make_game, step_gradients
 
-from losses_ext import diggan, ggdr, lecam, r2, weco
+from losses_ext import bcr, cr, diggan, fakeclr, ggdr, insgen, lecam, r2, weco
 from torch_utils import distributed
+from training.data.stages import Source, Stage
 from training.loss import d_main
 
 
@@ -24,6 +25,13 @@ def gradients_of_two_iterations(rank=0, num_ranks=1):
         lecam.LeCam(game, lecam.Options(weight=0.5, start=0)),
         r2.R2(game, r2.Options(gamma=3.0, interval=1)),
         weco.WeCo(game, weco.Options(weight=5.0, both=True))]
+    game.regularizers += [
+        cr.CR(game, cr.Options(shift=0.0, flip=1.0)),       # What is random is drawn by each rank for itself.
+        bcr.BCR(game, bcr.Options(shift=0.0, flip=1.0)),
+        insgen.InsGen(game, insgen.Options(queue_real=6, queue_fake=6, perturb=0.0)),
+        fakeclr.FakeCLR(game, fakeclr.Options(queue=6, perturb=0.0, forget='age'))]
+    for regularizer in game.regularizers[-2:]:
+        regularizer.begin_stage(Stage(1, [Source(None)]), 5, resumed=False)
     game.critics['D2'].module = make_game(mbstd_num_channels=0, seed=2).D.module
     part = slice(rank * 4 // num_ranks, (rank + 1) * 4 // num_ranks)
     batch = {name: tensor[part] for name, tensor in make_batch(4).items()}
