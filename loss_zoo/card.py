@@ -78,17 +78,16 @@ def use(facts: Facts) -> str:
 def trained_on(facts: Facts) -> str:
     """Name, number, fingerprint and licence of the data."""
     config = facts.config
-    paths, nums = config.get('data_paths') or [], config.get('data_num_images') or []
+    paths, nums = config.get('data') or [], config.get('data_num_images') or []
     prints = config.get('data_fingerprints') or []
     if not paths:
         return 'The training pictures never were on the machine that trained this network, which knows nothing more of them.'
     rows = ['| data set | images | SHA-256 of images and labels |', '|---|---|---|']
     for path, num, fingerprint in zip_longest(paths, nums[:len(paths)], prints[:len(paths)], fillvalue='unknown'):
         rows.append(f'| {code(last_part(path))} | {num} | {code(fingerprint)} |')
-    used = (config.get('training_set_kwargs') or {})
-    most = used.get('max_size')
+    most = config.get('subset')
     notes = [f'Of these, {most} were used.'] if isinstance(most, int) and nums and most < nums[-1] else []
-    notes += ['Each also mirrored.'] if used.get('xflip') else []
+    notes += ['Each also mirrored.'] if config.get('mirror') else []
     notes += [f'Licence of the pictures: {code(facts.data_license)}.' if facts.data_license else
               'Licence of the pictures: **not stated**. Whoever uses this network should ask.']
     source = config.get('init_from') or config.get('resume_pkl')
@@ -115,7 +114,7 @@ def augmentation(config: Mapping[str, Any]) -> str:
     """What is done to the pictures that D sees."""
     if not config.get('augment_kwargs'):
         return 'none of this pipeline'
-    return 'adaptive (ADA)' if config.get('ada_target') is not None else 'of fixed strength'
+    return 'adaptive (ADA)' if config.get('target') is not None else 'of fixed strength'
 
 
 def scores(facts: Facts) -> str:
@@ -175,7 +174,7 @@ def command_of(config: Mapping[str, Any]) -> str | None:
     words = argv_of(config)
     if words is None:
         return None
-    kept = [word for word in words if not re.match(r'--(outdir|tdgan_tls)\b', str(word))]
+    kept = [word for word in words if not re.match(r'--(outdir|tdgan_tls|tdgan_listen)\b', str(word))]
     return printable(shlex.join(['loss-zoo', 'train', '--outdir=runs', *(without_folders(str(word)) for word in kept)]), 2000)
 
 
@@ -194,10 +193,10 @@ def last_part(path: str) -> str:
 
 
 def plain(options: Any) -> dict[str, Any]:
-    """The numbers and words among the options of a method."""
+    """The numbers and words among the options of a method, but for where its centres connect."""
     if not isinstance(options, Mapping):
         return {}
-    return {key: value for key, value in options.items()
+    return {key: value for key, value in options.items() if re.fullmatch(r'\w{1,40}', key) and key not in ('listen', 'tls')
             if isinstance(value, bool | int | float) or isinstance(value, str) and re.fullmatch(r'[\w.,-]{1,40}', value)}
 
 

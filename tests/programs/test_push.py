@@ -1,5 +1,6 @@
 """`loss-zoo push`: what its card says and does not say, what is sent, and that it can be drawn with again."""
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,13 +9,15 @@ from network_files import make_generator
 from PIL import Image
 from tiny import make_config, make_dataset
 
-from loss_zoo import command
+from loss_zoo import card, command
 from torch_utils import checkpoint
 from training.networks import Discriminator
+from training.run.files import read_options
 
 pytest.importorskip('huggingface_hub', reason='huggingface_hub, the extra "hub", is not installed')
 from hub_server import TOKEN, hub_on_this_machine  # noqa: E402
 
+RUNS = Path(__file__).parents[1] / 'fixtures/runs'
 SECRET = 'ward-7'           # A folder of the machine, which nobody else is to read.
 
 
@@ -61,6 +64,23 @@ def test_the_card_says_what_the_run_says(run_dir):
                   'are not FID', 'It was not looked whether it does', 'network=hf://mia/eyes ', 'samples.png'):
         assert words in card, words
     assert Image.open(out / 'samples.png').size == (6 * 16, 4 * 16) and (out / 'metrics.svg').is_file()
+
+
+@pytest.mark.parametrize('kind, data, augmented', [
+    ('base', ['a.zip'], 'adaptive (ADA)'), ('tdgan', ['a.zip', 'b.zip'], 'of fixed strength')])
+def test_runs_of_before_have_a_card_that_is_true(kind, data, augmented):
+    run, = (path.parent for path in RUNS.glob(f'{kind}/*/training_options.json'))
+    config = read_options(run)
+    made = card.card_of(card.Facts('mia/eyes', config, {}, 1, 'x.safetensors', ['G_ema'], '8x8 pictures'))
+    assert all(f'| `{name}` |' in made for name in data) and 'never were on the machine' not in made
+    assert f'Augmentation: {augmented}.' in made and 'Each also mirrored' not in made
+
+
+def test_options_of_strangers_stay_words_and_where_centres_connect_is_not_told():
+    options = {'<img src=x>': 1, 'weight': 2.0, 'listen': 'ward7', 'tls': 'ward7', 'mode': 'remote'}
+    config = dict(regularizers={'tdgan': options}, data=[], argv=['--outdir=o', '--tdgan_listen=ward7:7300', '--seed=1'])
+    made = card.card_of(card.Facts('mia/eyes', config, {}, 1, 'x.safetensors', ['G_ema'], '8x8 pictures'))
+    assert '<img' not in made and 'ward7' not in made and '`tdgan` (mode remote, weight 2.0)' in made
 
 
 def test_no_folder_of_the_machine_is_named(run_dir):
