@@ -14,7 +14,7 @@ LOSS ?= logistic
 # Small batches, high rates and no path length: what draws faces soonest in so short a run (docs/performance.md).
 FAST ?= --batch=4 --glr=0.005 --dlr=0.005 --cbase=512 --gamma=1 --pl_weight=0 --mixing-prob=0
 
-.PHONY: help demo test slow lint bench gpu-check clean
+.PHONY: help demo test slow lint bench gpu-check docs clean
 
 help:            ## This list.
 	@grep -hE '^[a-z-]+: *##|^[a-z-]+: .*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ bench: $(READY)  ## Measure everything on this machine (half an hour; `benchmark
 
 gpu-check: $(READY) ## Check everything on the GPU of this machine, in under eight minutes (benchmarks/gpu_check.py).
 	@$(BIN)/python benchmarks/gpu_check.py
+
+docs: $(READY)   ## Build the pages as a site in site/ (needs the extra "docs").
+	@$(BIN)/python -m mkdocs build --strict
 
 clean:           ## Remove the environment and what the demo wrote.
 	rm -rf $(VENV) $(DEMO)

@@ -31,6 +31,7 @@ GROUPS = {
                             'Measure how long a training run will take, and how much memory.'),
         'report': Program('report', 'Show a run, or compare several, as one HTML page.'),
         'metrics': Program('calc_metrics', 'Score networks or folders of pictures.'),
+        'worth-it': Program('loss_zoo.worth_it', 'Say whether its pictures help a classifier of a data set.'),
         'copied': Program('copied', 'Say whether a generator copies its training pictures.'),
     },
     'With a generator': {

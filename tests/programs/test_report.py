@@ -285,6 +285,27 @@ def test_a_reload_keeps_what_the_reader_has_chosen(tmp_path):
     assert '<title>2 loads, slider 1, true</title>' in dom, dom[-500:]
 
 
+ZOOMED = '''<iframe src="page.html" style="width: 1000px; height: 800px"></iframe><script>
+document.querySelector('iframe').addEventListener('load', event => {
+  const page = event.target.contentDocument, zoom = page.getElementById('zoom'), chart = page.querySelector('.charts svg');
+  const title = chart.closest('figure').querySelector('figcaption').textContent, before = [zoom.open];
+  chart.dispatchEvent(new MouseEvent('click', {bubbles: true}));
+  const larger = zoom.querySelector('svg').getBoundingClientRect().width > 2 * chart.getBoundingClientRect().width;
+  before.push(zoom.open, larger, zoom.querySelector('figcaption').textContent === title);
+  zoom.click();
+  before.push(zoom.open);
+  page.querySelector('.pictures img').dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter'}));
+  before.push(zoom.open, zoom.querySelector('img').src.startsWith('data:image/webp'));
+  document.title = before.join(' ');
+});</script>'''
+
+
+def test_charts_and_pictures_can_be_enlarged(tmp_path):
+    (tmp_path / 'page.html').write_text(page(write_run(tmp_path / 'run')))
+    dom = shown_by_a_browser(tmp_path, ZOOMED, '--virtual-time-budget=5000')
+    assert '<title>false true true true false true true</title>' in dom, dom[-500:]
+
+
 def test_runs_are_compared_at_equal_kimg(tmp_path):
     long, short = write_run(tmp_path / 'long', num_ticks=8), write_run(tmp_path / 'short', num_ticks=4, seed=1)
     runs = [report.read_run(long), report.read_run(short)]

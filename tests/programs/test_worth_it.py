@@ -1,0 +1,128 @@
+"""`loss-zoo worth-it`: more real pictures help, pictures with made-up classes do not, and the interval is that of its formula."""
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from network_files import make_generator
+from PIL import Image
+from scipy.stats import t
+
+from loss_zoo import classifier, command
+from loss_zoo.classifier import Labelled, Verdict, compare, judge
+from torch_utils import checkpoint
+
+CPU = torch.device('cpu')
+
+
+def bars(num, seed, classes=None):
+    """Noisy pictures of a bar, lying or standing, anywhere: few of them do not say what the classes are."""
+    rng = np.random.default_rng(seed)
+    images = rng.normal(128, 45, [num, 3, 16, 16])
+    truth = rng.integers(0, 2, num)
+    for image, is_standing in zip(images, truth):
+        at, start = rng.integers(1, 15), rng.integers(0, 8)
+        rows = (slice(start, start + 8), slice(at, at + 1))
+        image[(slice(None), *(rows if is_standing else rows[::-1]))] += 90
+    return Labelled(torch.from_numpy(images.clip(0, 255).astype(np.uint8)),
+                    torch.from_numpy(truth if classes is None else classes))
+
+
+def measured(added, **options):
+    verdicts, better = compare(bars(40, 0), added, bars(400, 1), 2, 4, 120, CPU, 0.01, width=8, **options)
+    return verdicts[better]
+
+
+def test_more_real_pictures_help():
+    verdict = measured(bars(2000, 2))
+    assert verdict.answer == 'helps' and verdict.gain > 0.05
+
+
+@pytest.mark.parametrize('kind', ['noise', 'same'])
+def test_pictures_that_say_nothing_new_are_not_said_to_help(kind):
+    if kind == 'noise':
+        verdict = measured(bars(2000, 3, np.random.default_rng(4).integers(0, 2, 2000)))
+        assert verdict.answer == 'does not'
+    else:
+        assert measured(bars(40, 0)).answer != 'helps'
+
+
+def test_the_interval_is_that_of_the_formula():
+    rng = np.random.default_rng(0)
+    without, with_added = rng.random([4, 50]) < 0.5, rng.random([4, 50]) < 0.8
+    classes = np.array([0] * 40 + [1] * 10)
+    verdict = judge(torch.from_numpy(without), torch.from_numpy(with_added), torch.from_numpy(classes), 0.01)
+    balanced = [np.mean([side[:, classes == c].mean() for c in (0, 1)]) for side in (without, with_added)]
+    assert (verdict.without, verdict.with_added) == pytest.approx(tuple(balanced))
+    d = (with_added.astype(float) - without) * np.where(classes == 0, 50 / 80, 50 / 20)
+    half = t.ppf(0.975, 3) * math.sqrt(d.mean(1).var(ddof=1) / 4 + d.mean(0).var(ddof=1) / 50)
+    assert (verdict.low, verdict.high) == pytest.approx((d.mean() - half, d.mean() + half))
+
+
+@pytest.mark.parametrize('low, high, answer', [(0.001, 0.2, 'helps'), (-0.2, 0.009, 'does not'), (-0.01, 0.02, 'cannot tell')])
+def test_an_answer_is_one_of_three(low, high, answer):
+    assert Verdict(0.5, 0.6, low, high, 0.01).answer == answer
+
+
+def test_augmentation_without_strength_leaves_a_picture(monkeypatch):
+    """What is moved by nothing is the picture, mirrored or not."""
+    images = classifier.to_float(bars(6, 0).images)
+    monkeypatch.setattr(torch, 'rand', lambda shape, generator: torch.full(shape, 0.5))
+    torch.testing.assert_close(classifier.augmented(images, 'standard', None), images, atol=1e-4, rtol=1e-4)
+    monkeypatch.setattr(torch, 'rand', lambda shape, generator: torch.full(shape, 0.5) - (shape == [6]) * 1e-9)
+    assert torch.equal(classifier.augmented(images, 'flips', None), images)
+
+
+def write(path, pictures, with_classes=True):
+    path.mkdir()
+    labels = []
+    for number, (image, of_class) in enumerate(zip(pictures.images, pictures.classes)):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path / f'{number:03d}.png')
+        labels.append([f'{number:03d}.png', int(of_class)])
+    if with_classes:
+        (path / 'dataset.json').write_text(json.dumps(dict(labels=labels)))
+    return path
+
+
+def run(*args):
+    quick = '--device=cpu', '--repetitions=3', '--steps=10', '--size=8'
+    result = CliRunner().invoke(command.group, ['worth-it', *map(str, args), *quick])
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    return result.exit_code, result.output
+
+
+def test_a_network_of_the_classes_is_measured(tmp_path):
+    data = write(tmp_path / 'bars', bars(24, 0))
+    checkpoint.save_networks(tmp_path / 'net.safetensors', {'G_ema': make_generator(c_dim=2)})
+    checkpoint.save_networks(tmp_path / 'other.safetensors', {'G_ema': make_generator()})
+    status, output = run(data, f'--network={tmp_path / "net.safetensors"}', '--num=20')
+    assert status == 0, output
+    found = json.loads(output.splitlines()[-1])
+    assert (found['num_train'], found['num_added']) == (24 - found['num_test'], 20) and found['answer'] != 'helps'
+    assert 'balanced accuracy by ' in output and 'flips     without ' in output
+    status, output = run(data, f'--network={tmp_path / "other.safetensors"}')
+    assert status == 2 and 'does not draw the 2 classes of DATA: it is not conditional' in ' '.join(output.split())
+
+
+def test_without_unseen_pictures_it_never_says_that_they_help():
+    from loss_zoo.worth_it import answer_of, lines_of
+    verdict = Verdict(0.5, 0.9, 0.3, 0.5, 0.01)
+    assert (answer_of(verdict, True), answer_of(verdict, False)) == ('helps', 'cannot tell')
+    lines = lines_of(verdict, 'flips', {'flips': verdict}, 9, False)
+    assert lines[1].startswith('It cannot be told whether they help: ') and 'Give --test=PATH' in lines[2]
+
+
+@pytest.mark.parametrize('args, words', [
+    (['DATA'], 'give either --network or --images'), (['none', '--images=DATA'], 'none: no such folder or zip'),
+    (['PLAIN', '--images=DATA'], 'has no classes; put them in its dataset.json'),
+    (['ONE', '--images=DATA'], 'class 1; DATA has classes 0 to 0'),
+    (['FEW', '--images=DATA'], 'it takes 4 to keep one for the test')])
+def test_what_does_not_do_is_one_sentence(tmp_path, args, words):
+    sets = {'DATA': write(tmp_path / 'data', bars(24, 0)), 'PLAIN': write(tmp_path / 'plain', bars(8, 0), False),
+            'ONE': write(tmp_path / 'one', bars(8, 0, np.zeros(8, int))), 'FEW': write(tmp_path / 'few', bars(3, 0))}
+    for name, path in sets.items():
+        args = [arg.replace(name, str(path)) for arg in args]
+    status, output = run(*args)
+    assert status == 2 and words in ' '.join(output.split()), output
