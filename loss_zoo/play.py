@@ -30,21 +30,27 @@ NUM_DIRECTIONS = 6
 MOST_STEPS = 4.0                # Standard deviations of w to either side.
 MAX_QUERY = 1000                # Characters.
 TIMEOUT_SEC = 30                # For a request to arrive.
+WALK_FRAMES, WALK_FPS = 32, 16  # Of a walk from the picture to the other seed's and back.
+SMALL = 256                     # Pixels of a side; smaller pictures are saved as they are.
+NUM_THUMBS = 8                  # Seeds that can be dragged onto the picture.
 
 
 @click.command(epilog='Example: loss-zoo play runs/00000-photos')
 @click.argument('network', metavar='NETWORK')
 @click.option('--port', type=Whole('[0, 65535]'), default=0,
               help='Of the page on this machine.  [default: a free one]')
+@click.option('--projected-w', metavar='FILE', help='Pictures of projector.py beside those of seeds: their .npz file.')
 @device_option
-def main(network: str, port: int, device: str) -> None:
+def main(network: str, port: int, projected_w: str | None, device: str) -> None:
     """Play with a network in the browser: seeds, truncation, style mixing, directions.
 
     NETWORK is a file, an address or a run directory. The page is shown to this machine alone; Ctrl-C ends it.
     """
+    from drawing.named import load_ws
     from loss_zoo.network import load
     try:
-        painter = Painter(load(network, device))
+        net = load(network, device)
+        painter = Painter(net, load_ws(projected_w, net.G) if projected_w else None)
     except (OSError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint='NETWORK') from error
     try:
@@ -62,8 +68,9 @@ def main(network: str, port: int, device: str) -> None:
 class Painter:
     """Draws what the sliders say."""
 
-    def __init__(self, net: 'Network'):
-        self.net = net
+    def __init__(self, net: 'Network', projected: Any = None):
+        """projected: latents [K, num_ws, w_dim] of pictures, or None."""
+        self.net, self.projected = net, projected
         self.directions = self._directions()
         self._lock = threading.Lock()
 
@@ -89,7 +96,8 @@ class Painter:
         steps = {f'd{number}': (f'[-{MOST_STEPS:g}, {MOST_STEPS:g}]', 0.0)
                  for number in range(len(self.directions))}
         mixing = {'other': (SEED, 1), 'layer': (f'[0, {G.num_ws}]', G.num_ws)}
-        return {'seed': (SEED, 0), 'psi': (PSI, 0.7), **mixing, **classes, **steps}
+        rows = {} if self.projected is None else {'row': (f'[-1, {len(self.projected) - 1}]', -1)}      # -1: the seed's.
+        return {'seed': (SEED, 0), 'psi': (PSI, 0.7), **rows, **mixing, **classes, **steps}
 
     def png(self, asked: Mapping[str, str]) -> bytes:
         """The picture of these parameters. Raises ValueError with one sentence."""
@@ -112,19 +120,57 @@ class Painter:
                 raise ValueError(f'{name} must be {in_words(within)}')
         return values
 
+    def latent(self, asked: Mapping[str, str]) -> bytes:
+        """The picture's w [1, num_ws, w_dim] as an .npz file, which `generate --projected-w` takes. Raises ValueError."""
+        import numpy as np
+        values, data = self.values(asked), io.BytesIO()
+        with self._lock:
+            np.savez(data, w=self._ws(values).cpu().numpy())
+        return data.getvalue()
+
+    def walk(self, asked: Mapping[str, str]) -> bytes:
+        """A WebP that walks from the picture to that of the other seed and back, without an end. Raises ValueError."""
+        import math
+
+        import torch
+        values, data = self.values(asked), io.BytesIO()
+        with self._lock:
+            here, there = self._ws(values), self.net.w([values['other']], label=values.get('class'), psi=values['psi'])
+            shares = [(1 - math.cos(2 * math.pi * number / WALK_FRAMES)) / 2 for number in range(WALK_FRAMES)]
+            frames = [as_picture(self.net.image(w=torch.lerp(here, there, share))[0]) for share in shares]
+        frames[0].save(data, 'webp', save_all=True, append_images=frames[1:], duration=1000 // WALK_FPS, loop=0, quality=90,
+                       lossless=frames[0].width < SMALL)
+        return data.getvalue()
+
     def _draw(self, values: dict[str, float]) -> bytes:
-        import PIL.Image
+        data = io.BytesIO()
+        as_picture(self.net.image(w=self._ws(values))[0]).save(data, 'png')
+        return data.getvalue()
+
+    def _ws(self, values: dict[str, float]) -> Any:
+        """The latent [1, num_ws, w_dim] of the sliders."""
         import torch
         label = values.get('class')
         ws = self.net.w([values['seed']], label=label, psi=values['psi'])
+        if values.get('row', -1) >= 0:
+            ws = self.projected[values['row']:values['row'] + 1].to(ws)
         if values['layer'] < ws.shape[1]:           # From this layer on, the styles are another picture's.
             other = self.net.w([values['other']], label=label, psi=values['psi'])
             ws = torch.cat([ws[:, :values['layer']], other[:, values['layer']:]], dim=1)
         for number, direction in enumerate(self.directions):
             ws = ws + values[f'd{number}'] * direction
-        image, data = self.net.image(w=ws)[0], io.BytesIO()
-        PIL.Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(data, 'png')
-        return data.getvalue()
+        return ws
+
+
+def as_picture(image: Any) -> Any:
+    """An array [height, width, 1 or 3] as a picture of Pillow."""
+    import PIL.Image
+    return PIL.Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+
+
+ANSWERS = {                     # What can be asked for: (its kind, what of the painter makes it).
+    'picture.png': ('image/png', 'png'), 'latent.npz': ('application/octet-stream', 'latent'),
+    'walk.webp': ('image/webp', 'walk')}
 
 
 class Server(ThreadingHTTPServer):
@@ -153,10 +199,11 @@ class Server(ThreadingHTTPServer):
         import jinja2
         template = (programs.folder() / 'drawing' / 'play.html').read_text(encoding='utf-8')
         engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-        G = self.painter.net.G
+        G, projected = self.painter.net.G, self.painter.projected
         return engine.from_string(template).render(
-            nonce=self.nonce, num_ws=G.num_ws, num_classes=G.c_dim,
-            num_directions=len(self.painter.directions), most=MOST_STEPS, resolution=G.img_resolution)
+            nonce=self.nonce, num_ws=G.num_ws, num_classes=G.c_dim, num_rows=0 if projected is None else len(projected),
+            num_directions=len(self.painter.directions), most=MOST_STEPS, num_thumbs=NUM_THUMBS,
+            resolution=G.img_resolution)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -175,8 +222,9 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, 'text/plain', b'Nothing is here; the address that was printed holds a secret.')
         elif path == home:
             self.answer(200, 'text/html; charset=utf-8', self.server.page().encode())
-        elif path == f'{home}picture.png' and len(query) <= MAX_QUERY:
-            self.draw({name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()})
+        elif path.removeprefix(home) in ANSWERS and len(query) <= MAX_QUERY:
+            asked = parse_qs(query, keep_blank_values=True)
+            self.draw(path.removeprefix(home), {name: values[-1] for name, values in asked.items()})
         else:
             self.answer(404, 'text/plain', b'Nothing is here.')
 
@@ -187,17 +235,18 @@ class Handler(BaseHTTPRequestHandler):
                 and (origin is None or origin.removeprefix('http://') in self.server.hosts)
                 and self.headers.get('Sec-Fetch-Site', 'none') in ('none', 'same-origin'))
 
-    def draw(self, asked: Mapping[str, str]) -> None:
-        """Answers with a picture."""
+    def draw(self, name: str, asked: Mapping[str, str]) -> None:
+        """Answers with a picture, or what can be saved of it."""
+        kind, method = ANSWERS[name]
         try:
-            picture = self.server.painter.png(asked)
+            picture = getattr(self.server.painter, method)(asked)
         except ValueError as error:
             self.answer(400, 'text/plain', str(error).encode())
         except RuntimeError as error:           # Memory of the device that ran out, for example.
             click.echo(f'No picture: {str(error).splitlines()[0]}', err=True)
             self.answer(500, 'text/plain', b'The picture could not be drawn; the terminal says why.')
         else:
-            self.answer(200, 'image/png', picture)
+            self.answer(200, kind, picture)
 
     def answer(self, status: int, kind: str, body: bytes) -> None:
         """Sends a whole answer that no other page can use."""

@@ -135,6 +135,60 @@ def test_classes_have_a_slider(folder):
     assert pixels(painter.png({'class': '2'})).ndim == 2
 
 
+def test_the_latent_can_be_saved_and_drawn_again(server, tmp_path):
+    query = 'seed=3&psi=0.5&other=8&layer=2&d0=1'
+    status, _, data = ask(server, f'latent.npz?{query}')
+    with np.load(io.BytesIO(data)) as arrays:
+        w = torch.from_numpy(arrays['w'])
+    assert status == 200 and np.array_equal(server.painter.net.image(w=w)[0], pixels(ask(server, f'picture.png?{query}')[2]))
+
+
+def test_a_video_walks_to_the_other_seed_and_back(server, monkeypatch):
+    monkeypatch.setattr(play, 'WALK_FRAMES', 4)
+    status, headers, data = ask(server, 'walk.webp?seed=3&psi=0.5&other=8')
+    video = Image.open(io.BytesIO(data))
+    assert (status, headers['Content-Type'], video.n_frames, video.info['loop']) == (200, 'image/webp', 4, 0)
+    frames = []
+    for number in range(4):
+        video.seek(number)
+        frames.append(np.asarray(video.convert('RGB')).astype(int))
+    there = server.painter.net.image([8], psi=0.5)[0]
+    assert np.abs(frames[2] - there).max() <= 1 and np.abs(frames[0] - server.painter.net.image([3], psi=0.5)[0]).max() <= 1
+    assert ask(server, 'walk.webp?seed=x')[0] == 400 and ask(server, 'walk.gif')[0] == 404
+
+
+def test_projected_pictures_are_drawn(folder):
+    net = loss_zoo.load(folder / 'run', device='cpu')
+    painter = play.Painter(net, net.w([5, 6]))
+    assert np.array_equal(pixels(painter.png({'row': '1'})), net.image([6])[0])
+    assert np.array_equal(pixels(painter.png({'row': '-1', 'psi': '1'})), net.image([0])[0])
+    with pytest.raises(ValueError, match='row must be'):
+        painter.png({'row': '2'})
+    assert play.Server(painter).page().count('type="range"') == 5 + play.NUM_DIRECTIONS
+
+
+DROPPED = '''<script nonce="NONCE">
+const told = new DataTransfer(), where = picture.getBoundingClientRect();
+told.setData('text/plain', '5');
+picture.dispatchEvent(new DragEvent('drop', {dataTransfer: told, clientY: where.top + where.height / 2 + 1, bubbles: true}));
+const at = document.querySelectorAll('.seed').length, wide = document.documentElement.scrollWidth <= innerWidth;
+document.title = `${form.elements.other.value} ${form.elements.layer.value} ${at} ${wide}`;
+</script>'''
+
+
+@pytest.mark.parametrize('width', [1200, 500])
+def test_a_seed_can_be_dragged_onto_the_picture(server, monkeypatch, width):
+    browser = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    if browser is None:
+        pytest.skip('no chromium on this machine')
+    page = server.page() + DROPPED.replace('NONCE', server.nonce)
+    monkeypatch.setattr(server, 'page', lambda: page)
+    dom = subprocess.run([browser, '--headless', '--no-sandbox', '--disable-gpu', f'--window-size={width},900', '--dump-dom',
+                          '--virtual-time-budget=3000', server.address], capture_output=True, text=True, timeout=300).stdout
+    num_ws = server.painter.net.G.num_ws
+    assert f'<title>5 {num_ws // 2} {play.NUM_THUMBS} true</title>' in dom, dom[-300:]
+
+
 @pytest.mark.parametrize('width', [1200, 500])
 def test_a_browser_shows_it(server, width):
     browser = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
