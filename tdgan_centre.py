@@ -88,6 +88,7 @@ def num_images(o):
 def take_part(o, identity):
     """Until the run is over."""
     import losses_ext
+    from report import refresh
     from torch_utils import distributed
     from torch_utils.wire.grpc_channel import connect
     from torch_utils.wire.record import RecordError, recorded
@@ -98,7 +99,7 @@ def take_part(o, identity):
         centre = part.Centre(o['name'], o['data'], Path(o['private']), o['device'], dict(labels_from=o['labels_from']),
                              part.Hardening(o['grad_clip'], o['grad_noise']), part.Limits(o['max_network'], o['max_message']))
         dial = recorded(partial(connect, o['connect'], identity), o['record_wire'])
-        page = part.Page(centre)
+        page = part.Page(centre, refresh)
         finished = part.Participant(centre, page.begin_stage, page.after).take_part(
             dial, float('inf') if o['patience'] is None else o['patience'])
     except (part.Refused, part.CannotGoOn, RecordError, OSError) as error:

@@ -18,7 +18,9 @@ from tiny import make_dataset
 import train
 from losses_ext.sites import agreement, apart, arrival, take_part
 from losses_ext.sites.agreement import Kind
+from losses_ext.sites.page import Page
 from losses_ext.sites.take_part import Centre, Participant, Refused
+from report import refresh
 from torch_utils.wire import certificates, channel, grpc_channel
 from torch_utils.wire.message import Header, Message, frames_of
 from training.run.health import CannotGoOn
@@ -143,7 +145,9 @@ class FalseSite:
 
 def test_a_centre_stands_whatever_the_generators_site_sends(tmp_path, capsys):
     site = FalseSite(seed=1)
-    participant = Participant(Centre('north', make_dataset(tmp_path / 'a.zip'), tmp_path / 'private', 'cpu'))
+    centre = Centre('north', make_dataset(tmp_path / 'a.zip'), tmp_path / 'private', 'cpu')
+    page = Page(centre, refresh)
+    participant = Participant(centre, page.begin_stage, page.after)
     before, ends = psutil.Process().memory_info().rss, dict.fromkeys(('refused', 'cannot go on', 'closed', 'again'), 0)
 
     def meet():
@@ -176,6 +180,8 @@ def test_a_centre_stands_whatever_the_generators_site_sends(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.zip', 'private']
     said = ''.join(capsys.readouterr())
     assert 'Traceback' not in said and max(map(len, said.splitlines())) < 1000
+    shown = (tmp_path / 'private/report.html').read_text()
+    assert shown.count('data:image') >= 2 and 'D&#39;s loss' in shown.replace("'", '&#39;')
 
 
 # Others who connect to a generator's site.
