@@ -14,7 +14,7 @@ LOSS ?= logistic
 # Small batches, high rates and no path length: what draws faces soonest in so short a run (docs/performance.md).
 FAST ?= --batch=4 --glr=0.005 --dlr=0.005 --cbase=512 --gamma=1 --pl_weight=0 --mixing-prob=0
 
-.PHONY: help demo test slow lint bench gpu-check docs clean
+.PHONY: help demo sites-demo test slow lint bench gpu-check docs clean
 
 help:            ## This list.
 	@grep -hE '^[a-z-]+: *##|^[a-z-]+: .*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,6 +31,10 @@ demo: $(READY)   ## Train on the bundled images for five to fifteen minutes on t
 	@$(BIN)/python train.py --outdir=$(DEMO) --data=$(DATA) --cfg=tiny $(FAST) --kimg=$(KIMG) --mirror=1 --aug=noaug --reg_type=$(REG) --loss=$(LOSS)
 	@$(BIN)/python generate.py --network=$$(ls -dt $(DEMO)/0*/ | head -n 1) --seeds=0-31 --grid=8x4 --outdir=$(DEMO)/generated
 	@echo '== Look at $(DEMO)/*/reals.png, $(DEMO)/*/fakes_over_time.png and $(DEMO)/generated/grid00.png'
+
+sites-demo: $(READY) ## Train TDGAN between three processes with test certificates, a few minutes, and draw what G draws for every centre.
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[sites]'
+	@$(BIN)/python benchmarks/sites_demo.py --outdir=sites-$(DEMO)
 
 test: $(READY)   ## Run the test suite (about ten minutes on two cores).
 	@$(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadfile
@@ -51,4 +55,4 @@ docs: $(READY)   ## Build the pages as a site in site/ (needs the extra "docs").
 	@$(BIN)/python -m mkdocs build --strict
 
 clean:           ## Remove the environment and what the demo wrote.
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) sites-$(DEMO)

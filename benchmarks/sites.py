@@ -1,0 +1,245 @@
+"""What TDGAN between sites costs beside computation: the time of an exchange by size, and the share of an iteration.
+
+    python benchmarks/sites.py                        # On loopback, with mutual TLS; needs the extra "sites".
+    python benchmarks/sites.py --only=exchange --rounds=50
+
+Exchange: so many bytes there and back between two processes, by messages as centres send them (gRPC, digests, checks), and over a
+plain TLS socket with the same certificates. Rounds alternate, so that a machine that gets slower matters to both; medians.
+Share: seconds for a thousand images, of a local run and of the same between processes: on loopback and over a line that has 10 ms
+each way and 100 Mbit/s, emulated by a process that holds bytes back (`tc netem` needs a kernel module that is often missing).
+"""
+import json
+import os
+import queue
+import socket
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+SIZES = (2 ** 16, 2 ** 20, 24 * 2 ** 20)
+PIECE, ON_WAY = 2 ** 14, 64
+DELAY_SEC, BYTES_PER_SEC = 0.01, 100e6 / 8
+DATA = ROOT / 'datasets' / 'emoji-faces-noto-32.zip'
+RECIPES = {'two-stage': [], 'one-stage': ['--loss=osgan']}
+
+
+# An exchange.
+
+
+def forms_of(num):
+    """What was agreed: one tensor of so many bytes."""
+    import torch
+
+    from torch_utils.wire.message import TensorForm
+    return lambda header: dict(x=TensorForm(torch.float32, (num // 4,)))
+
+
+def echo(folder, sizes):
+    """The other process: sends everything back, over gRPC and over a socket. Prints both ports."""
+    from torch_utils.wire import certificates, grpc_channel
+    from torch_utils.wire.channel import Closed
+
+    def serve(channel):
+        with suppress(Closed):
+            while True:
+                channel.send(channel.receive(lambda header: forms_of(sizes[header.kind])(header)))
+
+    listener = grpc_channel.Listener('localhost:0', certificates.load(folder / 'generator'), serve)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    configure(context, folder / 'generator')
+    with socket.create_server(('localhost', 0)) as server:
+        print(listener.port, server.getsockname()[1], flush=True)
+        plain, _ = server.accept()
+        with context.wrap_socket(plain, server_side=True) as end, suppress(EOFError, OSError):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while True:
+                end.sendall(received(end, sizes[received(end, 1)[0]]))
+
+
+def configure(context, folder):
+    """Mutual TLS 1.3 with the certificates of one end."""
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(folder / 'authority.pem')
+    context.load_cert_chain(folder / 'own.pem', folder / 'own.key')
+
+
+def received(end, num):
+    """So many bytes of a socket. Raises EOFError."""
+    data, view, filled = bytearray(num), None, 0
+    view = memoryview(data)
+    while filled < num:
+        got = end.recv_into(view[filled:])
+        if got == 0:
+            raise EOFError
+        filled += got
+    return data
+
+
+def exchange(folder, rounds):
+    """[{bytes, grpc_ms, tls_ms, ratio}], medians over rounds."""
+    import torch
+
+    from torch_utils.wire import certificates, grpc_channel
+    from torch_utils.wire.message import Header, Message
+    certificates.make_authority(folder, 'generator', ['localhost'], ['north'])
+    other = subprocess.Popen([sys.executable, __file__, '--echo', str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        grpc_port, tls_port = map(int, other.stdout.readline().split())
+        channel = grpc_channel.connect(f'localhost:{grpc_port}', certificates.load(folder / 'north'))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        configure(context, folder / 'north')
+        found = []
+        with socket.create_connection(('localhost', tls_port)) as plain, \
+                context.wrap_socket(plain, server_hostname='localhost') as end:
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for kind, num in enumerate(SIZES):
+                tensor, raw = torch.rand(num // 4), os.urandom(num)
+
+                def by_message(kind=kind, num=num, tensor=tensor):
+                    channel.send(Message(Header(kind), {}, dict(x=tensor)))
+                    channel.receive(forms_of(num))
+
+                def by_socket(kind=kind, num=num, raw=raw):
+                    end.sendall(bytes([kind]) + raw)
+                    received(end, num)
+
+                times = [(timed(by_message), timed(by_socket)) for _ in range(rounds + 2)][2:]
+                grpc_ms, tls_ms = (statistics.median(column) * 1000 for column in zip(*times))
+                ratio = statistics.median(a / b for a, b in times)
+                found.append(dict(bytes=num, grpc_ms=round(grpc_ms, 2), tls_ms=round(tls_ms, 2), ratio=round(ratio, 2)))
+                click.echo(f'{num / 2 ** 20:8.2f} MiB each way: {grpc_ms:8.2f} ms by messages, {tls_ms:8.2f} ms by a TLS socket, '
+                           f'{ratio:.2f} times')
+        channel.close()
+        return found
+    finally:
+        other.kill()
+        other.wait()
+
+
+def timed(function):
+    """Seconds."""
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
+
+
+# A share of an iteration.
+
+
+class Line:
+    """Carries what comes at a port to another one: after a while, and not faster than so many bytes a second."""
+
+    def __init__(self, target):
+        self.target, self.server = target, socket.create_server(('localhost', 0))
+        self.port = self.server.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with suppress(OSError):
+            while True:
+                here, _ = self.server.accept()
+                try:
+                    there = socket.create_connection(('localhost', self.target))
+                except OSError:
+                    here.close()
+                    continue
+                for ends in ((here, there), (there, here)):
+                    threading.Thread(target=self.carry, args=ends, daemon=True).start()
+
+    def carry(self, source, target):
+        """One direction: a byte leaves when the line is free, and arrives after the delay."""
+        on_way, free = queue.Queue(ON_WAY), 0.0
+        threading.Thread(target=deliver, args=(on_way, target), daemon=True).start()
+        with suppress(OSError):
+            while data := source.recv(PIECE):
+                free = max(free, time.monotonic()) + len(data) / BYTES_PER_SEC
+                on_way.put((free + DELAY_SEC, data))
+        on_way.put((0.0, b''))
+
+
+def deliver(on_way, target):
+    """At the other end of the line."""
+    with suppress(OSError):
+        while (item := on_way.get())[1]:
+            time.sleep(max(item[0] - time.monotonic(), 0))
+            target.sendall(item[1])
+        target.shutdown(socket.SHUT_RDWR)
+
+
+def seconds(folder, kimg, recipe, where):
+    """Seconds for a thousand images, of the second half of a run."""
+    common = ['--reg_type=tdgan', '--cfg=tiny', '--device=cpu', '--metrics=none', '--log=none', '--workers=0', '--aug=noaug',
+              f'--tdgan_schedule=0:{kimg:g}', f'--tick={kimg / 4:g}', f'--outdir={folder}', *recipe]
+    centre = None
+    with closing(socket.create_server(('localhost', 0))) as probe:
+        port = probe.getsockname()[1]
+    if where == 'local':
+        common.append(f'--tdgan_data={DATA}')
+    else:
+        line = Line(port) if where == 'line' else None
+        common += ['--tdgan_mode=remote', '--tdgan_centres=north', f'--tdgan_listen=localhost:{port}', '--tdgan_res=32',
+                   '--tdgan_insecure=1']
+        centre = subprocess.Popen([sys.executable, 'tdgan_centre.py', f'--data={DATA}', f'--private={folder / "private"}',
+                                   f'--connect=localhost:{line.port if line else port}', '--name=north', '--insecure',
+                                   '--device=cpu'], cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        subprocess.run([sys.executable, 'train.py', *common], cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+    finally:
+        if centre is not None:
+            centre.kill()
+            centre.wait()
+    rows = [json.loads(line) for line in next(folder.glob('0*/stats.jsonl')).read_text().splitlines()]
+    return statistics.median(row['Timing/sec_per_kimg']['mean'] for row in rows[-3:])
+
+
+def share(kimg):
+    """[{recipe, local, loopback, line}], seconds for a thousand images."""
+    found = []
+    for name, recipe in RECIPES.items():
+        row = dict(recipe=name)
+        for where in ('local', 'loopback', 'line'):
+            with tempfile.TemporaryDirectory() as folder:
+                row[where] = round(seconds(Path(folder), kimg, recipe, where), 2)
+        found.append(row)
+        text = ', '.join(f'{row[where]:.1f} s/kimg {where} ({1 - min(row["local"] / row[where], 1):.0%} beside computation)'
+                         for where in ('loopback', 'line'))
+        click.echo(f'{name}: {row["local"]:.1f} s/kimg local, {text}')
+    return found
+
+
+@click.command()
+@click.option('--only', type=click.Choice(['exchange', 'share']), help='Measure this alone.')
+@click.option('--rounds', default=20, show_default=True, help='Of each exchange.')
+@click.option('--kimg', default=0.4, show_default=True, help='Thousands of images of each run.')
+@click.option('--out', type=click.Path(path_type=Path), help='Write the numbers as JSON.')
+@click.option('--echo', 'echo_folder', type=click.Path(path_type=Path), hidden=True)
+def main(only, rounds, kimg, out, echo_folder):
+    """Measure what TDGAN between sites costs beside computation."""
+    if echo_folder:
+        return echo(echo_folder, SIZES)
+    click.echo(f'Load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.')
+    found = dict(load=os.getloadavg()[0])
+    if only != 'share':
+        with tempfile.TemporaryDirectory() as folder:
+            found['exchange'] = exchange(Path(folder), rounds)
+    if only != 'exchange':
+        found['share'] = share(kimg)
+    if out:
+        out.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,110 @@
+"""TDGAN between sites on one machine: a generator's site and two centres, three processes with test certificates.
+
+    python benchmarks/sites_demo.py --outdir=sites-demo-out         # A few minutes on two CPU cores; `make sites-demo`.
+
+The centres are the bundled images, and the same with red and blue exchanged. At the end `centres.png` shows some images of each
+centre, and below them what G draws for it, which has seen neither. Stop it and start it again as you like.
+"""
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
+
+NAMES = ('north', 'south')
+DATA = ROOT / 'datasets' / 'emoji-faces-noto-32.zip'
+FAST = ('--batch=4', '--glr=0.005', '--dlr=0.005', '--cbase=512', '--gamma=1', '--pl_weight=0', '--mixing-prob=0',
+        '--aug=noaug', '--mirror=1')
+
+
+def make_centres(source: Path, folder: Path) -> list[Path]:
+    """The archives of both centres: the images as they are, and with red and blue exchanged."""
+    from PIL import Image
+    paths = [folder / f'{name}.zip' for name in NAMES]
+    with zipfile.ZipFile(source) as archive, ExitStack() as stack:
+        made = [stack.enter_context(zipfile.ZipFile(path, 'w')) for path in paths]
+        for name in sorted(name for name in archive.namelist() if name.endswith('.png')):
+            data = archive.read(name)
+            image, changed = Image.open(io.BytesIO(data)).convert('RGB'), io.BytesIO()
+            Image.merge('RGB', image.split()[::-1]).save(changed, 'png')
+            made[0].writestr(name, data)
+            made[1].writestr(name, changed.getvalue())
+    return paths
+
+
+def run_sites(folder: Path, paths: list[Path], kimg: float, port: int) -> Path:
+    """Trains with three processes; returns the directory of the run."""
+    from torch_utils.wire import certificates
+    for name in ('generator', *NAMES):
+        if not (folder / 'certs' / name).exists():
+            certificates.make_authority(folder / 'certs', 'generator', ['localhost'], NAMES)
+    certs, address, processes = folder / 'certs', f'localhost:{port}', []
+    for name, path in zip(NAMES, paths):
+        processes.append(start(folder / f'{name}.txt', 'tdgan_centre.py', f'--data={path}', f'--private={folder / name}',
+                               f'--connect={address}', f'--name={name}', f'--tls={certs / name}',
+                               f'--record-wire={folder / "wire" / name}', '--device=cpu'))
+    try:
+        command = ['train.py', f'--outdir={folder / "generator"}', '--reg_type=tdgan', '--tdgan_mode=remote',
+                   f'--tdgan_centres={",".join(NAMES)}', f'--tdgan_listen={address}', f'--tdgan_tls={certs / "generator"}',
+                   '--tdgan_res=32', '--cfg=tiny', '--metrics=none', '--device=cpu', *FAST,
+                   f'--tdgan_schedule=0:{kimg:g},1:{kimg:g},0+1:{kimg / 2:g}']
+        subprocess.run([sys.executable, *command], cwd=ROOT, check=True, env=environment())
+        for process in processes:
+            process.wait(60)
+    finally:
+        for process in processes:
+            process.terminate()
+    return max((folder / 'generator').glob('0*'))
+
+
+def environment() -> dict[str, str]:
+    """Threads enough for three processes on one machine."""
+    return {'OMP_NUM_THREADS': str(max((os.cpu_count() or 2) // 2, 1)), **os.environ}
+
+
+def start(log: Path, *args: str) -> subprocess.Popen:
+    """A program of this project, whose output goes into a file."""
+    with open(log, 'a') as file:
+        return subprocess.Popen([sys.executable, *args], cwd=ROOT, stdout=file, stderr=file, env=environment())
+
+
+def draw(run_dir: Path, paths: list[Path], dest: Path) -> None:
+    """Some images of each centre, and below them what G draws for it."""
+    from centre_sheet import fakes, reals
+    from PIL import Image
+    drawn = fakes(max(run_dir.glob('network-snapshot-*.safetensors')))
+    rows = [picture for index, path in enumerate(paths) for picture in (reals(str(path)), drawn[index])]
+    sheet = Image.new('RGB', (rows[0].width, sum(row.height + 4 for row in rows)), 'white')
+    for number, row in enumerate(rows):
+        sheet.paste(row, (0, number * (row.height + 4)))
+    sheet.resize((sheet.width * 3, sheet.height * 3), Image.NEAREST).save(dest)
+
+
+@click.command()
+@click.option('--outdir', type=click.Path(path_type=Path), default='sites-demo-out', show_default=True,
+              help='Where all of it goes.')
+@click.option('--kimg', type=float, default=6.0, show_default=True, help='Thousands of images of each of the first two stages.')
+@click.option('--data', type=click.Path(exists=True, path_type=Path), default=DATA, help='Images of 32 pixels, a zip.')
+@click.option('--port', default=7300, show_default=True, help='Where the generator\'s site listens.')
+def main(outdir: Path, kimg: float, data: Path, port: int) -> None:
+    """Train TDGAN between three processes with test certificates, and draw what G draws for every centre."""
+    outdir.mkdir(parents=True, exist_ok=True)
+    paths = make_centres(data, outdir)
+    run_dir = run_sites(outdir.resolve(), [path.resolve() for path in paths], kimg, port)
+    draw(run_dir, paths, outdir / 'centres.png')
+    click.echo(f'Look at {outdir}/centres.png, {run_dir}/report.html and {outdir}/north/report.html.')
+    for name, path in zip(NAMES, paths):
+        click.echo(f'What has left {name}:')
+        subprocess.run([sys.executable, 'tdgan_audit.py', str((outdir / 'wire' / name).resolve()), f'--data={path.resolve()}'],
+                       cwd=ROOT, check=True)
+
+
+if __name__ == '__main__':
+    main()
