@@ -44,6 +44,8 @@ Example, on one machine (--insecure: without certificates):
               help='Refuse a run whose networks have more weights; with optimizers each million takes 16 MB.')
 @click.option('--max-message', type=Real('(0, inf)'), default=1024.0, show_default=True, metavar='MIB',
               help='Refuse a run with more images, or maps of them, at once.')
+@click.option('--share-moments', is_flag=True,
+              help='Give mean and covariance of the features of all images for Frechet distances, if the run asks for them.')
 @click.option('--record-wire', metavar='DIR', help='Keep every message that leaves, for tdgan_audit.py.')
 @click.option('--patience', type=Real('[0, inf)'), metavar='SECONDS',
               help='End when the generator\'s site has not been there for so long [default: wait for ever]')
@@ -88,6 +90,7 @@ def num_images(o):
 def take_part(o, identity):
     """Until the run is over."""
     import losses_ext
+    from metrics.elsewhere import moments_for
     from report import refresh
     from torch_utils import distributed
     from torch_utils.wire.grpc_channel import connect
@@ -97,7 +100,8 @@ def take_part(o, identity):
         distributed.check_device(o['device'], 1)
         Path(o['private']).mkdir(parents=True, exist_ok=True)
         centre = part.Centre(o['name'], o['data'], Path(o['private']), o['device'], dict(labels_from=o['labels_from']),
-                             part.Hardening(o['grad_clip'], o['grad_noise']), part.Limits(o['max_network'], o['max_message']))
+                             part.Hardening(o['grad_clip'], o['grad_noise']), part.Limits(o['max_network'], o['max_message']),
+                             moments_for if o['share_moments'] else None)
         dial = recorded(partial(connect, o['connect'], identity), o['record_wire'])
         page = part.Page(centre, refresh)
         finished = part.Participant(centre, page.begin_stage, page.after).take_part(

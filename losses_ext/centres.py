@@ -23,6 +23,11 @@ class Centre(Source):
         """The data set; asking opens it."""
         return dnnlib.util.construct_class_by_name(**self._kwargs)
 
+    @property
+    def dataset_kwargs(self) -> dict:
+        """What opens its data set."""
+        return self._kwargs
+
     def note_contents(self) -> None:
         """Counts the images and labels, which are remembered when the data set is closed."""
         self.num = len(self.dataset)

@@ -24,6 +24,7 @@ from dnnlib import writing
 from metrics import plots
 from metrics.detector import Detector
 from metrics.detectors import load_detector
+from metrics.elsewhere import ImagesElsewhere, images_of
 from metrics.features import FeatureOptions, feature_moments, feature_rows
 from metrics.generator_inputs import DatasetLabels, GeneratorInputs, Labels
 from metrics.image_streams import DatasetImages, GeneratedImages, frozen_copy, open_dataset
@@ -258,8 +259,7 @@ class Evaluation:
         centres = self._centres(self.centre)
         self.real = []
         if metric.kind in ('fd', 'kid', 'pr', 'prdc'):
-            self.real = [DatasetImages(c.dataset_kwargs, metric.max_real, metric.keep_xflip,
-                                       num_workers=options.num_workers) for c in centres]
+            self.real = [images_of(c.dataset_kwargs, metric, options.num_workers) for c in centres]
         self.num_real = sum(images.num for images in self.real)
         self._prepare_fakes(centres)
         self._check()
@@ -298,7 +298,8 @@ class Evaluation:
         if self.real:
             return [images.dataset for images in self.real]
         changes = {} if self.metric.kind == 'ppl' else {'max_size': None, 'xflip': False}
-        return [open_dataset(c.dataset_kwargs, **changes) for c in centres if self.G.c_dim]
+        return [c.dataset_kwargs if hasattr(c.dataset_kwargs, 'get_label') else open_dataset(c.dataset_kwargs, **changes)
+                for c in centres if self.G.c_dim]
 
     def _check(self):
         """One sentence about what does not fit, before any image is made."""
@@ -336,6 +337,8 @@ class Evaluation:
     def real_moments(self, images: DatasetImages, taps: Sequence[str]) -> dict[str, Moments] | None:
         """{tap: moments} of real images on process 0; from their features
         where some metric needs these anyway."""
+        if isinstance(images, ImagesElsewhere):
+            return images.moments(self.detector, taps)
         if all(tap in self._known_rows(images) for tap in taps) or self._is_shared_with('kid', 'pr', 'prdc'):
             rows = self.real_rows(images, taps)
             return rows and {tap: Moments.of(rows[tap]) for tap in taps}

@@ -54,7 +54,7 @@ class Sites:
         where = [f'--tdgan_data={",".join(self.data)}'] if not remote else [
             '--tdgan_mode=remote', f'--tdgan_centres={",".join(NAMES)}', f'--tdgan_listen=localhost:{self.port}',
             f'--tdgan_tls={self.certificates["generator"]}' if self.secure else '--tdgan_insecure=1', '--tdgan_res=16',
-            '--tdgan_patience=60', *labels]
+            '--tdgan_patience=900', *labels]
         run_dir = self.folder / 'run'
         run_dir.mkdir(exist_ok=True)
         (run_dir / 'sites-run').unlink(missing_ok=True)
@@ -73,8 +73,8 @@ class Sites:
         self.processes[name].kill()
         self.processes[name].wait()
 
-    def train(self, remote, *args):
-        """(run, statistics) at the end."""
+    def train(self, remote, *args, then=lambda run: None):
+        """(run, statistics) at the end; `then` is called with the run while centres are still there."""
         training_stats.reset()
         run = setup.build(self.config(remote, *args), torch.device('cpu'))
         collector = training_stats.Collector('(Loss|Progress)/.*')
@@ -83,6 +83,7 @@ class Sites:
             collector.update()
             for regularizer in run.game.having('before_save'):
                 regularizer.before_save(run.nimg)
+            then(run)
         finally:
             for hub in list(hubs.HUBS.values()):
                 hub.close()

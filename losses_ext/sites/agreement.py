@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ class Kind(enum.IntEnum):
     LEARN_FROM_REALS = 16       # A critic learns without fakes.
     JUDGE_AND_LEARN = 18        # Both at once, of the same fakes.
     MEASURED = 17               # An iteration in which shares of methods were measured is over.
+    MOMENTS = 19                # Moments of the features of a centre's images are asked for, which it may refuse.
     SAVE = 13
     LEAVE = 14                  # The stage is over.
     END = 15                    # The run is over, or stops for now.
@@ -128,10 +130,20 @@ def label_form(config: Mapping[str, Any], num: int) -> TensorForm:
     return TensorForm(torch.float32, (num, config['data_shape']['c_dim']), (True, False))
 
 
-def answer_forms(grad: TensorForm | None):
+def moments_forms(widths: Mapping[str, int]) -> dict[str, TensorForm]:
+    """Means and scatter matrices for each tap of a detector; of no size if the centre does not give them."""
+    forms = {}
+    for tap, width in widths.items():
+        forms[f'{tap}.mean'] = TensorForm(torch.float64, (width,), (True,))
+        forms[f'{tap}.scatter'] = TensorForm(torch.float64, (width, width), (True, True))
+    return forms
+
+
+def answer_forms(grad: TensorForm | None, more: Mapping[str, TensorForm] = MappingProxyType({})):
     """What may come back from a centre."""
     forms = dict(statistics=TensorForm(torch.float64, (MAX_STATISTICS, 3), (True, False)),
                  signs=TensorForm(torch.float32, (16, 2), (True, False)))
+    forms.update(more)
     table = {Kind.ANSWER: forms if grad is None else {**forms, 'grad': grad}, Kind.FAILED: {}, Kind.REFUSED: {}}
     return of_kinds(table)
 

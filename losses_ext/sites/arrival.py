@@ -24,6 +24,7 @@ class Presence:
     states: frozenset[int]                      # Numbers of images after which it has saved its state.
     session: int
     step: int
+    shares_moments: bool = False
 
 
 def greet(channel: Channel, names: Sequence[str], offer: Callable[[int], tuple[Message, int]]) -> tuple[int, Presence]:
@@ -63,7 +64,7 @@ def presence_of(channel: Channel, ready: Message) -> Presence:
     if not isinstance(saved, list) or not all(type(nimg) is int and nimg >= 0 for nimg in saved):
         raise BadMessage('it does not say which states it has')
     return Presence(channel, num, labels, frozenset(saved), agreement.whole(values, 'session'),
-                    agreement.whole(values, 'step', 2 ** 32 - 1))
+                    agreement.whole(values, 'step', 2 ** 32 - 1), values.get('shares_moments') is True)
 
 
 def refuse(channel: Channel, why: str, for_good: bool) -> None:

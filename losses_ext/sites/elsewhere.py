@@ -56,6 +56,10 @@ class CentreElsewhere(Centre):
     def __init__(self, index: int, kwargs: dict, code: np.ndarray | None, hub: Hub):
         super().__init__(index, kwargs, code)
         self._hub = hub
+        self.centre = self.centre[0], (Shared(self, hub), self.centre[1][1])
+
+    def without_path(self) -> tuple[str, tuple[dict, list[float]]]:
+        return self.centre[0], ({key: value for key, value in self._kwargs.items() if key != 'path'}, self.centre[1][1])
 
     def note_contents(self) -> None:
         self.num, self.labels = self._hub.contents(self.index) or (0, None)
@@ -72,6 +76,35 @@ class CentreElsewhere(Centre):
     def open_reals(self, make: Callable[[Any], Any], config: dict, device: torch.device, nimg: int, order: int) -> 'NoReals':
         self._hub.enter(self.index, nimg, order)
         return NoReals(config['batch'], config['data_shape']['c_dim'], device)
+
+
+class Shared:
+    """What metrics get of a centre that is elsewhere, in place of a data set: labels by their numbers, moments if it allows."""
+
+    def __init__(self, centre: CentreElsewhere, hub: Hub):
+        self._centre, self._hub = centre, hub
+
+    def __len__(self) -> int:
+        return self._centre.num
+
+    @property
+    def name(self) -> str:
+        """Of the centre."""
+        return self._hub.links[self._centre.index].name
+
+    @property
+    def image_shape(self) -> list[int]:
+        """[C,H,W]"""
+        return self._hub.image_shape
+
+    def get_label(self, index: int) -> np.ndarray:
+        """[c_dim], as if images with equal labels lay together."""
+        values, counts = self._centre.labels
+        return values[np.searchsorted(np.cumsum(counts), index, side='right')]
+
+    def ask_moments(self, query: dict, widths: dict[str, int]) -> dict[str, tuple]:
+        """{tap: (number, mean, scatter)}. Raises ValueError."""
+        return self._hub.moments(self._centre.index, query, widths)
 
 
 class NoReals:

@@ -25,8 +25,8 @@ from torch import Tensor
 from dnnlib import writing
 from losses_ext.sites import agreement, arrival
 from losses_ext.sites.agreement import Disagreement, Kind
+from losses_ext.sites.answers import ignore, moments_in, report_moments
 from losses_ext.sites.arrival import Presence
-from torch_utils import training_stats
 from torch_utils.wire.channel import Channel, Closed
 from torch_utils.wire.message import BadMessage, Header, Message, TensorForm
 from training.loss import Game, StepContext
@@ -82,6 +82,7 @@ class Hub:
         self._changed = threading.Condition()
         self._pending: deque[Pending] = deque()
         self._saves: list[int] = []
+        self._moments: dict[tuple, dict] = {}
         self._names: set[str] = set()   # Of statistics that centres have sent.
         self._nimg = 0
         self._stage: Any = None
@@ -129,6 +130,12 @@ class Hub:
     def c_dim(self) -> int:
         """Numbers in a label."""
         return self._config['data_shape']['c_dim']
+
+    @property
+    def image_shape(self) -> list[int]:
+        """[C,H,W]"""
+        shape = self._config['data_shape']
+        return [shape['img_channels'], shape['img_resolution'], shape['img_resolution']]
 
     def contents(self, index: int) -> tuple[int, tuple[np.ndarray, np.ndarray]] | None:
         """(number of images, labels) of a centre; None if it has not come in the time that it had."""
@@ -308,6 +315,22 @@ class Hub:
         for critic, (total, count) in zip(critics, signs):
             critic.real_signs += torch.stack([total, count])
 
+    def moments(self, index: int, query: dict[str, Any], widths: Mapping[str, int]) -> dict[str, tuple[int, Tensor, Tensor]]:
+        """{tap: (number, mean [d], scatter [d,d])} of the features of a centre's images, asked for once. Raises ValueError."""
+        key = (index, *query.values())
+        if key not in self._moments:
+            link, answers = self.links[index], []
+            self.settle()
+            if link.presence is None or not link.presence.shares_moments:
+                raise ValueError(f'the centre {link.name} does not share moments of its features (--share-moments)')
+            forms = agreement.answer_forms(None, agreement.moments_forms(widths))
+            self._request(index, Kind.MOMENTS, {**query, 'taps': list(widths)}, {}, forms, answers.append)
+            self.settle()
+            if not answers:
+                raise ValueError(f'the centre {link.name} is away')
+            self._moments[key] = moments_in(answers[0], widths, link.name)
+        return self._moments[key]
+
     # Requests and answers.
 
     def _header(self, kind: Kind, index: int, iteration: int = 0) -> Header:
@@ -390,24 +413,6 @@ class Hub:
         if not is_new and (presence.session != header.session or presence.step not in (header.step - 1, header.step)):
             raise GoBack(f'the centre {link.name} was away and has lost what it had done since its last state')
         self._send(pending)
-
-
-def report_moments(answer: Message, known: set[str]) -> None:
-    """Reports what a centre has reported; all names join those that are known. Raises CannotGoOn for what is no statistic of
-    a step."""
-    names, rows = answer.values.get('statistics'), answer.tensors['statistics']
-    if not isinstance(names, list) or len(names) != len(rows) or not all(
-            isinstance(name, str) and agreement.STATISTIC.fullmatch(name) for name in names):
-        raise CannotGoOn('a centre sends statistics that were not agreed')
-    known.update(names)
-    if len(known) > agreement.MAX_NAMES or not ((rows[:, 0] >= 0) & (rows[:, 0] <= agreement.MAX_COUNT)).all():
-        raise CannotGoOn('a centre sends statistics that no step has')
-    for name, row in zip(names, rows):
-        training_stats.report_moments(name, row.tolist())
-
-
-def ignore(answer: Message) -> None:
-    """There is nothing in it."""
 
 
 def run_id(run_dir: str | os.PathLike | None) -> bytes:

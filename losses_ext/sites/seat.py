@@ -61,12 +61,13 @@ class Seat:
     """
 
     def __init__(self, config: dict, index: int, kinds: Mapping[str, str], device: torch.device, private: Path,
-                 hardening: Hardening, on_stage: Callable[['Seat'], None] = lambda seat: None):
+                 hardening: Hardening, on_stage: Callable[['Seat'], None] = lambda seat: None,
+                 share: Callable[..., dict] | None = None):
         self.config, self.index, self.device, self.private, self.kinds = config, index, device, private, dict(kinds)
         self.session = Session()
         self.health = Health()
         self.place = Place()
-        self._hardening, self._on_stage = hardening, on_stage
+        self._hardening, self._on_stage, self._share = hardening, on_stage, share
         private.mkdir(parents=True, exist_ok=True)
         self._build()
 
@@ -107,8 +108,8 @@ class Seat:
         feats = {f'feat{res}': TensorForm(torch.float32, (size, self.feat_channels[res], res, res),
                                           (True, False, False, False))
                  for res in sorted(self.run.game.tap_G)}
-        without = dict.fromkeys((Kind.ENTER, Kind.LEARN_FROM_REALS, Kind.MEASURED, Kind.SAVE, Kind.LEAVE, Kind.END,
-                                 Kind.REFUSED), {})
+        without = dict.fromkeys((Kind.ENTER, Kind.LEARN_FROM_REALS, Kind.MEASURED, Kind.MOMENTS, Kind.SAVE, Kind.LEAVE,
+                                 Kind.END, Kind.REFUSED), {})
         learn = {**images, **feats}
         return agreement.of_kinds({Kind.JUDGE: images, Kind.LEARN: learn, Kind.JUDGE_AND_LEARN: learn, **without})(header)
 
@@ -142,7 +143,7 @@ class Seat:
         """(values, tensors) of the answer."""
         act = {Kind.ENTER: self._enter, Kind.JUDGE: self._judge, Kind.LEARN: self._learn,
                Kind.LEARN_FROM_REALS: self._learn, Kind.JUDGE_AND_LEARN: self._judge_and_learn, Kind.SAVE: self._save,
-               Kind.LEAVE: self._leave, Kind.MEASURED: self._measured}[request.header.kind]
+               Kind.LEAVE: self._leave, Kind.MEASURED: self._measured, Kind.MOMENTS: self._moments}[request.header.kind]
         grad: dict[str, Tensor] = {}
         with training_stats.noted() as notes:
             values = act(request, grad) or {}
@@ -250,6 +251,21 @@ class Seat:
     def _measured(self, request: Message, _: dict) -> None:
         if self.run.game.shares is not None:
             self.run.game.shares.end_iteration()
+
+    def _moments(self, request: Message, tensors: dict) -> dict:
+        """Moments of the features of this centre's images, if it gives them."""
+        kwargs, taps = self.run.stage.sources[self.source].dataset_kwargs, request.values.get('taps')
+        try:
+            if self._share is None:
+                raise ValueError('it does not share moments')
+            found = self._share(request.values, kwargs, self.device, str(self.private / 'features'))
+        except ValueError as error:
+            empty = agreement.moments_forms(dict.fromkeys(map(str, taps[:16]), 0) if isinstance(taps, list) else {})
+            tensors.update({name: torch.zeros(form.shape, dtype=form.dtype) for name, form in empty.items()})
+            return dict(text=str(error))
+        for tap, (_, mean, scatter) in found.items():
+            tensors.update({f'{tap}.mean': mean.cpu().double(), f'{tap}.scatter': scatter.cpu().double()})
+        return dict(num=next(iter(found.values()))[0])
 
     @property
     def judging(self) -> dict[str, Callable]:

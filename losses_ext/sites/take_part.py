@@ -42,6 +42,7 @@ class Centre:
     more: Mapping[str, Any] = ()
     hardening: Hardening = Hardening()
     limits: Limits = Limits()
+    share: Callable[..., dict] | None = None        # Gives moments of features (metrics/elsewhere.py); None: they stay.
 
 
 class Participant:
@@ -143,7 +144,8 @@ class Participant:
         session = self._seat.session
         tensors = dict(values=torch.from_numpy(labels[0]).float(), counts=torch.from_numpy(labels[1]).long())
         channel.send(Message(Header(Kind.READY, index, run=run), dict(
-            num=num, states=self._seat.saved(), session=session.number, step=session.step), tensors))
+            num=num, states=self._seat.saved(), session=session.number, step=session.step,
+            shares_moments=self.centre.share is not None), tensors))
         return self._seat, run, index
 
     def _make_seat(self, values: Mapping[str, Any], run: bytes, index: int) -> Seat:
@@ -163,7 +165,7 @@ class Participant:
                   'data_loader_kwargs': dict(num_workers=0)}
         self.centre.limits.check(config, config['regularizers'][apart.METHOD]['schedule'])
         return Seat(config, index, kinds, distributed.pick_device(self.centre.device), self.centre.private / run.hex(),
-                    self._hardening(config), self._on_stage)
+                    self._hardening(config), self._on_stage, self.centre.share)
 
     def _hardening(self, config: Mapping[str, Any]) -> Hardening:
         """What is done to image gradients: what this centre wants and what the run wants, whichever is stricter."""

@@ -8,12 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from metric_tools import TinyDetector
 from site_runs import BASE, Sites, assert_equal_runs
 from tiny import assert_same_bits, make_dataset
 
 import train
 from losses_ext.sites import hub as hubs
 from losses_ext.sites.hardening import Hardening
+from metrics.elsewhere import ImagesElsewhere
+from metrics.features import FeatureOptions, feature_moments
+from metrics.image_streams import DatasetImages
+from metrics.names import MetricError, find_metric
 from training.config.rules import UserError
 from training.dataset import ImageFolderDataset
 from training.loss import Game
@@ -125,7 +130,7 @@ def test_a_stage_ends_early_when_a_centre_stays_away_and_the_centre_can_come_bac
 
     def started_again(hub, stage, *more):
         if stage.number == 1:
-            hub._patience = 60
+            hub._patience = 900
             sites.start('north')
         begin_stage(hub, stage, *more)
 
@@ -142,7 +147,7 @@ def test_a_centre_that_never_comes_is_left_out_and_the_run_stops_if_it_has_no_ot
     begin_stage = hubs.Hub.begin_stage
 
     def without_patience_at_first(hub, stage, *more):
-        hub._patience = 0 if stage.number == 0 else 60
+        hub._patience = 0 if stage.number == 0 else 900
         begin_stage(hub, stage, *more)
 
     sites.end('north')
@@ -175,7 +180,8 @@ def test_what_may_be_combined_is_equal_as_well(sites, args):
 @pytest.mark.parametrize('args, sentence', [
     (['--reg_type=tdgan,zcr'], '--reg_type=zcr needs the critics'),
     (['--loss=relativistic', '--cond=1', '--tdgan_labels=3', '--aug=noaug'], 'would have to leave the centre'),
-    (['--metrics=fid50k_full'], 'give --metrics=none'),
+    (['--metrics=fid50k_full,pr50k3_full'], '--metrics=pr50k3_full needs the features of each image'),
+    (['--metrics=kid50k_full'], '--metrics=kid50k_full needs'),
     (['--tdgan_data=a.zip'], 'exclude each other'),
     (['--tdgan_res=20'], 'a power of two'),
     (['--tdgan_centres=a,a'], 'must be different names'),
@@ -194,6 +200,29 @@ def test_what_cannot_be_divided_is_refused_by_name(args, sentence, tmp_path):
              '--tdgan_res=16']
     with pytest.raises(UserError, match=sentence):
         train.config_from_args([*given, *args])
+
+
+def test_metrics_get_moments_of_centres_that_allow_it_and_nothing_else(sites):
+    metric, detector, found = find_metric('fd_efflite0'), TinyDetector(), {}
+
+    def ask(run):
+        for source in run.stage.sources:
+            name, (shared, _) = source.centre
+            try:
+                found[name] = ImagesElsewhere(shared, metric).moments(detector, detector.fd_taps)
+            except MetricError as error:
+                found[name] = str(error)
+        with pytest.raises(MetricError, match='pr_efflite0 needs the features of each image, and those of north'):
+            ImagesElsewhere(run.stage.sources[0].centre[1][0], find_metric('pr_efflite0'))
+
+    sites.train(True, '--tdgan_schedule=0+1:0.016', then=ask)
+    images = DatasetImages(dict(class_name='training.dataset.ImageFolderDataset', path=sites.data[0]))
+    expected = feature_moments(images, detector, detector.fd_taps, FeatureOptions(cache=False))
+    assert set(found) == {'centre-0', 'centre-1'} and 'does not share moments' in found['centre-1']
+    for tap, moments in expected.items():
+        assert found['centre-0'][tap].num == moments.num == 24
+        torch.testing.assert_close(found['centre-0'][tap].mean, moments.mean)
+        torch.testing.assert_close(found['centre-0'][tap].cov(), moments.cov())
 
 
 def test_old_runs_have_the_configuration_that_they_had(sites):

@@ -1,0 +1,66 @@
+"""Real images that are on another machine: of them there are moments of features, and nothing else.
+
+`ImagesElsewhere` stands for them where a metric is calculated, `moments_for` calculates them where they are. The Frechet distance
+needs no more: moments of a union follow from those of its parts (moments.py).
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from metrics.detector import Detector
+from metrics.detectors import load_detector
+from metrics.features import FeatureOptions, feature_moments
+from metrics.image_streams import DatasetImages
+from metrics.moments import Moments
+from metrics.names import Metric, MetricError, find_metric
+from metrics.weights import WeightOptions
+
+
+class ImagesElsewhere:
+    """The images of `source`, which has a length, `name`, `image_shape`, `get_label(i)` and `ask_moments(query, widths)`: from
+    {tap: width} to {tap: (number, mean, scatter)}, or a ValueError with a sentence."""
+
+    def __init__(self, source: Any, metric: Metric):
+        if metric.kind != 'fd':
+            raise MetricError(f'{metric.name} needs the features of each image, and those of {source.name} do not leave it; '
+                              'fid... and fd... need their moments alone')
+        self.dataset, self.name, self._metric = source, source.name, metric
+        self.num = min(len(source), metric.max_real or len(source))
+        self.key = ('elsewhere', source.name, self.num)
+
+    def fingerprint(self) -> None:
+        """Nothing is known of their content."""
+
+    def moments(self, detector: Detector, taps: Sequence[str]) -> dict[str, Moments]:
+        """{tap: moments}. Raises MetricError."""
+        query = dict(metric=self._metric.name, detector=detector.name, sha256=detector.sha256)
+        try:
+            found = self.dataset.ask_moments(query, {tap: detector.taps[tap] for tap in taps})
+        except ValueError as error:
+            raise MetricError(str(error)) from error
+        return {tap: Moments.from_covariance(num, mean, scatter / (num - 1)) for tap, (num, mean, scatter) in found.items()}
+
+
+def images_of(source: Any, metric: Metric, num_workers: int) -> DatasetImages | ImagesElsewhere:
+    """The real images of a metric: of the arguments of a data set, or elsewhere. Raises MetricError."""
+    if hasattr(source, 'ask_moments'):
+        return ImagesElsewhere(source, metric)
+    return DatasetImages(source, metric.max_real, metric.keep_xflip, num_workers=num_workers)
+
+
+def moments_for(query: Mapping[str, Any], dataset_kwargs: Mapping[str, Any], device: Any, cache_dir: str) -> dict[str, tuple]:
+    """{tap: (number, mean, scatter)} of the images of a data set, kept in a directory: calculated once. Raises ValueError."""
+    try:
+        metric = find_metric(str(query.get('metric')))
+        if not isinstance(metric, Metric) or metric.kind != 'fd':
+            raise MetricError('moments are for Frechet distances')
+        detector = load_detector(metric, WeightOptions(), device)
+        if (detector.name, detector.sha256) != (query.get('detector'), query.get('sha256')):
+            raise MetricError(f'the weights of the detector {detector.name} are others here')
+        images = DatasetImages(dataset_kwargs, metric.max_real, metric.keep_xflip, num_workers=0)
+        found = feature_moments(images, detector, detector.fd_taps, FeatureOptions(device, cache_dir=cache_dir))
+    except MetricError as error:
+        raise ValueError(str(error)) from error
+    assert found is not None
+    return {tap: (moments.num, moments.mean, moments.scatter) for tap, moments in found.items()}
