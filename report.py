@@ -22,7 +22,7 @@ import click
 from dnnlib import output, writing
 from metrics.names import higher_is_better
 from training.config.options import argv_of
-from training.config.schema import meanings
+from training.config.schema import meanings, meanings_of_methods, option_name
 from training.run.files import RunFileError, find_pictures, lines_of, read_options, read_stats
 
 PAGE = 'report.html'        # In the run directory.
@@ -160,7 +160,7 @@ def flat(config: Any, prefix: str = '') -> dict[str, str]:
     if isinstance(config, dict) and config:
         return {name: text for key, value in config.items()
                 for name, text in flat(value, f'{prefix}.{key}').items()}
-    return {prefix.lstrip('.'): json.dumps(config)}
+    return {option_name(prefix.lstrip('.')): json.dumps(config)}
 
 
 def differences(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
@@ -308,7 +308,8 @@ def page_of(runs: Sequence[RunSummary], going_on: bool = False) -> str:
         others=charts(stats, others), slides=slides(runs), written=f'{datetime.now():%Y-%m-%d %H:%M}',
         until=int(time.time() + LOOK_SEC) if going_on else 0, equal=at_equal_kimg(runs, metric_names),
         differences=[[name, *values] for name, values in differences(runs).items()][:MAX_OPTIONS],
-        options=[[name, *(config.get(name, '') for config in options)] for name in names], meanings=meanings())
+        options=[[name, *(config.get(name, '') for config in options)] for name in names],
+        meanings=meanings() | meanings_of_methods())
 
 
 def facts(run: RunSummary, number: int, metric_names: Sequence[str]) -> dict[str, Any]:

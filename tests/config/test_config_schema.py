@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from training.config.arguments import as_arguments, as_entries
+from training.config.options import OPTIONS
 from training.config.run_dirs import differences
-from training.config.schema import PLACES, RENAMED, Config, may_change, problem_of
+from training.config.schema import PLACES, RENAMED, Config, may_change, option_name, problem_of
 from training.config.setting import NO, WITH_OVERRIDE, YES, leaves
 
 RUNS = sorted((Path(__file__).parents[1] / 'fixtures' / 'runs').glob('*/run/training_options.json'))
@@ -51,6 +52,15 @@ def test_an_option_is_called_the_same_in_the_file():
     old = {path.rpartition('.')[2] for paths in PLACES.values() for path in paths} - {'labels_from'}
     left = {name.rpartition('.')[2] for name, _ in leaves({**said, 'command': {}})}
     assert old & left <= {'num_layers', 'class_name', 'xflip'}    # Of D's mapping network, other classes, augmentation.
+
+
+@pytest.mark.parametrize('entry, option', [
+    ('regularizers.ggdr.weight', 'ggdr_weight'), ('regularizers.tdgan.remind_interval', 'tdgan_remind_interval'),
+    ('loss_kwargs.pl_weight', 'pl_weight'), ('loss_kwargs.game', 'loss_kwargs.game'), ('keep.newest', 'keep.newest'),
+    ('mirror', 'mirror')])
+def test_options_of_methods_are_shown_as_they_are_typed(entry, option):
+    assert option_name(entry) == option
+    assert option_name(entry) == entry or option in OPTIONS
 
 
 @pytest.mark.parametrize('tables, entry', [

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import writing
-from training.config.schema import NO, YES, Config, may_change, problem_of, with_names_of_now
+from training.config.schema import NO, YES, Config, may_change, option_name, problem_of, with_names_of_now
 from training.config.setting import leaves
 from training.run.files import OPTIONS_FILE, RunFileError, read_options_file
 
@@ -151,7 +151,7 @@ def is_possible(changes: dict[str, str]) -> bool:
 
 def in_words(changes: dict[str, str]) -> str:
     """The differences as part of a sentence."""
-    return '; '.join(f'{"data" if name == DATA else name}: {change}' for name, change in changes.items())
+    return '; '.join(f'{"data" if name == DATA else option_name(name)}: {change}' for name, change in changes.items())
 
 
 def lost_progress(run_dir: str | os.PathLike, batch_size: int) -> str | None:

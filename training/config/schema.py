@@ -11,7 +11,7 @@ The options of a method are declared in its own file: `--ggdr_weight` is `regula
 """
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import click
@@ -22,7 +22,7 @@ from torch_utils.network_schema import classes_for
 from training.config import problems
 from training.config.arguments import as_arguments, as_entries, contradictions
 from training.config.base_configs import CONFIG_NAMES
-from training.config.methods import LOSSES, METHODS
+from training.config.methods import LOSSES, METHODS, zoo_fields
 from training.config.presets import PRESETS
 from training.config.setting import NO, WITH_OVERRIDE, YES, Typed, fields_of, setting
 from training.config.sources import TRANSFER_NETS
@@ -332,6 +332,21 @@ def may_change(name: str) -> str:
     dots lead into tables."""
     field = fields_of(Config).get(name.split('.')[0])
     return field.metadata['changes'] if field else WITH_OVERRIDE
+
+
+def option_name(entry: str) -> str:
+    """What the option is called that says an entry; dots lead into tables. Those of methods have the method's name before
+    them: `regularizers.ggdr.weight` is `ggdr_weight`, and `loss_kwargs.pl_weight` is `pl_weight`."""
+    table, _, name = entry.partition('.')
+    if table == 'regularizers' and '.' in name:
+        return name.replace('.', '_', 1)
+    return name if table == 'loss_kwargs' and name in meanings_of_methods() else entry
+
+
+@cache
+def meanings_of_methods() -> dict[str, str]:
+    """{METHOD_OPTION: what it means}"""
+    return {f'{method}_{field.name}': field.help for method, field in zoo_fields()}
 
 
 def meanings(table: type = Config, prefix: str = '') -> dict[str, str]:
