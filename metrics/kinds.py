@@ -73,8 +73,14 @@ def _ppl(work):
     # Compiled operators round differently, and do not exist on every machine.
     with backend.default('reference'):
         pieces = in_order(work.metric.num_gen, PATHS_AT_ONCE, compute, 'paths', work.options.progress)
-        distances = torch.cat(list(pieces))
-    return {name: on_main(lambda: trimmed_mean(distances))}, {name: float(distances.std() / len(distances) ** 0.5)}
+        distances = list(pieces)
+
+    def finish():
+        found = torch.cat(distances)
+        return trimmed_mean(found), float(found.std() / len(found) ** 0.5)
+
+    value, error = on_main(finish)
+    return {name: value}, {name: error}
 
 
 KINDS: dict[str, Callable] = {'fd': _fd, 'kid': _kid, 'pr': _pr, 'prdc': _prdc, 'is': _is, 'ppl': _ppl}

@@ -2,7 +2,7 @@
 
 The numbers 0 ... num-1 are cut into batches; process r of R does batches r, r + R, ...
 Since batches are whole, each is computed from the same numbers whatever R is, and results come back in the
-order of the numbers: for every R the same bits.
+order of the numbers: for every R the same bits. They come to process 0, which alone needs them.
 """
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def in_order(
     num: int, batch_size: int, compute: Callable[[Sequence[range]], Iterable[torch.Tensor]], title: str = '',
     progress: bool = False,
 ) -> Iterator[torch.Tensor]:
-    """Yields the results for all batches in order, on every process, as CPU tensors.
+    """Yields the results for all batches in order, as CPU tensors, on process 0; on the others nothing.
 
     Args:
         num: How many things there are.
@@ -68,7 +68,7 @@ def in_order(
     with tqdm(total=num, desc=title, leave=False, disable=None if is_shown else True) as bar:
         for i in range(0, len(batches), num_ranks):
             is_due = i + rank < len(batches)
-            for result in together(lambda due=is_due: next(mine).cpu() if due else None):
+            for result in _together(lambda due=is_due: next(mine).cpu() if due else None, distributed.gather_on_main) or ():
                 if result is not None:
                     bar.update(len(result))
                     yield result
@@ -81,6 +81,11 @@ def together(function: Callable[[], Any]) -> list[Any]:
     If any is asked to stop, before it or meanwhile, all raise StopAsked. (Errors that are raised then are
     left out: they come from the same request to stop.)
     """
+    return _together(function, distributed.gather_objects)
+
+
+def _together(function, gather):
+    """`together`, with the results as `gather` gives them."""
     outcome, error = None, None
     try:
         check_stop()
@@ -89,15 +94,15 @@ def together(function: Callable[[], Any]) -> list[Any]:
     except Exception as caught:
         error = caught
     is_stopped = error is not None and _wants_stop.get()()
-    outcomes = distributed.gather_objects((outcome, None if error is None else _sentence(error), is_stopped))
-    if any(is_stopped for _, _, is_stopped in outcomes):
+    answers = distributed.gather_objects((None if error is None else _sentence(error), is_stopped))
+    if any(is_stopped for _, is_stopped in answers):
         raise StopAsked
     if error is not None:
         raise error
-    for rank, (_, problem, _) in enumerate(outcomes):
+    for rank, (problem, _) in enumerate(answers):
         if problem is not None:
             raise MetricError(f'process {rank}: {problem}')
-    return [result for result, _, _ in outcomes]
+    return gather(outcome)
 
 
 def on_main(function: Callable[[], Any]) -> Any:

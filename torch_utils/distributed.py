@@ -16,13 +16,14 @@ import torch.distributed as dist
 
 from dnnlib import torchrun
 from dnnlib.computing import DEVICES
-from torch_utils import precision
+from torch_utils import nested, precision
 from torch_utils.launcher import RankError, ask, launch, torchrun_world_size
 
 __all__ = [
-    'DEVICES', 'RankError', 'all_agree', 'all_reduce_mean_', 'any', 'barrier', 'broadcast_module_',
-    'broadcast_object',
-    'check_bfloat16', 'check_device', 'check_equal', 'gather', 'gather_objects', 'launch', 'local_rank', 'pick_device',
+    'DEVICES', 'LateFlag', 'Mean', 'RankError', 'all_agree', 'all_reduce_mean_', 'any', 'barrier', 'broadcast_module_',
+    'broadcast_nested', 'broadcast_object',
+    'check_bfloat16', 'check_device', 'check_equal', 'gather', 'gather_objects', 'gather_on_main', 'launch', 'local_rank',
+    'pick_device',
     'rank', 'torchrun_world_size', 'world_size',
 ]
 
@@ -146,6 +147,27 @@ def _reduced_flag(flag, op):
     return bool(value)
 
 
+class LateFlag:
+    """A flag that any rank may set, for what is asked in every iteration: the answer is one call old, so nobody waits for it.
+
+    Without a group it is of this call. Ranks get the same answers.
+    """
+
+    def __init__(self):
+        self._pending: tuple[torch.Tensor, Any] | None = None
+
+    def any(self, flag: bool) -> bool:
+        """Was the flag set on any rank when this was called before?"""
+        if not has_group():
+            return flag
+        former, value = self._pending, torch.tensor(int(flag))
+        self._pending = value, dist.all_reduce(value, op=dist.ReduceOp.MAX, async_op=True)
+        if former is None:
+            return False
+        former[1].wait()
+        return bool(former[0])
+
+
 def all_reduce_mean_(tensors: Sequence[torch.Tensor]) -> None:
     """Replaces each tensor, in place, by its mean over the ranks.
 
@@ -155,12 +177,45 @@ def all_reduce_mean_(tensors: Sequence[torch.Tensor]) -> None:
         _in_one_piece(tensors, lambda flat: (dist.all_reduce(flat), flat.div_(world_size())))
 
 
+class Mean:
+    """The mean over the ranks of tensors of one type, on its way from the start. Tensors are dense; their strides stay."""
+
+    @torch.no_grad()
+    def __init__(self, tensors: Sequence[torch.Tensor]):
+        self._forms = [(tensor.shape, tensor.stride(), tensor.numel()) for tensor in tensors]
+        self._flat = torch.cat([tensor.as_strided([tensor.numel()], [1]) for tensor in tensors])    # As they lie in memory.
+        self._work = dist.all_reduce(self._flat, async_op=True)
+
+    @torch.no_grad()
+    def tensors(self) -> list[torch.Tensor]:
+        """The means, all in one piece of memory; waits for them."""
+        self._work.wait()
+        self._flat.div_(world_size())
+        found, place = [], 0
+        for shape, strides, size in self._forms:
+            found.append(self._flat.as_strided(shape, strides, place))
+            place += size
+        return found
+
+
 def broadcast_object(value: Any) -> Any:
     """Plain data of rank 0, on every rank. (It travels by pickle, between processes of this program only.)"""
     values = [value]
     if world_size() > 1:
         dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def broadcast_nested(value: Any) -> Any:
+    """A nested value of rank 0 on every rank: plain data by pickle, its tensors, on the CPU, one by one."""
+    if world_size() == 1:
+        return value
+    first = rank() == 0
+    shape_of = nested.map_tensors(lambda tensor: tensor.to('meta'), value) if first else None
+    received = nested.map_tensors(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype), broadcast_object(shape_of))
+    for mine, theirs in zip(nested.tensors_in(value if first else received), nested.tensors_in(received), strict=True):
+        dist.broadcast(theirs.copy_(mine) if first else theirs, src=0)
+    return received
 
 
 def gather_objects(value: Any) -> list[Any]:
@@ -182,6 +237,15 @@ def gather(tensor: torch.Tensor) -> torch.Tensor:
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
+
+
+def gather_on_main(value: Any) -> list[Any] | None:
+    """Plain data and CPU tensors of all ranks, by rank, on rank 0; None on the others. (By pickle, as in `broadcast_object`.)"""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values, dst=0)
+    return values
 
 
 def broadcast_module_(module: torch.nn.Module) -> None:

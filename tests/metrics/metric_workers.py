@@ -12,6 +12,7 @@ from metrics import metric_main, names
 from metrics.features import FeatureOptions, feature_rows
 from metrics.image_streams import DatasetImages
 from metrics.names import Metric, MetricError
+from metrics.sharding import in_order
 from torch_utils import distributed
 from torch_utils.ops import backend
 
@@ -58,6 +59,8 @@ def worker(rank, options, folder):
     found.update(after=after.results['fd20_tiny'], num_gpus=after.num_gpus)
     images = DatasetImages(options['dataset_kwargs'], num_workers=0)
     rows = feature_rows(images, TinyDetector(), ['pool'], FeatureOptions(batch_size=5, cache=False))
+    pieces = list(in_order(6, 2, lambda batches: (torch.zeros(len(batch)) for batch in batches)))
+    found['pieces'] = len(pieces)
     if rank == 0:
         torch.save(rows['pool'], Path(folder) / 'features.pt')
     (Path(folder) / f'rank{rank}.json').write_text(json.dumps(found))

@@ -130,6 +130,13 @@ def check_collectives(rank):
     distributed.barrier()
     assert distributed.broadcast_object({'from': rank}) == {'from': 0}
     assert distributed.gather_objects(f'rank {rank}') == ['rank 0', 'rank 1']
+    assert distributed.gather_on_main(f'rank {rank}') == (None if rank else ['rank 0', 'rank 1'])
+    state = {'a': [torch.arange(3) + rank, 'text', torch.tensor(1.5 + rank)], 'b': (rank, torch.zeros(0, 2))}
+    state = distributed.broadcast_nested(state if rank == 0 else None)
+    assert torch.equal(state['a'][0], torch.arange(3)) and state['a'][1:] == ['text', 1.5]
+    assert state['b'][0] == 0 and state['b'][1].shape == (0, 2)
+    late = distributed.LateFlag()           # One call later, and the same on both.
+    assert [late.any(rank == 1 and call == 1) for call in range(4)] == [False, False, True, False]
     check_all_reduce_mean(rank)
     check_broadcast(rank)
     check_equality(rank)
@@ -237,6 +244,11 @@ def check_statistics(rank):
     training_stats.report(f'only{rank}', 1)
     with pytest.raises(AssertionError, match='ranks have reported different statistics'):
         collector.update()
+
+
+def test_a_flag_of_one_process_is_known_at_once():
+    late = distributed.LateFlag()
+    assert [late.any(flag) for flag in (True, False)] == [True, False]
 
 
 def test_collectives_of_two_processes(monkeypatch):

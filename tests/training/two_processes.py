@@ -55,7 +55,7 @@ class OneIsAsked(Silent):
     def __init__(self):
         super().__init__(None)
         self.wants_stop = lambda: distributed.rank() == 1
-        self._bar, self._tick_nimg = tqdm(total=0, disable=True), 0
+        self._bar, self._tick_nimg, self._stop_flag = tqdm(total=0, disable=True), 0, distributed.LateFlag()
 
     def _end_tick(self, run, last):
         pass

@@ -3,6 +3,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
+from dnnlib import torchrun
 from training.config import run_dirs
 from training.config.methods import data_elsewhere, method_with_data
 from training.config.rules import UserError, require
@@ -46,7 +47,8 @@ def resolve_data(o: Mapping[str, Any], config: dict[str, Any], names: list[str])
     shapes, fingerprints, nums, titles = [], [], [], []
     for path in paths:
         with closing(ImageFolderDataset(path=path, **labels)) as dataset:
-            dataset.require_trainable()
+            if torchrun.is_main_process():          # The others need not read all images again.
+                dataset.require_trainable()
             shapes.append(shape_of(dataset))
             require_one_shape(path, shapes[-1], paths[0], shapes[0])
             require(dataset.has_labels or not o.get('cond'),

@@ -104,7 +104,7 @@ def restore_newest(run_dir: Path, apply: Callable[[Any, dict[str, Any]], None]) 
     """Hands the newest sound state and its meta to `apply` on all ranks; returns the meta,
     None if nothing was saved.
 
-    A state that cannot be read or applied is named and skipped.
+    Rank 0 reads, the others get it from there. A state that cannot be read or applied is named and skipped.
 
     Raises:
         CheckpointError: there are states, but none is sound.
@@ -125,15 +125,28 @@ def restore_newest(run_dir: Path, apply: Callable[[Any, dict[str, Any]], None]) 
 
 def _try(path: str, apply: Callable) -> tuple[dict[str, Any] | None, str | None]:
     """(meta, None), or (None, a sentence on what is wrong with the file)."""
+    loaded: list[Any] = []
+    if distributed.rank() == 0:
+        problem = distributed.broadcast_object(_problem(path, lambda: loaded.append(load_state(path))))
+    else:
+        problem = distributed.broadcast_object(None)
+    if problem is not None:
+        return None, problem
+    state, meta = distributed.broadcast_nested(loaded[0] if loaded else None)
+    problem = _problem(path, lambda: apply(state, meta))
+    return (meta, None) if problem is None else (None, problem)
+
+
+def _problem(path, function):
+    """What keeps a function from reading or applying a state, in a sentence; None if nothing does."""
     try:
-        state, meta = load_state(path)
-        apply(state, meta)
+        function()
     except (CheckpointError, OSError) as error:
-        return None, str(error)
+        return str(error)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         # A sound file whose contents do not fit this run or lack something.
-        return None, f'{path}: does not fit this run ({type(error).__name__}: {str(error).splitlines()[0]})'
-    return meta, None
+        return f'{path}: does not fit this run ({type(error).__name__}: {str(error).splitlines()[0]})'
+    return None
 
 
 def copy_of(state: Any) -> Any:

@@ -65,6 +65,7 @@ class Ticks:
         self.run_dir = Path(run_dir)
         self.device = device
         self.wants_stop = wants_stop
+        self._stop_flag = distributed.LateFlag()
         self.stopped = False
         self.timer = PhaseTimer(device)
         self.health = Health()
@@ -123,7 +124,7 @@ class Ticks:
             # The last batch may exceed it.
             self._bar.update(min(run.nimg / 1000, self._bar.total) - self._bar.n)
         done = run.nimg >= run.stage.end_nimg
-        if distributed.any(self.wants_stop()):
+        if self._stop_flag.any(self.wants_stop()):
             self.stopped = True
         kimg = (run.nimg - self._tick_nimg) / 1000
         if done or self.tick == 0 or kimg >= self.config['tick']:
