@@ -3,7 +3,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,24 +31,47 @@ class Result:
 
     @classmethod
     def parse(cls, line: str) -> 'Result':
-        """What `line` said."""
-        values = json.loads(line)
-        values['block'] = Block(*values['block'])
-        values['curve'] = [(kimg, scores) for kimg, scores in values['curve']]
-        return cls(**values)
+        """What `line` said. Raises ValueError for what is no result."""
+        try:
+            values = json.loads(line)
+            values['block'] = Block(*values['block'])
+            values['curve'] = [(kimg, scores) for kimg, scores in values['curve']]
+            found = cls(**values)
+        except (LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError('this is no result') from error
+        if not found.is_sound():
+            raise ValueError('this is no result')
+        return found
+
+    def is_sound(self) -> bool:
+        """Has every entry its type?"""
+        texts = self.plan, self.stage, self.cell, self.reason, self.block.data
+        numbers = [number for number in (self.sec_per_kimg, self.memorised) if number is not None]
+        scores = [scores for _, scores in self.curve]
+        return (all(type(text) is str for text in texts) and self.status in ('finished', 'failed')
+                and type(self.block.num_images) is type(self.block.seed) is int
+                and type(self.facts) is dict and all(type(fact) is str for fact in self.facts.values())
+                and all(type(one) is dict for one in scores)
+                and all(map(is_number, [*numbers, *(kimg for kimg, _ in self.curve),
+                                        *(value for one in scores for value in one.values())])))
 
 
 def read_results(path: Path, plan: Plan | None = None) -> list[Result]:
-    """All results in a file, of a plan if one is given; a line that was cut by a kill is passed over."""
+    """All results in a file, of a plan if one is given, each run once; a line that was cut by a kill, or is none of ours, is
+    passed over."""
     if not path.is_file():
         return []
-    found = []
-    for line in path.read_text(encoding='utf-8').splitlines():
-        try:
-            found.append(Result.parse(line))
-        except (ValueError, TypeError):
-            continue
-    return [result for result in found if plan is None or result.plan == plan.sha256]
+    found: dict[tuple, Result] = {}
+    for line in path.read_bytes().split(b'\n'):
+        with suppress(ValueError):
+            result = Result.parse(line.decode())
+            found.setdefault((result.plan, result.stage, result.cell, result.block), result)
+    return [result for result in found.values() if plan is None or result.plan == plan.sha256]
+
+
+def is_number(value: Any) -> bool:
+    """Is this a number? NaN, the score of a run that broke, is one."""
+    return type(value) in (int, float)
 
 
 def append_result(path: Path, result: Result) -> bool:

@@ -159,6 +159,18 @@ class TestResults:
         append_result(path, result(seed=2))
         assert read_results(path) == [result(), result(seed=2)]
 
+    @pytest.mark.parametrize('line', [
+        b'{}', b'null', b'[' * 10 ** 5, b'\xff\xfe', b'{"block": ["faces", 100, 0], "curve": []}',
+        result(seed=7).line().replace('8.0', '"8"').encode(), result(seed=7).line().replace('"facts": {}', '"facts": 3').encode(),
+        result(seed=7).line().replace('"facts": {}', '"facts": {"commit": [1]}').encode(),
+        result(seed=7).line().replace('"finished"', '"best"').encode(), result().line().replace('8.0', '0.1').encode()])
+    def test_a_line_that_is_no_result_or_says_a_run_again_changes_nothing(self, tmp_path, line):
+        path = tmp_path / 'results.jsonl'
+        append_result(path, result())
+        with path.open('ab') as file:
+            file.write(line + b'\n')
+        assert read_results(path) == [result()] and append_result(path, result(seed=1))
+
 
 PLAN = dict(
     name='test', about='A test.', base=[], base_cell='base', kimg=3, snapshots=3, window=2, metrics=['fd', 'kid', 'cov'],
