@@ -18,6 +18,21 @@ LINK = re.compile(r'(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)')
 INTERFACE = ['loss_zoo.load', 'loss_zoo.train', 'loss_zoo.network.Network', 'loss_zoo.metrics', 'loss_zoo.terms']
 
 
+def on_config(config: Any) -> Any:
+    """Adds the pages that mkdocs.yml does not place, at the end."""
+    pages = {path.relative_to(ROOT / 'docs').as_posix() for path in (ROOT / 'docs').glob('**/*.md')}
+    if missing := sorted(pages - set(named_in(config['nav']))):
+        config['nav'] = [*config['nav'], {'Further': missing}]
+    return config
+
+
+def named_in(entry: Any) -> list[str]:
+    """The files of a navigation."""
+    if isinstance(entry, str):
+        return [entry]
+    return [name for value in (entry.values() if isinstance(entry, dict) else entry) for name in named_in(value)]
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Adds the pages that are made."""
     from mkdocs.structure.files import File

@@ -47,24 +47,20 @@ def test_the_readme_names_a_page_and_a_test_for_all_that_it_claims():
         assert any(target.startswith('tests/') for target in targets), row
 
 
-def test_the_site_has_every_page():
-    yaml = pytest.importorskip('yaml', reason='pyyaml is not installed')
-    config = yaml.safe_load((ROOT / 'mkdocs.yml').read_text())
-
-    def files(entry):
-        if isinstance(entry, str):
-            return [entry]
-        return [name for value in (entry.values() if isinstance(entry, dict) else entry) for name in files(value)]
-
-    pages = {path.relative_to(ROOT / 'docs').as_posix() for path in ROOT.glob('docs/**/*.md')}
-    assert set(files(config['nav'])) == {*pages, 'index.md', 'api.md'}
-
-
 def site_module():
     spec = importlib.util.spec_from_file_location('site_of_docs', ROOT / 'docs/site.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_site_has_every_page():
+    yaml = pytest.importorskip('yaml', reason='pyyaml is not installed')
+    config, site = yaml.safe_load((ROOT / 'mkdocs.yml').read_text()), site_module()
+    pages = {*(path.relative_to(ROOT / 'docs').as_posix() for path in ROOT.glob('docs/**/*.md')), 'index.md', 'api.md'}
+    assert set(site.named_in(config['nav'])) <= pages
+    assert set(site.named_in(site.on_config(config)['nav'])) == pages
+    assert site.on_config({'nav': [{'Home': 'index.md'}]})['nav'][1]['Further'][0] == 'anywhere.md'
 
 
 def test_the_page_of_the_interface_has_every_public_name():
