@@ -1,17 +1,22 @@
 """The generator's site: a centre connects. Who it is, whether both ends agree, and what it says of itself."""
+import os
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from dnnlib import writing
 from losses_ext.sites import agreement
 from losses_ext.sites.agreement import Disagreement, Kind
 from torch_utils.wire.channel import Channel, Closed
 from torch_utils.wire.message import BadMessage, Header, Message, TensorForm
 
 HANDSHAKE_SEC = 120
+RUN_FILE = 'sites-run'          # In the run's directory: what centres know it by.
 LINGER_SEC = 0.2            # What was said last still leaves.
 
 
@@ -75,3 +80,19 @@ def refuse(channel: Channel, why: str, for_good: bool) -> None:
     except Closed:
         pass
     channel.close(why)
+
+
+def run_id(run_dir: str | os.PathLike | None) -> bytes:
+    """What centres know a run by: made once, and kept in its directory."""
+    if run_dir is None:
+        return secrets.token_bytes(16)
+    path = Path(run_dir, RUN_FILE)
+    try:
+        found = bytes.fromhex(path.read_text(encoding='ascii'))
+        if len(found) == 16:
+            return found
+    except (OSError, ValueError):
+        pass
+    made = secrets.token_bytes(16)
+    writing.write_text(path, made.hex(), 'any', sync=True)
+    return made

@@ -5,7 +5,6 @@ comes back in the same session gets the unanswered request again, and answers wh
 comes back in another, as its process was killed, makes the run go back to the newest state that all have.
 """
 import atexit
-import os
 import secrets
 import sys
 import threading
@@ -22,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib import writing
 from losses_ext.sites import agreement, arrival
 from losses_ext.sites.agreement import Disagreement, Kind
 from losses_ext.sites.answers import ignore, moments_in, report_moments
@@ -34,7 +32,6 @@ from training.run import states
 from training.run.health import CannotGoOn, GoBack
 from training.run.shares import INTERVAL, name_of
 
-RUN_FILE = 'sites-run'          # In the run's directory: what centres know it by.
 ANSWER_SEC = 600                # Then a connection over which no answer comes is made anew.
 MAX_SIGNS = 10 ** 6             # Logits of reals that are counted in one answer.
 MAX_BAD = 5                     # Answers to one request that are not what was agreed.
@@ -106,7 +103,7 @@ class Hub:
     def open(self) -> None:
         """Lets centres connect, from the first time that somebody needs them."""
         if self._end is None:
-            self._run = run_id(self._config.get('run_dir'))
+            self._run = arrival.run_id(self._config.get('run_dir'))
             self._end = self._listen(self._welcome)
             atexit.register(self.close)
 
@@ -413,22 +410,6 @@ class Hub:
         if not is_new and (presence.session != header.session or presence.step not in (header.step - 1, header.step)):
             raise GoBack(f'the centre {link.name} was away and has lost what it had done since its last state')
         self._send(pending)
-
-
-def run_id(run_dir: str | os.PathLike | None) -> bytes:
-    """What centres know a run by: made once, and kept in its directory."""
-    if run_dir is None:
-        return secrets.token_bytes(16)
-    path = Path(run_dir, RUN_FILE)
-    try:
-        found = bytes.fromhex(path.read_text(encoding='ascii'))
-        if len(found) == 16:
-            return found
-    except (OSError, ValueError):
-        pass
-    made = secrets.token_bytes(16)
-    writing.write_text(path, made.hex(), 'any', sync=True)
-    return made
 
 
 HUBS: dict[tuple, Hub] = {}     # Of this process. One outlives a run that goes back to a saved state.

@@ -68,7 +68,7 @@ class Page:
                 path = self._folder / f'fakes{seat.place.nimg // 1000:06d}.png'
                 save_picture(to_grid(images, (-1, 1), min(len(images), COLUMNS)), path)
             self._refresh(self._folder)
-        except (OSError, ValueError) as error:
+        except Exception as error:          # noqa: BLE001 (Whatever is wrong with a picture or page.)
             print(f'Warning: the page in {self._folder} could not be written: {error}.', file=sys.stderr, flush=True)
 
     def _write(self, seat: Seat) -> None:
