@@ -16,7 +16,7 @@ from dnnlib import output
 from dnnlib.numbers import Real, Whole
 from drawing.files import ImageWriter, require_free, require_room, save_arrays
 from drawing.limits import check_latents, check_picture
-from drawing.named import class_label, load_generator, output_folder
+from drawing.named import class_label, load_with_styles, output_folder
 from drawing.options import SeedList, common_options
 from drawing.pictures import images_of_ws, seeds_to_z, tile, to_ws
 
@@ -48,7 +48,7 @@ def main(network: str, seeds: Sequence[int], layers: Sequence[int] | None, count
     """
     import torch
     folder = output_folder(outdir)
-    G = load_generator(network, device)
+    G = load_with_styles(network, device)
     if not hasattr(G.synthesis, 'block_resolutions'):
         raise click.BadParameter(f'{network} holds a {type(G).__name__}, which has no layers of styles to take directions from',
                                  param_hint='--network')

@@ -20,7 +20,7 @@ from dnnlib.computing import device_option
 from dnnlib.numbers import SEED, Real, Whole
 from drawing.files import ImageWriter, require_free, require_room, save_arrays
 from drawing.limits import check_latents, check_video
-from drawing.named import class_label, load_generator, output_folder
+from drawing.named import class_label, load_with_styles, output_folder
 from drawing.options import class_option, label_option, ops_option
 from drawing.pictures import device_of
 from drawing.video_writer import VIDEO_FILES, VideoWriter, pick_format
@@ -297,7 +297,7 @@ def main(network: str, targets: tuple[str, ...], num_steps: int, space: str, fea
     from metrics.names import MetricError
     video_format = pick_format(video_format) if save_video else 'none'
     folder = output_folder(outdir)
-    G = load_generator(network, device)
+    G = load_with_styles(network, device)
     check_latents(num_steps * len(targets), G, '--num-steps')
     if save_video:
         check_video(video_format, 2 * G.img_resolution, G.img_resolution, num_steps, '--video-format',

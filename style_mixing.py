@@ -8,7 +8,7 @@ import click
 from dnnlib import output
 from drawing.files import ImageWriter, require_free
 from drawing.limits import check_latents, check_picture
-from drawing.named import class_label, load_generator, load_ws, output_folder
+from drawing.named import class_label, load_with_styles, load_ws, output_folder
 from drawing.options import SeedList, common_options
 from drawing.pictures import device_of, images_of_ws, seeds_to_z, tile, to_ws
 
@@ -41,7 +41,7 @@ def main(network: str, row_seeds: Sequence[int] | None, col_seeds: Sequence[int]
     """
     check_choices(row_seeds, col_seeds, projected_w)
     folder = output_folder(outdir)
-    G = load_generator(network, device)
+    G = load_with_styles(network, device)
     if styles is None:
         styles = range(min(DEFAULT_STYLES, G.num_ws))
     if max(styles) >= G.num_ws:

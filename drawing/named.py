@@ -35,6 +35,15 @@ def load_generator(network: str, device: str) -> 'torch.nn.Module':
     return load_snapshot(network, device)['G_ema']
 
 
+def load_with_styles(network: str, device: str) -> 'torch.nn.Module':
+    """The same for what is done with styles; a usage error if the network has none."""
+    G = load_generator(network, device)
+    if not getattr(G, 'has_styles', True):
+        raise click.BadParameter(f'{network} has a {type(G).__name__}, which has no styles, and so no W: this works with '
+                                 'those of StyleGAN2', param_hint='--network')
+    return G
+
+
 def load_snapshot(network: str, device: str) -> dict[str, Any]:
     """What a network file, URL or run directory holds, only G_ema built, on the device;
     a usage error without it."""

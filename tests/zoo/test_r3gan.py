@@ -1,8 +1,11 @@
 """R3GAN: its networks by their published sizes and first values, its schedule by numbers, and whole steps of its recipe."""
+import importlib
 import math
 
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 from test_zoo import check_that_it_runs, zoo_config
 from tiny import assert_resumes_exactly, make_dataset, run_iterations
 from zoo_game import STREAMS
@@ -167,6 +170,18 @@ def test_networks_come_back_from_a_snapshot(data, tmp_path):
     networks, z = load_networks(tmp_path / 'net.safetensors'), torch.randn([2, 16])
     torch.testing.assert_close(networks['G_ema'](z, None), run.G_ema(z, None))      # Layouts in memory differ.
     assert not torch.allclose(networks['G_ema'](z, None), networks['G_ema'](z, None, truncation_psi=0.5))
+
+
+@pytest.mark.parametrize(('program', 'options'), [
+    ('style_mixing', ['--rows=0', '--cols=1']), ('directions', ['--seeds=0']), ('projector', ['--target=a.png'])])
+def test_tools_of_styles_refuse_it(tmp_path, program, options):
+    G = R3Generator(16, 0, 16, 3, synthesis_kwargs=SMALL)
+    save_networks(tmp_path / 'net.safetensors', dict(G_ema=G))
+    Image.new('RGB', (16, 16)).save(tmp_path / 'a.png')
+    options = [option.replace('a.png', str(tmp_path / 'a.png')) for option in options]
+    main = importlib.import_module(program).main
+    result = CliRunner().invoke(main, [f'--network={tmp_path / "net.safetensors"}', f'--outdir={tmp_path / "out"}', *options])
+    assert result.exit_code == 2 and 'which has no styles, and so no W' in result.output, result.output
 
 
 # Options.
