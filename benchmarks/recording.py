@@ -20,7 +20,7 @@ from training.run.files import lines_of, read_options  # noqa: E402
 
 SECONDS = 9.0               # For the whole run, however long it took.
 STILL = 4.0                 # The whole text stands before it begins anew.
-MOST_LINES, COLUMNS = 14, 104
+MOST_LINES, COLUMNS = 14, 96
 LINE, CHARACTER, MARGIN = 18, 7.3, 14
 WANTED = r'tick +\d+ .*sec/tick +(?P<sec>[\d.]+).*'
 
@@ -38,7 +38,7 @@ def lines_of_run(run_dir: Path) -> list[tuple[float, str]]:
     command = command_of(read_options(run_dir)) or 'loss-zoo train'
     typed = textwrap.wrap(f'$ {command}', COLUMNS - 2, subsequent_indent='      ', break_on_hyphens=False)
     typed = [*(f'{line} \\' for line in typed[:-1]), typed[-1]]
-    ticks = [(float(match['sec']), line[:COLUMNS].rstrip()) for line in lines_of(run_dir / 'log.txt')
+    ticks = [(float(match['sec']), line.partition('cpumem')[0].rstrip()[:COLUMNS]) for line in lines_of(run_dir / 'log.txt')
              if (match := re.fullmatch(WANTED, line))]
     return [*((0.0, line) for line in typed), *ticks[:MOST_LINES]]
 
