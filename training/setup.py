@@ -20,6 +20,7 @@ from training import transfer
 from training.ada import AdaptiveStrength
 from training.config.methods import methods_of, recipe_of, rules_of
 from training.data.stages import RealStream, Source, Stage
+from training.exchange import GradientExchange
 from training.graphs import MARGINS, PhaseGraphs, why_not
 from training.loss import Game, Phase
 from training.player import Player
@@ -45,6 +46,7 @@ class Run:
     micro_batch: int = 0  # Images at once on one rank: `batch_gpu`, or less after running out of memory.
     reals: list[RealStream] | None = None   # Of the current stage's sources, once it is entered.
     graphs: PhaseGraphs | None = None   # CUDA graphs of the phases, if it has any.
+    exchange: GradientExchange | None = None    # Of gradients, with several processes.
 
     @property
     def G_ema(self) -> torch.nn.Module:
@@ -171,7 +173,8 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
     stages = [stage for regularizer in game.having('stages') for stage in regularizer.stages(config)]
     streams = Streams(config['seed'], rank, device)
     return Run(config, device, streams, game, phases, stages or [Stage(config['kimg'] * 1000, [Source(dataset)])],
-               build_ada(config), graphs=build_graphs(config, game, streams, device))
+               build_ada(config), graphs=build_graphs(config, game, streams, device),
+               exchange=GradientExchange() if world_size > 1 else None)
 
 
 def open_reals(config: dict, dataset: Any, device: torch.device, start_nimg: int = 0, order: int = 0) -> RealStream:

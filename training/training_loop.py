@@ -4,6 +4,7 @@ What a phase does is `loss.py`; how a run is put together is `setup.py`; what is
 """
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch_utils.out_of_memory import is_out_of_memory
 from training.data.stages import OutOfImagesError, Source
 from training.data.storage import DatasetError
 from training.ema import ema_decay, update_ema
+from training.exchange import GradientExchange
 from training.graphs import NOT_DONE
 from training.loss import Phase, StepContext
 from training.player import Player, in_layout_of
@@ -112,17 +114,31 @@ def back_propagate(run: Run, phase: Phase, contexts: Iterable[StepContext]) -> N
     for player in phase.players:
         player.optimizer.zero_grad(set_to_none=True)
         player.module.requires_grad_(True)
-    for ctx in contexts:
-        phase.step(run.game, ctx)
-        if run.game.shares is not None:
-            run.game.shares.note_step(ctx)
+    with nullcontext() if run.exchange is None else run.exchange.watching(kind_of(run, phase), parameters_of(phase.players)):
+        for ctx in contexts:
+            phase.step(run.game, ctx)
+            if run.game.shares is not None:
+                run.game.shares.note_step(ctx)
+
+
+def kind_of(run: Run, phase: Phase) -> tuple | None:
+    """What decides how often a phase adds to each gradient. None: regularizers may add to them when all is through."""
+    if run.game.having('end_phase'):
+        return None
+    acting = [r for r in run.game.regularizers if r.sites & phase.step.sites]
+    return (phase.name, run.stage_idx, run.micro_batch, tuple((run.batch_idx % r.interval == 0, r.variant()) for r in acting))
+
+
+def parameters_of(players: list[Player]) -> list[Tensor]:
+    """All that learns."""
+    return [parameter for player in players for parameter in player.module.parameters()]
 
 
 def take_step(run: Run, phase: Phase) -> Tensor | None:
     """What follows when all micro-batches are through; returns what `finish_phase` returns."""
     for regularizer in run.game.having('end_phase'):
         regularizer.end_phase(phase)
-    return finish_phase(phase.players)
+    return finish_phase(phase.players, run.exchange)
 
 
 def shrink_micro_batch(run: Run) -> None:
@@ -173,24 +189,26 @@ def fake_labels(run: Run, source: Source, ctx: StepContext) -> tuple[Tensor, Ten
     return tuple(misc.to_device(torch.from_numpy(c), ctx.real_img.device) for c in labels)
 
 
-def finish_phase(players: list[Player]) -> Tensor | None:
+def finish_phase(players: list[Player], exchange: GradientExchange | None = None) -> Tensor | None:
     """Averages the gradient over all ranks and takes one optimizer step; none if nothing was back-propagated.
 
     Returns whether the gradient is not finite (a boolean on the device), None without a step. If it is not, or so large
     that its squares are not, the step is left out on the device, and the host need not know of it.
     """
-    parameters = []
     for player in players:
         player.module.requires_grad_(False)
-        parameters += player.module.parameters()
+    parameters = parameters_of(players)
     if all(parameter.grad is None for parameter in parameters):
         return None
     for parameter in parameters:            # To Adam no gradient and a zero gradient are not the same.
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         parameter.grad = in_layout_of(parameter, parameter.grad)
+    if exchange is None:
+        distributed.all_reduce_mean_([parameter.grad for parameter in parameters])
+    else:
+        exchange.finish()
     grads = [parameter.grad for parameter in parameters]
-    distributed.all_reduce_mean_(grads)
     is_broken = ~torch.nn.utils.get_total_norm(grads).isfinite()
     training_stats.report0('Progress/nonfinite_grads', is_broken)
     for player in players:

@@ -21,6 +21,8 @@ def test_two_processes_train_as_one(tmp_path):
 
     for rank in ranks:
         assert_same_bits(rank['resumed'], rank['straight'])
+        assert_same_bits(rank['in_the_end'], rank['straight'])      # Gradients sent while others are computed are the same.
+        assert rank['num_early'] > 20
     one, two = (rank['straight'][1]['w_avg'] for rank in ranks)
     assert not torch.equal(one, two)            # Ranks draw their own latents.
     assert ranks[0]['without_images'] == ('set: more than 10 images cannot be read', [    # It could have gone on.

@@ -9,7 +9,7 @@ from tiny import Silent, make_config, run_iterations
 from tqdm import tqdm
 
 from torch_utils import distributed, training_stats
-from training import setup
+from training import exchange, setup
 from training.data.stages import WithoutBad
 from training.data.storage import DatasetError
 from training.loss import StepContext
@@ -93,10 +93,15 @@ def worker(rank, data, folder, z, real):
     torch.set_num_threads(1)
     grads = gradients(gradient_config(data, 2), z, real, rank, 2)
     config = make_config(data, gpus=2, batch_gpu=1)
+    exchange.BUCKET_BYTES = 2 ** 10
     run, straight = run_iterations(config, 6)
+    num_early = run.exchange.num_early
     distributed.check_equal({'G': run.game.G.module, 'D': run.game.D.module, 'G_ema': run.G_ema})
     _, half = run_iterations(config, 3)
     _, resumed = run_iterations(config, 3, state=half)
-    found = dict(grads=grads, straight=straight, resumed=resumed, stopped=images_until_one_is_asked(config),
+    setup.GradientExchange = lambda: None
+    _, in_the_end = run_iterations(config, 6)
+    found = dict(grads=grads, straight=straight, in_the_end=in_the_end, num_early=num_early, resumed=resumed,
+                 stopped=images_until_one_is_asked(config),
                  without_images=end_without_images(config, Path(folder) / 'run'))
     torch.save(found, Path(folder) / f'rank{rank}.pt')
