@@ -5,6 +5,7 @@ needs no more: moments of a union follow from those of its parts (moments.py).
 """
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,14 +54,22 @@ def moments_for(query: Mapping[str, Any], dataset_kwargs: Mapping[str, Any], dev
     """{tap: (number, mean, scatter)} of the images of a data set, kept in a directory: calculated once. Raises ValueError."""
     try:
         metric = find_metric(str(query.get('metric')))
-        if not isinstance(metric, Metric) or metric.kind != 'fd':
-            raise MetricError('moments are for Frechet distances')
+    except MetricError:
+        metric = None
+    if not isinstance(metric, Metric) or metric.kind != 'fd':
+        raise ValueError('moments are for Frechet distances')
+    if metric.max_real is not None:
+        raise ValueError(f'{metric.name} looks at the first images alone: beside the moments of all, those would tell the rest')
+    try:
         detector = load_detector(metric, WeightOptions(), device)
-        if (detector.name, detector.sha256) != (query.get('detector'), query.get('sha256')):
-            raise MetricError(f'the weights of the detector {detector.name} are others here')
-        images = DatasetImages(dataset_kwargs, metric.max_real, metric.keep_xflip, num_workers=0)
-        found = feature_moments(images, detector, detector.fd_taps, FeatureOptions(device, cache_dir=cache_dir))
-    except MetricError as error:
-        raise ValueError(str(error)) from error
+        is_same = (detector.name, detector.sha256) == (query.get('detector'), query.get('sha256'))
+        if is_same:
+            images = DatasetImages(dataset_kwargs, None, metric.keep_xflip, num_workers=0)
+            found = feature_moments(images, detector, detector.fd_taps, FeatureOptions(device, cache_dir=cache_dir))
+    except MetricError as error:            # Names files, which is nobody else's business.
+        print(f'Warning: no moments for {metric.name}: {error}', file=sys.stderr, flush=True)
+        raise ValueError(f'it cannot calculate {metric.name}; its own output says why') from error
+    if not is_same:
+        raise ValueError(f'the weights of the detector {detector.name} are others here')
     assert found is not None
     return {tap: (moments.num, moments.mean, moments.scatter) for tap, moments in found.items()}

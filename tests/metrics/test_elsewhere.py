@@ -63,7 +63,7 @@ def test_nearest_neighbours_are_refused_by_name_and_so_is_what_a_centre_keeps(pa
 
 
 @pytest.mark.parametrize('query, sentence', [
-    (dict(metric='kid_efflite0'), 'moments are for Frechet distances'), (dict(metric=7), '7'),
+    (dict(metric='kid_efflite0'), 'moments are for Frechet distances'), (dict(metric=7), 'moments are for'),
     (dict(metric='fd_efflite0', detector='efflite0', sha256='x'), 'others here')])
 def test_what_a_centre_is_asked_for_is_checked_there(paths, tmp_path, query, sentence):
     with pytest.raises(ValueError, match=sentence):
