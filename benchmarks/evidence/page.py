@@ -5,8 +5,10 @@ from pathlib import Path
 from benchmarks.evidence.analyse import Answer, Screen
 from benchmarks.evidence.controls import interval
 from benchmarks.evidence.effects import Effect, per_cent
+from benchmarks.evidence.plan import Plan
 
 PUBLISHED = Path(__file__).with_name('published.md')
+NOTES = Path(__file__).with_name('results')
 
 
 def page(answer: Answer, picture: str) -> str:
@@ -49,7 +51,14 @@ def _about(answer: Answer) -> str:
         f'Every run sees {plan["kimg"]:g} thousand images and is scored {plan["snapshots"]} times against the whole data '
         f'set, also when it learns from a part of it. What counts is the mean over the last {plan["window"]} snapshots of '
         f'log {plan["metrics_of_page"][0]}, never the best one. A failed run counts as the worst of its block; a block is '
-        'what all methods share: the images, the initial weights, and the order of everything random.'])
+        'what all methods share: the images, the initial weights, and the order of everything random.',
+        *([f'What is known about single results: {notes}'] if (notes := _notes(plan)) else [])])
+
+
+def _notes(plan: Plan) -> str:
+    """What people found out about results, from results/PLAN.notes.md; nothing if there is no such file."""
+    path = NOTES / f'{plan["name"]}.notes.md'
+    return path.read_text(encoding='utf-8').strip() if path.is_file() else ''
 
 
 def _screen(screen: Screen) -> str:

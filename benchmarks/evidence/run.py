@@ -217,12 +217,18 @@ def kimg_so_far(folder: Path) -> float:
 
 
 def curve_of(run_dir: Path) -> list[tuple[float, dict[str, float]]]:
-    """(kimg, {metric: value}) of every snapshot but the untrained one."""
+    """(kimg, {metric: value}) of the snapshot at the end of every tick, but the untrained one.
+
+    A run that was stopped inside a tick has one more, which other runs have not.
+    """
     from metrics.plots import read_curves
+    rows = (json.loads(line) for line in (run_dir / 'stats.jsonl').read_text(encoding='utf-8').splitlines())
+    ticks = {int(row['Progress/kimg']['mean']) for row in rows}
     points: dict[float, dict[str, float]] = {}
     for name, curve in read_curves(str(run_dir)).items():
         for kimg, value in curve:
-            points.setdefault(kimg, {})[name] = value
+            if kimg in ticks:
+                points.setdefault(kimg, {})[name] = value
     return [(kimg, points[kimg]) for kimg in sorted(points) if kimg > 0]
 
 

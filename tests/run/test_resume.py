@@ -1,5 +1,6 @@
 """Continuing and fine-tuning: what `train.py` goes on with, what it refuses, what it leaves in the run's directory."""
 import errno
+import itertools
 import json
 import os
 import random
@@ -16,7 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from mutations import mutated
-from tiny import make_dataset
+from tiny import make_config, make_dataset
 
 import legacy
 import train
@@ -26,6 +27,7 @@ from training.config import base_configs
 from training.config import run_dirs as resume
 from training.config.continued_run import continued_run
 from training.config.schema import Config
+from training.run import launch
 from training.run.states import saved_states
 from training.transfer import adopted, match_tensors
 
@@ -443,3 +445,19 @@ def test_a_run_keeps_the_defaults_that_it_began_with(stopped_run, tmp_path, monk
     assert changed <= {'run_dir', 'command', 'snap'}
     config = continued_run(dict(resume=str(run_dir), gamma=7.0, override=True))
     assert config['loss_kwargs'] == {**Config.from_json(saved)['loss_kwargs'], 'r1_gamma': 7.0}
+
+
+def test_a_stop_inside_a_tick_leaves_what_the_tick_before_left(tmp_path, data):
+    """Both files are named by whole kimg: at 1.1 kimg the picture and the networks are those of 1 kimg."""
+    config = {**make_config(data, log=[], snap=1, tick=0.3, kimg=3, batch=100, batch_gpu=4), 'run_dir': str(tmp_path)}
+
+    def until(nimg):
+        """Trains on until so many images are through, and a stop is asked for."""
+        asked = itertools.count(*([100, 100] if nimg <= 1000 else [1100, 100]))
+        launch.train(dict(config), tmp_path, torch.device('cpu'), lambda: next(asked) >= nimg, {})
+        return {path.name: path.read_bytes() for pattern in ('fakes0*', 'network-*') for path in tmp_path.glob(pattern)}
+
+    before = until(1000)
+    assert 'network-snapshot-000001.safetensors' in before and load_meta(saved_states(tmp_path)[0])['nimg'] == 1000
+    after = until(1100)
+    assert load_meta(saved_states(tmp_path)[0])['nimg'] == 1100 and after == before

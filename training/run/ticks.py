@@ -35,6 +35,7 @@ MOST_IMAGES = 32, 32    # Columns and rows of the grids of reals and fakes.
 MOST_IMAGES_ON_CPU = 16, 8      # There a thousand images take as long as a tick.
 STRIP_IMAGES = 12       # In a row of `fakes_over_time.png`.
 HELD_OUT_IMAGES = 512   # At most so many are looked at for the overfitting gap, of each kind.
+FAKES, NETWORKS = 'fakes{:06d}.png', 'network-snapshot-{:06d}.safetensors'      # By thousands of images.
 STATE_SEC = 600         # The state is saved at the end of a tick if it has not been for so long.
 
 
@@ -180,14 +181,17 @@ class Ticks:
         self._maintenance_sec = self._tick_time - now
 
     def _interrupt_tick(self, run: Run) -> None:
-        """Saves everything for a run that stops inside a tick. The tick ends when the run continues: no row
-        is written now."""
+        """Saves everything for a run that stops inside a tick, which ends when the run continues: no row is written now.
+        Files are named by whole kimg: what the end of the last tick has left under such a name stays."""
         self._print_status(self._values(run, time.time()))
+        names_a_tick = self._tick_nimg > 0 and self._tick_nimg // 1000 == run.nimg // 1000
         if self.is_main:
-            self._save_fakes(run)
+            if not (names_a_tick and self._path(FAKES, run).exists()):
+                self._save_fakes(run)
             self._diversity = None
         require_finite({**run.state_dict(), **run.local_state_dict()})
-        self.save_networks(run)
+        if not (names_a_tick and distributed.any(self.is_main and self._path(NETWORKS, run).exists())):
+            self.save_networks(run)
         self._print_warnings(self.health.end_tick({}))
         self.timer.report()
         self._save_state(run)
@@ -235,8 +239,11 @@ class Ticks:
     def _save_reals(self, path: Path, nimg: int) -> None:
         self._logs.grid('Reals', self._grid.save_reals(path), (0, 255), self._grid.columns, nimg)
 
+    def _path(self, name: str, run: Run) -> Path:
+        return self.run_dir / name.format(run.nimg // 1000)
+
     def _save_fakes(self, run: Run) -> None:
-        path = self.run_dir / f'fakes{run.nimg // 1000:06d}.png'
+        path = self._path(FAKES, run)
 
         def save():
             images = self._grid.save_fakes(run.G_ema, path, run.nimg)
@@ -249,7 +256,7 @@ class Ticks:
         """The networks for others to use; returns where they are."""
         networks = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
         distributed.check_equal(networks)
-        path = self.run_dir / f'network-snapshot-{run.nimg // 1000:06d}.safetensors'
+        path = self._path(NETWORKS, run)
         data = checkpoint.without_place(self.config['training_set_kwargs'])
 
         def save():
