@@ -44,9 +44,10 @@ def weight_zero(results: Sequence[Result], base: str, prefix: str) -> Control:
     if not compared:
         return Control('weight 0', None, 'no method with weight 0 has been run yet')
     wrong = sorted({cell for cell, same in compared if not same})
-    return Control('weight 0', not wrong, f'{len(compared)} runs of methods with weight 0 '
-                   + (f'are not the base: {", ".join(wrong)}' if wrong
-                      else 'give exactly the scores of the base'))
+    num = sum(not same for _, same in compared)
+    return Control('weight 0', not wrong, f'of {len(compared)} runs of methods with weight 0 {num} '
+                   f'{"differs" if num == 1 else "differ"} from the base ({", ".join(wrong)})' if wrong
+                   else f'{len(compared)} runs of methods with weight 0 give exactly the scores of the base')
 
 
 def known_effect(effect: Effect | None, name: str) -> Control:

@@ -222,8 +222,8 @@ def curve_of(run_dir: Path) -> list[tuple[float, dict[str, float]]]:
     A run that was stopped inside a tick has one more, which other runs have not.
     """
     from metrics.plots import read_curves
-    rows = (json.loads(line) for line in (run_dir / 'stats.jsonl').read_text(encoding='utf-8').splitlines())
-    ticks = {int(row['Progress/kimg']['mean']) for row in rows}
+    from training.run.files import read_stats
+    ticks = {int(kimg) for _, kimg in read_stats(run_dir / 'stats.jsonl')['Progress/kimg']}
     points: dict[float, dict[str, float]] = {}
     for name, curve in read_curves(str(run_dir)).items():
         for kimg, value in curve:
