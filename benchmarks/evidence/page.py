@@ -1,4 +1,5 @@
 """docs/evidence.md, from an analysis: no number on it is typed by hand."""
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def verdict(answer: Answer) -> str:
 
 def _about(answer: Answer) -> str:
     plan = answer.plan
-    commits = sorted({r.facts.get('commit', '?')[:10] for r in answer.results})
-    machines = sorted({r.facts.get('processor', '?') for r in answer.results})
+    commits = sorted({_told(r.facts.get('commit', '?'))[:10] for r in answer.results})
+    machines = sorted({_told(r.facts.get('processor', '?')) for r in answer.results})
     rows = [['stage', 'what it asks', 'finished', 'failed', 'planned']]
     rows += [[name, plan.stages[name]['about'], *map(str, counts)]
              for name, counts in answer.progress.items()]
@@ -59,6 +60,11 @@ def _notes(plan: Plan) -> str:
     """What people found out about results, from results/PLAN.notes.md; nothing if there is no such file."""
     path = NOTES / f'{plan["name"]}.notes.md'
     return path.read_text(encoding='utf-8').strip() if path.is_file() else ''
+
+
+def _told(text: str) -> str:
+    """What a result says, which may be a stranger's: in one line, without signs that mean something in Markdown."""
+    return ' '.join(re.sub(r'[^\w .,:;=/+()\'-]', ' ', text).split())[:200]
 
 
 def _screen(screen: Screen) -> str:
@@ -144,7 +150,7 @@ def _undone(answer: Answer) -> str:
     failures = Counter((r.stage, r.cell, r.reason) for r in answer.results if r.status != 'finished')
     parts = []
     if failures:
-        parts.append('Failed: ' + '; '.join(f'{stage}/{cell} ({num}): {reason}'
+        parts.append('Failed: ' + '; '.join(f'{stage}/{cell} ({num}): {_told(reason)}'
                                             for (stage, cell, reason), num in sorted(failures.items())) + '.')
     if left:
         parts.append('Planned and not run yet: '

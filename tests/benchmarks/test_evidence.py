@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -216,6 +217,14 @@ class TestPage:
         plan = write_plan(tmp_path)
         text = page(analyse(plan, list(made_up_results(plan))[:10]), 'x.svg')
         assert '22 runs of screen, 8 runs of alone' in text and 'Preliminary' in text
+
+    def test_what_results_of_others_say_stays_in_its_line(self, tmp_path):
+        plan = write_plan(tmp_path)
+        first, *others = made_up_results(plan)
+        hostile = '|x|\n# No <script>alert(1)</script> [here](http://a)'
+        result = replace(first, status='failed', reason=hostile, facts=dict(commit=hostile, processor=hostile))
+        text = page(analyse(plan, [result, *others]), 'x.svg')
+        assert '<script' not in text and '\n# No' not in text and '[here]' not in text and 'alert(1)' in text
 
     def test_a_page_of_nothing(self, tmp_path):
         assert 'Nothing has been run yet' in page(analyse(write_plan(tmp_path), []), 'x.svg')
