@@ -46,6 +46,9 @@ def check(config: Mapping[str, Any], options: Any, defaults: Any) -> None:
                 if not name.startswith(('fid', 'fd')):
                     raise ValueError(f'--metrics={name} needs the features of each image of the centres, which do not leave '
                                      'them; give --metrics=none, or fid... or fd..., which need their moments alone')
+                if name.startswith('fid') and not name.endswith('_full'):
+                    raise ValueError(f'--metrics={name} needs moments of the first images of the centres, which beside those of '
+                                     f'all tell the rest; give {name}_full')
             return
         print('Note: there are no metrics, which would compare with the images of the centres.', file=sys.stderr)
         config['metrics'] = []
