@@ -27,13 +27,16 @@ FAST = ('--batch=4', '--glr=0.005', '--dlr=0.005', '--cbase=512', '--gamma=1', '
 def make_centres(source: Path, folder: Path) -> list[Path]:
     """The archives of both centres: the images as they are, and with red and blue exchanged."""
     from PIL import Image
+
+    from dnnlib.picture_files import open_picture
     paths = [folder / f'{name}.zip' for name in NAMES]
     with zipfile.ZipFile(source) as archive, ExitStack() as stack:
         made = [stack.enter_context(zipfile.ZipFile(path, 'w')) for path in paths]
         for name in sorted(name for name in archive.namelist() if name.endswith('.png')):
             data = archive.read(name)
-            image, changed = Image.open(io.BytesIO(data)).convert('RGB'), io.BytesIO()
-            Image.merge('RGB', image.split()[::-1]).save(changed, 'png')
+            changed = io.BytesIO()
+            with open_picture(io.BytesIO(data)) as picture:
+                Image.merge('RGB', picture.convert('RGB').split()[::-1]).save(changed, 'png')
             made[0].writestr(name, data)
             made[1].writestr(name, changed.getvalue())
     return paths

@@ -55,8 +55,10 @@ def test_an_option_is_called_the_same_in_the_file():
 
 
 @pytest.mark.parametrize('entry, option', [
-    ('regularizers.ggdr.weight', 'ggdr_weight'), ('regularizers.tdgan.remind_interval', 'tdgan_remind_interval'),
-    ('loss_kwargs.pl_weight', 'pl_weight'), ('loss_kwargs.game', 'loss_kwargs.game'), ('keep.newest', 'keep.newest'),
+    ('regularizers.ggdr.weight', 'ggdr_weight'),
+    ('regularizers.tdgan.remind_interval', 'tdgan_remind_interval'),
+    ('loss_kwargs.pl_weight', 'pl_weight'), ('loss_kwargs.game', 'loss_kwargs.game'),
+    ('keep.newest', 'keep.newest'),
     ('mirror', 'mirror')])
 def test_options_of_methods_are_shown_as_they_are_typed(entry, option):
     assert option_name(entry) == option

@@ -410,4 +410,7 @@ def test_cache_directory_is_the_first_known(monkeypatch):
     monkeypatch.setenv('DNNLIB_CACHE_DIR', '/env')
     assert util.make_cache_dir_path('a') == os.path.join('/env', 'a')
     util.set_cache_dir('/set')
-    assert util.make_cache_dir_path('a') == os.path.join('/set', 'a')
+    try:
+        assert util.make_cache_dir_path('a') == os.path.join('/set', 'a')
+    finally:
+        util.set_cache_dir(None)

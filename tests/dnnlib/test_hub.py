@@ -51,7 +51,8 @@ def test_another_address_is_a_sentence(address):
 
 
 @pytest.mark.parametrize('address, content', [
-    ('hf://mia/cats', b'one'), ('hf://mia/cats@v1', b'one'), ('hf://mia/cats/other.pkl', b'two'), ('hf://mia/runs', b'100'),
+    ('hf://mia/cats', b'one'), ('hf://mia/cats@v1', b'one'), ('hf://mia/cats/other.pkl', b'two'),
+    ('hf://mia/runs', b'100'),
     (f'hf://mia/cats@{COMMIT}', b'one')])
 def test_a_network_is_downloaded_once(server, address, content):
     assert read(open_url(address, return_filename=True)) == content

@@ -303,7 +303,7 @@ class TestRefusals:
             calc_metric('fd_efflite0', **options)
 
     def test_missing_weights(self, options, monkeypatch):
-        monkeypatch.setattr('metrics.weights._candidates', lambda key, options: [])
+        monkeypatch.setattr('metrics.weights.candidates', lambda key, options: [])
         del options['detector']
         with pytest.raises(MetricError, match='fid50k_full needs the Inception-v3 FID weights'):
             calc_metric('fid50k_full', **options)

@@ -42,7 +42,8 @@ needs_nvcc = pytest.mark.skipif(build.find_nvcc() is None, reason='no nvcc on th
 
 
 @needs_nvcc
-@pytest.mark.parametrize('source, which', [('upfirdn2d.cu', 0), ('bias_act.cu', -1), ('layer_act.cu', 0)],
+@pytest.mark.parametrize('source, which', [
+    ('upfirdn2d.cu', 0), pytest.param('bias_act.cu', -1, marks=pytest.mark.slow), ('layer_act.cu', 0)],
                          ids=['oldest', 'newest', 'layer_act'])
 def test_kernels_compile_without_warnings(source, which, tmp_path):
     """One source each, for the sake of time; the next test does all."""

@@ -60,7 +60,8 @@ def assert_equal_networks(path):
 
 @pytest.mark.parametrize('route', [
     ('native',), ('reference',), ('rosinality',), ('reference', 'native'), ('rosinality', 'native'),
-    ('reference', 'rosinality'), ('rosinality', 'reference'), ('reference', 'rosinality', 'native', 'reference'),
+    ('reference', 'rosinality'), ('rosinality', 'reference'),
+    ('reference', 'rosinality', 'native', 'reference'),
 ], ids='-'.join)
 def test_every_route_keeps_every_bit_of_every_network(native, route):
     path = native

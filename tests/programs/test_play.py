@@ -114,7 +114,8 @@ def test_nothing_can_be_sent(server, method):
 @pytest.mark.parametrize('query, says', [
     ('seed=x', 'seed must be a whole number'), ('seed=', 'seed must be a'),
     ('seed=-1', 'seed must be'), ('seed=1e9', 'a whole number'),
-    ('psi=nan', 'psi must be'), ('psi=inf', 'psi must be'), ('layer=99', 'layer must be'), ('d0=1000', 'd0 must be'),
+    ('psi=nan', 'psi must be'), ('psi=inf', 'psi must be'), ('layer=99', 'layer must be'),
+    ('d0=1000', 'd0 must be'),
     ('class=0', 'there is no such parameter'), ('<script>=1', 'there is no such parameter'),
     ('seed=' + '9' * 900, 'seed must be')])
 def test_what_does_not_do_is_one_sentence(server, query, says):

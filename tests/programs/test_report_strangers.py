@@ -16,7 +16,7 @@ from training.run.files import RunFileError, read_options
 ELEMENTS = {
     'html', 'head', 'meta', 'title', 'style', 'body', 'script', 'h1', 'h2', 'section', 'footer', 'div', 'p', 'pre', 'span',
     'small', 'table', 'tr', 'th', 'td', 'ul', 'li', 'i', 'b', 'figure', 'figcaption', 'img', 'input', 'details', 'summary',
-    'output', 'svg', 'path', 'text', 'polyline', 'circle'}
+    'dialog', 'output', 'svg', 'path', 'text', 'polyline', 'circle'}
 
 
 class Elements(HTMLParser):
@@ -109,7 +109,8 @@ def test_every_entry_has_its_type(tmp_path, name):
     *outer, last = name.split('.')
     wrong = {last: [[MARKUP]]}
     (tmp_path / 'training_options.json').write_text(json.dumps({outer[0]: wrong} if outer else wrong))
-    with pytest.raises(RunFileError, match=re.escape(f'was not written by this program: {name}=[["') + '.*: must be '):
+    sentence = re.escape(f'was not written by this program: {name}=[["') + '.*(: must be | is none of its classes)'
+    with pytest.raises(RunFileError, match=sentence):
         read_options(tmp_path)
 
 

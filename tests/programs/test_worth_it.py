@@ -40,7 +40,8 @@ def test_more_real_pictures_help():
     assert verdict.answer == 'helps' and verdict.gain > 0.05
 
 
-@pytest.mark.parametrize('kind', ['noise', pytest.param('same', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['noise', 'same'])
 def test_pictures_that_say_nothing_new_are_not_said_to_help(kind):
     if kind == 'noise':
         verdict = measured(bars(2000, 3, np.random.default_rng(4).integers(0, 2, 2000)))
@@ -115,7 +116,8 @@ def test_without_unseen_pictures_it_never_says_that_they_help():
 
 
 @pytest.mark.parametrize('args, words', [
-    (['DATA'], 'give either --network or --images'), (['none', '--images=DATA'], 'none: no such folder or zip'),
+    (['DATA'], 'give either --network or --images'),
+    (['none', '--images=DATA'], 'none: no such folder or zip'),
     (['PLAIN', '--images=DATA'], 'has no classes; put them in its dataset.json'),
     (['ONE', '--images=DATA'], 'there is only one class; it takes two'),
     (['DATA', '--images=MORE'], 'it has class 2; DATA has classes 0 to 1'),

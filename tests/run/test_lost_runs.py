@@ -167,8 +167,9 @@ def test_the_run_on_these_data_is_preferred_to_a_later_one_on_others(lab):
 
 
 def test_a_run_of_before_knows_how_many_images_it_had(lab):
-    del lab.config['data_num_images']
-    resume.write_options(lab.config)
+    options = json.loads(lab.options_file().read_text())
+    del options['data_num_images']
+    lab.options_file().write_text(json.dumps(options))
     assert lab.goes_on()
     lab.change_data(17, res=8)
     assert '1 image more (17 instead of 16)' in refusal(*lab.args)

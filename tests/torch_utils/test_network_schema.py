@@ -31,9 +31,11 @@ CENTRE = {'index': 0, 'code': [1.0], 'num': 3, 'labels': [[[], 3]]}
     *((name, value) for name in ('z_dim', 'w_dim', 'c_dim', 'img_resolution', 'img_channels')
       for value in (2 ** 40, -1, 1.5, math.nan, '8', [8], None, True)),
     *(('synthesis_kwargs', {'channel_base': 16, 'channel_max': 2, name: value}) for name, value in [
-        ('num_fp16_res', 2 ** 33), ('num_fp16_res', -1), ('conv_clamp', 'x'), ('conv_clamp', math.nan), ('conv_clamp', [1]),
+        ('num_fp16_res', 2 ** 33), ('num_fp16_res', -1), ('conv_clamp', 'x'), ('conv_clamp', math.nan),
+        ('conv_clamp', [1]),
         ('conv_clamp', {}), ('z_dim', {'a': 1}),
-        ('kernel_size', 10 ** 9), ('resample_filter', []), ('resample_filter', [0, 0]), ('resample_filter', ['a']),
+        ('kernel_size', 10 ** 9), ('resample_filter', []), ('resample_filter', [0, 0]),
+        ('resample_filter', ['a']),
         ('resample_filter', [1.0] * 10 ** 5), ('use_noise', 'yes'), ('channel_base', 2 ** 62)]),
     *(('mapping_kwargs', {name: value}) for name, value in [
         ('num_layers', 10 ** 9), ('num_layers', -1), ('lr_multiplier', 0), ('w_avg_beta', math.inf), ('layer_features', 0)]),
@@ -60,8 +62,10 @@ def test_every_option_of_the_networks_has_a_range():
     ({'networks': {'a/b': None}}, "cannot have the name 'a/b'"),
     ({'training_set_kwargs': 'x'}, 'the description of its data set is malformed'),
     ({'centre_labels': 5}, 'centre_labels'), ({'centre_labels': [5]}, 'centre_labels'),
-    ({'centre_labels': [{**CENTRE, 'code': 'x'}]}, 'centre_labels'), ({'centre_labels': [{**CENTRE, 'num': 0}]}, 'centre_labels'),
-    ({'centre_labels': [{**CENTRE, 'labels': []}]}, 'centre_labels'), ({'centre_labels': [CENTRE]}, 'does not fit the generator'),
+    ({'centre_labels': [{**CENTRE, 'code': 'x'}]}, 'centre_labels'),
+    ({'centre_labels': [{**CENTRE, 'num': 0}]}, 'centre_labels'),
+    ({'centre_labels': [{**CENTRE, 'labels': []}]}, 'centre_labels'),
+    ({'centre_labels': [CENTRE]}, 'does not fit the generator'),
     ({'centres': [1]}, 'centres'), ({'centres': {'a': [{}, 'x']}}, 'centres'),
 ])
 def test_what_a_file_says_besides_is_checked(tmp_path, others, message):

@@ -274,7 +274,8 @@ def test_pictures_drawn_on_the_gpu_are_the_same(folder, gpu, tmp_path):
 
 
 @pytest.mark.parametrize('script, options', [
-    (generate, ['--seeds=0', '--noise-mode=random']), (style_mixing, ['--rows=0,1', '--cols=2', '--styles=0-2']),
+    (generate, ['--seeds=0', '--noise-mode=random']),
+    (style_mixing, ['--rows=0,1', '--cols=2', '--styles=0-2']),
     (directions, ['--seeds=0', '--count=2', '--steps=3']),
     (video, ['--seeds=0,1', '--frames=2', '--format=gif'])], ids=['generate', 'style_mixing', 'directions', 'video'])
 def test_other_scripts_draw_on_the_gpu(folder, gpu, tmp_path, script, options):

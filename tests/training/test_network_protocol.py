@@ -34,4 +34,5 @@ def test_our_networks_have_what_is_asked_of_networks(protocol, pick):
 
 def test_short_names_are_told_apart():
     assert len({short_name(name) for name in CLASSES}) == len(CLASSES)
-    assert classes_for('G') == {'Generator': 'training.networks.Generator'} and classes_for('D2') == {}
+    assert classes_for('G') == {'Generator': 'training.networks.Generator', 'R3Generator': 'training.r3gan.R3Generator'}
+    assert classes_for('D2') == {}

@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from tiny import make_config, make_dataset, run_iterations
 
 import train
+from training.config.schema import Config
 
 
 @pytest.fixture(scope='module')
@@ -17,7 +18,8 @@ def dry_run(data, *args):
     """(configuration, all output)"""
     result = CliRunner().invoke(train.main, ['--outdir=runs', f'--data={data}', '--cfg=tiny', '-n', *args])
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout[result.stdout.index('{'):result.stdout.rindex('}') + 1]), result.output
+    entries = json.loads(result.stdout[result.stdout.index('{'):result.stdout.rindex('}') + 1])
+    return Config.from_json(entries), result.output
 
 
 def test_options_of_the_base_terms_reach_the_configuration(data):
@@ -36,8 +38,8 @@ def test_two_names_of_one_option_must_agree(data):
 
 
 def test_defaults_given_by_name_make_no_other_run(data):
-    usual = dry_run(data)[0]
-    given = dry_run(data, '--r1_interval=16', '--pl_interval=4', '--pl_decay=0.01', '--pl_batch_shrink=2')[0]
+    usual = dry_run(data)[0].to_json()
+    given = dry_run(data, '--r1_interval=16', '--pl_interval=4', '--pl_decay=0.01', '--pl_batch_shrink=2')[0].to_json()
     for typed in ('command', 'argv'):
         usual.pop(typed), given.pop(typed)
     assert given == usual

@@ -203,10 +203,14 @@ def test_the_base_configuration_is_the_recipe(tmp_path):
 
 
 @pytest.mark.parametrize(('options', 'words'), [
-    (dict(cfg='r3gan', mixing_prob=0.5), '--mixing-prob=0'), (dict(cfg='r3gan', pl_weight=2.0), '--pl_weight=0'),
-    (dict(cfg='r3gan', map_depth=4), '--map-depth has no effect'), (dict(cfg='r3gan', mbstd_group=4), '--mbstd-group=0'),
-    (dict(cfg='r3gan', freezed=2), '--freezed'), (dict(cfg='r3gan', snapshot_format='native,pkl'), '--snapshot-format'),
-    (dict(cfg='r3gan', precision='fp16'), '--precision=bf16'), (dict(ramp_kimg=10.0), '--ramp-kimg has no effect without'),
+    (dict(cfg='r3gan', mixing_prob=0.5), '--mixing-prob=0'),
+    (dict(cfg='r3gan', pl_weight=2.0), '--pl_weight=0'),
+    (dict(cfg='r3gan', map_depth=4), '--map-depth has no effect'),
+    (dict(cfg='r3gan', mbstd_group=4), '--mbstd-group=0'),
+    (dict(cfg='r3gan', freezed=2), '--freezed'),
+    (dict(cfg='r3gan', snapshot_format='native,pkl'), '--snapshot-format'),
+    (dict(cfg='r3gan', precision='fp16'), '--precision=bf16'),
+    (dict(ramp_kimg=10.0), '--ramp-kimg has no effect without'),
     (dict(G='R3Generator'), '--mixing-prob=0'), (dict(cfg='r3gan', aug='ada'), '--aug=ada cannot follow')])
 def test_what_it_has_not_is_refused(tmp_path, options, words):
     with pytest.raises(UserError, match=words):

@@ -126,7 +126,8 @@ class FalseSite:
         step = dict(round=0, num=8, nimg=0, share=1.0, nhwc=False, p=0.0, last=True, told={}, weights=[1.0], feats='')
         fakes = dict(img=torch.zeros(8, 3, 16, 16), c=torch.zeros(8, 0))
         requests = [(Kind.ENTER, dict(nimg=0, order=0, seed=1, resumed=False, stage=0, early=[]), {}),
-                    (Kind.JUDGE, {**step, 'phase': 'Gmain'}, fakes), (Kind.LEARN, {**step, 'phase': 'Dmain'}, fakes),
+                    (Kind.JUDGE, {**step, 'phase': 'Gmain'}, fakes),
+                    (Kind.LEARN, {**step, 'phase': 'Dmain'}, fakes),
                     (Kind.SAVE, dict(nimg=8, keep=[8]), {}), (Kind.LEAVE, {}, {})]
         first_wild = len(requests) if self.is_honest else rng.randrange(len(requests))
         for number, (kind, values, tensors) in enumerate(requests):

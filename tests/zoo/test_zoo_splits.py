@@ -14,7 +14,8 @@ from training.training_loop import run_phase
 
 BATCH = 8
 CASES = [(name, {}, 'logistic', None) for name in METHODS] + [
-    ('diggan', dict(pair='mean'), 'logistic', None), ('diggan', dict(pair='mean', ema=0.5), 'osgan', 'logistic'),
+    ('diggan', dict(pair='mean'), 'logistic', None),
+    ('diggan', dict(pair='mean', ema=0.5), 'osgan', 'logistic'),
     ('weco', dict(both=True), 'osgan', 'logistic'), ('r2', dict(interval=1), 'relativistic', None),
     ('lecam', dict(weight=0.1, start=0), 'osgan', 'saturating')]
 
