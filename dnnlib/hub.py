@@ -209,7 +209,7 @@ def printable(text: str) -> str:
 @contextmanager
 def in_one_sentence(place: Place) -> Iterator[Any]:
     """Gives the package, and turns whatever it raises into an OSError of one sentence."""
-    hub = library(place.address)
+    hub = package(place.address)
     from huggingface_hub import errors
     try:
         yield hub
@@ -218,7 +218,7 @@ def in_one_sentence(place: Place) -> Iterator[Any]:
         raise OSError(f'{printable(place.address)}: {reason}') from error
 
 
-def library(address: str) -> Any:
+def package(address: str) -> Any:
     """The package huggingface_hub, quiet where no person looks."""
     try:
         import huggingface_hub

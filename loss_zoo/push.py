@@ -74,7 +74,7 @@ def main(run_dir: str, repo: str, out: str | None, private: bool, **options: Any
         if hub.is_offline():
             raise click.UsageError('DNNLIB_OFFLINE or HF_HUB_OFFLINE is set, and sending needs the network; --out=DIR writes it '
                                    'into a folder')
-        library = hub.library(f'hf://{repo}')       # Before any work is done.
+        library = hub.package(f'hf://{repo}')       # Before any work is done.
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(run_dir), repo, Path(folder), **options)
             click.echo(send(library, Path(folder), repo, private))
