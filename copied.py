@@ -53,7 +53,7 @@ def main(network: str | None, images: str | None, data: str | None, held_out: st
 
 def look(job: calc_metrics.Job, held_out_kwargs: dict | None, num: int, out: str | None) -> None:
     """Does the work, and says what was found. Raises MetricError."""
-    from metrics.copied import find_copies
+    from metrics.copied_share import find_copies
     from metrics.metric_main import MetricOptions
     from metrics.nearest import failure_to_write, sheet_of
     verdict, pairs = find_copies(MetricOptions(**target_of(job), **job.options), held_out_kwargs, num)

@@ -56,13 +56,13 @@ def main(source, dest, check, report, max_images, background, labels_from, skip_
         raise click.UsageError('give one of --dest, the folder or .zip archive to write, --check, and --report')
     _require_sizes(**transform_options)
     # Imported only now, so that --help need not wait for them.
-    from dnnlib import hub
+    from dnnlib import hf_hub
     from dnnlib.picture_files import MAX_PIXELS
     from training.data import packing, transforms
     from training.data.importers import open_originals
     try:
         transform = transforms.make_transform(**transform_options)
-        source = hub.fetch_set(source) if hub.is_hub_address(source) else source
+        source = hf_hub.fetch_set(source) if hf_hub.is_hub_address(source) else source
         originals = open_originals(source, labels_from, _parse_color(background), max_pixels or MAX_PIXELS)
         if not originals.count:
             raise click.ClickException(f'--source={source}: there are no images in it')

@@ -14,11 +14,11 @@ import click
 
 from dnnlib import output
 from dnnlib.numbers import Real, Whole
-from drawing.files import ImageWriter, require_free, require_room, save_arrays
-from drawing.limits import check_latents, check_picture
 from drawing.named import class_label, load_with_styles, output_folder
-from drawing.options import SeedList, common_options
+from drawing.output_files import ImageWriter, require_free, require_room, save_arrays
 from drawing.pictures import images_of_ws, seeds_to_z, tile, to_ws
+from drawing.sizes import check_latents, check_picture
+from drawing.tool_options import SeedList, common_options
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
     import torch

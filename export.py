@@ -7,8 +7,8 @@ import click
 
 from dnnlib import output, writing
 from dnnlib.numbers import PSI, Real
-from drawing.files import require_free
 from drawing.named import load_generator, output_folder
+from drawing.output_files import require_free
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
     import torch

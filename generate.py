@@ -6,11 +6,11 @@ import click
 
 from dnnlib import output
 from dnnlib.numbers import PSI
-from drawing.files import ImageWriter, require_free
-from drawing.limits import check_picture
 from drawing.named import labels_of_seeds, load_snapshot, load_ws, output_folder
-from drawing.options import MAX_COLUMNS, GridSize, NumberList, SeedList, common_options
+from drawing.output_files import ImageWriter, require_free
 from drawing.pictures import images_of_seeds, images_of_ws, tile, tile_all
+from drawing.sizes import check_picture
+from drawing.tool_options import MAX_COLUMNS, GridSize, NumberList, SeedList, common_options
 
 
 @click.command(epilog='Example: python generate.py --network=runs/00000-cats --seeds=0-31 --trunc=0.7 --grid=8x4 '

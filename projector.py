@@ -18,11 +18,11 @@ import click
 from dnnlib import output
 from dnnlib.computing import device_option
 from dnnlib.numbers import SEED, Real, Whole
-from drawing.files import ImageWriter, require_free, require_room, save_arrays
-from drawing.limits import check_latents, check_video
 from drawing.named import class_label, load_with_styles, output_folder
-from drawing.options import class_option, label_option, ops_option
+from drawing.output_files import ImageWriter, require_free, require_room, save_arrays
 from drawing.pictures import device_of
+from drawing.sizes import check_latents, check_video
+from drawing.tool_options import class_option, label_option, ops_option
 from drawing.video_writer import VIDEO_FILES, VideoWriter, pick_format
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.

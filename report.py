@@ -23,7 +23,7 @@ from dnnlib import output, writing
 from metrics.names import higher_is_better
 from training.config.options import argv_of
 from training.config.schema import meanings, meanings_of_methods, option_name
-from training.run.files import RunFileError, find_pictures, lines_of, read_options, read_stats
+from training.run.run_files import RunFileError, find_pictures, lines_of, read_options, read_stats
 
 PAGE = 'report.html'        # In the run directory.
 MAX_PICTURES = 100          # On a page, over all runs; spread over time.

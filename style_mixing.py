@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib import output
-from drawing.files import ImageWriter, require_free
-from drawing.limits import check_latents, check_picture
 from drawing.named import class_label, load_with_styles, load_ws, output_folder
-from drawing.options import SeedList, common_options
+from drawing.output_files import ImageWriter, require_free
 from drawing.pictures import device_of, images_of_ws, seeds_to_z, tile, to_ws
+from drawing.sizes import check_latents, check_picture
+from drawing.tool_options import SeedList, common_options
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
     import numpy as np

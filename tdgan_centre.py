@@ -90,7 +90,7 @@ def num_images(o):
 def take_part(o, identity):
     """Until the run is over."""
     import losses_ext
-    from metrics.elsewhere import moments_for
+    from metrics.images_elsewhere import moments_for
     from report import refresh
     from torch_utils import distributed
     from torch_utils.wire.grpc_channel import connect

@@ -6,11 +6,11 @@ import click
 
 from dnnlib import output
 from dnnlib.numbers import Whole
-from drawing.files import require_free
-from drawing.limits import check_latents, check_video
 from drawing.named import class_label, load_generator, load_ws, output_folder
-from drawing.options import GridSize, SeedList, common_options
+from drawing.output_files import require_free
 from drawing.pictures import device_of, images_of_ws, seeds_to_z, tile, to_ws
+from drawing.sizes import check_latents, check_video
+from drawing.tool_options import GridSize, SeedList, common_options
 from drawing.video_writer import FORMATS, VideoWriter, pick_format
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.

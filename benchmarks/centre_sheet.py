@@ -54,7 +54,7 @@ def stage_ends(stage_kimg: list[float], batch_size: int) -> Iterator[int]:
               help='Picture to write, .webp or .jpg [default: docs/methods/tdgan_centres.webp].')
 def main(run_dir: Path, dest: Path) -> None:
     """Draw what a run of TDGAN draws for every centre after each of its stages."""
-    from training.run.files import read_options
+    from training.run.run_files import read_options
     config = read_options(run_dir)
     options = config['regularizers']['tdgan']
     paths, stages = options['data'].split(','), [stage.split(':') for stage in options['schedule'].split(',')]

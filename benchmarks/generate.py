@@ -44,7 +44,7 @@ def measure(G, count, batch):
     """{what: seconds}."""
     import torch
 
-    from drawing.files import ImageWriter, save_image
+    from drawing.output_files import ImageWriter, save_image
     from drawing.pictures import device_of, images_of_ws
     with torch.inference_mode():
         ws = G.mapping(torch.randn([count, G.z_dim], device=device_of(G)), None)

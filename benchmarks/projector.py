@@ -20,8 +20,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from dnnlib.computing import device_option  # noqa: E402
 from drawing.named import class_label, load_generator  # noqa: E402
-from drawing.options import SeedList  # noqa: E402
 from drawing.pictures import seeds_to_z, to_ws  # noqa: E402
+from drawing.tool_options import SeedList  # noqa: E402
 from projector import load_embedding, project, shrink  # noqa: E402
 
 MAX_PERCEPTUAL_SHARE = 0.2      # Of the average picture's distance ...

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from dnnlib import writing  # noqa: E402
 from loss_zoo.card import command_of  # noqa: E402
-from training.run.files import lines_of, read_options  # noqa: E402
+from training.run.run_files import lines_of, read_options  # noqa: E402
 
 SECONDS = 9.0               # For the whole run, however long it took.
 STILL = 4.0                 # The whole text stands before it begins anew.

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from dnnlib import hub, writing
+from dnnlib import hf_hub, writing
 
 TIMEOUT_SEC = 60        # Without a byte from the server.
 CHUNK_BYTES = 1 << 20
@@ -80,7 +80,7 @@ def open_url(
     With the environment variable DNNLIB_OFFLINE=1, only the cache is asked.
 
     Args:
-        url: 'https://...' ('http://...' too), 'file://...', 'hf://...' (dnnlib/hub.py), or a path.
+        url: 'https://...' ('http://...' too), 'file://...', 'hf://...' (dnnlib/hf_hub.py), or a path.
         cache_dir: Where downloads are kept. None: `make_cache_dir_path('downloads')`.
         num_attempts: How often to try a server that cannot be reached, breaks off, or is busy.
         verbose: Print what is downloaded.
@@ -117,8 +117,8 @@ def _local_path(url, max_bytes=MAX_BYTES):
     """The path that a path, a file URL or an address on the Hub means; None for what has to be downloaded here."""
     if not re.match('[a-z]+://', url):
         return url
-    if hub.is_hub_address(url):
-        return hub.fetch(url, max_bytes=max_bytes)
+    if hf_hub.is_hub_address(url):
+        return hf_hub.fetch(url, max_bytes=max_bytes)
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from drawing.limits import check_latents
+from drawing.sizes import check_latents
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
     import numpy as np

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib import writing
-from drawing.files import answered, save_image
+from drawing.output_files import answered, save_image
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
     import numpy as np

@@ -13,7 +13,7 @@ from typing import Any
 from dnnlib import output
 from training.config.methods import METHODS
 from training.config.options import argv_of
-from training.run.files import finite, objects_of
+from training.run.run_files import finite, objects_of
 
 MOST_ROWS = 12              # Of the table of scores.
 MOST_TEXT = 200

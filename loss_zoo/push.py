@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from dnnlib import hub
+from dnnlib import hf_hub
 from dnnlib.computing import device_option
 from dnnlib.numbers import PSI, Real
 from loss_zoo import __version__
@@ -71,10 +71,10 @@ def main(run_dir: str, repo: str, out: str | None, private: bool, **options: Any
             prepare(Path(run_dir), repo, folder, **options)
             click.echo(f'{out}: what `loss-zoo push` would send to {repo}')
             return
-        if hub.is_offline():
+        if hf_hub.is_offline():
             raise click.UsageError('DNNLIB_OFFLINE or HF_HUB_OFFLINE is set, and sending needs the network; --out=DIR writes it '
                                    'into a folder')
-        library = hub.package(f'hf://{repo}')       # Before any work is done.
+        library = hf_hub.package(f'hf://{repo}')       # Before any work is done.
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(run_dir), repo, Path(folder), **options)
             click.echo(send(library, Path(folder), repo, private))
@@ -89,7 +89,7 @@ def prepare(run_dir: Path, repo: str, folder: Path, snapshot: str | None, licens
     from dnnlib import writing
     from loss_zoo import card
     from metrics.plots import read_curves, svg
-    from training.run.files import RunFileError, read_options
+    from training.run.run_files import RunFileError, read_options
     try:
         config = read_options(run_dir)
     except RunFileError as error:
@@ -129,8 +129,8 @@ def write_samples(path: Path, data: dict[str, Any], psi: float, device: str) -> 
     """A grid of pictures of the first seeds; classes in turn."""
     import torch
 
-    from drawing.files import save_image
     from drawing.named import labels_of_seeds
+    from drawing.output_files import save_image
     from drawing.pictures import images_of_seeds, tile
     from torch_utils.distributed import pick_device
     columns, rows = GRID
@@ -146,9 +146,9 @@ def write_samples(path: Path, data: dict[str, Any], psi: float, device: str) -> 
 
 def send(library: Any, folder: Path, repo: str, private: bool) -> str:
     """Puts the files of the folder into the repository, in one commit; answers in one sentence."""
-    place = hub.parse(f'hf://{repo}')
-    with hub.in_one_sentence(place):
-        api = library.HfApi(endpoint=hub.endpoint())
+    place = hf_hub.parse(f'hf://{repo}')
+    with hf_hub.in_one_sentence(place):
+        api = library.HfApi(endpoint=hf_hub.endpoint())
         api.create_repo(repo, private=private, exist_ok=True)
         files = [library.CommitOperationAdd(name, str(folder / name)) for name in sorted(os.listdir(folder))]
         commit = api.create_commit(repo, files, commit_message='Network and card, by loss-zoo push')

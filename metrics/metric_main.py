@@ -24,10 +24,10 @@ from dnnlib import writing
 from metrics import plots
 from metrics.detector import Detector
 from metrics.detectors import load_detector
-from metrics.elsewhere import ImagesElsewhere, images_of
 from metrics.features import FeatureOptions, feature_moments, feature_rows
 from metrics.generator_inputs import DatasetLabels, GeneratorInputs, Labels
 from metrics.image_streams import DatasetImages, GeneratedImages, frozen_copy, open_dataset
+from metrics.images_elsewhere import ImagesElsewhere, images_of
 from metrics.kinds import KINDS
 from metrics.moments import Moments
 from metrics.names import (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dnnlib import writing
-from training.run.files import read_metric
+from training.run.run_files import read_metric
 
 Curve = Sequence[tuple[float, float]]                       # Points (kimg, value).
 

@@ -14,7 +14,7 @@ import dnnlib.util
 from dnnlib.download import discard_download
 from torch_utils import checkpoint, network_schema
 from torch_utils.foreign import inert_pickle, reference, rosinality, tensorflow, tensors
-from torch_utils.foreign.record import NetworkRecord
+from torch_utils.foreign.network_record import NetworkRecord
 
 NETWORKS = ('G', 'D', 'G_ema')
 

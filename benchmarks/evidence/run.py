@@ -222,7 +222,7 @@ def curve_of(run_dir: Path) -> list[tuple[float, dict[str, float]]]:
     A run that was stopped inside a tick has one more, which other runs have not.
     """
     from metrics.plots import read_curves
-    from training.run.files import read_stats
+    from training.run.run_files import read_stats
     ticks = {int(kimg) for _, kimg in read_stats(run_dir / 'stats.jsonl')['Progress/kimg']}
     points: dict[float, dict[str, float]] = {}
     for name, curve in read_curves(str(run_dir)).items():

@@ -82,5 +82,5 @@ def train_in_one_stage(pictures, steps, say=lambda *_: None, batch=16):
 
 
 if __name__ == '__main__':
-    from pictures import main
+    from zip_images import main
     main(train)

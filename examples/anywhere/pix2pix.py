@@ -68,5 +68,5 @@ def train(pictures, steps, say=lambda *_: None, batch=16):
 
 
 if __name__ == '__main__':
-    from pictures import main
+    from zip_images import main
     main(train)

@@ -72,5 +72,5 @@ def train(pictures, steps, say=lambda *_: None, batch=16, gamma=0.5):
 
 
 if __name__ == '__main__':
-    from pictures import main
+    from zip_images import main
     main(train)

@@ -42,7 +42,7 @@ class Centre:
     more: Mapping[str, Any] = ()
     hardening: Hardening = Hardening()
     limits: Limits = Limits()
-    share: Callable[..., dict] | None = None        # Gives moments of features (metrics/elsewhere.py); None: they stay.
+    share: Callable[..., dict] | None = None        # Gives moments of features (metrics/images_elsewhere.py); None: they stay.
 
 
 class Participant:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from tiny import make_dataset
 
 import train
-from training.config import page
+from training.config import options_page
 from training.config.config_file import options_in, with_file
 from training.config.options import parse_args
 
@@ -118,14 +118,14 @@ def test_an_option_that_there_is_not_is_refused_by_its_name():
 
 
 def test_the_page_of_all_options_is_up_to_date():
-    """Made by `python -m training.config.page > docs/options.md`, without torch."""
-    assert (ROOT / 'docs/options.md').read_text(encoding='utf-8') == page.page()
-    code = 'import sys, training.config.page; sys.exit("torch" in sys.modules)'
+    """Made by `python -m training.config.options_page > docs/options.md`, without torch."""
+    assert (ROOT / 'docs/options.md').read_text(encoding='utf-8') == options_page.page()
+    code = 'import sys, training.config.options_page; sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0
 
 
 def test_the_page_has_every_option_and_every_entry():
-    text = page.page()
+    text = options_page.page()
     for words in ('`--kimg` | a whole number, at least 1 | by --cfg |', '| `kimg` | a number, more than 0 | kimg | yes |',
                   '`--lecam_weight`', '| `keep.newest` |', '`-n`, `--dry-run`', '`total_kimg` (now `kimg`)'):
         assert words in text

@@ -193,7 +193,7 @@ def test_nothing_is_written_by_other_means():
         'dnnlib/writing.py',            # Itself.
         'dnnlib/logger.py', 'training/config/run_dirs.py',       # The log and the lock of a run.
         'dnnlib/output.py',             # os.devnull, for a process without streams.
-        'drawing/files.py',             # A trial of the room there is, under a name of writing.py.
+        'drawing/output_files.py',      # A trial of the room there is, under a name of writing.py.
         'training/run/status.py',           # stats.jsonl, which is cut and added to.
         'training/data/storage.py',          # Archives and folders of images.
         'torch_utils/ops/build.py',     # The cache of compiled operators.

@@ -3,7 +3,7 @@ import pytest
 from metric_tools import TinyDetector
 from tiny import make_dataset
 
-from metrics import elsewhere
+from metrics import images_elsewhere
 from metrics.metric_main import calc_metric
 from metrics.names import MetricError
 from training.dataset import ImageFolderDataset
@@ -27,7 +27,7 @@ class Source:
         self.num_asked += 1
         if not self.gives:
             raise ValueError('north does not share')
-        found = elsewhere.moments_for(query, kwargs_of(self.path), 'cpu', str(self.folder))
+        found = images_elsewhere.moments_for(query, kwargs_of(self.path), 'cpu', str(self.folder))
         assert {tap: len(mean) for tap, (_, mean, _) in found.items()} == widths
         return found
 
@@ -38,7 +38,7 @@ def kwargs_of(path):
 
 @pytest.fixture
 def paths(tmp_path, monkeypatch):
-    monkeypatch.setattr(elsewhere, 'load_detector', lambda metric, *how: TinyDetector(metric.detector))
+    monkeypatch.setattr(images_elsewhere, 'load_detector', lambda metric, *how: TinyDetector(metric.detector))
     return [make_dataset(tmp_path / f'{seed}.zip', num=num, seed=seed) for seed, num in enumerate((24, 12, 20))]
 
 
@@ -67,4 +67,4 @@ def test_nearest_neighbours_are_refused_by_name_and_so_is_what_a_centre_keeps(pa
     (dict(metric='fd_efflite0', detector='efflite0', sha256='x'), 'others here')])
 def test_what_a_centre_is_asked_for_is_checked_there(paths, tmp_path, query, sentence):
     with pytest.raises(ValueError, match=sentence):
-        elsewhere.moments_for(query, kwargs_of(paths[0]), 'cpu', str(tmp_path))
+        images_elsewhere.moments_for(query, kwargs_of(paths[0]), 'cpu', str(tmp_path))

@@ -12,7 +12,7 @@ from scipy.stats import beta
 from tiny import make_dataset
 
 import copied
-from metrics.copied import judge
+from metrics.copied_share import judge
 from torch_utils import checkpoint
 from training.dataset import ImageFolderDataset
 

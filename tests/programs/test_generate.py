@@ -15,7 +15,7 @@ from reference_files import reference_pickle
 import generate
 import legacy
 from drawing.named import labels_of_seeds
-from drawing.options import SeedList
+from drawing.tool_options import SeedList
 from torch_utils import checkpoint
 from training.networks import Discriminator
 

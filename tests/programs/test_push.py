@@ -12,7 +12,7 @@ from tiny import make_config, make_dataset
 from loss_zoo import card, command
 from torch_utils import checkpoint
 from training.networks import Discriminator
-from training.run.files import read_options
+from training.run.run_files import read_options
 
 pytest.importorskip('huggingface_hub', reason='huggingface_hub, the extra "hub", is not installed')
 from hub_server import TOKEN, hub_on_this_machine  # noqa: E402

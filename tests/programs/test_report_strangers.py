@@ -11,7 +11,7 @@ from test_report import write_run
 
 import report
 from training.config.schema import Config
-from training.run.files import RunFileError, read_options
+from training.run.run_files import RunFileError, read_options
 
 ELEMENTS = {
     'html', 'head', 'meta', 'title', 'style', 'body', 'script', 'h1', 'h2', 'section', 'footer', 'div', 'p', 'pre', 'span',

@@ -14,8 +14,8 @@ from metric_tools import TinyDetector
 
 from losses_ext.sites import take_part
 from losses_ext.sites.take_part import Centre, Participant, Refused
-from metrics import elsewhere
-from metrics.elsewhere import moments_for
+from metrics import images_elsewhere
+from metrics.images_elsewhere import moments_for
 from torch_utils.wire import certificates
 from torch_utils.wire.grpc_channel import connect
 from torch_utils.wire.record import recorded
@@ -24,7 +24,7 @@ from torch_utils.wire.record import recorded
 def main(port, name, data, private, folder, record=None):
     """Takes part in one run after the other, until nobody listens any more."""
     torch.set_num_threads(1)
-    elsewhere.load_detector = lambda metric, *how: TinyDetector(metric.detector)
+    images_elsewhere.load_detector = lambda metric, *how: TinyDetector(metric.detector)
     take_part.RETRY_SEC = 0.1
     identity = certificates.load(folder) if folder else None
     dial = recorded(partial(connect, f'localhost:{port}', identity, timeout=60), record)

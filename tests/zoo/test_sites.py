@@ -15,9 +15,9 @@ from tiny import assert_same_bits, make_dataset
 import train
 from losses_ext.sites import hub as hubs
 from losses_ext.sites.hardening import Hardening
-from metrics.elsewhere import ImagesElsewhere
 from metrics.features import FeatureOptions, feature_moments
 from metrics.image_streams import DatasetImages
+from metrics.images_elsewhere import ImagesElsewhere
 from metrics.names import MetricError, find_metric
 from training.config.rules import UserError
 from training.dataset import ImageFolderDataset

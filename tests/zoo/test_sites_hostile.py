@@ -18,7 +18,7 @@ from tiny import make_dataset
 import train
 from losses_ext.sites import agreement, apart, arrival, take_part
 from losses_ext.sites.agreement import Kind
-from losses_ext.sites.page import Page
+from losses_ext.sites.centre_page import Page
 from losses_ext.sites.take_part import Centre, Participant, Refused
 from report import refresh
 from torch_utils.wire import certificates, channel, grpc_channel

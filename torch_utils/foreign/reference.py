@@ -18,7 +18,7 @@ import torch
 from torch_utils.checkpoint import CheckpointError
 from torch_utils.foreign import inert_pickle, portable, tensors
 from torch_utils.foreign.inert_pickle import Call, Global, Substitutes, Table, TypedDict, shorten
-from torch_utils.foreign.record import MAX_DEPTH, MAX_ITEMS, NetworkRecord, plain_data
+from torch_utils.foreign.network_record import MAX_DEPTH, MAX_ITEMS, NetworkRecord, plain_data
 
 VERSION = 6
 RECONSTRUCT = Global('torch_utils.persistence', '_reconstruct_persistent_obj')

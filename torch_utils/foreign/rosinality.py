@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch_utils.checkpoint import CheckpointError
 from torch_utils.foreign import tensors
 from torch_utils.foreign.inert_pickle import Buildable, Substitutes, shorten
-from torch_utils.foreign.record import NetworkRecord, with_filters
+from torch_utils.foreign.network_record import NetworkRecord, with_filters
 
 LR_MULTIPLIER = 0.01
 W_AVG_SAMPLES = 4096

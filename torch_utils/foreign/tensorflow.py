@@ -14,7 +14,7 @@ import torch
 
 from torch_utils.checkpoint import CheckpointError
 from torch_utils.foreign.inert_pickle import Buildable, Substitutes, shorten
-from torch_utils.foreign.record import NetworkRecord, plain_data, with_filters
+from torch_utils.foreign.network_record import NetworkRecord, plain_data, with_filters
 from torch_utils.foreign.tensors import Array
 from torch_utils.network_schema import in_words
 

@@ -70,7 +70,7 @@ def problem_of_batch(config: Config) -> str | None:
 def problem_of_networks(config: Config) -> str | None:
     """What cannot be built of a configuration that was saved; None if all can be."""
     from torch_utils.checkpoint import skeleton
-    from training.run.plan import plan
+    from training.run.dry_run import plan
     try:
         for kwargs in (config['G_kwargs'], config['D_kwargs']):
             kwargs = {**config['data_shape'], **kwargs}

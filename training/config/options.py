@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dnnlib import hub
+from dnnlib import hf_hub
 from dnnlib.numbers import Real, RealOrWord, Whole
 from training.config.methods import zoo_fields
 from training.config.rules import UserError, require
@@ -127,10 +127,10 @@ def with_whole_paths(o: Mapping[str, Any]) -> dict[str, Any]:
 
 def on_this_machine(path: str, option: str) -> str:
     """The path of a set; one on the Hub is downloaded. Raises UserError."""
-    if not hub.is_hub_address(path):
+    if not hf_hub.is_hub_address(path):
         return path
     try:
-        return hub.fetch(path, hub.PACKED, hub.MAX_SET_BYTES)
+        return hf_hub.fetch(path, hf_hub.PACKED, hf_hub.MAX_SET_BYTES)
     except OSError as error:
         raise UserError(f'--{option.replace("_", "-")}: {error}') from error
 

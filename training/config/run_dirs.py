@@ -17,7 +17,7 @@ from typing import Any
 from dnnlib import writing
 from training.config.schema import NO, YES, Config, may_change, option_name, problem_of, with_names_of_now
 from training.config.setting import leaves
-from training.run.files import OPTIONS_FILE, RunFileError, read_options_file
+from training.run.run_files import OPTIONS_FILE, RunFileError, read_options_file
 
 try:
     import fcntl

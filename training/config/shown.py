@@ -74,7 +74,7 @@ def has_methods(config: dict) -> bool:
 def checked_plan(config: dict) -> str:
     """The tables of what each iteration of the run will be.
     Raises UserError for what does not fit together."""
-    from training.run.plan import plan
+    from training.run.dry_run import plan
     try:
         return plan(config)
     except ValueError as error:

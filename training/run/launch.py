@@ -17,8 +17,8 @@ from training import setup
 from training.data.stages import STOP_SIGNALS, OutOfImagesError
 from training.data.storage import DatasetError
 from training.run import states
-from training.run.files import problem_of_state
 from training.run.health import CannotGoOn, Diverged, GoBack, not_finite
+from training.run.run_files import problem_of_state
 from training.run.ticks import Ticks
 from training.training_loop import training_loop
 

@@ -13,8 +13,8 @@ from torch_utils.checkpoint import CheckpointError
 from torch_utils.nested import map_tensors, tensors_in
 from torch_utils.state_file import load_meta, load_state, save_state
 from training.config.schema import Config, problem_of
-from training.run.files import COUNT, problem_of_entries
 from training.run.keep import Keep, Saved
+from training.run.run_files import COUNT, problem_of_entries
 
 STATE_NAME = re.compile(r'training-state-(\d+)\.safetensors')
 SPARE_BYTES = 2 ** 24       # Left free beside a file that is about to be written.

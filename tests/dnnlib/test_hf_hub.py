@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip('huggingface_hub', reason='huggingface_hub, the extra "hub", is not installed')
 from hub_server import COMMIT, TOKEN, hub_on_this_machine  # noqa: E402
 
-from dnnlib import hub  # noqa: E402
+from dnnlib import hf_hub  # noqa: E402
 from dnnlib.download import is_url, open_url  # noqa: E402
 
 
@@ -38,7 +38,7 @@ def read(path):
     ('hf://mia/cats@v1/nets/a.pkl', ('mia/cats', 'model', 'nets/a.pkl', 'v1')),
     ('hf://datasets/mia/faces/data', ('mia/faces', 'dataset', 'data', None))])
 def test_an_address_has_its_parts(address, parts):
-    place = hub.parse(address)
+    place = hf_hub.parse(address)
     assert (place.repo, place.kind, place.file, place.revision) == parts and is_url(address)
 
 
@@ -46,7 +46,7 @@ def test_an_address_has_its_parts(address, parts):
                                      'hf://mia/cats/a\nb', 'hf://mia/ca ts', 'hf://datasets/mia', 'hf:///etc/passwd'])
 def test_another_address_is_a_sentence(address):
     with pytest.raises(OSError, match='not an address on the Hub; they have the form hf://USER/REPO') as error:
-        hub.parse(address)
+        hf_hub.parse(address)
     assert str(error.value).isprintable()
 
 
@@ -95,7 +95,7 @@ def test_offline_what_was_downloaded_is_found(server, monkeypatch):
     with pytest.raises(OSError, match='not among what was downloaded before, and the network is not asked'):
         open_url('hf://mia/runs')
     with pytest.raises(OSError, match='told to be offline'):
-        hub.fetch_set('hf://datasets/mia/faces')
+        hf_hub.fetch_set('hf://datasets/mia/faces')
     assert len(server.requests) == asked
 
 
@@ -116,7 +116,7 @@ def test_sizes_are_limited_before_anything_is_downloaded(server):
     with pytest.raises(OSError, match='it has 1099511627776 bytes; at most 17179869184 are downloaded'):
         open_url('hf://mia/cats')
     with pytest.raises(OSError, match='at most 274877906944 are'):
-        hub.fetch_set('hf://datasets/mia/faces')
+        hf_hub.fetch_set('hf://datasets/mia/faces')
     assert not any('/resolve/' in path for _, path in server.requests)
 
 
@@ -128,18 +128,18 @@ def test_names_that_lead_elsewhere_are_not_taken(server):
 
 def test_a_data_set_is_its_files_and_no_others(server):
     import os
-    folder = hub.fetch_set('hf://datasets/mia/faces/data')
+    folder = hf_hub.fetch_set('hf://datasets/mia/faces/data')
     found = {name for _, _, names in os.walk(folder) for name in names if not name.startswith('.')
              and not name.endswith('.metadata')}
     assert {name for name in found if not name.endswith(('.lock', '.TAG'))} == {'train-0.parquet', 'train-1.parquet'}
     assert read(os.path.join(folder, 'data/train-1.parquet')) == b'p1'
-    assert read(hub.fetch_set('hf://datasets/mia/faces/photos.zip')) == b'z'
+    assert read(hf_hub.fetch_set('hf://datasets/mia/faces/photos.zip')) == b'z'
     with pytest.raises(OSError, match='x.py is not what is wanted here: .parquet or .tar or .zip'):
-        hub.fetch_set('hf://datasets/mia/faces/x.py')
+        hf_hub.fetch_set('hf://datasets/mia/faces/x.py')
     with pytest.raises(OSError, match='there are 2 .zip files in it; name one: hf://datasets/mia/zips/a.zip'):
-        hub.fetch_set('hf://datasets/mia/zips')
+        hf_hub.fetch_set('hf://datasets/mia/zips')
     with pytest.raises(OSError, match='there is no file nowhere in mia/faces'):
-        hub.fetch_set('hf://datasets/mia/faces/nowhere')
+        hf_hub.fetch_set('hf://datasets/mia/faces/nowhere')
 
 
 def test_without_the_extra_it_is_named(monkeypatch):

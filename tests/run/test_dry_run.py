@@ -7,7 +7,7 @@ from tiny import make_config, make_dataset
 import losses_ext
 import train
 from training import setup
-from training.run.plan import plan
+from training.run.dry_run import plan
 
 
 @pytest.fixture(scope='module')

@@ -1,6 +1,6 @@
 """Writes docs/options.md, the tables of all options and of all entries of a configuration:
 
-    python -m training.config.page > docs/options.md
+    python -m training.config.options_page > docs/options.md
 """
 import dataclasses
 import re
@@ -16,7 +16,7 @@ from training.config.setting import kind_in_words
 
 HEAD = '''# Options
 
-Made by `python -m training.config.page`; a test holds it to the code.
+Made by `python -m training.config.options_page`; a test holds it to the code.
 
 - [On the command line](#on-the-command-line)
 - [In a file](#in-a-file)
