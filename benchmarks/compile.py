@@ -21,6 +21,8 @@ import click
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from dnnlib.computing import OPERATORS, measured_device_option  # noqa: E402
+
 
 def make_works(res, channel_base, channel_max, batch, device):
     """{name: (module, arguments, does it learn?)}."""
@@ -90,10 +92,9 @@ def measure(module, inputs, learns, device, runs):
 @click.option('--channel-base', type=int, default=1024, show_default=True)
 @click.option('--channel-max', type=int, default=64, show_default=True)
 @click.option('--batch', type=int, default=16, show_default=True)
-@click.option('--device', default='cpu', show_default=True)
+@measured_device_option
 @click.option('--runs', type=int, default=15, show_default=True)
-@click.option('--ops', type=click.Choice(['native', 'reference']), multiple=True,
-              default=['native', 'reference'],
+@click.option('--ops', type=click.Choice(OPERATORS[1:]), multiple=True, default=OPERATORS[1:],
               show_default=True, help='Operators, compiled (native) and plain.')
 def main(res, channel_base, channel_max, batch, device, runs, ops):
     """Print a table of times."""

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
 from benchmarks.page_parts import write_part  # noqa: E402
+from dnnlib.computing import OPERATORS  # noqa: E402
 
 METHODS = {
     'base': [],
@@ -161,7 +162,7 @@ def table_of(rows):
 @click.option('--channel-base', type=int, default=16384, show_default=True)
 @click.option('--batch', type=int, default=32, show_default=True)
 @click.option('--only', default=','.join(METHODS), show_default=True, help='Which of the methods.')
-@click.option('--ops', type=click.Choice(['native', 'reference']), default='native', show_default=True)
+@click.option('--ops', type=click.Choice(OPERATORS[1:]), default='native', show_default=True)
 @click.option('--top', type=int, default=0, help='How many of the most expensive operations and lines to name.')
 @click.option('--write', is_flag=True, help='Put the table into docs/performance.md.')
 @click.pass_context

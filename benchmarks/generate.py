@@ -17,6 +17,8 @@ import click
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from dnnlib.computing import device_option  # noqa: E402
+
 
 def best_seconds(run, repeats=3):
     """Of some runs, after one to warm up."""
@@ -78,7 +80,7 @@ def measure(G, count, batch):
 @click.option('--count', type=int, default=16, show_default=True, help='Pictures.')
 @click.option('--batch', type=int, default=8, show_default=True, help='Pictures at a time.')
 @click.option('--threads', type=int, default=1, show_default=True, help='Threads of torch on the CPU.')
-@click.option('--device', default='auto', show_default=True, help='What computes.')
+@device_option
 @click.option('--keep/--no-keep', default=True, show_default=True,
               help='Keep freed memory, as generate.py does on CPUs?')
 @click.option('--json', 'json_path', help='Also write the figures here.')

@@ -25,6 +25,8 @@ import click
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests'), str(ROOT / 'benchmarks')]
 
+from dnnlib.computing import device_option_for  # noqa: E402
+
 # {part: (module of benchmarks/gpu, limit in seconds, stage)}. Parts of one stage run side by side, stages one after the other.
 PARTS = {
     'machine': ('operators', 40, 0), 'build': ('operators', 170, 1),
@@ -38,7 +40,7 @@ MARKS = 'ok', 'FAIL', 'slow', 'skip'
 
 
 @click.command()
-@click.option('--device', type=click.Choice(['cuda', 'cpu']), default='cuda', show_default=True)
+@device_option_for('What is checked.', 'cuda', ['cuda', 'cpu'])
 @click.option('--reduced', is_flag=True, help='Smallest sizes and numbers of steps.')
 @click.option('--budget', type=float, default=465, show_default=True, help='Seconds for everything.')
 @click.option('--only', help=f'Some of {",".join(PARTS)}.')

@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.evidence.plan import Plan  # noqa: E402
 from benchmarks.evidence.results import read_results  # noqa: E402
+from dnnlib.computing import device_option_for  # noqa: E402
 
 FOLDER = Path(__file__).parent
 SMALL_PLAN = 'small'
@@ -72,8 +73,7 @@ def results_path(plan: Plan, outdir: Path | None = None) -> Path:
               help=f'Run the plan `{SMALL_PLAN}` for so long, and write its page.')
 @click.option('--workers', type=click.IntRange(1, 64), default=2, show_default=True,
               help='Runs at a time, one thread each.')
-@click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', show_default=True,
-              help='Where to train.')
+@device_option_for('Where to train.', 'cpu', ['cpu', 'cuda'])
 @click.option('--outdir', type=click.Path(path_type=Path), default=Path('evidence-out'), show_default=True,
               help='Where the small version goes.')
 @click.pass_context
@@ -92,8 +92,7 @@ def main(ctx: click.Context, budget: float | None, workers: int, device: str, ou
 @click.option('--data', 'data', type=DataSet(), multiple=True, help='A data set of the plan; once for each.')
 @click.option('--workers', type=click.IntRange(1, 64), default=2, show_default=True,
               help='Runs at a time, one thread each.')
-@click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', show_default=True,
-              help='Where to train.')
+@device_option_for('Where to train.', 'cpu', ['cpu', 'cuda'])
 @click.option('--budget', type=Duration(), default='1000h',
               help='Start no run after so long [default: no limit].')
 @click.option('--stage', 'stages', multiple=True, help='Only this stage; can be repeated.')

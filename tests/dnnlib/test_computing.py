@@ -1,5 +1,6 @@
 """The options --device and --ops: every command has the same choices, and they are written in one place."""
 import importlib
+import re
 
 import click
 import pytest
@@ -24,3 +25,13 @@ def test_every_command_has_the_same_choices(command, option, choices):
 @pytest.mark.parametrize('choices', ["'cuda', 'mps'", "'auto', 'native', 'reference'"])
 def test_the_choices_are_written_once(choices):
     assert [file for file, source in project_files().items() if choices in source] == ['dnnlib/computing.py']
+
+
+def test_no_other_file_declares_the_option_device():
+    declared = [file for file, source in project_files().items() if re.search(r"option\(\s*'--device'", source)]
+    assert declared == ['dnnlib/computing.py']
+
+
+def test_no_other_file_lists_the_operators():
+    listed = re.compile(r"'native', 'reference'[\])]")
+    assert [file for file, source in project_files().items() if listed.search(source)] == ['dnnlib/computing.py']

@@ -215,7 +215,7 @@ def test_an_example_trains(name):
 
 def test_there_are_the_examples_that_the_page_names():
     page = (ROOT / 'docs/anywhere.md').read_text(encoding='utf-8')
-    there = {path.stem for path in (ROOT / 'examples/anywhere').glob('*.py')} - {'pictures'}
+    there = {path.stem for path in (ROOT / 'examples/anywhere').glob('*.py')} - {'zip_images'}
     assert there == set(EXAMPLES) and all(f'../examples/anywhere/{name}.py' in page for name in EXAMPLES)
 
 

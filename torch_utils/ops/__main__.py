@@ -8,7 +8,7 @@ import torch
 
 from torch_utils.ops import backend, build
 
-OPERATORS = {'cpu': ('upfirdn2d', 'bias_act', 'scale_bias_act'), 'cuda': ('upfirdn2d', 'bias_act', 'layer_act')}
+OF_LIBRARIES = {'cpu': ('upfirdn2d', 'bias_act', 'scale_bias_act'), 'cuda': ('upfirdn2d', 'bias_act', 'layer_act')}
 
 
 @click.group(help='Compiled operators: upfirdn2d, bias_act, scale_bias_act.')
@@ -53,7 +53,7 @@ def report_of(library):
         path = build.path_of(library, toolchain)
         is_built, failure = build.is_whole(path), build.failure_of(path)
     except (build.Unavailable, OSError) as reason:
-        return [f'{name:14} reference: {reason}' for name in OPERATORS[library]]
+        return [f'{name:14} reference: {reason}' for name in OF_LIBRARIES[library]]
     compilers = [f'compiler       {toolchain.cxx}: {toolchain.cxx_version}', f'ninja          {toolchain.ninja}']
     if toolchain.nvcc:
         compilers.append(f'nvcc           {toolchain.nvcc_version}')
@@ -63,7 +63,7 @@ def report_of(library):
         built = f'reference: building has failed: {failure} (to try again: {build.TRY_AGAIN})'
     else:
         built = 'native: to be built at first use'
-    return [*compilers, f'library        {path}', *(f'{name:14} {built}' for name in OPERATORS[library])]
+    return [*compilers, f'library        {path}', *(f'{name:14} {built}' for name in OF_LIBRARIES[library])]
 
 
 if __name__ == '__main__':
