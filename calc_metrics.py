@@ -248,12 +248,9 @@ def image_set(path: str, option: str) -> dict[str, Any]:
 
 def work(rank: int, job: Job) -> None:
     """Does a job; a user's mistake that shows only now ends the program with one sentence."""
-    import torch
-
     from torch_utils.distributed import pick_device
     device = pick_device(job.device)
     choose_ops(job, device.type)
-    torch.backends.cudnn.benchmark = True
     unrecorded: dict[str, str] = {}
     try:
         if not job.snapshots:

@@ -130,7 +130,7 @@ def calc_metric(metric: str, **kwargs: Any) -> dnnlib.EasyDict:
     definition = find_metric(metric)
     _, at, centre = metric.partition('@')
     facts: dict[str, Any] = {}
-    with _full_precision():
+    with _the_same_every_time():
         if isinstance(definition, Metric):
             work = Evaluation(definition, options, centre)
             results, errors = KINDS[definition.kind](work)
@@ -400,17 +400,23 @@ class Evaluation:
 
 
 @contextlib.contextmanager
-def _full_precision():
-    """No TF32, whatever the training run uses: a score must not depend on it."""
-    places = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [place.allow_tf32 for place in places]
+def _the_same_every_time():
+    """No TF32 and no search for the fastest algorithm, whatever the training run uses: a score must not depend on either.
+
+    Every process that searches may find another algorithm, which rounds in another way: scores of one network
+    on a GPU differed by 5e-5 of themselves.
+    """
+    cudnn = torch.backends.cudnn
+    settings = [(torch.backends.cuda.matmul, 'allow_tf32', False), (cudnn, 'allow_tf32', False),
+                (cudnn, 'benchmark', False), (cudnn, 'deterministic', True)]
+    before = [getattr(place, name) for place, name, _ in settings]
     try:
-        for place in places:
-            place.allow_tf32 = False
+        for place, name, value in settings:
+            setattr(place, name, value)
         yield
     finally:
-        for place, value in zip(places, before):
-            place.allow_tf32 = value
+        for (place, name, _), value in zip(settings, before):
+            setattr(place, name, value)
 
 
 def _device_of(module):

@@ -123,9 +123,10 @@ def _controls(plan: Plan, by_stage: dict, images: dict, screens: list[Screen]) -
     stage, base = plan['controls']['stage'], plan['base_cell']
     positive = plan['controls']['positive']
     seen = next((effect for screen in screens for effect in screen.images if effect.name == positive), None)
+    is_complete = all(screen.num_blocks == len(plan.stages[screen.stage]['blocks']) for screen in screens)
     return [controls.against_itself(images[stage], base),
-            controls.weight_zero(by_stage[stage], base, plan['controls']['weight_zero']),
-            controls.known_effect(seen, positive)]
+            controls.weight_zero(by_stage[stage], base, plan['controls']['weight_zero'], plan['metrics_of_page'][0]),
+            controls.known_effect(seen, positive, is_complete)]
 
 
 def _correlations(plan: Plan, results: list[Result]) -> dict[str, float]:

@@ -63,9 +63,14 @@ def factorial_effects(values: Responses, levels: Mapping[str, Levels], seed: int
 
 
 def interactions(values: Responses, levels: Mapping[str, Levels], seed: int = 0) -> list[Effect]:
-    """The interactions of two factors, in the groups that the design separates; one value for each group."""
+    """The interactions of two factors, in the groups that the design separates; one value for each group.
+
+    None for a single block: with its mean and all effects nothing is left of it to judge them by.
+    """
     design = list(levels.values())
     groups = aliased_pairs(design)
+    if len({block for cell, block in values if cell in levels}) < 2:
+        return []
     contrasts = {tuple(f'{a} x {b}' for a, b in group): list(contrast(design, group[0])) for group in groups}
     main = {(name,): [row[name] for row in design] for name in design[0]}
     return _effects(values, levels, {**main, **contrasts}, seed)[len(main):]
@@ -162,8 +167,8 @@ class Comparison:
         cell, against: Names.
         num_blocks: How many.
         value, low, high: Mean difference of the log response; interval by a bootstrap over blocks,
-            or Student's where that is wider.
-        p: Wilcoxon's signed rank test; NaN for less than two blocks.
+            or Student's where that is wider; without bounds for a single block.
+        p: Wilcoxon's signed rank test; NaN for a single block.
         improvement: Probability that a run of the one is better than a run of the other in its block.
     """
     cell: str
@@ -177,17 +182,19 @@ class Comparison:
 
 
 def compare(values: Responses, cell: str, against: str, seed: int = 0) -> Comparison | None:
-    """The difference of two cells, None if they share no two blocks."""
+    """The difference of two cells, None if they share no block."""
     mine, theirs = ({block: value for (name, block), value in values.items() if name == wanted}
                     for wanted in (cell, against))
     blocks = sorted(set(mine) & set(theirs))
-    if len(blocks) < 2:
+    if not blocks:
         return None
     differences = np.array([mine[block] - theirs[block] for block in blocks])
     better = np.mean((differences < 0) + 0.5 * (differences == 0))
     mean = float(differences.mean())
     if not differences.any():
         return Comparison(cell, against, len(blocks), 0.0, 0.0, 0.0, 1.0, 0.5)
+    if len(blocks) == 1:
+        return Comparison(cell, against, 1, mean, -math.inf, math.inf, math.nan, float(better))
     low, high = stats.t.interval(CONFIDENCE, len(blocks) - 1, mean, stats.sem(differences) or 1e-300)
     level = np.diff(expanded_quantiles(len(blocks))).item()
     booted = stats.bootstrap((differences,), np.mean, n_resamples=RESAMPLES, confidence_level=level,

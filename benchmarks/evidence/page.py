@@ -5,10 +5,11 @@ from pathlib import Path
 
 from benchmarks.evidence.analyse import Answer, Screen
 from benchmarks.evidence.controls import interval
-from benchmarks.evidence.effects import Effect, per_cent
+from benchmarks.evidence.effects import Comparison, Effect, per_cent
 from benchmarks.evidence.plan import Plan
 
 PUBLISHED = Path(__file__).with_name('published.md')
+FEWEST_BLOCKS = 3           # Student's interval of two values spans orders of magnitude.
 NOTES = Path(__file__).with_name('results')
 
 
@@ -80,17 +81,23 @@ def _screen(screen: Screen) -> str:
         rows.append([effect.name, _clear(effect), f'{effect.p_holm:.3f}', timed.get(effect.name, ''),
                      covered.get(effect.name, ''), copied.get(effect.name, ''),
                      f'{abs(per_cent(-effect.visible)):.0f} %'])
+    on = _blocks(screen.num_blocks, 'complete ')
     joint = [effect for effect in screen.interactions if effect.is_clear]
     return '\n\n'.join([
         f'## Effects ({screen.stage})',
         f'One row a method: by how much the distance changes when it is added, averaged over all that the other methods '
-        f'do, on {screen.num_blocks} complete blocks. Negative is better. In brackets 95 % intervals; **bold** leaves out '
+        f'do, on {on}. Negative is better. In brackets 95 % intervals; **bold** leaves out '
         'zero. The last column is the smallest effect that this experiment would have found four times out of five: what '
         'is smaller cannot be read from it, whichever way.',
         table(rows),
         'Interactions of two methods that are clear (this design knows them only in groups; one or several of a group '
         f'are at work): {"; ".join(f"{e.name}: {interval(e)}" for e in joint)}.' if joint else
-        'No interaction of two methods is clear.'])
+        'No interaction of two methods is clear.' if screen.interactions else
+        'Interactions of two methods cannot be told from one block.'])
+
+
+def _blocks(number: int, kind: str = '') -> str:
+    return f'{number} {kind}block{"" if number == 1 else "s"}'
 
 
 def _clear(effect: Effect) -> str:
@@ -109,12 +116,13 @@ def _comparisons(answer: Answer) -> str:
         if not found:
             continue
         rows = [['cell', 'blocks', 'distance against base', 'p (Wilcoxon)', 'chance to be better',
-                 'seconds to the end of base']]
+                 *(['seconds to the end of base'] if answer.costs else [])]]
         for c in sorted(found, key=lambda c: c.value):
             ratio, reached, runs = answer.seconds_to_base.get(f'{stage}/{c.cell}', (None, 0, 0))
-            rows.append([c.cell, str(c.num_blocks), interval(c), f'{c.p:.3f}', f'{100 * c.improvement:.0f} %',
-                         f'{ratio:.2f} times ({reached} of {runs} runs)' if ratio is not None
-                         else 'not reached'])
+            rows.append([c.cell, str(c.num_blocks), _difference(c), f'{c.p:.3f}' if c.num_blocks > 1 else '',
+                         f'{100 * c.improvement:.0f} %',
+                         *([f'{ratio:.2f} times ({reached} of {runs} runs)' if ratio is not None
+                            else 'not reached'] if answer.costs else [])])
         text = [f'## Against the base, one at a time ({stage})', table(rows)]
         if stage in answer.ranks:
             r = answer.ranks[stage]
@@ -124,6 +132,13 @@ def _comparisons(answer: Answer) -> str:
                         f'{r.critical:.1f} apart are not told apart (Nemenyi).')
         parts.append('\n\n'.join(text))
     return '\n\n'.join(parts)
+
+
+def _difference(comparison: Comparison) -> str:
+    """With its interval, if there are enough blocks for one that says anything."""
+    if comparison.num_blocks >= FEWEST_BLOCKS:
+        return interval(comparison)
+    return f'{per_cent(comparison.value):+.0f} % ({_blocks(comparison.num_blocks)}: no interval)'
 
 
 def _costs(answer: Answer) -> str:

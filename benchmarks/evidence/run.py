@@ -5,6 +5,7 @@ a run is claimed by a lock that lives as long as the process that trains, a trai
 where it was saved, and a result is written once.
 """
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -131,10 +132,10 @@ class Runner:
         """Trains and scores. Raises Interrupted, PlanError."""
         command = train_command(self.plan, cell, self.data, folder, self.device)
         facts = facts_of_here(command, self.device)
-        common = dict(plan=self.plan.sha256, stage=cell.stage, cell=cell.name, block=cell.block, facts=facts)
+        common = dict(plan=self.plan.sha256, stage=cell.stage, cell=cell.name, block=cell.block)
         sec_per_kimg, reason = self._train(command, folder, claim)
         if reason:
-            return Result(status='failed', reason=reason, **common)
+            return Result(status='failed', reason=reason, facts=facts, **common)
         run_dir = run_dir_in(folder)
         self._call(score_command(self.plan, run_dir, self.device), folder / 'score.txt', claim)
         self._call([sys.executable, '-m', 'benchmarks.evidence.memorised', str(run_dir),
@@ -142,9 +143,10 @@ class Runner:
                    folder / 'score.txt', claim)
         curve = curve_of(run_dir)
         memorised = json.loads((folder / 'memorised.json').read_text(encoding='utf-8'))['share']
+        facts['weights'] = weights_of(run_dir)
         clean_up(run_dir)
         return Result(status='finished', curve=curve, sec_per_kimg=sec_per_kimg, memorised=memorised,
-                      **common)
+                      facts=facts, **common)
 
     def _train(self, command: list[str], folder: Path, claim: int) -> tuple[float | None, str]:
         """(seconds of processor time a kimg, why it failed or nothing); a GPU's time is shared and not known."""
@@ -230,6 +232,16 @@ def curve_of(run_dir: Path) -> list[tuple[float, dict[str, float]]]:
             if kimg in ticks:
                 points.setdefault(kimg, {})[name] = value
     return [(kimg, points[kimg]) for kimg in sorted(points) if kimg > 0]
+
+
+def weights_of(run_dir: Path) -> str:
+    """SHA-256 of the averaged generator of the last snapshot: two runs that trained alike have the same."""
+    from torch_utils.network_file import load_network
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_network(run_dir, only=['G_ema'])['G_ema'].state_dict().items()):
+        digest.update(f'{name} {tensor.dtype} {list(tensor.shape)}\n'.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def clean_up(run_dir: Path) -> None:

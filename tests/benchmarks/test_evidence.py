@@ -18,6 +18,7 @@ pytest.importorskip('statsmodels', reason='the extra "evidence" is not installed
 
 from benchmarks.evidence import effects, responses, run  # noqa: E402
 from benchmarks.evidence.analyse import analyse  # noqa: E402
+from benchmarks.evidence.controls import known_effect, weight_zero  # noqa: E402
 from benchmarks.evidence.design import aliased_pairs, cells, contrast, folded  # noqa: E402
 from benchmarks.evidence.memorised import share_below_quantile  # noqa: E402
 from benchmarks.evidence.page import page, verdict  # noqa: E402
@@ -100,6 +101,15 @@ class TestEffects:
         values |= {('good', block): value - 0.2 + 0.02 * rng.standard_normal() for (_, block), value in values.items()}
         comparison = effects.compare(values, 'good', 'base')
         assert comparison.high < 0 and comparison.p < 0.01 and comparison.improvement == 1
+
+    def test_one_block_has_a_difference_and_no_interval(self):
+        values = {('base', Block('set', 100, 0)): 1.0, ('good', Block('set', 100, 0)): 0.5}
+        comparison = effects.compare(values, 'good', 'base')
+        assert (comparison.num_blocks, comparison.value, comparison.improvement) == (1, -0.5, 1)
+        assert comparison.low == -math.inf and comparison.high == math.inf and math.isnan(comparison.p)
+
+    def test_interactions_are_not_guessed_from_one_block(self, recwarn):
+        assert effects.interactions(made_up(0, num_blocks=1), LEVELS) == [] and not recwarn.list
 
     def test_ranks_and_nemenyis_distance(self):
         values = {(cell, Block(f'set{s}', 100, 0)): float(i) for s in range(5) for i, cell in enumerate('abc')}
@@ -212,6 +222,26 @@ class TestPage:
         plan = write_plan(tmp_path)
         answer = analyse(plan, list(made_up_results(plan, base_jump=3.0)))
         assert verdict(answer).startswith('**Do not trust this page: A/A')
+
+    def test_weights_that_differ_fail_the_control_though_the_scores_do_not(self):
+        same = [replace(result(cell), facts=dict(weights=weights)) for cell, weights in (('base', 'a'), ('zero-x', 'a'))]
+        other = [same[0], replace(same[1], facts=dict(weights='b'))]
+        assert weight_zero(same, 'base', 'zero-', 'fd').holds and not weight_zero(other, 'base', 'zero-', 'fd').holds
+
+    def test_how_far_a_run_with_weight_0_is_from_the_base_is_told(self):
+        found = weight_zero([result(), result('zero-x', values=(8.0, 4.4, 2.0))], 'base', 'zero-', 'fd')
+        assert not found.holds and 'by 0.1 of a distance at most' in found.sentence
+
+    def test_a_help_that_is_not_seen_yet_is_no_failure_before_all_runs_are_done(self):
+        weak = effects.Effect('ada', -0.1, -0.3, 0.1, 0.3, 0.2)
+        assert known_effect(weak, 'ada', is_complete=False).holds is None
+        assert known_effect(weak, 'ada', is_complete=True).holds is False
+
+    @pytest.mark.parametrize('plan, path', [('gpu32', 'docs/evidence.md'), ('small', 'docs/evidence-small.md')])
+    def test_pages_are_those_of_the_results(self, plan, path):
+        plan = Plan.load(plan)
+        answer = analyse(plan, read_results(ROOT / f'benchmarks/evidence/results/{plan["name"]}.jsonl', plan))
+        assert (ROOT / path).read_text(encoding='utf-8') == page(answer, Path(path).with_suffix('.svg').name)
 
     def test_what_was_not_run_is_named(self, tmp_path):
         plan = write_plan(tmp_path)

@@ -164,25 +164,28 @@ class TestIndependence:
         assert all(torch.equal(tensor, before[name]) for name, tensor in G.state_dict().items())
         assert torch.equal(torch.get_rng_state(), rng)
 
-    def test_tf32_is_off_while_scoring_and_as_before_afterwards(self, options, monkeypatch, tf32):
+    def test_tf32_and_the_search_for_algorithms_are_off_while_scoring_and_as_before_afterwards(
+            self, options, monkeypatch, fast_training):
         seen = []
         forward = TinyDetector.forward
         monkeypatch.setattr(TinyDetector, 'forward', lambda self, *args: seen.append(
-            (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)) or forward(self, *args))
+            [getattr(place, name) for place, name, _ in fast_training]) or forward(self, *args))
         calc_metric('fd20_tiny', **options)
-        assert set(seen) == {(False, False)}
-        assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+        assert seen and all(values == [False, False, False, True] for values in seen)
+        assert all(getattr(place, name) == value for place, name, value in fast_training)
 
     @pytest.fixture
-    def tf32(self):
-        """Allows it, as a training run may."""
-        places = torch.backends.cuda.matmul, torch.backends.cudnn
-        before = [place.allow_tf32 for place in places]
-        for place in places:
-            place.allow_tf32 = True
-        yield
-        for place, value in zip(places, before):
-            place.allow_tf32 = value
+    def fast_training(self):
+        """Allows all of it, as a training run may."""
+        cudnn = torch.backends.cudnn
+        settings = [(torch.backends.cuda.matmul, 'allow_tf32', True), (cudnn, 'allow_tf32', True),
+                    (cudnn, 'benchmark', True), (cudnn, 'deterministic', False)]
+        before = [getattr(place, name) for place, name, _ in settings]
+        for place, name, value in settings:
+            setattr(place, name, value)
+        yield settings
+        for (place, name, _), value in zip(settings, before):
+            setattr(place, name, value)
 
     def test_one_process_that_is_asked_to_stop_stops_all_at_the_same_place(self, tmp_path, options):
         from metric_workers import stopped_worker
