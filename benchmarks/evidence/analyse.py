@@ -9,7 +9,7 @@ from statistics import median
 
 from benchmarks.evidence import controls, effects
 from benchmarks.evidence.effects import Comparison, Effect, Ranks
-from benchmarks.evidence.plan import Plan
+from benchmarks.evidence.plan import Block, Plan
 from benchmarks.evidence.responses import costs, equal_seconds, responses, seconds_to, window_mean
 from benchmarks.evidence.results import Result
 
@@ -39,6 +39,8 @@ class Answer:
     correlations: dict[str, float]                      # Of every metric with the first.
     # Stage: finished, failed, planned.
     progress: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    # Stage: {block: (place of the base by distance, 1 the best; cells that have run there)}.
+    places_of_base: dict[str, dict[Block, tuple[int, int]]] = field(default_factory=dict)
     seconds_to_base: dict[str, tuple[float, int, int]] = field(default_factory=dict)
     # Stage/cell: median seconds until the base's last distance, relative to the base;
     # runs that got there; runs.
@@ -69,7 +71,15 @@ def analyse(plan: Plan, results: Sequence[Result]) -> Answer:
         _correlations(plan, results),
         {name: (sum(r.status == 'finished' for r in some), sum(r.status != 'finished' for r in some), planned[name])
          for name, some in by_stage.items()},
+        {name: places for name, values in images.items() if (places := _places(values, base))},
         _seconds_to_base(plan, by_stage, base_costs))
+
+
+def _places(values: dict, base: str) -> dict[Block, tuple[int, int]]:
+    """Where the base stands in each block among all cells that have run there."""
+    blocks = sorted({block for cell, block in values if cell == base})
+    here = {block: [value for (_, other), value in values.items() if other == block] for block in blocks}
+    return {block: (1 + sum(value < values[base, block] for value in here[block]), len(here[block])) for block in blocks}
 
 
 def _plain(values: dict) -> dict:

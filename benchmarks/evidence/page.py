@@ -18,7 +18,7 @@ def page(answer: Answer, picture: str) -> str:
     parts = [
         '# Which methods help, by how much, and at what cost', verdict(answer), _about(answer),
         f'![Effects of the methods '
-        f'with their intervals, and the curve of every run]({picture})', *map(_screen, answer.screens),
+        f'with their intervals, and the curve of every run]({picture})', *map(_screen, answer.screens), _places(answer),
         _comparisons(answer), _costs(answer), _metrics(answer), _undone(answer),
         PUBLISHED.read_text(encoding='utf-8').strip(),
         _again(answer)]
@@ -108,6 +108,14 @@ def _points(effect: Effect) -> str:
     """Of a share: percentage points."""
     text = f'{100 * effect.value:+.1f} ({100 * effect.low:+.1f} to {100 * effect.high:+.1f})'
     return f'**{text}**' if effect.is_clear else text
+
+
+def _places(answer: Answer) -> str:
+    """The base among all cells of its block."""
+    found = [f'{stage}, {block.data}-{block.num_images}-{block.seed}: {place} of {num}'
+             for stage, places in answer.places_of_base.items() for block, (place, num) in places.items() if num > 1]
+    return ('Place of the base by distance, 1 the best, among all cells that have run in its block (data, images, seed): '
+            f'{"; ".join(found)}.') if found else ''
 
 
 def _comparisons(answer: Answer) -> str:

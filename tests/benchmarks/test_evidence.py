@@ -243,6 +243,15 @@ class TestPage:
         answer = analyse(plan, read_results(ROOT / f'benchmarks/evidence/results/{plan["name"]}.jsonl', plan))
         assert (ROOT / path).read_text(encoding='utf-8') == page(answer, Path(path).with_suffix('.svg').name)
 
+    def test_the_place_of_the_base_in_its_block(self, tmp_path):
+        plan = write_plan(tmp_path)
+        results = [replace(run, curve=[(kimg, dict(scores, fd=9e9)) for kimg, scores in run.curve]) if run.cell == 'base' else run
+                   for run in made_up_results(plan)]
+        answer = analyse(plan, results)
+        num = len(plan.stages['alone']['cells'])
+        assert set(answer.places_of_base['alone'].values()) == {(num, num)}
+        assert f': {num} of {num}' in page(answer, 'x.svg')
+
     def test_what_was_not_run_is_named(self, tmp_path):
         plan = write_plan(tmp_path)
         text = page(analyse(plan, list(made_up_results(plan))[:10]), 'x.svg')
