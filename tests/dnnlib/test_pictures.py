@@ -15,12 +15,14 @@ from dataset_files import encoded, noise, picture, png, write_set
 from network_files import make_generator
 from PIL import Image
 
+import copied
 import dataset_tool
 import projector
 import report
 import train
 from dnnlib import picture_files
 from dnnlib.picture_files import PictureError, open_picture
+from loss_zoo import worth_it
 from metrics.image_streams import DatasetImages, MetricError
 from training.data.images import decode, read_shape
 from training.run.image_grid import append_row
@@ -100,6 +102,10 @@ DOORS = {
     'shards': lambda tmp_path, data: CliRunner().invoke(dataset_tool.main, [
         f'--source={write_tar(tmp_path / "a.tar", {"a.png": data, "b.jpg": data, "c.png": picture()})}', '--skip-bad=9',
         f'--dest={tmp_path}/b.zip']),
+    'worth-it': lambda tmp_path, data: CliRunner().invoke(worth_it.main, [
+        str(write_set(tmp_path / 'x', {'0/a.png': picture(), '1/b.png': data})), f'--images={tmp_path}/x', '--labels-from=folders']),
+    'copied --images': lambda tmp_path, data: CliRunner().invoke(copied.main, [
+        f'--images={write_set(tmp_path / "x", {"a.png": picture(), "b.png": data})}', f'--data={tmp_path}/x', '--workers=0']),
     'header': lambda tmp_path, data: pytest.raises(OSError, read_shape, io.BytesIO(data)),
 }
 
@@ -107,9 +113,14 @@ DOORS = {
 @pytest.mark.parametrize('data', NESTED.values(), ids=NESTED)
 @pytest.mark.parametrize('door', DOORS)
 def test_no_picture_starts_a_program(started, tmp_path, monkeypatch, door, data):
+    """Nor is one opened without naming its readers, even where it is not decoded afterwards."""
+    opened, really_open = [], Image.open
     monkeypatch.setattr(subprocess, 'Popen', lambda *args, **kwargs: pytest.fail(f'{args} started'))
+    monkeypatch.setattr(Image, 'open', lambda file, mode='r', formats=None: opened.append(formats) or really_open(
+        file, mode, formats))
     DOORS[door](tmp_path, data)
     assert not started()
+    assert opened and all(formats and set(formats) <= set(picture_files.FORMATS) for formats in opened)
 
 
 def test_all_image_files_are_opened_in_one_place():
