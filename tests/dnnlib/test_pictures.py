@@ -103,7 +103,8 @@ DOORS = {
         f'--source={write_tar(tmp_path / "a.tar", {"a.png": data, "b.jpg": data, "c.png": picture()})}', '--skip-bad=9',
         f'--dest={tmp_path}/b.zip']),
     'worth-it': lambda tmp_path, data: CliRunner().invoke(worth_it.main, [
-        str(write_set(tmp_path / 'x', {'0/a.png': picture(), '1/b.png': data})), f'--images={tmp_path}/x', '--labels-from=folders']),
+        str(write_set(tmp_path / 'x', {'0/a.png': picture(), '1/b.png': data})), f'--images={tmp_path}/x',
+        '--labels-from=folders']),
     'copied --images': lambda tmp_path, data: CliRunner().invoke(copied.main, [
         f'--images={write_set(tmp_path / "x", {"a.png": picture(), "b.png": data})}', f'--data={tmp_path}/x', '--workers=0']),
     'header': lambda tmp_path, data: pytest.raises(OSError, read_shape, io.BytesIO(data)),

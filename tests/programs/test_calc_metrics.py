@@ -65,6 +65,39 @@ def test_the_last_snapshot_of_a_run(run):
     assert (run / 'metrics.svg').exists()
 
 
+@pytest.fixture
+def seen(monkeypatch):
+    """A function: how many images the detectors of all metrics have seen since it was last called."""
+    detectors = []
+
+    def load(metric, weights, device):
+        detectors.append(TinyDetector())
+        return detectors[-1]
+
+    def count():
+        found = sum(detector.num_seen for detector in detectors)
+        detectors.clear()
+        return found
+    kid = Metric('kid20_tiny', 'kid', 'efflite0', 20)
+    monkeypatch.setattr(names, 'registry', {**names.registry, kid.name: kid})
+    monkeypatch.setattr('metrics.metric_main.load_detector', load)
+    return count
+
+
+@pytest.mark.parametrize('metrics', ['fd20_tiny,kid20_tiny', 'kid20_tiny,fd20_tiny'])
+def test_two_metrics_look_at_each_image_once(run, seen, metrics):
+    for cache, num_real in (('--no-cache', 24), ('--seed=1', 24), ('--seed=2', 0), ('--no-cache', 24)):
+        code, lines, _ = call(f'--network={run}', cache, metrics=metrics)
+        assert (code, len(lines)) == (0, 2)
+        assert seen() == num_real + 20      # Those of the generator are made anew.
+
+
+def test_two_metrics_of_two_sets_look_at_each_image_once(run, seen):
+    real, other = (kwargs['path'] for kwargs in image_sets(run.parent))
+    assert call(f'--images={other}', f'--data={real}', '--no-cache', metrics='fd20_tiny,kid20_tiny')[0] == 0
+    assert seen() == 24 + 20
+
+
 def test_all_snapshots_of_a_run(run):
     code, lines, _ = call(f'--network={run}', '--snapshots=all')
     assert code == 0 and [line['snapshot_pkl'] for line in lines] == [
