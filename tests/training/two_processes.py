@@ -69,12 +69,14 @@ def images_until_one_is_asked(config):
     return run.nimg
 
 
-def end_without_images(config, run_dir):
+def end_without_images(config, run_dir, num_workers):
     """What a run says whose second rank has no images after two iterations, and the states that the first has then saved."""
-    def broken(self, idx, real=WithoutBad.__getitem__):
+    real = WithoutBad.__getitem__
+
+    def broken(self, idx):
         loaded.append(idx)
         if distributed.rank() == 1 and len(loaded) > 4:
-            raise DatasetError('set: more than 10 images cannot be read')
+            raise DatasetError('set: more than 10 images cannot be read') from ValueError('a cause')
         return real(self, idx)
 
     loaded = []
@@ -83,9 +85,12 @@ def end_without_images(config, run_dir):
     Path(run_dir).mkdir(exist_ok=True)
     training_stats.init_multiprocessing(distributed.rank(), torch.device('cpu'))
     try:
-        train({**config, 'run_dir': str(run_dir), 'log': []}, run_dir, torch.device('cpu'), lambda: False, {})
+        config = {**config, 'run_dir': str(run_dir), 'log': [], 'data_loader_kwargs': dict(num_workers=num_workers)}
+        train(config, run_dir, torch.device('cpu'), lambda: False, {})
     except DatasetError as error:
         return str(error), [path.name for path in saved_states(run_dir)]
+    finally:
+        WithoutBad.__getitem__ = real
 
 
 def worker(rank, data, folder, z, real):
@@ -103,5 +108,5 @@ def worker(rank, data, folder, z, real):
     _, in_the_end = run_iterations(config, 6)
     found = dict(grads=grads, straight=straight, in_the_end=in_the_end, num_early=num_early, resumed=resumed,
                  stopped=images_until_one_is_asked(config),
-                 without_images=end_without_images(config, Path(folder) / 'run'))
+                 without_images=[end_without_images(config, Path(folder) / f'run{num}', num) for num in (0, 1)])
     torch.save(found, Path(folder) / f'rank{rank}.pt')
