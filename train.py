@@ -30,6 +30,7 @@ from training.config.resolve import resolve
 from training.config.rules import UserError, require
 from training.config.schema import Config
 from training.config.shown import checked_plan, has_methods, print_config
+from training.run import lock
 
 # Threads that wait should sleep: where cores are shared, spinning ones make a step on the CPU several times
 # slower.
@@ -148,9 +149,9 @@ def start(config: Config) -> int:
     with ExitStack() as stack:
         try:
             Path(config['run_dir']).mkdir(parents=True, exist_ok=True)
-            stack.enter_context(run_dirs.locked(config['run_dir']))
+            stack.enter_context(lock.locked(config['run_dir']))
             run_dirs.write_options(config)
-        except run_dirs.BusyError as error:
+        except lock.BusyError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
             raise click.ClickException(f'--outdir: cannot write {config["run_dir"]}: {error.strerror}') from error

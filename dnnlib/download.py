@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 from dnnlib import hf_hub, writing
+from dnnlib.cache import make_cache_dir_path
 
 TIMEOUT_SEC = 60        # Without a byte from the server.
 CHUNK_BYTES = 1 << 20
@@ -27,27 +28,6 @@ MAX_SEC = 24 * 3600     # For one file.
 MAX_PAUSE_SEC = 8       # Between attempts.
 # Characters kept from the end of the server's file name; with the checksum, file systems allow 255.
 MAX_NAME = 200
-
-_cache_dir = None       # Set by set_cache_dir().
-
-
-def set_cache_dir(path: str | None) -> None:
-    """Makes this the cache directory, whatever the environment says."""
-    global _cache_dir
-    _cache_dir = path
-
-
-def make_cache_dir_path(*paths: str) -> str:
-    """A path below the cache directory, which is the first known of these; nothing is created.
-
-    The one set by `set_cache_dir`; $DNNLIB_CACHE_DIR; .cache/dnnlib below $HOME, $USERPROFILE,
-    the system's directory for temporary files.
-    """
-    cache_dir = _cache_dir or os.environ.get('DNNLIB_CACHE_DIR')
-    if not cache_dir:
-        home = os.environ.get('HOME') or os.environ.get('USERPROFILE') or tempfile.gettempdir()
-        cache_dir = os.path.join(home, '.cache', 'dnnlib')
-    return os.path.join(cache_dir, *paths)
 
 
 def is_url(obj: Any, allow_file_urls: bool = False) -> bool:

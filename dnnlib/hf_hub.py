@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dnnlib import output
+from dnnlib.cache import make_cache_dir_path
 
 SCHEME = 'hf://'
 ADDRESS = re.compile(r'hf://(?P<datasets>datasets/)?(?P<repo>(?!(datasets|spaces)/)[\w.-]+/[\w.-]+?)'
@@ -185,7 +186,6 @@ def files_of_set(place: Place, found: Listed) -> list[str]:
 
 def folder_for(place: Place, commit: str | None, names: Sequence[str]) -> str:
     """A folder that holds these files and no others."""
-    from dnnlib.download import make_cache_dir_path
     digest = hashlib.sha256('\n'.join([commit or '', *names]).encode()).hexdigest()[:16]
     return make_cache_dir_path('hub', f'{place.repo.replace("/", "--")}-{digest}')
 

@@ -2,7 +2,8 @@
 from typing import Any
 
 from dnnlib.by_name import call_func_by_name, construct_class_by_name, get_obj_by_name
-from dnnlib.download import is_url, make_cache_dir_path, open_url, set_cache_dir
+from dnnlib.cache import make_cache_dir_path, set_cache_dir
+from dnnlib.download import is_url, open_url
 from dnnlib.logger import Logger
 
 __all__ = [

@@ -26,6 +26,14 @@ class Phase:
     every_source: bool = False      # Without a critic: on every source of the stage, or on its `reg_source` alone?
 
 
+def offers(*sites: str) -> Callable[[Callable], Callable]:
+    """Says at which sites of a step regularizers may add terms."""
+    def mark(step):
+        step.sites = frozenset(sites)
+        return step
+    return mark
+
+
 @dataclass
 class Generated:
     """One generator pass."""

@@ -20,9 +20,9 @@ from torch_utils import training_stats
 from torch_utils.ops.conv2d_gradfix import no_weight_gradients
 from training.adversarial import Adversarial
 from training.cast import Cast
-from training.context import Generated, Phase, StepContext
+from training.context import Generated, Phase, StepContext, offers
 from training.player import Player
-from training.regularizer import LAZY_SITES, offers
+from training.regularizer import LAZY_SITES
 
 # The game that is played unless --loss names another: non-saturating [Goodfellow et al. 2014, arXiv:1406.2661].
 LOGISTIC = Adversarial(

@@ -191,7 +191,7 @@ def test_nothing_is_written_by_other_means():
     """Whatever opens a file to write it is in writing.py, or says here why it need not be."""
     allowed = {
         'dnnlib/writing.py',            # Itself.
-        'dnnlib/logger.py', 'training/config/run_dirs.py',       # The log and the lock of a run.
+        'dnnlib/logger.py', 'training/run/lock.py',     # The log and the lock of a run.
         'dnnlib/output.py',             # os.devnull, for a process without streams.
         'drawing/output_files.py',      # A trial of the room there is, under a name of writing.py.
         'training/run/status.py',           # stats.jsonl, which is cut and added to.

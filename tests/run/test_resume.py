@@ -1,5 +1,4 @@
 """Continuing and fine-tuning: what `train.py` goes on with, what it refuses, what it leaves in the run's directory."""
-import errno
 import itertools
 import json
 import os
@@ -338,73 +337,6 @@ def test_fine_tuning_starts_from_the_weights_and_what_is_there(network, data, tm
     setup.init_from(fresh, networks, allow_partial=True)
     assert torch.equal(fresh.game.D.module.b4.conv.weight, before)
     assert torch.equal(fresh.G_ema.mapping.fc0.weight, other.G_ema.mapping.fc0.weight)
-
-
-# The lock.
-
-
-def test_two_runs_in_one_directory_are_refused_and_the_dead_hold_nothing(tmp_path):
-    code = 'import sys, time; from training.config.run_dirs import locked\n' \
-           'with locked(sys.argv[1]): print("held", flush=True); time.sleep(60)'
-    holder = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == 'held\n'
-    with pytest.raises(resume.BusyError, match=f'process {holder.pid} on'), resume.locked(tmp_path):
-        pass
-    holder.kill()
-    holder.wait()
-    with resume.locked(tmp_path):
-        pass
-
-
-HOLD = 'import os, sys, time; from training.config.run_dirs import locked\n' \
-       'with locked(sys.argv[1]):\n' \
-       '    if os.fork(): print("held", flush=True)\n' \
-       '    time.sleep(60)'
-
-
-def wait_until_free(folder):
-    """Takes the lock, soon: a child that has just been forked holds it until it has closed it."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with resume.locked(folder):
-                return
-        except resume.BusyError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-
-
-def test_removing_the_lock_file_lets_nobody_in_and_children_hold_nothing(tmp_path):
-    holder = subprocess.Popen([sys.executable, '-c', HOLD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-                              start_new_session=True)
-    try:
-        assert holder.stdout.readline() == 'held\n'
-        (tmp_path / '.lock').unlink()
-        with pytest.raises(resume.BusyError, match='another process trains'), resume.locked(tmp_path):
-            pass
-        holder.kill()
-        holder.wait()
-        wait_until_free(tmp_path)           # Its child still runs.
-    finally:
-        os.killpg(holder.pid, signal.SIGKILL)
-
-
-def test_a_file_system_without_locks_is_told_as_such(tmp_path, monkeypatch, capsys):
-    def no_locks(*args):
-        raise OSError(errno.ENOLCK, 'No locks available')
-    monkeypatch.setattr(resume.fcntl, 'flock', no_locks)
-    monkeypatch.setattr(resume.fcntl, 'lockf', no_locks)
-    with resume.locked(tmp_path):
-        assert 'cannot be locked on this file system' in capsys.readouterr().err
-
-
-def test_a_lock_that_is_a_link_writes_nowhere(tmp_path):
-    (tmp_path / 'precious').write_text('data')
-    (tmp_path / '.lock').symlink_to('precious')
-    with pytest.raises(OSError, match='is a link'), resume.locked(tmp_path):
-        pass
-    assert (tmp_path / 'precious').read_text() == 'data'
 
 
 def test_another_number_of_processes_goes_on_and_says_that_it_is_not_exact(tmp_path, data, capsys):
