@@ -41,7 +41,8 @@ def png(ihdr, pixels):
 
 
 def write_set(path, files, labels=None):
-    """Writes files (name -> bytes), with a dataset.json where labels are given, to a folder or a .zip archive."""
+    """Writes files (name -> bytes), with a dataset.json
+    where labels are given, to a folder or a .zip archive."""
     files = dict(files)
     if labels is not None:
         files['dataset.json'] = json.dumps({'labels': labels}).encode()

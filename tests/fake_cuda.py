@@ -1,13 +1,15 @@
-"""A stand-in for a CUDA device on machines that have none: the numbers are computed on the CPU, the rules are CUDA's.
+"""A stand-in for a CUDA device on machines that have none:
+the numbers are computed on the CPU, the rules are CUDA's.
 
-A `CudaTensor` is a CPU tensor that says it lies on `cuda:0`. Within `FakeCuda` an operation raises `Violation` that a GPU
-would refuse:
+A `CudaTensor` is a CPU tensor that says it lies on `cuda:0`. Within
+`FakeCuda` an operation raises `Violation` that a GPU would refuse:
 
 - tensors of the CPU and of the GPU meet, but for single numbers in elementwise operations;
 - a random number of one device comes from a generator of the other;
 - Adam's moments are not laid out in memory as their parameters are.
 
-What is copied to the CPU with `non_blocking` is not a number until an event that was recorded later has been waited for.
+What is copied to the CPU with `non_blocking` is not a number
+until an event that was recorded later has been waited for.
 
 `strict()` is for the steps of training. There it also raises for what would be slow, or not what was meant:
 
@@ -141,7 +143,8 @@ def check(func, args, tensors):
 
 
 def is_of_autograd(x):
-    """Is it one of the zeros that autograd makes for gradients that there are not? On a GPU they are made there."""
+    """Is it one of the zeros that autograd makes for gradients
+    that there are not? On a GPU they are made there."""
     return torch._C._current_graph_task_id() != -1 and (x._is_zerotensor() or x.is_meta or not x.any())
 
 

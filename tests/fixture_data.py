@@ -37,7 +37,8 @@ class Case:
             f'{np.nanmax(excess):.3g} beyond the tolerance'
 
     def compared(self, name, obtained):
-        """(obtained, expected, largest deviation allowed), float64. None for what must be the same, once that is asserted."""
+        """(obtained, expected, largest deviation allowed), float64.
+        None for what must be the same, once that is asserted."""
         expected = self.outputs[name]
         if isinstance(obtained, torch.Tensor):
             obtained = obtained.detach().cpu().numpy()
@@ -81,7 +82,8 @@ def case_ids(name):
 
 
 def load_net(name):
-    """(description, state dict) of a stored network; the description has kind, config, params, buffers, shapes."""
+    """(description, state dict) of a stored network; the
+    description has kind, config, params, buffers, shapes."""
     description = json.loads((ROOT / 'nets' / f'{name}.json').read_text())
     with np.load(ROOT / 'nets' / f'{name}.npz', allow_pickle=False) as arrays:
         state = {key: torch.from_numpy(arrays[key]) for key in arrays.files}

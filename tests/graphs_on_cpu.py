@@ -1,9 +1,9 @@
-"""CUDA graphs where there is no GPU: what is captured are the operations that reach the device, and a replay repeats them.
+"""CUDA graphs where there is no GPU: what is captured are the
+operations that reach the device, and a replay repeats them.
 
-As on a GPU a replay runs no Python of the captured function: operations get the same tensors, generators and numbers as when they
-were captured, and write their results into the same memory. What a function reads on the host it cannot repeat, and raises
-`Uncapturable` for, as CUDA would.
-"""
+As on a GPU a replay runs no Python of the captured function: operations get the same tensors,
+generators and numbers as when they were captured, and write their results into the same memory. What
+a function reads on the host it cannot repeat, and raises `Uncapturable` for, as CUDA would. """
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,7 +15,8 @@ INDEXING = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index
 
 
 class Operations(TorchDispatchMode):
-    """Notes operations with all their arguments and results; at the end nothing has been written to what was there before."""
+    """Notes operations with all their arguments and results; at
+    the end nothing has been written to what was there before."""
 
     def __init__(self):
         super().__init__()
@@ -67,7 +68,8 @@ class CpuRecorder:
         return function()
 
     def capture(self, function, generators):
-        """The function is run, but what it changes is as before then: a graph that is captured does nothing."""
+        """The function is run, but what it changes is as
+        before then: a graph that is captured does nothing."""
         with Operations() as operations:
             result = function()
         self.num_captured += 1

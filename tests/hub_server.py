@@ -13,7 +13,8 @@ TOKEN = 'hf_of_the_test'
 
 
 class HubServer(http.server.ThreadingHTTPServer):
-    """repos: {(kind, 'user/repo'): {file: bytes}}. private, gated: names of repositories. requests: what was asked."""
+    """repos: {(kind, 'user/repo'): {file: bytes}}. private,
+    gated: names of repositories. requests: what was asked."""
     daemon_threads = True
 
     def __init__(self):
@@ -29,7 +30,8 @@ class HubServer(http.server.ThreadingHTTPServer):
 
 @contextmanager
 def hub_on_this_machine(monkeypatch, tmp_path):
-    """The package huggingface_hub talks to a stand-in, without a token, and keeps what it downloads in tmp_path."""
+    """The package huggingface_hub talks to a stand-in, without
+    a token, and keeps what it downloads in tmp_path."""
     import huggingface_hub.constants as constants
     server = HubServer()
     monkeypatch.setenv('HF_ENDPOINT', server.url)

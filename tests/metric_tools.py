@@ -1,4 +1,5 @@
-"""What the tests of the metrics share: a detector of a few thousand weights, a tiny generator, small image sets."""
+"""What the tests of the metrics share: a detector of a few
+thousand weights, a tiny generator, small image sets."""
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,8 @@ from training.networks import Generator
 
 
 def own_cache(folder, monkeypatch):
-    """An empty cache for everything but the compiled operators, which would be compiled anew for each test."""
+    """An empty cache for everything but the compiled
+    operators, which would be compiled anew for each test."""
     ops = make_cache_dir_path('ops')
     os.makedirs(ops, exist_ok=True)
     os.makedirs(f'{folder}/cache')

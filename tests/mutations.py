@@ -1,4 +1,5 @@
-"""What strangers write into files of a run: the data of one of ours with an entry that is odd, or only a little different."""
+"""What strangers write into files of a run: the data of one of
+ours with an entry that is odd, or only a little different."""
 import copy
 import random
 

@@ -23,7 +23,8 @@ def make_generator(c_dim=0, img_channels=3, seed=0):
 
 
 def write_networks(folder):
-    """A run directory with three snapshots, a conditional grey network, one of two channels, one without G_ema."""
+    """A run directory with three snapshots, a conditional
+    grey network, one of two channels, one without G_ema."""
     (folder / 'run').mkdir()
     for kimg in (9, 10, 100):
         checkpoint.save_networks(folder / f'run/network-snapshot-{kimg:06d}.safetensors',

@@ -1,4 +1,5 @@
-"""Runs of TDGAN between sites for tests: centres in processes of their own, the generator's site in this one."""
+"""Runs of TDGAN between sites for tests: centres in
+processes of their own, the generator's site in this one."""
 import os
 import socket
 import subprocess
@@ -40,7 +41,8 @@ class Sites:
             self.start(name)
 
     def start(self, name, port=None):
-        """The process of a centre, which connects to the generator's site, or to whoever is at another port."""
+        """The process of a centre, which connects to the
+        generator's site, or to whoever is at another port."""
         index = NAMES.index(name)
         args = [port or self.port, name, self.data[index], self.folder / f'private-{name}',
                 self.certificates[name] if self.secure else '', self.folder / f'wire-{name}']

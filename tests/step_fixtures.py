@@ -12,7 +12,8 @@ from training.player import Player
 
 
 class FixtureContext(StepContext):
-    """A micro-batch whose path-length noise is given, and whose other draws come from torch's global generator."""
+    """A micro-batch whose path-length noise is given, and
+    whose other draws come from torch's global generator."""
     pl_noise = None
 
     def rng(self, use):

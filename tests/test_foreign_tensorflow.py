@@ -1,8 +1,8 @@
 """TensorFlow-era pickles: our tensors written by the inverted table come back;
 options mean what they meant there.
 
-Not in a folder like the other tests: scripts that report on such files take the writers from here, by this name.
-"""
+Not in a folder like the other tests: scripts that report
+on such files take the writers from here, by this name. """
 import io
 import pickle
 import sys

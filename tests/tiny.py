@@ -1,4 +1,5 @@
-"""Runs small enough for tests: a made-up data set of 16-pixel images, and networks of a few thousand weights."""
+"""Runs small enough for tests: a made-up data set of
+16-pixel images, and networks of a few thousand weights."""
 import copy
 import io
 import json
@@ -99,7 +100,8 @@ def tensors(state, prefix=''):
 
 
 def assert_resumes_exactly(config, num=3, stop=1):
-    """A run that was saved after `stop` iterations goes on as if nothing had happened. Returns one that was not."""
+    """A run that was saved after `stop` iterations goes on
+    as if nothing had happened. Returns one that was not."""
     run, straight = run_iterations(config, num)
     _, half = run_iterations(config, stop)
     _, resumed = run_iterations(config, num - stop, state=copy.deepcopy(half))

@@ -1,4 +1,5 @@
-"""benchmarks/evidence: designs, statistics on made-up results with known effects, the runner under kills, the page."""
+"""benchmarks/evidence: designs, statistics on made-up results
+with known effects, the runner under kills, the page."""
 import gc
 import json
 import math

@@ -53,7 +53,8 @@ def test_what_is_typed_wins(tmp_path):
 
 
 def test_a_run_from_a_file_is_the_run_from_a_command_line(tmp_path):
-    """The same configuration, name and record; the file may then be gone. The directory of a run will do as well."""
+    """The same configuration, name and record; the file may
+    then be gone. The directory of a run will do as well."""
     data = make_dataset(tmp_path / 'plain.zip', num=16)
     path = write(tmp_path / 'a.toml', f'data = "{data}"\ncfg = "tiny"\ntick = 0.5\noutdir = "{tmp_path}/runs"')
     args = [f'--data={data}', '--cfg=tiny', '--tick=0.5']

@@ -1,4 +1,5 @@
-"""The declared configuration of a run: what it takes, also of earlier runs, and what it refuses with a sentence."""
+"""The declared configuration of a run: what it takes, also
+of earlier runs, and what it refuses with a sentence."""
 import json
 import pickle
 import subprocess
@@ -28,8 +29,8 @@ def without_nulls(values):
 
 @pytest.mark.parametrize('path', RUNS, ids=lambda path: path.parts[-3])
 def test_what_earlier_runs_saved_is_taken_under_the_names_of_options(path):
-    """Read like a dictionary every value is still there, and beside them only what came later; what is written then is read
-    as it is."""
+    """Read like a dictionary every value is still there, and beside
+    them only what came later; what is written then is read as it is."""
     config, before = Config.from_json(saved(path)), saved(path)
     names = {'kimg': 'total_kimg', 'tick': 'kimg_per_tick', 'snap': 'network_snapshot_ticks', 'log': 'logs',
              'seed': 'random_seed', 'gpus': 'num_gpus', 'batch': 'batch_size', 'p': 'augment_p', 'target': 'ada_target'}

@@ -1,4 +1,5 @@
-"""`train.py --preset`: what each stands for, that given options win, and that the run is one that can be continued."""
+"""`train.py --preset`: what each stands for, that given
+options win, and that the run is one that can be continued."""
 import json
 import os
 import shlex

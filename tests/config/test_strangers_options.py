@@ -1,4 +1,5 @@
-"""`train.py --resume=DIR` where training_options.json was edited at random: it goes on, or says one sentence."""
+"""`train.py --resume=DIR` where training_options.json was
+edited at random: it goes on, or says one sentence."""
 import copy
 import json
 import random

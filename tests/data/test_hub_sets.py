@@ -1,4 +1,5 @@
-"""Data sets of the Hub as `dataset_tool.py --source` and `train.py --data`, from a stand-in on this machine."""
+"""Data sets of the Hub as `dataset_tool.py --source` and
+`train.py --data`, from a stand-in on this machine."""
 import pytest
 from click.testing import CliRunner
 from tiny import make_dataset

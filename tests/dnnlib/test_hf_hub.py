@@ -1,4 +1,5 @@
-"""Networks and data sets of the Hub, from a stand-in on this machine: what is taken, what is refused, in one sentence."""
+"""Networks and data sets of the Hub, from a stand-in on this
+machine: what is taken, what is refused, in one sentence."""
 import sys
 
 import pytest

@@ -32,7 +32,8 @@ POSTSCRIPT = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\ns
 
 
 def iptc(content):
-    """An IPTC/NAA file of 8x8 grey pixels in which `content` is the picture: Pillow opens it, whatever it is."""
+    """An IPTC/NAA file of 8x8 grey pixels in which `content`
+    is the picture: Pillow opens it, whatever it is."""
     def field(record, number, data):
         return struct.pack('>BBBH', 0x1c, record, number, len(data)) + data
     header = field(3, 20, struct.pack('>H', 8)) + field(3, 30, struct.pack('>H', 8))
@@ -125,7 +126,8 @@ def test_no_picture_starts_a_program(started, tmp_path, monkeypatch, door, data)
 
 
 def test_all_image_files_are_opened_in_one_place():
-    """Also under another name (`open as ...`), and by other parts of Pillow that open without a list of formats."""
+    """Also under another name (`open as ...`), and by other
+    parts of Pillow that open without a list of formats."""
     found = []
     for path in [*ROOT.glob('*.py'), *(file for folder in ROOT.iterdir() if folder.is_dir() and folder.name != 'tests'
                                        and not folder.name.startswith('.') for file in folder.rglob('*.py'))]:
@@ -159,7 +161,8 @@ def test_no_reader_opens_what_is_nested_with_all_readers():
 
 
 def webp(width, height):
-    """A lossless WebP of one colour: a few bytes, whatever its size. The bits are those of libwebp's simplest stream."""
+    """A lossless WebP of one colour: a few bytes, whatever its
+    size. The bits are those of libwebp's simplest stream."""
     bits = (width - 1) | (height - 1) << 14 | 1 << 28       # Opacity is used; version 0.
     body = b'\x2f' + struct.pack('<I', bits) + b'\x88\x88\x08\x00\x00\x00\x00\x00'
     chunk = b'VP8L' + struct.pack('<I', len(body)) + body + b'\0' * (len(body) % 2)

@@ -1,7 +1,8 @@
-"""torch.compile and torch.export pass through operators, layers and networks in one graph, on either back end.
+"""torch.compile and torch.export pass through operators,
+layers and networks in one graph, on either back end.
 
-Graphs are run by torch itself (`aot_eager` and `eager`, which compile nothing), so results are the same to rounding.
-"""
+Graphs are run by torch itself (`aot_eager` and `eager`, which
+compile nothing), so results are the same to rounding. """
 import warnings
 
 import pytest

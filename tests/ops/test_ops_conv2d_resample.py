@@ -1,4 +1,5 @@
-"""Convolution with resampling: fixtures, the definition in three steps, derivatives, dtypes, layouts, refusals."""
+"""Convolution with resampling: fixtures, the definition
+in three steps, derivatives, dtypes, layouts, refusals."""
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,6 @@
-"""The CUDA kernels without a GPU: they compile for old and new architectures without a warning, and their bodies, run
-on the host thread by thread, compute what the plain operators compute. Nothing here has run on a GPU; see
-docs/operators.md.
-"""
+"""The CUDA kernels without a GPU: they compile for old and new architectures without
+a warning, and their bodies, run on the host thread by thread, compute what the plain
+operators compute. Nothing here has run on a GPU; see docs/operators.md. """
 import ctypes
 import functools
 import itertools
@@ -60,7 +59,8 @@ def test_kernels_compile_without_warnings_for_every_architecture(source, tmp_pat
 
 @needs_nvcc
 def test_the_binding_compiles_without_warnings():
-    """Also torch for CPUs brings its CUDA headers along, but for one of macros, which the definition replaces."""
+    """Also torch for CPUs brings its CUDA headers along,
+    but for one of macros, which the definition replaces."""
     includes = [build.torch_include(), build.cuda_home(build.find_nvcc()) / 'include']
     if not (includes[0] / 'c10/cuda/CUDAStream.h').exists() or not (includes[1] / 'cuda_runtime_api.h').exists():
         pytest.skip('no CUDA headers on this machine')
@@ -139,7 +139,8 @@ def has_strips(x, shape):
 @dtypes
 @pytest.mark.parametrize('shape, options', COMMON.values(), ids=COMMON)
 def test_strip_kernels_compute_what_plain_operators_do(host, shape, options, dtype, layout):
-    """Sizes below, at and above those of a strip and of a block of threads, so that strips overhang on every side."""
+    """Sizes below, at and above those of a strip and of a
+    block of threads, so that strips overhang on every side."""
     f = torch.randn(shape)
     for channels, height, width in SIZES:
         x = torch.randn(2, channels, height, width).to(dtype).contiguous(memory_format=layout)
@@ -248,7 +249,8 @@ def layer_act_on_host(host, images, others, act, gain, clamp, derivatives):
 @dtypes
 @pytest.mark.parametrize('act, clamp', [('linear', None), ('lrelu', 0.7), ('lrelu', None), ('linear', 0.9)])
 def test_layer_act_kernels_compute_value_and_first_derivatives(host, act, clamp, dtype, layout):
-    """Sizes with which packs of four fit and do not, and blocks and tiles overhang; parts that are left out."""
+    """Sizes with which packs of four fit and do not, and
+    blocks and tiles overhang; parts that are left out."""
     wide = torch.promote_types(dtype, torch.float32)
     tolerance = 4 * TOLERANCE[dtype]
     clamp = clamp and torch.tensor(clamp, dtype=torch.float64).to(dtype).item()     # As the operators round it.
@@ -276,7 +278,8 @@ def test_layer_act_kernels_compute_value_and_first_derivatives(host, act, clamp,
 
 
 def test_half_precision_conversions_agree_with_torch(host):
-    """Every float16 and bfloat16, everything halfway between two of them, its neighbours, and what overflows."""
+    """Every float16 and bfloat16, everything halfway between
+    two of them, its neighbours, and what overflows."""
     for bfloat16, dtype in ((False, torch.float16), (True, torch.bfloat16)):
         halves = torch.arange(-2 ** 15, 2 ** 15, dtype=torch.int32).to(torch.int16).view(dtype).float()
         halves = halves[halves.isfinite()].sort().values

@@ -1,6 +1,5 @@
-"""The compiled operators on CPUs against the plain ones (values, both derivatives, dtypes, layouts, sizes), their
-registration, and how they are built and chosen.
-"""
+"""The compiled operators on CPUs against the plain ones (values, both derivatives,
+dtypes, layouts, sizes), their registration, and how they are built and chosen. """
 import errno
 import itertools
 import multiprocessing
@@ -25,8 +24,9 @@ from torch_utils.ops.__main__ import main as ops_main
 from torch_utils.ops.bias_act import activation_funcs, bias_act
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
-# Of the largest result. Sums are taken in another order; plain operators round taps to bfloat16, which compiled ones do
-# not, up to three times in a second derivative; for float64 images both take taps in float32.
+# Of the largest result. Sums are taken in another order; plain operators
+# round taps to bfloat16, which compiled ones do not, up to three times
+# in a second derivative; for float64 images both take taps in float32.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-6, torch.bfloat16: 3e-2}
 LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
 layouts = pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
@@ -380,7 +380,8 @@ def test_a_lock_ends_with_the_process_that_holds_it(tmp_path):
 
 @pytest.fixture
 def small_library(compiler, tmp_path, monkeypatch):
-    """Source of a library that takes no time to build, kept in a cache of its own; returns the source's path."""
+    """Source of a library that takes no time to build, kept
+    in a cache of its own; returns the source's path."""
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path))
     source = tmp_path / 'small_cpu.cpp'
     source.write_text('int f() { return 1; }')

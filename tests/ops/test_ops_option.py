@@ -1,4 +1,5 @@
-"""The option --ops of the scripts: it reaches what computes, changes no run, and is refused before work is done."""
+"""The option --ops of the scripts: it reaches what computes,
+changes no run, and is refused before work is done."""
 import pytest
 import torch
 from network_files import run, write_networks

@@ -105,7 +105,8 @@ def test_registration_passes_torchs_own_check(native):  # noqa: F811
     torch.library.opcheck(native.scale_bias_act_grad.default, (torch.randn_like(x), x, x, scale, *options))
 
 
-# layer_act, the operator for GPUs: its CPU implementation is the definition, its derivatives are the same everywhere.
+# layer_act, the operator for GPUs: its CPU implementation is
+# the definition, its derivatives are the same everywhere.
 
 PARTS = {'all': 'x scale noise strength b', 'bias': 'x b', 'scale': 'x scale', 'no strength': 'x scale noise b'}
 

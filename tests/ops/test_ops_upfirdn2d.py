@@ -1,4 +1,5 @@
-"""Resampling: fixtures, the definition written out as a sum, derivatives, dtypes, layouts, sizes, refusals."""
+"""Resampling: fixtures, the definition written out as a
+sum, derivatives, dtypes, layouts, sizes, refusals."""
 import itertools
 
 import pytest

@@ -1,4 +1,5 @@
-"""The zoo's terms in loops of one's own: each is that of the method in the tree, and the examples and the page's lines train."""
+"""The zoo's terms in loops of one's own: each is that of the
+method in the tree, and the examples and the page's lines train."""
 import importlib.util
 import re
 from pathlib import Path
@@ -201,7 +202,8 @@ def test_a_mistake_is_one_sentence(mistake, says):
 
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_an_example_trains(name):
-    """Two steps change every weight of both networks but those that begin behind a zero, and all stays finite."""
+    """Two steps change every weight of both networks but
+    those that begin behind a zero, and all stays finite."""
     spec = importlib.util.spec_from_file_location(name, ROOT / f'examples/anywhere/{name}.py')
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)

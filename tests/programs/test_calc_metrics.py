@@ -189,7 +189,8 @@ def test_where_the_data_of_centres_are_only_the_directory_of_the_run_says(run, t
 
 
 def test_where_the_data_are_only_the_directory_of_the_run_says(run, tmp_path):
-    """The network file has a name. Alone it asks for the place, also where something of that name happens to be."""
+    """The network file has a name. Alone it asks for the
+    place, also where something of that name happens to be."""
     real, other = image_sets(tmp_path)
     path, published = run / 'network-snapshot-000008.safetensors', tmp_path / 'net.safetensors'
     config = {**make_config('-'), 'command': {}, 'data_paths': [other['path']], 'data_fingerprints': []}

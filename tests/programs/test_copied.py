@@ -67,8 +67,8 @@ def test_planted_copies_are_found_and_unseen_pictures_are_not_taken_for_copies(f
     sentence, found = run(f'--images={copies}', *args)
     assert sentence.startswith('Training pictures are copied: ')
     assert found['are_held_out'] == held_out and found['num_fakes'] == 300
-    # Drawings of one face in several skin tones are nearer to one another than held-out ones are: without held-out images more
-    # must pass for chance.
+    # Drawings of one face in several skin tones are nearer to one another than
+    # held-out ones are: without held-out images more must pass for chance.
     assert found['num_copies'] >= (0.99 if held_out else 0.97) * 300
     beside = write([shifted(faces[i]) for i in order[:300]], tmp_path / 'beside')
     assert run(f'--images={beside}', *args)[1]['num_copies'] >= 0.85 * 300

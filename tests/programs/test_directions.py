@@ -38,7 +38,8 @@ def test_a_unit_step_changes_the_styles_by_the_root_of_the_eigenvalue(layers):
 
 
 def test_a_known_matrix_is_factorized():
-    """Diagonal scales in a rotated basis come back, with the sign that makes the largest component positive."""
+    """Diagonal scales in a rotated basis come back, with
+    the sign that makes the largest component positive."""
     basis = torch.tensor([[-0.8, 0.6], [0.6, 0.8]])
     found, eigenvalues = directions.factorize(torch.diag(torch.tensor([3.0, 5.0])) @ basis)
     torch.testing.assert_close(found, torch.tensor([[0.6, 0.8], [0.8, -0.6]]))

@@ -1,4 +1,5 @@
-"""export.py: exported programs make the network's pictures, for any batch, and need nothing of this project."""
+"""export.py: exported programs make the network's pictures,
+for any batch, and need nothing of this project."""
 import subprocess
 import sys
 

@@ -36,7 +36,8 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def site(built, tmp_path_factory):
-    """A folder of installed packages: our wheel, and modules of another program under the names that ours have in the tree."""
+    """A folder of installed packages: our wheel, and modules of
+    another program under the names that ours have in the tree."""
     site = tmp_path_factory.mktemp('site')
     with zipfile.ZipFile(next(built.glob('*.whl'))) as wheel:
         wheel.extractall(site)

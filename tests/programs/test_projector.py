@@ -181,7 +181,8 @@ def test_the_files_fit_together(folder, tmp_path):
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_search_that_is_broken_off_is_saved(folder, tmp_path, monkeypatch, number):
-    """A signal in the second step: its latents are those of the undisturbed search, the status is that of the signal."""
+    """A signal in the second step: its latents are those of the
+    undisturbed search, the status is that of the signal."""
     Image.new('RGB', (16, 16), (9, 9, 9)).save(tmp_path / 'a.png')
     args = ['--network', folder / 'run', '--target', tmp_path / 'a.png', '--features=efflite0', '--video-format=webp']
     regulariser, calls = projector.noise_regulariser, []

@@ -1,4 +1,5 @@
-"""`loss_zoo.train` and `loss_zoo.metrics`: the same as the commands, with exceptions instead of exit statuses."""
+"""`loss_zoo.train` and `loss_zoo.metrics`: the same as
+the commands, with exceptions instead of exit statuses."""
 import signal
 
 import numpy as np

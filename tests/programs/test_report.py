@@ -28,7 +28,8 @@ VOID = {'meta', 'img', 'input', 'br', 'path', 'circle', 'polyline'}
 
 
 def write_run(folder, num_ticks=4, seed=0, picture=(128, 96), **config):
-    """A run directory with 4 kimg a tick, a metric every second tick, and a picture of noise at every tick."""
+    """A run directory with 4 kimg a tick, a metric every
+    second tick, and a picture of noise at every tick."""
     folder.mkdir(parents=True)
     rng = np.random.RandomState(seed)
     config = {'run_dir': str(folder), 'kimg': 4 * num_ticks, 'data_shape': {'img_resolution': 16},
@@ -244,7 +245,8 @@ def test_help_loads_nothing_heavy_and_shows_an_example(script):
 
 
 def shown_by_a_browser(folder, frame, *options):
-    """The document after a headless browser has shown `folder`/frame.html; skips the test where there is none."""
+    """The document after a headless browser has shown
+    `folder`/frame.html; skips the test where there is none."""
     browser = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
     if browser is None:
         pytest.skip('no chromium on this machine')

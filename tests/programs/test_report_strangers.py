@@ -1,4 +1,5 @@
-"""report.py on run directories that a stranger made or that are damaged: a page without their markup, or one sentence."""
+"""report.py on run directories that a stranger made or that
+are damaged: a page without their markup, or one sentence."""
 import json
 import os
 import random

@@ -1,4 +1,5 @@
-"""`loss-zoo worth-it`: more real pictures help, pictures with made-up classes do not, and the interval is that of its formula."""
+"""`loss-zoo worth-it`: more real pictures help, pictures with
+made-up classes do not, and the interval is that of its formula."""
 import json
 import math
 

@@ -1,4 +1,5 @@
-"""Runs that version 0.1.0 left in the middle go on: small ones of each kind, stored in tests/fixtures/runs."""
+"""Runs that version 0.1.0 left in the middle go on: small
+ones of each kind, stored in tests/fixtures/runs."""
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,8 @@ NAMES = sorted(path.name for path in RUNS.iterdir() if path.is_dir() and path.na
 
 
 def continued(name, folder, monkeypatch):
-    """Goes on with a copy of a stored run; returns the states, newest first, of which the last one is where it had stopped."""
+    """Goes on with a copy of a stored run; returns the states,
+    newest first, of which the last one is where it had stopped."""
     for path in RUNS.glob('*.zip'):
         shutil.copy(path, folder)
     shutil.copytree(RUNS / name / 'run', folder / 'run')
@@ -37,12 +39,12 @@ def weights(tensors, player):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_an_earlier_run_goes_on_as_it_would_have(name, tmp_path, monkeypatch):
-    """Every tensor is there; all weights end where the unbroken run's did, as far as rounding on other machines lets them.
+    """Every tensor is there; all weights end where the unbroken
+    run's did, as far as rounding on other machines lets them.
 
-    That is: within 2 % of the way that they went since the stop. Moments of Adam that had been lost, an order of reals that
-    had changed, or other random numbers would all make it 20 % or more; other kernels make it 0.0001 %. On one machine the
-    two are the same bit by bit, which `benchmarks/same_numbers.py` looks at.
-    """
+    That is: within 2 % of the way that they went since the stop. Moments of Adam that had been lost, an order
+    of reals that had changed, or other random numbers would all make it 20 % or more; other kernels make it
+    0.0001 %. On one machine the two are the same bit by bit, which `benchmarks/same_numbers.py` looks at. """
     newest, *_, stopped = continued(name, tmp_path, monkeypatch)
     assert load_meta(newest)['finished'] and load_meta(newest)['nimg'] == 1008
     start, end = safetensors.torch.load_file(stopped), safetensors.torch.load_file(newest)

@@ -1,4 +1,5 @@
-"""The grid of images of a run: layout and contents against values worked out by hand, pictures against pixels."""
+"""The grid of images of a run: layout and contents against
+values worked out by hand, pictures against pixels."""
 import numpy as np
 import PIL.Image
 import pytest
@@ -7,7 +8,8 @@ from training.run.image_grid import append_row, grid_indices, grid_size, save_pi
 
 
 def test_grid_sizes():
-    """As many images as fit on 7680 x 4320 pixels, 7 x 4 to 32 x 32 of them, unless the user says otherwise."""
+    """As many images as fit on 7680 x 4320 pixels, 7 x 4
+    to 32 x 32 of them, unless the user says otherwise."""
     assert [grid_size(res, res) for res in (1024, 512, 256, 128, 32)] == [(7, 4), (15, 8), (30, 16), (32, 32), (32, 32)]
     assert [grid_size(res, res, (16, 8)) for res in (1024, 32)] == [(7, 4), (16, 8)]
 

@@ -1,4 +1,5 @@
-"""The optional logs: what they are told, that they go on with a continued run, and that they never end one."""
+"""The optional logs: what they are told, that they go
+on with a continued run, and that they never end one."""
 import os
 import sys
 from types import SimpleNamespace

@@ -1,4 +1,5 @@
-"""Nothing of a run is lost by going on with it: what `train.py` says when files, data or options are not as they were."""
+"""Nothing of a run is lost by going on with it: what `train.py`
+says when files, data or options are not as they were."""
 import json
 import os
 import zipfile

@@ -1,4 +1,5 @@
-"""Continuing and fine-tuning: what `train.py` goes on with, what it refuses, what it leaves in the run's directory."""
+"""Continuing and fine-tuning: what `train.py` goes on with,
+what it refuses, what it leaves in the run's directory."""
 import itertools
 import json
 import os
@@ -184,7 +185,8 @@ def test_a_configuration_that_no_step_could_be_made_with_is_refused_at_once(stop
 @pytest.mark.parametrize('options', ['--aug=noaug', '--reg_type=ggdr,lecam --aug=ada', '--loss=osgan --reg_type=diggan',
                                      '--reg_type=genco'])
 def test_odd_configurations_are_gone_on_with_or_refused_in_one_sentence(data, tmp_path, options):
-    """Mutations, 25 each: what passes the checks passes the dry run, which builds all that a run is made of."""
+    """Mutations, 25 each: what passes the checks passes
+    the dry run, which builds all that a run is made of."""
     rng = random.Random(options)
     config = dict(train.config_from_args([f'--outdir={tmp_path}', f'--data={data}', *TINY, *options.split()]))
     seen = set()
@@ -276,7 +278,8 @@ def test_told_otherwise_the_architecture_is_that_of_the_command(network, data):
 
 
 def test_details_beside_the_networks_of_a_file(network, data):
-    """What they cannot change is refused; no minibatch statistics is the wish of the run, which leaves one layer fresh."""
+    """What they cannot change is refused; no minibatch statistics
+    is the wish of the run, which leaves one layer fresh."""
     args = ['--outdir=runs', f'--data={data}', '--device=cpu', '-n', f'--init-from={network}']
     for option in ('--cbase=512', '--cmax=32', '--map-depth=3'):
         result = invoke(*args, option)
@@ -371,7 +374,8 @@ def test_two_processes_stop_on_a_signal_to_their_parent_and_continue(tmp_path, d
 
 
 def test_a_run_keeps_the_defaults_that_it_began_with(stopped_run, tmp_path, monkeypatch):
-    """Another version may have other base configurations; a run goes on as it was, but for what is asked now."""
+    """Another version may have other base configurations;
+    a run goes on as it was, but for what is asked now."""
     run_dir = shutil.copytree(stopped_run[0], tmp_path / 'run')
     saved = json.loads((run_dir / 'training_options.json').read_text())
     other = partial(replace, base_configs.tiny_config(16, 1))

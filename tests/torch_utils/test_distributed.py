@@ -1,4 +1,5 @@
-"""Processes that work together: collectives of two gloo processes, and how a run ends when one of them fails."""
+"""Processes that work together: collectives of two gloo
+processes, and how a run ends when one of them fails."""
 import json
 import math
 import os

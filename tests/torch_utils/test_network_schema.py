@@ -1,4 +1,5 @@
-"""Native files of strangers: whatever their description says is compared with what can be, in one sentence."""
+"""Native files of strangers: whatever their description
+says is compared with what can be, in one sentence."""
 import inspect
 import math
 import os

@@ -1,4 +1,5 @@
-"""Messages from whoever sends them: nothing but what was agreed gets memory, and everything else is one sentence."""
+"""Messages from whoever sends them: nothing but what was
+agreed gets memory, and everything else is one sentence."""
 import random
 import socket
 import ssl

@@ -59,7 +59,8 @@ def test_a_filter_band_happens_as_often_as_its_weight_says():
 
 
 def test_both_rotations_have_the_same_chance_and_are_independent():
-    # The stretch between them makes both visible: as the left and the right factor of a singular value decomposition.
+    # The stretch between them makes both visible: as the left
+    # and the right factor of a singular value decomposition.
     draw = make_pipe(0.64, rotate=1, aniso=1, aniso_std=3).draw((MANY, 3, 2, 2))
     u, s, vh = torch.linalg.svd(draw.geometry.stretch)
     stretched = (s[:, 0] / s[:, 1] - 1).abs() > 1e-2                        # Else there is one rotation to be seen.

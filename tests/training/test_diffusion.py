@@ -1,4 +1,5 @@
-"""Diffusion as an augmentation: its numbers as published, what it leaves alone, its controller, and whole runs."""
+"""Diffusion as an augmentation: its numbers as published,
+what it leaves alone, its controller, and whole runs."""
 
 import pytest
 import torch

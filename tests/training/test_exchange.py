@@ -1,4 +1,5 @@
-"""The exchange of gradients beside the backward pass: what is sent when. (What comes back: test_two_processes.py.)"""
+"""The exchange of gradients beside the backward pass: what
+is sent when. (What comes back: test_two_processes.py.)"""
 import pytest
 import torch
 

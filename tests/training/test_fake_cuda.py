@@ -1,4 +1,5 @@
-"""The first hour on a GPU, on a stand-in for one: no step of training mixes devices or types, or makes the host wait.
+"""The first hour on a GPU, on a stand-in for one: no step
+of training mixes devices or types, or makes the host wait.
 
 What the stand-in checks and what it cannot is said in `fake_cuda.py`.
 """
@@ -68,7 +69,8 @@ def data(tmp_path_factory):
 
 @contextmanager
 def a_gpu(monkeypatch):
-    """This machine has a GPU, it seems, for which no operators are compiled: nvcc may be here, a driver is not."""
+    """This machine has a GPU, it seems, for which no operators
+    are compiled: nvcc may be here, a driver is not."""
     with backend.default('reference'), FakeCuda():
         yield CUDA
         monkeypatch.undo()                      # First what tests have put in the place of the stand-in's own functions.
@@ -112,7 +114,8 @@ def strictly(function, value=True):
 
 @pytest.fixture
 def rules(monkeypatch):
-    """Iterations are strict, but for what may wait: margins of a warp, adaptation between steps, constants made once."""
+    """Iterations are strict, but for what may wait: margins of
+    a warp, adaptation between steps, constants made once."""
     monkeypatch.setattr(training_loop, 'run_iteration', strictly(training_loop.run_iteration))
     for owner, name in [(training_loop, 'adapt_augmentation'), (apa.APA, '_adapt'), (misc, '_constant'), (daco, 'band_map')]:
         cached = getattr(owner, name)
@@ -157,7 +160,8 @@ def test_compiled_operators_keep_to_the_rules_of_a_gpu(data, gpu, rules, monkeyp
 
 
 def test_filters_that_enlarge_leave_the_search_for_algorithms_to_others(gpu, monkeypatch):
-    """Under augmentation they meet a new size nearly every time, and each would be timed with all algorithms."""
+    """Under augmentation they meet a new size nearly every
+    time, and each would be timed with all algorithms."""
     searches, stock = [], torch.nn.functional.conv_transpose2d
 
     def spy(*args, **kwargs):
@@ -227,7 +231,8 @@ def small_grid(monkeypatch):
 
 
 def train_in(run_dir, config, num=None):
-    """The last saved state of a run in a directory, which is trained in to its end, or for some iterations."""
+    """The last saved state of a run in a directory, which
+    is trained in to its end, or for some iterations."""
     run_dir.mkdir(exist_ok=True)
     asked = iter(range(1, 1000))
     failing = launch.train({**config, 'run_dir': str(run_dir)}, run_dir, CUDA, lambda: next(asked) == num, {})

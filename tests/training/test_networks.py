@@ -1,4 +1,5 @@
-"""What the networks promise beyond numbers: precision, noise, feature maps, truncation, reconstruction, refusals."""
+"""What the networks promise beyond numbers: precision,
+noise, feature maps, truncation, reconstruction, refusals."""
 import inspect
 import json
 
@@ -219,7 +220,8 @@ def test_discriminator_in_reduced_precision_agrees_with_float32(architecture, dt
 
 @pytest.mark.parametrize('dtype', REDUCED)
 def test_first_and_second_derivatives_in_reduced_precision_agree_with_float32(dtype):
-    """Smooth activations, since rounding flips kinks; large logits, since nothing else keeps float16 from underflow."""
+    """Smooth activations, since rounding flips kinks; large
+    logits, since nothing else keeps float16 from underflow."""
     smooth = {'activation': 'swish'}
     G = make_G(num_fp16_res=2, conv_clamp=256, reduced_dtype=dtype, **smooth)
     D = make_D(num_fp16_res=2, conv_clamp=256, reduced_dtype=dtype, block_kwargs=smooth, epilogue_kwargs=smooth)

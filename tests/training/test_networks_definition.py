@@ -1,4 +1,5 @@
-"""Both networks against their definition, written out below in float64 with dense sums: options that no fixture holds.
+"""Both networks against their definition, written out below
+in float64 with dense sums: options that no fixture holds.
 
 Everything follows the state dict; nothing of the networks' code is used but the constructors.
 """

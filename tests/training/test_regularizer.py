@@ -10,7 +10,8 @@ from training import setup
 from training.config.methods import methods_of, switched_off
 from training.regularizer import Regularizer
 
-# By hand: all that is added to the losses has a factor of 0; any one of these changes and there is something to do.
+# By hand: all that is added to the losses has a factor of
+# 0; any one of these changes and there is something to do.
 OFF = {
     'pl': dict(weight=0), 'r1': dict(gamma=0), 'ggdr': dict(weight=0), 'diggan': dict(weight=0),
     'weco': dict(weight=0), 'lecam': dict(weight=0), 'apa': dict(p=0.0), 'r2': dict(gamma=0), 'gp': dict(weight=0),

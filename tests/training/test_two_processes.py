@@ -1,4 +1,5 @@
-"""Two gloo processes: the same gradients as one, equal ranks, exact resume, one decision to stop or to give up."""
+"""Two gloo processes: the same gradients as one, equal
+ranks, exact resume, one decision to stop or to give up."""
 import torch
 from tiny import assert_same_bits, make_dataset
 from two_processes import gradient_config, gradients, worker

@@ -70,7 +70,8 @@ def images_until_one_is_asked(config):
 
 
 def end_without_images(config, run_dir, num_workers):
-    """What a run says whose second rank has no images after two iterations, and the states that the first has then saved."""
+    """What a run says whose second rank has no images after two
+    iterations, and the states that the first has then saved."""
     real = WithoutBad.__getitem__
 
     def broken(self, idx):

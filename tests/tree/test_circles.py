@@ -31,7 +31,8 @@ def imports(source, files):
 
 
 def circles(files):
-    """Names of files that remain when again and again those go that import no remaining one, or that none imports."""
+    """Names of files that remain when again and again those
+    go that import no remaining one, or that none imports."""
     arrows = {(name, other) for name, source in files.items() for other in imports(source, files) if other != name}
     while True:
         starts, ends = {a for a, _ in arrows}, {b for _, b in arrows}

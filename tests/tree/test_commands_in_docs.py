@@ -1,9 +1,8 @@
 """Every command that a page or a help text shows can be typed as it stands there.
 
-Commands are read from the indented and fenced blocks of all pages, from the docstrings of the commands' files and from
-their help. Each is parsed by the command that it names, with every option's own checks; those of train.py, when slow
-tests run, up to the end of a dry run.
-"""
+Commands are read from the indented and fenced blocks of all pages, from the docstrings of the
+commands' files and from their help. Each is parsed by the command that it names, with every
+option's own checks; those of train.py, when slow tests run, up to the end of a dry run. """
 import importlib
 import re
 import shlex
@@ -28,7 +27,8 @@ PROGRAMS = r'(python|pip|pipx|make|torchrun|tensorboard|wandb|loss-zoo|\w+\.py)'
 
 
 def lines_of(text):
-    """Lines that look like commands, continued ones joined, without comments and settings of the environment."""
+    """Lines that look like commands, continued ones joined,
+    without comments and settings of the environment."""
     for line in text.replace('\\\n', ' ').splitlines():
         line = re.sub(r'^(\$ |Example: |[A-Z_]+=\S+ )+', '', line.strip())
         if re.match(PROGRAMS + ' ', line):
@@ -97,7 +97,8 @@ def test_a_command_can_be_typed_as_it_stands(line):
 
 
 def check_packages(line, packages):
-    """This project is on no index: it is installed from its folder, with extras that there are, quoted for every shell."""
+    """This project is on no index: it is installed from its
+    folder, with extras that there are, quoted for every shell."""
     extras = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['project']['optional-dependencies']
     for package in packages:
         is_from_here = '@ git+' in package

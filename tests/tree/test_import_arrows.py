@@ -14,8 +14,9 @@ import losses_ext
 
 SCRIPTS = {path.stem for path in ROOT.glob('*.py')} - {'legacy', 'hatch_build'}
 
-# What of this project the files of a package may import besides their own package. `legacy` is the reference's name for
-# torch_utils.network_file and, as a command, for convert; scripts and benchmarks may import everything.
+# What of this project the files of a package may import besides their own
+# package. `legacy` is the reference's name for torch_utils.network_file and,
+# as a command, for convert; scripts and benchmarks may import everything.
 MAY_IMPORT = {
     'dnnlib': set(),
     'torch_utils': {'dnnlib'},
@@ -39,7 +40,8 @@ PRIVATE_BUT_NEEDED = {('torch_utils/cuda_graphs.py', 'torch._C')}      # Without
 
 
 def imported_names(tree):
-    """Full names of all modules, or objects in them, that are imported anywhere in the file; '.' if relative."""
+    """Full names of all modules, or objects in them, that
+    are imported anywhere in the file; '.' if relative."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

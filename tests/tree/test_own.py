@@ -1,4 +1,5 @@
-"""A method, a game, a network, a critic, a metric of one's own: as their pages say, one file and one line each.
+"""A method, a game, a network, a critic, a metric of
+one's own: as their pages say, one file and one line each.
 
 The pages are followed to the letter, in a copy of the program.
 """
@@ -66,7 +67,8 @@ COMMON = ['--outdir=runs', '--data=data.zip', '--cond=1', '--cfg=tiny', '--batch
 
 
 def test_all_of_them_train_go_on_draw_and_are_scored(copy):
-    """All at once. None of the tools has to be told again what the networks are; elsewhere their file is refused."""
+    """All at once. None of the tools has to be told again
+    what the networks are; elsewhere their file is refused."""
     call(copy, 'train', *COMMON, *OWN, '--kimg=1', '--snap=1', '--keep=1,best')
     run, = (copy / 'runs').iterdir()
     assert 'PlainGenerator-PlainCritic' in run.name and 'squared_hinge' in run.name and 'small' in run.name

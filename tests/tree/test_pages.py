@@ -1,4 +1,5 @@
-"""Pages lead where they say: links, anchors, the tests in the README's table; and they build as a site without a network."""
+"""Pages lead where they say: links, anchors, the tests in the
+README's table; and they build as a site without a network."""
 import importlib.util
 import os
 import re

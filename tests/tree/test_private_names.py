@@ -1,4 +1,5 @@
-"""Tests look at what a user or a neighbour could look at: names that begin with an underscore are the exception, listed here."""
+"""Tests look at what a user or a neighbour could look at: names
+that begin with an underscore are the exception, listed here."""
 import ast
 import re
 

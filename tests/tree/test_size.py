@@ -26,7 +26,8 @@ LONG_FILES = {
 
 
 class FilesOfOperations(TorchFunctionMode):
-    """Notes in which files of the project the operations on tensors stand, but for data, networks, augmentation, statistics.
+    """Notes in which files of the project the operations on tensors
+    stand, but for data, networks, augmentation, statistics.
 
     An operation inside torch_utils counts where it is asked for: those are parts by name, like torch's own.
     """
@@ -49,7 +50,8 @@ class FilesOfOperations(TorchFunctionMode):
 
 
 def project_calls(frame):
-    """(file, function) of what is being called, innermost first, as far as it is of the project and no test."""
+    """(file, function) of what is being called, innermost
+    first, as far as it is of the project and no test."""
     while frame:
         path = Path(frame.f_code.co_filename)
         if path.is_relative_to(ROOT) and 'tests' not in path.parts and 'site-packages' not in path.parts:

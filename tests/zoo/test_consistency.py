@@ -131,7 +131,8 @@ def test_the_generators_part_of_zcr_is_the_formula():
 # What they leave alone.
 
 def test_critics_that_share_their_fakes_share_the_neighbours(tmp_path):
-    """Also if what phases share was copied in between, as by CUDA graphs: the second critic has other latents at hand."""
+    """Also if what phases share was copied in between, as by
+    CUDA graphs: the second critic has other latents at hand."""
     run, seen = setup.build(zoo_config([make_dataset(tmp_path / 'data.zip')], ['weco', 'zcr']), torch.device('cpu')), []
     run.enter_stage(0)
     judge = run.game.judge
@@ -146,7 +147,8 @@ def test_critics_that_share_their_fakes_share_the_neighbours(tmp_path):
 
 @pytest.mark.parametrize('name', ['cr', 'bcr', 'zcr'])
 def test_statistics_of_the_logits_and_the_average_of_w_are_those_of_the_base(tmp_path, name):
-    """What drives --aug=ada and the truncation: bit for bit. One first step of D, in which G has not moved."""
+    """What drives --aug=ada and the truncation: bit for
+    bit. One first step of D, in which G has not moved."""
     data, found = [make_dataset(tmp_path / 'data.zip')], []
     for names in ([], [name]):
         run = setup.build(zoo_config(data, names), torch.device('cpu'))

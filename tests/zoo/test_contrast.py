@@ -1,4 +1,5 @@
-"""InsGen and FakeCLR: the contrast by hand, gradients against the formulas written out, queues, copies, private data."""
+"""InsGen and FakeCLR: the contrast by hand, gradients against
+the formulas written out, queues, copies, private data."""
 import copy
 import math
 
@@ -204,7 +205,8 @@ def test_a_queue_is_a_twentieth_of_the_images():
 
 @METHODS
 def test_statistics_of_the_logits_and_the_average_of_w_are_those_of_the_base(data, name):
-    """What drives --aug=ada and the truncation: bit for bit. One first step of D, in which G has not moved."""
+    """What drives --aug=ada and the truncation: bit for
+    bit. One first step of D, in which G has not moved."""
     found = []
     for names in ([], [name]):
         run = setup.build(zoo_config(data, names, augment_kwargs=VIEWS, p=0), torch.device('cpu'))

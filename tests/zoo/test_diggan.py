@@ -105,7 +105,8 @@ def test_term_equals_the_fixture(case):
 
 @pytest.mark.parametrize('case', [c for c in case_ids('08d_gradient_gap') if c.id != 'separate_plain'])
 def test_norms_equal_the_fixture(case):
-    """The penalty of these two is arithmetic that is not offered: it is done here, the norms are the method's."""
+    """The penalty of these two is arithmetic that is not
+    offered: it is done here, the norms are the method's."""
     config = case.config
     game, diggan = fixture_game(case, config['weight'])
     stored = None
@@ -176,7 +177,8 @@ def test_zero_iff_norms_match():
 
 @pytest.mark.parametrize(('scale', 'gap_of_means', 'slope'), [(1, 0.0, 0.0), (2, -2.5, -2.5)])
 def test_gap_of_means(scale, gap_of_means, slope):
-    """Norms are a |x|, so that the gap of means and its derivative by a are the gap of the mean |x|, at a = 1."""
+    """Norms are a |x|, so that the gap of means and its
+    derivative by a are the gap of the mean |x|, at a = 1."""
     critic = Critic(lambda x, a: a / 2 * x.square().sum(1), a=torch.tensor(1.0))
     game, mean = toy_game(critic, pair='mean', weight=3.0, interval=2)
     x = torch.nn.functional.normalize(torch.randn([4, 1, 2, 2]).flatten(1)).view(4, 1, 2, 2)

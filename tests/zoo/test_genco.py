@@ -285,7 +285,8 @@ def test_adaptive_strength_follows_the_first_critic(data, sign):
 
 
 def test_frozen_layers_of_a_critic_that_starts_fresh_are_those_of_d(data):
-    """Fine-tuning from a file that knows no twin; also when a stage has new critics. Other layers are the twin's own."""
+    """Fine-tuning from a file that knows no twin; also when a
+    stage has new critics. Other layers are the twin's own."""
     file = setup.build(make_config(data, seed=1), torch.device('cpu')).game.D.module
     config = make_config(data, regularizers=dict(weco={}, genco={}))
     config['D_kwargs']['block_kwargs'] = dict(freeze_layers=3)

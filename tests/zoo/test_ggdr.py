@@ -120,13 +120,14 @@ def test_term_equals_the_fixture(case):
         case.check(f'grad_target_{r}', targets[r].grad)
 
 
-# Two neighbouring numbers at 9.9 lie 1e-6 apart in float32, and the two networks in front round in their own way on every
-# processor and with every build of torch (seen: 2.1e-6). Six digits of six printed are held.
+# Two neighbouring numbers at 9.9 lie 1e-6 apart in float32, and the two networks in front round in their own
+# way on every processor and with every build of torch (seen: 2.1e-6). Six digits of six printed are held.
 WORKED = 1e-5
 
 
 def test_a_worked_example():
-    """Networks, latents, decoder and joint augmentation as another implementation computed them, to six digits."""
+    """Networks, latents, decoder and joint augmentation as
+    another implementation computed them, to six digits."""
     torch.manual_seed(0)
     channels = dict(channel_base=2048, channel_max=64)
     G = Generator(z_dim=64, c_dim=0, w_dim=64, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=channels, **SMALL)

@@ -26,7 +26,8 @@ def data(tmp_path_factory):
 
 
 def trained(config, num, recorder):
-    """The state after `num` iterations with a recorder of graphs, or without (None), and all that was reported."""
+    """The state after `num` iterations with a recorder of
+    graphs, or without (None), and all that was reported."""
     training_stats.reset()
     for player in 'GD':
         config[f'{player}_opt_kwargs']['fused'] = True
@@ -139,7 +140,8 @@ def test_of_many_graphs_those_go_that_were_not_used_for_longest(data, monkeypatc
 
 
 class Allocator:
-    """What torch does about the memory of captures, in its own order: whose pools are used, and which captures go on."""
+    """What torch does about the memory of captures, in its own
+    order: whose pools are used, and which captures go on."""
 
     def __init__(self, monkeypatch, accepted=True):
         self.accepted, self.handles, self.users, self.underway, self.streams = accepted, iter(range(9)), {}, [], ['usual']

@@ -1,4 +1,5 @@
-"""R3GAN: its networks by their published sizes and first values, its schedule by numbers, and whole steps of its recipe."""
+"""R3GAN: its networks by their published sizes and first values,
+its schedule by numbers, and whole steps of its recipe."""
 import importlib
 import math
 
@@ -133,7 +134,8 @@ def test_optimizers_and_augmentation_follow(data):
 
 
 def test_the_steps_are_those_of_the_recipe(data):
-    """R1 and R2 in every step, without lazy phases; a step's gradients are those of the formula at the weights half way."""
+    """R1 and R2 in every step, without lazy phases; a step's
+    gradients are those of the formula at the weights half way."""
     run = setup.build(r3_config(data, ['r2']), torch.device('cpu'))
     assert [(phase.name, phase.step, phase.interval) for phase in run.phases] == [('Gboth', g_both, 1), ('Dboth', d_both, 1)]
     game, D = run.game, run.game.D.module.requires_grad_(True)

@@ -1,4 +1,5 @@
-"""What each method does: its share of the gradient of its player, which no number of the training depends on."""
+"""What each method does: its share of the gradient of its
+player, which no number of the training depends on."""
 import pytest
 import torch
 from test_zoo import METHODS, zoo_config

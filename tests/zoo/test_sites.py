@@ -232,7 +232,8 @@ def test_old_runs_have_the_configuration_that_they_had(sites):
 
 
 def test_no_image_of_a_centre_has_left_it(sites):
-    """An image is looked for, by its bytes and by likeness, in everything that left and in the run's directory."""
+    """An image is looked for, by its bytes and by likeness,
+    in everything that left and in the run's directory."""
     from click.testing import CliRunner
 
     import tdgan_audit

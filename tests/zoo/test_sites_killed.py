@@ -1,4 +1,5 @@
-"""Processes of both sides of TDGAN between sites that are killed again and again, and end where an undisturbed run ends.
+"""Processes of both sides of TDGAN between sites that are
+killed again and again, and end where an undisturbed run ends.
 
 SITES_KILLS=100 kills so often instead of 3 times.
 """

@@ -1,8 +1,8 @@
-"""TDGAN between five hosts: four centres and a generator's site, each in a network namespace with an address of its own.
+"""TDGAN between five hosts: four centres and a generator's
+site, each in a network namespace with an address of its own.
 
-The centres are four vendors of emoji if their archives are beside the project, else made up. One holds an image that is nowhere
-else; at the end it is looked for wherever it must not be.
-"""
+The centres are four vendors of emoji if their archives are beside the project, else made up. One
+holds an image that is nowhere else; at the end it is looked for wherever it must not be. """
 import io
 import json
 import os
@@ -90,7 +90,8 @@ def test_four_vendors_train_one_generator_from_four_hosts(tmp_path):
 
 
 def look_for(canary, folder, archive):
-    """Fails if an image of a centre is in what has left it, or at the generator's site, by bytes or by likeness."""
+    """Fails if an image of a centre is in what has left it,
+    or at the generator's site, by bytes or by likeness."""
     import tdgan_audit
     from torch_utils.wire import record
     chw = canary.transpose(2, 0, 1)

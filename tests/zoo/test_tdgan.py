@@ -153,7 +153,8 @@ def test_metrics_look_at_the_centres_on_line_alone(centres, tmp_path):
 
 
 def test_two_equal_centres_weigh_as_one(centres):
-    """Equal data, critics, latents and weights that sum to 1: the generator's gradient is that of one centre."""
+    """Equal data, critics, latents and weights that sum to
+    1: the generator's gradient is that of one centre."""
     twice = [centres[0], centres[0]]
     grads = []
     for schedule in ('0:1', '0+1:1'):
@@ -235,7 +236,8 @@ def test_a_fixed_strength_stays(centres):
 
 
 def test_a_centre_that_comes_back_finds_its_kept_critic_whoever_else_is_there(centres):
-    """With its optimizer; the strength of augmentation follows the first critic. New centres get fresh ones."""
+    """With its optimizer; the strength of augmentation
+    follows the first critic. New centres get fresh ones."""
     config = tdgan_config(centres, schedule='0:0.008,1:0.008,2+0:0.008,0:0.008', d='keep')
     config.update(augment_kwargs=dict(class_name='training.augment.AugmentPipe', xflip=1), target=0.6)
     run, ends = build(config), []
@@ -369,8 +371,9 @@ def test_refusals(centres, options, sentence):
 
 
 def test_with_codes_both_gaussians_without_something_between():
-    """Why codes: a G that learns N(3, 1) (squared Wasserstein distance) while it is reminded, at the same latents, of
-    N(-3, 1) ends between the two unless the label tells it which one is asked for. In one dimension."""
+    """Why codes: a G that learns N(3, 1) (squared Wasserstein distance) while
+    it is reminded, at the same latents, of N(-3, 1) ends between the two
+    unless the label tells it which one is asked for. In one dimension."""
     z = torch.randn(2000, generator=torch.Generator().manual_seed(0))
 
     def learn(with_code):

@@ -33,7 +33,8 @@ def data(tmp_path_factory):
 
 
 def zoo_config(data, names=(), loss='logistic', game=None, apa=None, r1_gamma=None, form='exact', force=False, **changes):
-    """The configuration of a combination, as `train.py` would complete it. Raises ValueError for what is refused."""
+    """The configuration of a combination, as `train.py` would
+    complete it. Raises ValueError for what is refused."""
     names = losses_ext.parse_reg_type(','.join(names))
     options = {name: dict(OPTIONS.get(name, {})) for name in names}
     if 'tdgan' in names:
@@ -63,7 +64,8 @@ def recipes():
 
 
 def check_that_it_runs(config):
-    """Two iterations (with TDGAN: across a stage), every lazy phase once; all finite, and the same on all ranks."""
+    """Two iterations (with TDGAN: across a stage), every lazy
+    phase once; all finite, and the same on all ranks."""
     run, (state, _) = run_iterations(config, 2)
     distributed.check_equal({player.name: player.module for player in run.game.players})
     for player in run.game.players:
@@ -71,7 +73,8 @@ def check_that_it_runs(config):
         assert player.optimizer.state, f'{player.name} has not learned'
 
 
-# What changes nothing. (That the base is the plain step, bit for bit: test_loss_base.py, test_training_loop.py.)
+# What changes nothing. (That the base is the plain step,
+# bit for bit: test_loss_base.py, test_training_loop.py.)
 
 def test_naming_the_defaults_is_naming_nothing(data):
     configs = []
@@ -148,7 +151,8 @@ def test_the_gradient_of_a_subset_is_the_sum_of_its_terms(data, loss):
     pytest.param(*recipe, marks=[] if recipe in (('logistic', None), ('osgan', 'logistic')) else pytest.mark.slow)
     for recipe in recipes()])
 def test_pairs_run_in_every_game_and_scheme(data, loss, game):
-    """All single methods and everything that can be combined at once; pairs for the default game of each scheme."""
+    """All single methods and everything that can be combined
+    at once; pairs for the default game of each scheme."""
     combinations = [(name,) for name in METHODS]
     if (loss, game) in (('logistic', None), ('osgan', 'logistic')):
         combinations += list(itertools.combinations(METHODS, 2))
@@ -344,7 +348,8 @@ def test_reduced_precision_runs(data, names, loss):
 # Weights under accumulation.
 
 def test_accumulation_changes_no_relative_weight(data):
-    """Over two rounds every term's gradient is twice as large, so WeCo's, which the batch does not enter, is exactly so."""
+    """Over two rounds every term's gradient is twice as large,
+    so WeCo's, which the batch does not enter, is exactly so."""
     norms = []
     for batch_gpu in (4, 2):
         run = setup.build(zoo_config(data, ['weco'], batch_gpu=batch_gpu), torch.device('cpu'))

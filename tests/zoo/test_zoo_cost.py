@@ -1,8 +1,8 @@
 """What an iteration costs: passes through G and D, counted, against what each formula needs.
 
-Backward passes are told apart: `in` reaches what was put in but no weights, `w` reaches the weights too. A pass back through a
-gradient (R1, path length, DigGAN, ...) is not seen here; there is one for every `in` that a term of the weights is made of.
-"""
+Backward passes are told apart: `in` reaches what was put in but no weights, `w` reaches
+the weights too. A pass back through a gradient (R1, path length, DigGAN, ...) is not
+seen here; there is one for every `in` that a term of the weights is made of. """
 from collections import Counter
 
 import pytest

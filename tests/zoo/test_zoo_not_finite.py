@@ -25,7 +25,8 @@ def data(tmp_path_factory):
 
 
 def spoilt_run(monkeypatch, config, place, bad, batch_idx):
-    """Four iterations; in one, everything of a kind of network is bad. (run, its state, which steps were bad)."""
+    """Four iterations; in one, everything of a kind of
+    network is bad. (run, its state, which steps were bad)."""
     current, steps, cls = [], [], PLACES[place]
     forward, iterate, finish = cls.forward, training.training_loop.run_iteration, training.training_loop.finish_phase
 

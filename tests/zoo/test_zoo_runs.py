@@ -1,4 +1,5 @@
-"""The benchmark that trains a short run of every method, as far as it decides something: commands and sheets."""
+"""The benchmark that trains a short run of every method,
+as far as it decides something: commands and sheets."""
 import sys
 from pathlib import Path
 

@@ -1,8 +1,7 @@
 """One iteration comes to the same however its batch is split into micro-batches, for every method and scheme.
 
-The critics have no minibatch statistics, which couple the images of a micro-batch; augmentation is off. Path length is
-left out: as published its mean moves with every micro-batch.
-"""
+The critics have no minibatch statistics, which couple the images of a micro-batch; augmentation
+is off. Path length is left out: as published its mean moves with every micro-batch. """
 import pytest
 import torch
 from test_zoo import METHODS, zoo_config
@@ -38,7 +37,8 @@ class OneStream:
 
 
 def two_iterations(config, micro_batch, monkeypatch):
-    """{phase, player, parameter: gradient} and {state of a method}, of two iterations in which no weight moves."""
+    """{phase, player, parameter: gradient} and {state of a
+    method}, of two iterations in which no weight moves."""
     run = setup.build(config, torch.device('cpu'))
     stream = OneStream(run.randomness)
     monkeypatch.setattr(StepContext, 'rng', lambda ctx, use: stream(ctx, f'{ctx.phase.name}/{ctx.source}/{use}'))

@@ -16,7 +16,8 @@ from training.loss import d_main
 
 
 def gradients_of_two_iterations(rank=0, num_ranks=1):
-    """[D's gradients after the exchange], of this rank's part of a batch of 4, for all that does not couple samples."""
+    """[D's gradients after the exchange], of this rank's part
+    of a batch of 4, for all that does not couple samples."""
     game = make_game(mbstd_num_channels=0)
     game.regularizers = [
         ggdr.GGDR(game, ggdr.Options(res='8')),
@@ -46,7 +47,8 @@ def gradients_of_two_iterations(rank=0, num_ranks=1):
 
 
 def worker(rank, folder, configs):
-    """Saves what this rank found; raises ValueError if the networks of a run are not the same on all ranks."""
+    """Saves what this rank found; raises ValueError if the
+    networks of a run are not the same on all ranks."""
     torch.set_num_threads(1)
     torch.save(gradients_of_two_iterations(rank, 2), Path(folder) / f'rank{rank}.pt')
     for config in configs:
