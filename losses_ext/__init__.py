@@ -1,10 +1,8 @@
-"""The registry of the loss zoo: what `--loss` and `--reg_type` may name. One line per method;
-nothing is imported unasked.
+"""The registry of the loss zoo: what `--loss` and `--reg_type` may name, one line per method.
 
-A `--loss` is a recipe of phases and, unless the recipe has an option for it,
-the rules of the game of the same name. A `--reg_type` is a `Regularizer` (training/regularizer.py) in a file
-of its own, with a dataclass `Options` beside it.
-"""
+A `--loss` is a recipe of phases and, unless the recipe has an option for it, the rules of the game of
+the same name. A `--reg_type` is a `Regularizer` (training/regularizer.py) in a file of its own, with a
+dataclass `Options` beside it. A method's file is imported when the method is chosen, not before. """
 import ast
 import importlib
 import importlib.util
@@ -117,8 +115,8 @@ def parse_reg_type(text: str) -> list[str]:
 
 
 def configure(config: dict, loss_options: dict) -> None:
-    """Lets the chosen recipe and regularizers check and complete their options, in `config`,
-    in registry order.
+    """Lets the chosen recipe and regularizers check and
+    complete their options, in `config`, in registry order.
 
     A recipe's module may have a function `configure(config, options)` like a regularizer's.
     Raises ValueError with a sentence for people.
@@ -191,8 +189,8 @@ def method_options(target: str) -> list[OptionSpec]:
 
 
 def _option_spec(node):
-    """From the statement `name: type = option(default, 'help', choices=(...), within='...')`,
-    all literals."""
+    """From the statement `name: type = option(default,
+    'help', choices=(...), within='...')`, all literals."""
     default, text = [ast.literal_eval(arg) for arg in node.value.args]
     keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.value.keywords}
     return OptionSpec(node.target.id, ast.unparse(node.annotation), default, text, **keywords)

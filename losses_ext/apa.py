@@ -1,12 +1,12 @@
 """Adaptive pseudo augmentation, APA [Jiang et al. 2021, arXiv:2111.06849].
 
-With probability p a fake takes the place of a real. p follows how sure the critic is
-of what it takes for real:
+With probability p a fake takes the place of a real. p rises
+while the critic is too sure of reals, and falls else:
 
     p <- p + sign(r - target) * nimg / (1000 * kimg),   0 <= p <= 1,    r = mean of sign(D(real))
 
-nimg: images since the last step. The fakes are those of the generator's step of the iteration before: they
-exist already, and no critic meets an image in both roles at once.
+nimg: images since the last step of p. The fakes are those of the generator's step of the iteration
+before: they exist already, and no critic meets an image as a fake and as a real in the same iteration.
 
 Beside adaptive augmentation there is one p for both: the strength of the augmentation, at most 1.
 """
@@ -53,9 +53,9 @@ class APA(Regularizer):
         self._is_adaptive, self._is_shared = options.p is None, options.p == SHARED
         self._first_p = 0.0 if self._is_adaptive or self._is_shared else options.p
         self._p = torch.full([], self._first_p, device=next(game.G.module.parameters()).device)
-        # Of the iteration before: source -> images, are they finite?, labels.
+        # Of the iteration before, by source: images [N,C,H,W], the mask [N] of finite ones, labels [N,c_dim].
         self._fakes: dict[int, list[Tensor]] = {}
-        self._made = Kept()                             # Of this one: (source, micro-batch) -> the same.
+        self._made = Kept()                             # Of this one, by (source, micro-batch).
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:
@@ -144,11 +144,12 @@ class APA(Regularizer):
 
 
 def only_finite(img: Tensor) -> tuple[Tensor, Tensor]:
-    """Images [N,C,H,W] with those set to 0 that hold anything not finite, and which of them do not, [N]."""
+    """Images [N,C,H,W], all zeros where one held a NaN or Inf, and the mask [N] of those that held none."""
     is_sound = img.isfinite().flatten(1).all(1)                                     # [N]
     return img.where(is_sound[:, None, None, None], 0), is_sound
 
 
 def draw_replaced(is_sound: Tensor, p: Tensor | float, rng: torch.Generator | None = None) -> Tensor:
-    """Which reals give way to a fake, [N]: each with probability p, and none to a fake that is not finite."""
+    """The mask [N] of reals that a fake replaces: each with
+    probability p [], but none by a fake that is not finite."""
     return (torch.rand(is_sound.shape, device=is_sound.device, generator=rng) < p) & is_sound

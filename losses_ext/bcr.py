@@ -1,13 +1,12 @@
 """Balanced consistency regularization, bCR [Zhao et al. 2021, AAAI, arXiv:2002.04724].
 
-What the critic says must not change when an image is moved a little, neither of reals (CR) nor of fakes. With reals alone
-the generator could learn the traces of A:
+The critic's logit must not change when an image is moved a little, be it a real or a fake. (CR
+asks that of reals alone, so that the generator can learn to imitate what A does to images.)
 
     L = weight_real * (D(x_r) - D(A x_r))^2 + weight_fake * (D(x_f) - D(A x_f))^2
 
-x_r, x_f: a real and a fake, augmented, the fake a constant; A: consistency.py. There is no factor 1/2, and both logits have
-gradients.
-"""
+x_r, x_f: a real and a fake, augmented, the fake a constant; A:
+consistency.py. There is no factor 1/2, and both logits have gradients. """
 from dataclasses import dataclass
 
 from losses_ext.consistency import Shift, change_of_logits, require_motion

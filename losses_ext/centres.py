@@ -52,13 +52,15 @@ class Centre(Source):
         return dict(index=self.index, code=self.code.tolist(), num=self.num, labels=labels)
 
     def draw_labels(self, num, rng):
+        """Labels as often as its data set has them: [num,G.c_dim]
+        with its code, for G, and [num,c_dim] without, for critics."""
         values, counts = self.labels
         c = values[rng.choice(len(values), size=num, p=counts / counts.sum())]
         return self.with_code(c), c
 
 
 class Absent(Centre):
-    """Another centre, as one centre sees it: there is nothing of it here."""
+    """Another centre, in the process of a centre: of its data and labels there is nothing here."""
     dataset = None
 
     def note_contents(self) -> None:
@@ -69,7 +71,8 @@ class Absent(Centre):
 
 
 class Mixed(Source):
-    """Labels of several centres; each group of centres gets an equal share."""
+    """Labels of several centres, without images: each sample is
+    of a random group, and of a random centre of that group."""
 
     def __init__(self, groups: list[list[Centre]]):
         self.code = None

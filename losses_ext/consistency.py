@@ -14,7 +14,7 @@ from training.loss import Game, StepContext, Verdict
 
 
 class Shift:
-    """A, as an augmentation: one draw per sample."""
+    """A, with the two methods of an augmentation: `draw` takes random numbers, `transform` applies them."""
 
     def __init__(self, shift: float, flip: float):
         self.shift = shift
@@ -34,12 +34,14 @@ class Shift:
         img = img.gather(2, rows[:, None, :, None].expand_as(img))
         return img.gather(3, columns[:, None, None, :].expand_as(img))
 
-    def pixels(self, size, u):
+    def pixels(self, size: int, u: Tensor) -> Tensor:
+        """The shift [N], in whole pixels, of u [N] in 0..1."""
         return ((2 * u - 1) * self.shift * size).round().long()                     # [N]
 
 
 def reflected(size: int, shift: Tensor) -> Tensor:
-    """Which of `size` pixels each pixel of a line is, [N,size], when it is moved by shift [N], fewer than `size`."""
+    """For each pixel of a line, the index of the pixel that comes there, [N,size], when lines of
+    `size` pixels are moved by shift [N], smaller than `size`, and reflected at their ends."""
     index = (torch.arange(size, device=shift.device) - shift[:, None]).abs()
     return size - 1 - (size - 1 - index).abs()
 
@@ -52,7 +54,8 @@ def require_motion(prefix: str, shift: float, flip: float, res: int) -> None:
 
 
 def change_of_logits(game: Game, ctx: StepContext, verdict: Verdict, moved: Shift, use: str) -> Tensor:
-    """(D(x) - D(A x))^2, [N], for the images of a verdict as constants. The second look is reported nowhere."""
+    """(D(x) - D(A x))^2, [N], for the images of a verdict
+    as constants. The second look is reported nowhere."""
     img = verdict.seen.detach()
     if ctx.critic.view is not None:                 # A comes before the view, which the second look has again.
         img = verdict.img.detach()

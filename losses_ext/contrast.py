@@ -1,15 +1,19 @@
 """What the contrastive methods share: heads on a critic, its momentum copy, and queues of what the copy saw.
 
+The loss is InfoNCE [van den Oord et al. 2018, arXiv:1807.03748], copy
+and queues are those of MoCo [He et al. 2020, CVPR, arXiv:1911.05722]:
+
     e(x)                 the critic's last maps before its minibatch statistics, mean over their positions
     q = H(e(u)) / |H(e(u))|          k = H'(e'(v)) / |H'(e'(v))|, a constant
     C(u, v; H, Q) = -log( exp(q.k / T) / ( exp(q.k / T) + sum_j exp((q.Q_j + t_j) / T) ) )
 
-u, v: two views of one image, each with a draw of the augmentation of its own; H: a head, two dense layers; e', H': of the
-momentum copy of the critic and its heads; Q: unit vectors of earlier images; t_j: 0, unless the method says otherwise.
+u, v: two views of one image, each with a draw of the augmentation of its own; H: a
+head, two dense layers; e', H': of the momentum copy of the critic and its heads;
+Q: unit vectors of earlier images; t_j: 0, unless the method says otherwise.
 
-Once an iteration, after all phases: D' <- momentum * D' + (1 - momentum) * D, and the vectors of all micro-batches and
-ranks take the place of the oldest in their queue, so that the split of a batch changes nothing.
-"""
+Once an iteration, after all phases: D' <- momentum * D' + (1 - momentum)
+* D, and the vectors of all micro-batches and ranks take the place of the
+oldest in their queue, so that the split of a batch changes nothing. """
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,13 +51,14 @@ class Queue:
     def __init__(self, length: int, rng: torch.Generator, device: torch.device):
         self.entries = normalize(torch.randn([length, DIM], generator=rng)).to(device)     # [K,DIM]
         self.written = torch.randn([length], generator=rng).to(device)                      # [K]
-        self.position = 0
+        self.position = 0                               # Of the oldest entry.
 
     @torch.no_grad()
     def write(self, vectors: Tensor, batch_idx: int) -> None:
-        """Replaces the oldest entries by vectors [N,DIM], in place. More than fit: the first of them fill it from its start.
+        """Replaces the oldest entries by vectors [N,DIM], in
+        place; of more than the queue holds, the first are taken.
 
-        What is not finite leaves an entry as it is.
+        An entry stays as it is where the new vector is not finite.
         """
         length, num = len(self.entries), len(vectors)
         where = torch.arange(min(num, length), device=vectors.device)
@@ -73,20 +78,23 @@ class Queue:
 
 
 class Contrast(Regularizer):
-    """Base of the contrastive methods: the first critic of every source has a head for each kind of images, a momentum copy, and
-    a queue for each head. Queues hold what is left of private images: they are in the state of a run, and nowhere else.
-    """
+    """Base of the contrastive methods: the first critic of every source has a head for
+    each kind of images, a momentum copy, and a queue for each head. Queues hold what
+    is left of private images: they are in the state of a run, and nowhere else. """
 
     def __init__(self, game: Game, options: Any, kinds: Mapping[str, int | None]):
-        """`kinds`: length of the queue by kind of images, 'real' or 'fake'; None: by the number of images."""
+        """`kinds`: {'real' or 'fake': length of the queue of such images; None: 5 % of the images}.
+
+        Raises ValueError for a critic that hands out no feature maps.
+        """
         super().__init__(game, options)
         if LOWEST not in getattr(game.D.module, 'channels', ()):
             raise ValueError(f'--reg_type={self._name} needs feature maps, which a {type(game.D.module).__name__} does not hand '
                              f'out: leave out {self._name}, or give another --D')
         game.tap_D = True
         self._kinds = dict(kinds)
-        self._queues: dict[str, Queue] = {}             # 'critic/kind' ->
-        self._seen = Kept()                             # (critic, kind, micro-batch) -> vectors [N,DIM] of this iteration.
+        self._queues: dict[str, Queue] = {}             # By 'critic/kind'.
+        self._seen = Kept()                             # By (critic, kind, micro-batch): vectors [N,DIM] of this iteration.
         for critic in game.first_critics:
             assert critic.view is None, f'{critic.name} sees but a part of images'
             for kind in kinds:
@@ -133,7 +141,10 @@ class Contrast(Regularizer):
         return self._report(ctx.critic, 'real', self._contrast(ctx.critic, 'real', query, key))
 
     def _contrast_fakes(self, ctx: StepContext, z: Tensor, keep: str) -> Term:
-        """A fake and its neighbour, that of latents z [N,z_dim]. Into the queue goes the key, or the query as H' has it."""
+        """The contrast of each fake with its neighbour, which is made of latents z [N,z_dim].
+
+        `keep` says what enters the queue: the 'key', of the
+        neighbour; or the 'query', of the fake, projected by H'. """
         critic = ctx.critic
         if self._head_name('fake') not in critic.grafts or self.options.weight_fake == 0:
             return None
@@ -219,7 +230,8 @@ class Contrast(Regularizer):
 
 
 def contrast(query: Tensor, key: Tensor, queue: Tensor, temperature: float, offsets: Tensor | float = 0.0) -> Tensor:
-    """C, [N], of unit vectors [N,DIM] with unit vectors [N,DIM], against a queue [K,DIM]; `offsets`: t, [K]."""
+    """C, [N]: query and key are unit vectors [N,DIM], the
+    queue is [K,DIM], `offsets` are t, [K] or one for all."""
     same = (query * key).sum(1, keepdim=True)                                       # [N,1]
     others = query @ queue.T + offsets                                              # [N,K]
     logits = torch.cat([same, others], dim=1) / temperature
@@ -227,7 +239,7 @@ def contrast(query: Tensor, key: Tensor, queue: Tensor, temperature: float, offs
 
 
 def queue_length(num: int) -> int:
-    """How long a queue is for so many images, mirrored ones counted."""
+    """The length of a queue, unless it is given, for so many images, mirrored ones counted."""
     return int(SHARE * num)
 
 

@@ -1,6 +1,6 @@
 """Consistency regularization, CR [Zhang et al. 2020, ICLR, arXiv:1910.12027].
 
-What the critic says of a real must not change when the image is moved a little:
+The critic's logit of a real must not change when the image is moved a little:
 
     L = weight * (D(x) - D(A x))^2          x: a real, augmented; A: consistency.py
 

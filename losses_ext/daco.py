@@ -81,8 +81,8 @@ def num_kept(options: Options) -> int:
 
 
 def share_of_blind_draws(options: Options, res: int) -> float:
-    """How probable it is that all bands which a draw keeps are empty,
-    because so small an image has no such frequency."""
+    """The probability that all bands which a draw keeps are
+    empty, as images of res x res have no such frequency."""
     filled = set(band_map(res, res, options.bands, options.mask).flatten().tolist())
     choice = range(options.drop_low, options.bands)
     return comb(len(set(choice) - filled), num_kept(options)) / comb(len(choice), num_kept(options))
@@ -113,13 +113,18 @@ def band_map(height: int, width: int, bands: int, mask: str = 'hermitian',
 
 
 def _hermitian_bands(n, bands):
+    """Band of each of n frequencies: equal steps of |k|, so that k and -k are in the same one."""
     k = torch.arange(n)
     distance = torch.minimum(k, n - k)
     return (distance * bands // (n // 2 + 1)).clamp(max=bands - 1)
 
 
 def _official_bands(n, bands):
-    """Corner blocks of floor(n (i+1) / (2 bands)) cells per side; not symmetric: -b is inside, +b is not."""
+    """Band of each of n frequencies, as published: band i ends
+    at the corner block of floor(n (i+1) / (2 bands)) cells.
+
+    That is not symmetric: the block has frequency -b, where it ends, but not +b.
+    """
     k = torch.arange(n)
     radius = torch.minimum(k + 1, n - k)
     sizes = n * torch.arange(1, bands + 1) // (2 * bands)

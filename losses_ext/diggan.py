@@ -50,7 +50,7 @@ class DigGAN(WithRunningMeans):
         super().__init__(game, options, options.ema)
         self.interval = options.interval
         self.leaf = 'seen' if options.wrt == 'aug' else 'img'
-        # Critic -> gap [] of each micro-batch so far; d gap of them all, for each of its parameters.
+        # By critic: gap [] of each micro-batch so far; the sum of their d gap, for each of its parameters.
         self._gaps: dict[str, list[Tensor]] = {}
         self._slopes: dict[str, list[Tensor | None]] = {}
 
@@ -105,8 +105,8 @@ class DigGAN(WithRunningMeans):
 
 
 def gradient_norms(grad: Tensor) -> Tensor:
-    """||grad_i|| of input gradients [N,...] over all entries of an image, [N].
-    A gradient of zero has derivative zero."""
+    """||grad_i|| of input gradients [N,...] over all entries
+    of an image, [N]. Its derivative at zero is zero."""
     return grad.flatten(1).norm(dim=1)
 
 

@@ -1,10 +1,10 @@
-"""FakeCLR [Li et al. 2022, ECCV, arXiv:2207.08630]: of InsGen's contrast that of fakes alone.
+"""FakeCLR [Li et al. 2022, ECCV, arXiv:2207.08630]: the contrast of InsGen (insgen.py), of fakes alone.
 
     L_D += weight_fake * C(A G(z), A G(z'); H_f, Q_f)           z' = z + perturb * min(|z|, clamp) * n,   n ~ N(0, 1)
     L_G += weight_g * C(A G(z), A G(z); H_f, Q_f)
 
-C, the head H_f, the queue Q_f: contrast.py; A: the augmentation of the run, drawn anew for each view. Q_f takes the keys.
-How much an entry j of the queue counts depends on its age:
+C, the head H_f, the queue Q_f: contrast.py; A: the augmentation of the run, drawn anew for
+each view. Q_f takes the keys. How much an entry j of the queue counts depends on its age:
 
     t_j = 1 (constant),   0 (none),   or   exp(l_j / 0.01) / sum_i exp(l_i / 0.01)   (age)
 
@@ -69,11 +69,13 @@ class FakeCLR(Contrast):
 
 
 def perturbed(z: Tensor, noise: Tensor, share: float, most: float) -> Tensor:
-    """z', as large as z and standard normal noise [N,z_dim]: each number moves by a share of its own size."""
+    """z' [N,z_dim], of latents and standard normal noise of
+    that shape: each number moves in proportion to its size."""
     return z + share * z.abs().clamp(max=most) * noise
 
 
 def newest(written: Tensor) -> Tensor:
-    """t [K] of the iterations in which entries were written, with the sum 1: nearly all for the newest while these are few."""
+    """t [K], with the sum 1, from the iterations [K] in which entries were
+    written. The newest have nearly all of it as long as they are few."""
     l = written / written.max()
     return torch.softmax(l / l.norm() / AGE_TEMPERATURE, dim=0)

@@ -1,7 +1,7 @@
-"""What the two halves of GenCo share [Cui et al. 2022, AAAI, arXiv:2110.01254]:
-how several critics face one generator.
+"""What the two halves of GenCo share [Cui et al. 2022, AAAI,
+arXiv:2110.01254]: several critics D_k face one generator.
 
-    L_G = sum_k L_G(D_k)
+    L_G = sum_k L_G(D_k)            or, with `reduce=mean`, the mean over the critics of a source
 """
 from dataclasses import dataclass
 

@@ -29,7 +29,7 @@ from training.player import Player
 from training.regularizer import Regularizer, Term
 
 PUBLISHED = dict(res='64', warp='official')
-EPS = 1e-6      # Floor of the norms in the cosine; where F is shorter, the image shows nothing.
+EPS = 1e-6      # Floor of the norms in the cosine. Positions where F is shorter lie outside the moved image: they do not count.
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ def decoder_resolutions(res: int) -> list[int]:
 
 
 def _graft_decoder(critic: Player, G_channels: dict[int, int], res: int) -> None:
-    """Gives a critic the layers `b{r}_dec` for r = 8 ... res,
-    with the generator's numbers of channels as outputs."""
+    """Gives a critic the layers `b{r}_dec`, U_r, for r = 8 ...
+    res, with the generator's numbers of channels as outputs."""
     assert critic.view is None, f'GGDR asks {critic.name} for a feature map of images that its view hides from it'
     for name, make_layer in decoder_layers(G_channels, critic.module.channels, decoder_resolutions(res)).items():
         critic.graft(name, make_layer)
@@ -154,8 +154,8 @@ def decode(owner: torch.nn.Module, feats: Mapping[int, Tensor],
 
 
 def cosine_distance(prediction: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
-    """[N]: 1 - cos of maps [N,C,r,r] over channels, mean over the positions of `keep` [N,r,r]
-    that have a target."""
+    """1 - cos of maps [N,C,r,r] over channels, [N]: the mean over
+    positions that `keep` [N,r,r] marks and that have a target."""
     shown = target.norm(dim=1) >= EPS                                               # [N,r,r]
     shown = shown if keep is None else shown & keep
     distance = (1 - cosine_similarity(prediction, target, dim=1, eps=EPS)) * shown

@@ -1,6 +1,7 @@
 """LeCam regularization [Tseng et al. 2021, arXiv:2104.03310].
 
-The critic's logits must not run away from what it used to say of the other kind:
+The critic's logits of reals must not rise far above the mean
+of those of fakes, nor fakes' fall far below that of reals:
 
     L = weight * ( max(a_r - e_f, 0)^2 + max(e_r - a_f, 0)^2 )
 
@@ -66,13 +67,14 @@ class LeCam(WithRunningMeans):
 
 def follow(means: RunningMeans, critic: str, kind: str, logits: Tensor, start: int,
            round_idx: int = 0) -> Tensor | None:
-    """Adds logits, 'fake' or 'real', to their mean; returns that of the other kind,
-    once it was moved `start` times."""
+    """Adds logits [N] of a `kind`, 'fake' or 'real', to their running mean. Returns
+    the mean [] of the other kind; None before it was moved `start` times."""
     means.add(f'{critic}/{kind}', round_idx, logits)
     other = f'{critic}/{"real" if kind == "fake" else "fake"}'
     return means.get(other) if means.num_updates(other) >= start else None
 
 
 def drift(kind: str, logits: Tensor, mean_of_others: Tensor) -> Tensor:
-    """One half of the term, [N], without its weight: squared excess over the anchor."""
+    """One half of the term, [N], without its weight: by how
+    much logits [N] pass the other kind's mean [], squared."""
     return relu(mean_of_others - logits if kind == 'fake' else logits - mean_of_others).square()

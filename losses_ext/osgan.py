@@ -6,12 +6,14 @@ One batch of fakes x = G(z), one pass of the critic over it, and both players' g
     critic       d/d theta_D  mean_i L_f(a_i) + L_r(D(x_r))            a_i = D(x_i)
     generator    sum_i (d x_i / d theta_G)^T (d a / d x_i)^T L_g'(a) / N
 
-`exact`   computes the generator's image gradient d mean L_g / d x in a backward pass of its own: right for
-every critic and every game.
-`simple`  takes it from the critic's own backward pass, image i times gamma_i = L_g'(a_i) / L_f'(a_i):
-cheaper, and right
-          if a_i depends on image i alone.
-`full`    the same with the loss (L_f - L_g) / (1 - gamma), the paper's decomposition.
+L_g, L_f, L_r: what the generator minimises, and the critic
+on fakes and on reals, as functions of a logit. Forms:
+
+`exact`   computes the generator's image gradient d mean L_g / d x in a backward pass of its own. That is right for every
+          critic and every game.
+`simple`  takes it from the critic's own backward pass, image i times gamma_i = L_g'(a_i) / L_f'(a_i). That is cheaper, and
+          right if a_i depends on image i alone.
+`full`    is the same with the loss (L_f - L_g) / (1 - gamma), the paper's decomposition.
 """
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -103,8 +105,8 @@ def without_graph(gen: Generated) -> Generated:
 
 
 def exact_gradients(game: Game, ctx: StepContext, options: Options) -> tuple[Tensor, Tensor]:
-    """Accumulates one critic's gradients; returns the generator's image gradient [N,C,H,W]
-    and loss [N] by it."""
+    """Accumulates one critic's gradients; returns the
+    generator's image gradient [N,C,H,W] and loss [N] by it."""
     adversarial, critic = game.adversarial, ctx.critic
     parameters = list(critic.module.parameters())
     pair = adversarial.paired or bool(game.due('d_pair', ctx.batch_idx))  # Need both graphs to exist at once?
@@ -133,8 +135,8 @@ def image_gradient(loss_G: Tensor, img: Tensor) -> Tensor:
 
 
 def ratio_gradients(game: Game, ctx: StepContext, options: Options) -> tuple[Tensor, Tensor]:
-    """The same from the critic's own backward pass; terms on the pair get passes of their own,
-    on constant fakes."""
+    """The same from the critic's own backward pass; terms on
+    the pair get passes of their own, on constant fakes."""
     adversarial, critic = game.adversarial, ctx.critic
     parameters = list(critic.module.parameters())
     due, leaf = game.due('d_pair', ctx.batch_idx), game.leaf(ctx, 'd_pair')

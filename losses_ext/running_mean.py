@@ -33,16 +33,15 @@ class RunningMeans:
         self._means: dict[str, Tensor] = {}             # name -> [], always the same tensor.
 
     def add(self, name: str, round_idx: int, values: Tensor) -> None:
-        """Takes values, any shape, of the micro-batch of that number;
-        all of an iteration have equally many.
+        """Takes the values, of any shape, of micro-batch `round_idx`;
+        each micro-batch of an iteration has equally many.
 
-        Those of a phase that begins anew, with smaller micro-batches,
-        take the place of what it had added before.
+        When a phase begins anew with smaller micro-batches, their values replace what it had added before.
         """
         self._added[name, round_idx] = values.detach().mean()
 
     def update(self) -> None:
-        """Moves each mean that was added to. On every rank, which have added to the same ones."""
+        """Moves each mean that was added to, on every rank. All ranks must have added to the same ones."""
         names = list(dict.fromkeys(name for name, _ in self._added))
         means = [torch.stack([mean for (other, _), mean in self._added.items() if other == name]).mean() for name in names]
         self._added.clear()
@@ -66,7 +65,8 @@ class RunningMeans:
         return self._means.get(name)
 
     def _refresh(self, name):
-        """Makes `get` answer from what is known now, in the same tensor: a step that is replayed reads it there."""
+        """Makes `get` answer from what is known now, in the
+        same tensor: a step that is replayed reads it there."""
         num_updates, num_bad = self._num_updates[name], self._num_bad[name]
         share = torch.where(num_bad == 0, 1 - self.decay ** num_updates,
                             1 - self.decay ** (num_updates - num_bad).float())
@@ -99,8 +99,8 @@ class RunningMeans:
 
 
 class WithRunningMeans(Regularizer):
-    """A regularizer that follows running means, `_means`: they move after each iteration,
-    and a new stage has new ones."""
+    """A regularizer with running means, `_means`: they move
+    after each iteration, and begin anew with each stage."""
 
     def __init__(self, game: Game, options: Any, decay: float):
         super().__init__(game, options)

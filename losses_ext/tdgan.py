@@ -1,15 +1,15 @@
 """Temporary discriminators for data centres that come one after another [Qu et al. 2020,
 "Learn Distributed GAN with Temporary Discriminators", ECCV, arXiv:2007.09221].
 
-While centre k is on line it has a critic of its own, which is thrown away afterwards. G digests the centres
-on line and is reminded of what it, as it was when the stage began (G'), made for earlier ones:
+While centre k is on line it has a critic of its own, D_k, which is thrown away
+afterwards. G learns from the centres on line ("digesting"), and is held to the images
+that G', which is G when the stage began, makes for earlier centres ("reminding"):
 
     L_G = sum_k w_k L_G(D_k)  +  remind * A * mean |G(z, [c, e_j]) - G'(z, [c, e_j])|         k on line, j earlier
 
-e_j is the code of centre j, appended to G's label. Without it both terms would act on the same latents,
-and the result would be images between the centres, not of them. A = number of earlier centres. Both
-generators see the same random draws.
-"""
+z, c: latents and labels; e_j: the code of centre j, appended to G's label; A: number of
+earlier centres. Without codes both terms would act on the same latents, and the result
+would be images between the centres, not of them. G and G' see the same random draws. """
 import copy
 import sys
 from dataclasses import dataclass, replace
@@ -109,11 +109,11 @@ def parse_schedule(options: Options) -> list[tuple[list[int], float]]:
 
 @dataclass
 class CentreStage(Stage):
-    """A stage, and which centres were on line before it."""
+    """A stage of the schedule: its centres are `sources`, it ends at `end_nimg` images."""
     memory: tuple[Centre, ...] = ()         # Seen earlier, not on line now.
     previous: tuple[Centre, ...] = ()       # On line in the stage before.
-    begin_nimg: int = 0
-    number: int = 0
+    begin_nimg: int = 0                     # Images shown before it.
+    number: int = 0                         # 0, 1, ...
 
 
 class TDGAN(Regularizer):
@@ -227,7 +227,8 @@ class TDGAN(Regularizer):
             self._weigh_critics()
 
     def _end_early_if_over(self) -> None:
-        """The stage has no more iterations if a centre has stayed away for too long; the next one begins earlier."""
+        """Ends the stage now if one of its centres has stayed away
+        for too long; the next stage begins that much earlier."""
         if self._hub is not None and self._hub.is_over and self._stage.number not in self._early:
             self._early[self._stage.number] = self._stage.end_nimg = self._nimg
 
@@ -242,8 +243,8 @@ class TDGAN(Regularizer):
             training_stats.report0(f'Progress/tdgan_centre_{centre.index}', float(centre in stage.sources))
 
     def _change_over(self, stage, seed, new):
-        """Freezes the teacher, replaces the critics, and lets the codes of new centres start
-        where the previous centre is."""
+        """At the change of stages: keeps G as the teacher G', renews the
+        critics, and copies a previous centre's code to the `new` ones."""
         game = self.game
         if self.options.d == 'keep':
             self._keep_critics()
@@ -262,7 +263,8 @@ class TDGAN(Regularizer):
                     self._copy_code(G, previous[0].index, centre.index)
 
     def _keep_critics(self):
-        """Of the stage that ends; a centre keeps its own."""
+        """Remembers the critics of the stage that ends, by
+        centre; in the process of a centre only its own."""
         for source, centre in enumerate(self._stage.sources if self._stage else ()):
             if self._own not in (None, centre.index):
                 continue
@@ -270,8 +272,8 @@ class TDGAN(Regularizer):
             self._kept[centre.index] = copy.deepcopy(dict(critics=critics, p=getattr(self.game.augment, 'p', None)))
 
     def _renew_critics(self, stage, seed):
-        """Fresh critics, or those that the centres had when they were last on line, with their strength of
-        augmentation."""
+        """Fresh critics, or those that their centres had when they
+        were last on line, with that strength of augmentation."""
         for number, critic in enumerate(self.game.critics.values()):
             critic.reset(seed + number)
         kept = [self._kept.get(centre.index) for centre in stage.sources]
@@ -284,7 +286,7 @@ class TDGAN(Regularizer):
 
     @torch.no_grad()
     def _copy_code(self, G, old, new):
-        """The column of the label embedding of one centre becomes that of another."""
+        """In G's label embedding, copies the column of the code of centre `old` to that of centre `new`."""
         columns = G.mapping.embed.weight                                            # [embed_features, c_dim]
         columns[:, self._c_dim + new] = columns[:, self._c_dim + old]
 
@@ -296,8 +298,8 @@ class TDGAN(Regularizer):
         return [centre for centre in stage.memory if centre.labels is not None]
 
     def _weigh_critics(self):
-        """Multiplies the critics' weights in G's loss by those of their centres;
-        all are 0 while new critics warm up."""
+        """Multiplies the critics' weights in G's loss by those
+        of their centres; all are 0 while new critics warm up."""
         centres = self._stage.sources
         warm = not self._stage.previous or self._nimg >= self._stage.begin_nimg + self.options.warmup * 1000
         if self._base_weights is None:
@@ -324,8 +326,8 @@ class TDGAN(Regularizer):
         return rho * (self.options.remind * (len(memory) if self.options.memory == 'sum' else 1))
 
     def describe(self) -> dict:
-        """The centres of the schedule, but not where their data are;
-        and what labels those on line so far have had."""
+        """The centres of the schedule, but not where their data
+        are, and the labels of those that have been on line."""
         scheduled = [centre for centre in self._centres
                      if any(centre.index in ids for ids, _ in self._schedule)]
         seen = [centre for centre in self._centres if centre.labels is not None and centre.code is not None]

@@ -38,7 +38,7 @@ class WeCo(Regularizer):
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options)
-        self._others = {}  # {name of a critic that is pushed: the critic it is pushed away from}
+        self._others = {}           # {name of a critic that is pushed: the critic it is pushed away from}
         for critic in game.first_critics:
             twin = game.add_critic(f'D2{critic.suffix}', source=critic.source)
             parameter_pairs(critic.module, twin.module)         # Raises if they do not match.
@@ -67,8 +67,8 @@ def push(cosine: Tensor, weight: float, remaining: float | Tensor) -> Tensor:
 
 
 def parameter_pairs(constant: torch.nn.Module, learning: torch.nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """[(theta_1, theta_2)] of two critics, the first ones detached.
-    Layers that a method grafted on one are left out.
+    """[(theta_1, theta_2)] of two critics, the first ones
+    detached. Layers that a method grafted on one are left out.
 
     Raises ValueError for the first tensor whose shapes differ.
     """
@@ -82,8 +82,8 @@ def parameter_pairs(constant: torch.nn.Module, learning: torch.nn.Module) -> lis
 
 
 def weight_cosine(pairs: list[tuple[Tensor, Tensor]], mode: str = 'global') -> Tensor:
-    """Cosine between two sets of weights given as pairs of tensors; `layer`:
-    the mean of the tensors' own cosines."""
+    """Cosine [] between two sets of weights, given as pairs of
+    tensors; with `layer` the mean of the pairs' own cosines."""
     dots = torch.stack([(a * b).sum() for a, b in pairs])
     squares = [torch.stack([tensor.square().sum() for tensor in side]) for side in zip(*pairs)]
     if mode == 'global':

@@ -1,13 +1,14 @@
 """Latent consistency regularization, zCR [Zhao et al. 2021, AAAI, arXiv:2002.04724].
 
-For latents z and z + e close to each other the critic must say the same, and the generator must not make the same:
+For latents z and z + e, close to each other, the critic must give
+the same logit, but the generator must not make the same image:
 
     L_D += weight_d * (D(G(z)) - D(G(z + e)))^2
     L_G -= weight_g * mean over channels and pixels of (G(z) - G(z + e))^2          e ~ N(0, noise^2)
 
-Both images of a pair have the same styles mixed in, the same noise of G and the same draw of the augmentation; in the
-critic's part both are constants. With bCR it is the ICR of the paper.
-"""
+Both images of a pair have the same styles mixed in, the same noise of G and the
+same draw of the augmentation; in the critic's part both are constants. Together
+with bCR it is the paper's improved consistency regularization, ICR. """
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +53,8 @@ class ZCR(Regularizer):
         return -self.options.weight_g * change
 
     def _shared_neighbours(self, ctx: StepContext) -> Tensor:
-        """Those of `ctx.gen`, as constants. Critics that share their fakes share them too: only the first knows the latents."""
+        """G(z + e) as constants, made once for all critics that
+        learn from the same fakes: only the first has the draws."""
         key = ('zcr', ctx.source, ctx.round)
         if key in ctx.iteration:
             return ctx.iteration[key]

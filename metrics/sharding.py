@@ -23,14 +23,14 @@ _wants_stop: ContextVar[Callable[[], bool]] = ContextVar('wants_stop', default=l
 
 
 class StopAsked(Exception):
-    """The work is not wanted any more: `wants_stop`, as given to `stoppable`, is true on at least one
-    process."""
+    """The work is not wanted any more: `wants_stop`, as
+    given to `stoppable`, is true on at least one process."""
 
 
 @contextmanager
 def stoppable(wants_stop: Callable[[], bool]) -> Iterator[None]:
-    """Work in this block ends by StopAsked, on all processes at the same place,
-    soon after `wants_stop` is true on any."""
+    """Work in this block ends by StopAsked, on all processes at
+    the same place, soon after `wants_stop` is true on any."""
     token = _wants_stop.set(wants_stop)
     try:
         yield
@@ -75,12 +75,11 @@ def in_order(
 
 
 def together(function: Callable[[], Any]) -> list[Any]:
-    """What `function` returns on each process, by rank, on all of them. If it raises on one,
-    it raises on all.
+    """Calls `function` on every process; returns, on all of them, the list of what it returned, by rank.
 
-    If any is asked to stop, before it or meanwhile, all raise StopAsked. (Errors that are raised then are
-    left out: they come from the same request to stop.)
-    """
+    If it raises on one process, it raises on all. If any process is asked to
+    stop, before or meanwhile, all raise StopAsked; errors that are raised
+    then are not shown, as they come from the same request to stop. """
     return _together(function, distributed.gather_objects)
 
 
@@ -90,7 +89,7 @@ def _together(function, gather):
     try:
         check_stop()
         outcome = function()
-    # Every error is passed on to the other processes, which would wait for ever otherwise.
+    # The other processes wait for this one's answer: every error becomes one.
     except Exception as caught:
         error = caught
     is_stopped = error is not None and _wants_stop.get()()

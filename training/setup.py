@@ -42,8 +42,8 @@ class Run:
     batch_idx: int = 0                  # Iterations so far.
     stage_idx: int = 0
     stage_begun: bool = False           # Has the current stage's `begin_stage` been called?
-    rollbacks: int = 0  # How often the run went back to a saved state; the reals' order depends on it.
-    micro_batch: int = 0  # Images at once on one rank: `batch_gpu`, or less after running out of memory.
+    rollbacks: int = 0                  # How often the run went back to a saved state; the reals' order depends on it.
+    micro_batch: int = 0                # Images at once on one rank: `batch_gpu`, or less after running out of memory.
     reals: list[RealStream] | None = None   # Of the current stage's sources, once it is entered.
     graphs: PhaseGraphs | None = None   # CUDA graphs of the phases, if it has any.
     exchange: GradientExchange | None = None    # Of gradients, with several processes.
@@ -77,8 +77,7 @@ class Run:
         return self.stages[-1].end_nimg
 
     def enter_stage(self, stage_idx: int) -> None:
-        """Makes a stage the current one: opens its data, and calls `begin_stage` of the regularizers,
-        once."""
+        """Makes a stage the current one: calls `begin_stage` of the regularizers, and opens its data."""
         if stage_idx != self.stage_idx:
             self.stage_idx, self.stage_begun, self.reals = stage_idx, False, None
         self.forget_graphs()
@@ -162,7 +161,8 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
 
     if config['training_set_kwargs'] is not None:       # Else a method opens its own, stage by stage.
         dataset = dataset or dnnlib.util.construct_class_by_name(**config['training_set_kwargs'])
-    # The reference's data loader draws one number here; the same draw makes a seed give the weights that it gives there.
+    # The reference's data loader draws one number here; the same
+    # draw makes a seed give the weights that it gives there.
     torch.empty([], dtype=torch.int64).random_()
     game = build_game(config, device)
     game.G_ema = copy.deepcopy(game.G.module).eval()
@@ -178,7 +178,8 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
 
 
 def open_reals(config: dict, dataset: Any, device: torch.device, start_nimg: int = 0, order: int = 0) -> RealStream:
-    """This rank's endless reals of a data set, from a position of the run on, in one of many orders."""
+    """The endless stream of this rank's reals of a data set, from image
+    `start_nimg` of the run on; each `order` is another order of the images."""
     return RealStream(dataset, config['batch'], distributed.rank(), distributed.world_size(),
                       config['seed'] + order, config['data_loader_kwargs'], device, start_nimg)
 
@@ -250,7 +251,8 @@ def build_ada(config: dict) -> AdaptiveStrength | None:
 
 
 def build_graphs(config: dict, game: Game, streams: Streams, device: torch.device) -> PhaseGraphs | None:
-    """The CUDA graphs of the phases, unless they are off; says why a run that could be thought to have them cannot."""
+    """The CUDA graphs of the phases; None if they are switched off or not possible,
+    which is said with the reason on CUDA devices, or if they were asked for."""
     wanted = config.get('cuda_graphs', 'auto')
     if wanted == 'off':
         return None
@@ -265,9 +267,9 @@ def build_graphs(config: dict, game: Game, streams: Streams, device: torch.devic
 
 
 def build_phases(config: dict, game: Game) -> list[Phase]:
-    """What an iteration consists of: the phases of the recipe, then those that methods add.
+    """The phases of an iteration: those of the recipe, then those that methods add.
 
-    Raises ValueError.
+    Raises ValueError if a method acts where no phase has a place for it.
     """
     phases = list(recipe_of(config)(game))
     phases += [phase for regularizer in game.regularizers for phase in regularizer.phases()]
@@ -287,12 +289,10 @@ def check_sites(game: Game, phases: list[Phase], loss: str) -> None:
 
 
 def init_from(run: Run, networks: dict[str, Any], allow_partial: bool = False) -> None:
-    """Copies players and G_ema from what a network file holds, by name, on rank 0;
-    then makes all ranks equal.
+    """Copies players and G_ema, by name, from the networks of a file on rank 0, then makes all ranks equal.
 
-    What the file lacks keeps its fresh values. A tensor of another shape raises a ValueError that names it,
-    before anything of that network is copied; with `allow_partial` it keeps its fresh values, too.
-    """
+    What the file lacks keeps its fresh values. A tensor of another shape raises ValueError, with its name,
+    before anything of that network is copied; with `allow_partial` it keeps its fresh values, too. """
     if distributed.rank() == 0:
         mine = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
         for name, module in mine.items():
@@ -312,8 +312,8 @@ def init_from(run: Run, networks: dict[str, Any], allow_partial: bool = False) -
 
 
 def init_grafts_from(player: Player, tensors: dict[str, torch.Tensor]) -> None:
-    """Copies the layers grafted on a player from `tensors`, as far as they are there;
-    says which ones start fresh."""
+    """Copies the layers grafted on a player from `tensors`, as
+    far as they are there, and prints which ones start fresh."""
     state, fresh = player.module.state_dict(), []
     for name in player.grafts:
         keys = [key for key in state if key.startswith(f'{name}.')]

@@ -1,7 +1,8 @@
-"""The loop: which phase is due, its micro-batches, the optimizer step, the generator average, adaptive augmentation.
+"""The loop: which phase is due, its micro-batches, the
+optimizer step, the generator average, adaptive augmentation.
 
-What a phase does is `loss.py`; how a run is put together is `setup.py`; what is periodic or for humans is `ticks.py`.
-"""
+What a phase does is `loss.py`; how a run is put together is
+`setup.py`; what is periodic or for humans is `ticks.py`. """
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -62,8 +63,8 @@ def run_iteration(run: Run, ticks: Ticks) -> None:
 
 
 def next_reals(run: Run) -> list[tuple[Tensor, Tensor]]:
-    """A batch of each source. If one rank cannot load any, all raise OutOfImagesError: they save and end
-    together."""
+    """A batch of reals of each source. If one rank cannot load its
+    part, all raise OutOfImagesError, save and end together."""
     reals, problem = [], None
     try:
         reals = [stream.next_batch() for stream in run.reals]
@@ -75,11 +76,11 @@ def next_reals(run: Run) -> list[tuple[Tensor, Tensor]]:
 
 
 def run_phase(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared: dict) -> Tensor | None:
-    """Accumulates the gradients of the phase's players over its micro-batches, then steps; returns what
-    `finish_phase` returns.
+    """Accumulates the gradients of the phase's players over
+    its micro-batches, then does their optimizers' step.
 
-    If the device runs out of memory, the phase is repeated with smaller micro-batches. A run that has CUDA graphs replays.
-    """
+    Returns what `finish_phase` returns. If the device runs out of memory, the phase is repeated with smaller
+    micro-batches. In a run with CUDA graphs the phase is replayed from its graph, once there is one. """
     if run.graphs is not None:
         done = run.graphs.run(run, phase, list(micro_batches(run, phase, reals, shared)), learn)
         if done is not NOT_DONE:
@@ -122,7 +123,9 @@ def back_propagate(run: Run, phase: Phase, contexts: Iterable[StepContext]) -> N
 
 
 def kind_of(run: Run, phase: Phase) -> tuple | None:
-    """What decides how often a phase adds to each gradient. None: regularizers may add to them when all is through."""
+    """A key: phases that have the same one add to each parameter's gradient
+    equally often, so that it is known when a gradient is complete. None if
+    regularizers may still add to gradients after the last micro-batch. """
     if run.game.having('end_phase'):
         return None
     acting = [r for r in run.game.regularizers if r.sites & phase.step.sites]
@@ -130,20 +133,20 @@ def kind_of(run: Run, phase: Phase) -> tuple | None:
 
 
 def parameters_of(players: list[Player]) -> list[Tensor]:
-    """All that learns."""
+    """The parameters of some players."""
     return [parameter for player in players for parameter in player.module.parameters()]
 
 
 def take_step(run: Run, phase: Phase) -> Tensor | None:
-    """What follows when all micro-batches are through; returns what `finish_phase` returns."""
+    """Ends a phase after its last micro-batch; returns what `finish_phase` returns."""
     for regularizer in run.game.having('end_phase'):
         regularizer.end_phase(phase)
     return finish_phase(phase.players, run.exchange)
 
 
 def shrink_micro_batch(run: Run) -> None:
-    """Halves, for good, the images that are computed at once. Gradients stay those of the configured
-    micro-batches."""
+    """Halves, for the rest of the run, the images that are computed
+    at once. Gradients stay those of the configured micro-batches."""
     group = run.config['D_kwargs']['epilogue_kwargs']['mbstd_group_size']
     before = run.micro_batch
     run.micro_batch = max(num for num in range(1, before // 2 + 1) if run.batch_gpu % num == num % min(group, num) == 0)
@@ -154,7 +157,8 @@ def shrink_micro_batch(run: Run) -> None:
 
 
 def micro_batches(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared: dict) -> Iterator[StepContext]:
-    """The contexts of a phase: reals, latents and labels of each of its sources, in pieces of `micro_batch`."""
+    """The contexts of a phase: reals, latents and labels
+    of each of its sources, in pieces of `micro_batch`."""
     for index in sources_of(run, phase):
         source = run.stage.sources[index]
         if phase.critic is None and not phase.every_source:
@@ -181,8 +185,8 @@ def sources_of(run: Run, phase: Phase) -> list[int]:
 
 
 def fake_labels(run: Run, source: Source, ctx: StepContext) -> tuple[Tensor, Tensor]:
-    """Labels of the fakes of a micro-batch, for G and for critics. In a paired game they are those of the
-    reals."""
+    """Labels of the fakes of a micro-batch, for G and for
+    critics. In a paired game they are those of the reals."""
     if run.game.adversarial.paired and source is run.stage.sources[ctx.source]:
         return source.with_code(ctx.real_c), ctx.real_c
     labels = source.draw_labels(len(ctx.real_img), ctx.numpy_rng('labels'))
@@ -192,9 +196,9 @@ def fake_labels(run: Run, source: Source, ctx: StepContext) -> tuple[Tensor, Ten
 def finish_phase(players: list[Player], exchange: GradientExchange | None = None) -> Tensor | None:
     """Averages the gradient over all ranks and takes one optimizer step; none if nothing was back-propagated.
 
-    Returns whether the gradient is not finite (a boolean on the device), None without a step. If it is not, or so large
-    that its squares are not, the step is left out on the device, and the host need not know of it.
-    """
+    Returns, as a boolean on the device, whether the gradient, or the sum of its
+    squares, is not finite: then the step is left out, which the device decides
+    without making the host wait. Returns None if there was nothing to step with. """
     for player in players:
         player.module.requires_grad_(False)
     parameters = parameters_of(players)
@@ -217,7 +221,8 @@ def finish_phase(players: list[Player], exchange: GradientExchange | None = None
 
 
 def adapt_augmentation(run: Run) -> None:
-    """Moves the strength of the augmentation towards the point where the first critic's reals look as real as asked."""
+    """Moves the strength of the augmentation towards the point
+    where the first critic's reals look as real as asked."""
     signs = run.game.D.real_signs           # [2]: sum, count.
     distributed.all_reduce_mean_([signs])
     p = run.ada.step(run.game.augment.p, (signs[0] / signs[1]).item())

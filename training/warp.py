@@ -15,7 +15,7 @@ REACH = 3   # How far the filters that double and halve the resolution see to ei
 
 @dataclass(frozen=True)
 class Geometry:
-    """Geometric part of a draw, for images of any size. Position x of the output shows the input at
+    """The geometric part of a draw, for images of any size. Position x of the output shows the input at
 
         blit (stretch (x - xfrac * size) - round(xint * size))
     """
@@ -43,9 +43,11 @@ class Warp:
 
     Padding by size - 1 in all cases would need no copy, but would cost the work of nine images per image. The
     margins of a batch cost that of 1.1 images at p = 0, of 2 to 3 at p = 0.2, of 4 to 6 at p = 1 (pipe bgc,
-    64 to 1024 pixels). With `shares` of the size, ascending to 1, all margins of a batch are the least of these that will do:
-    few sizes, each of which comes again, for CUDA graphs.
-    """
+    64 to 1024 pixels).
+
+    `shares` (of the size, in ascending order, the last 1) are for CUDA graphs, which
+    are captured once for each size of margins: all margins of a batch are then
+    rounded up to the smallest share that is enough, so that few sizes occur. """
 
     def __init__(self, width: int, height: int, linear: torch.Tensor, offset: torch.Tensor, shares: tuple[float, ...] = ()):
         self.width, self.height = width, height
@@ -65,7 +67,8 @@ class Warp:
         self.fetch_margins()
 
     def fetch_margins(self) -> None:
-        """Starts to copy the margins to the host: again, when a graph has changed them."""
+        """Starts to copy the margins to the host; to be called
+        again when the replay of a CUDA graph has changed them."""
         self._on_host, self._arrived = self.margins, None
         if self.margins.is_cuda and not torch.cuda.is_current_stream_capturing():
             self._on_host = self.margins.to('cpu', non_blocking=True)               # Into pinned memory.
@@ -81,12 +84,12 @@ class Warp:
         return [int(left), int(right), int(top), int(bottom)]
 
     def sampling_grid(self) -> torch.Tensor:
-        """[N, 2 (H + 2 REACH), 2 (W + 2 REACH), 2] for `grid_sample`,
-        in the image after padding and doubling.
+        """Where to sample, [N, 2 (H + 2 REACH), 2 (W + 2 REACH), 2], in
+        coordinates of `grid_sample` in the padded image at twice its resolution.
 
-        The output is doubled, too, with a border of REACH pixels. The wavelet filter that doubles the
-        resolution shifts the image by half a doubled pixel; the grid makes up for it.
-        """
+        The output has twice the resolution, too, and a border of REACH
+        pixels. The wavelet filter that doubles the resolution moves the image
+        by half a pixel of the doubled one; the grid makes up for that. """
         before, after = self.margins
         size_in = 2 * (self.size + before + after)
         size_out = _size(2 * (self.width + 2 * REACH), 2 * (self.height + 2 * REACH), self.linear.device)
@@ -97,9 +100,8 @@ class Warp:
     def apply_to(self, maps: torch.Tensor) -> torch.Tensor:
         """Moves feature maps [N, C, h, w] as the images are moved, by bilinear sampling.
 
-        Where the image continues as its reflection, so do the maps, about the centres of the image's
-        outermost pixels; where the image is zero, so are they.
-        """
+        Where the moved image shows its reflection, so do the maps, about the centres of
+        the image's outermost pixels; where the moved image is zero, so are the maps. """
         height, width = maps.shape[2:]
         theta = torch.cat([self.linear * self.size, 2 * self.offset], dim=2) / self.size[:, None]
         position = affine_grid(theta, width, height)  # [N, h, w, 2], +-1 at the borders.
@@ -112,8 +114,8 @@ class Warp:
         return grid_sample_gradfix.grid_sample(maps, grid.to(maps.dtype))
 
 
-# Positions are formed without matrix products: in TF32 these keep ten bits,
-# a quarter of a pixel at 1024 pixels.
+# Positions are formed without matrix products, which in TF32
+# round to ten bits: a quarter of a pixel at 1024 pixels.
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -122,10 +124,10 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def affine_grid(theta: torch.Tensor, width: int, height: int) -> torch.Tensor:
-    """[N, height, width, 2] theta (x, y, 1) at the centres of pixels, -1 ... 1 from edge to edge;
-    theta is [N, 2, 3].
+    """theta (x, y, 1) at the centres of pixels, [N, height, width,
+    2]; x, y go from -1 to 1, edge to edge; theta: [N, 2, 3].
 
-    What `torch.nn.functional.affine_grid` computes with `align_corners=False`, to rounding.
+    To rounding this is `torch.nn.functional.affine_grid` with `align_corners=False`.
     """
     along_x, along_y, constant = theta[:, None, None].unbind(dim=4)                 # [N, 1, 1, 2]
     rows = constant + along_y * _centres(height, theta.device)[:, None, None]       # [N, height, 1, 2]
@@ -133,7 +135,7 @@ def affine_grid(theta: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
 
 def _centres(num, device):
-    """[num] Centres of so many pixels between -1 and 1."""
+    """The centres, [num], of `num` pixels that fill -1 ... 1."""
     return misc.constant((2 * np.arange(num) + 1) / num - 1, dtype=torch.float32, device=device)
 
 

@@ -1,5 +1,6 @@
 """The tree stays small in its parts: what has to be read for one step, how long functions and files are."""
 import ast
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -84,6 +85,8 @@ def test_contributing_says_what_to_read():
     for file in STEP:
         said = text.partition(f'`{file}` (')[2].partition(')')[0]
         assert said.isdigit() and abs(int(said) - num_lines(file)) <= 5, f'{file}: {said!r} lines, it has {num_lines(file)}'
+    of_loop = sum(num_lines(file) for file in ITERATION if file not in STEP)
+    assert abs(int(re.search(r'\((\d+) lines together\)', text)[1]) - of_loop) <= 10, f'the loop has {of_loop} lines'
 
 
 # All of it.
