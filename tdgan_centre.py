@@ -16,7 +16,7 @@ from dnnlib import output
 from dnnlib.computing import device_option
 from dnnlib.numbers import Real
 from torch_utils.wire import certificates
-from torch_utils.wire.address import check_security
+from torch_utils.wire.address import NVFLARE, check_security
 
 # Threads that wait should sleep, as in train.py.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -29,7 +29,8 @@ Example, on one machine (--insecure: without certificates):
 ''')
 @click.option('--data', required=True, metavar='PATH', help='Folder or zip of the images of this centre.')
 @click.option('--private', required=True, metavar='DIR', help='Directory for its critics and their states.')
-@click.option('--connect', required=True, metavar='HOST:PORT', help='Where the generator\'s site listens.')
+@click.option('--connect', required=True, metavar='HOST:PORT',
+              help='Where the generator\'s site listens; in a job of NVFlare: nvflare.')
 @click.option('--name', required=True, help='What this centre is called in --tdgan_centres and in its certificate.')
 @click.option('--tls', default='', metavar='DIR', help='Directory of certificates: authority.pem, own.pem, own.key.')
 @click.option('--insecure', is_flag=True, help='Without certificates and encryption; on one machine only.')
@@ -53,9 +54,9 @@ Example, on one machine (--insecure: without certificates):
 def main(**o):
     """Take part in a training as a data centre: images and critics stay here, image gradients leave."""
     identity = checked(o)
+    is_open = identity is None and o['connect'] != NVFLARE
     print(f'Images:             {o["data"]}, {num_images(o)} of them\nPrivate directory:  {o["private"]}')
-    print(f'Generator\'s site:   {o["connect"]}{"" if identity else ", without certificates: for this machine alone"}',
-          flush=True)
+    print(f'Generator\'s site:   {o["connect"]}{", without certificates: for this machine alone" if is_open else ""}', flush=True)
     if o['dry_run']:
         click.echo('Dry run; nothing was written, nobody was asked.')
         return
@@ -66,6 +67,8 @@ def checked(o):
     """The certificates of this end, None without; everything that can be refused is refused here."""
     try:
         check_security('--', o['connect'], o['tls'], o['insecure'])
+        if o['connect'] == NVFLARE:
+            return None
         for package in ('grpc', *(['cryptography'] if o['tls'] else [])):
             if importlib.util.find_spec(package) is None:
                 raise click.ClickException('this needs the extra "sites" (pip install grpcio cryptography)')
@@ -93,7 +96,6 @@ def take_part(o, identity):
     from metrics.images_elsewhere import moments_for
     from report import refresh
     from torch_utils import distributed
-    from torch_utils.wire.grpc_channel import connect
     from torch_utils.wire.record import RecordError, recorded
     part = losses_ext.centre_program()
     try:
@@ -102,7 +104,7 @@ def take_part(o, identity):
         centre = part.Centre(o['name'], o['data'], Path(o['private']), o['device'], dict(labels_from=o['labels_from']),
                              part.Hardening(o['grad_clip'], o['grad_noise']), part.Limits(o['max_network'], o['max_message']),
                              moments_for if o['share_moments'] else None)
-        dial = recorded(partial(connect, o['connect'], identity), o['record_wire'])
+        dial = recorded(dialled(o['connect'], identity), o['record_wire'])
         page = part.Page(centre, refresh)
         finished = part.Participant(centre, page.begin_stage, page.after).take_part(
             dial, float('inf') if o['patience'] is None else o['patience'])
@@ -111,6 +113,15 @@ def take_part(o, identity):
     if not finished:
         click.echo('The generator\'s site has not come back; the same command goes on.')
         sys.exit(75)
+
+
+def dialled(address, identity):
+    """How to connect to the generator's site."""
+    if address == NVFLARE:
+        from torch_utils.wire.nvflare_channel import post
+        return partial(post().connect, 'server')
+    from torch_utils.wire.grpc_channel import connect
+    return partial(connect, address, identity)
 
 
 if __name__ == '__main__':

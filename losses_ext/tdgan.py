@@ -63,7 +63,7 @@ class Options:
                        '(tdgan_centre.py, docs/sites.md).', choices=('local', 'remote'), left_out=True)
     centres: str = option('', 'Names of the centres 0, 1, ..., with commas, as in their certificates; of the mode remote, in '
                           'place of --tdgan_data.', left_out=True)
-    listen: str = option('', 'HOST:PORT at which centres connect.', left_out=True)
+    listen: str = option('', 'HOST:PORT at which centres connect; in a job of NVFlare: nvflare.', left_out=True)
     tls: str = option('', 'Directory of the certificates of this end.', left_out=True)
     insecure: bool = option(False, 'Without certificates; on one machine only.', left_out=True)
     patience: float = option(3600.0, 'Seconds that a centre on line may be away.', within='[0, inf)', left_out=True)

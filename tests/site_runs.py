@@ -1,6 +1,7 @@
 """Runs of TDGAN between sites for tests: centres in
 processes of their own, the generator's site in this one."""
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -23,6 +24,12 @@ NAMES = ('north', 'south')
 NUM_CLASSES = 3
 BASE = ['--outdir=unused', '--reg_type=tdgan', '--cfg=tiny', '--cbase=64', '--cmax=4', '--batch=8', '--device=cpu',
         '--metrics=none', '--log=none', '--map-depth=2', '--workers=0']
+
+
+def newest_state(folder):
+    """(images, file) of the newest state of the run in a directory."""
+    found = {int(re.search(r'(\d+)\.safetensors', path.name)[1]): path for path in folder.glob('*/training-state-*.safetensors')}
+    return max(found.items(), default=(0, None))
 
 
 class Sites:

@@ -8,7 +8,7 @@ from typing import Any
 import losses_ext
 from losses_ext.sites import agreement
 from torch_utils.wire import certificates
-from torch_utils.wire.address import check_security
+from torch_utils.wire.address import NVFLARE, check_security
 
 # Options of this method that are each end's own affair.
 OWN = frozenset({'listen', 'tls', 'insecure', 'patience', 'data'})
@@ -59,6 +59,8 @@ def check_connection(options: Any) -> None:
     if not options.listen:
         raise ValueError('--tdgan_mode=remote needs --tdgan_listen=HOST:PORT, where centres connect')
     check_security('--tdgan_', options.listen, options.tls, options.insecure)
+    if options.listen == NVFLARE:
+        return
     for package in ('grpc', *(['cryptography'] if options.tls else [])):
         if importlib.util.find_spec(package) is None:
             raise ValueError('--tdgan_mode=remote needs the extra "sites" (pip install grpcio cryptography)')

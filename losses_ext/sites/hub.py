@@ -25,6 +25,7 @@ from losses_ext.sites import agreement, arrival
 from losses_ext.sites.agreement import Disagreement, Kind
 from losses_ext.sites.answers import ignore, moments_in, report_moments
 from losses_ext.sites.arrival import Presence
+from torch_utils.wire.address import NVFLARE
 from torch_utils.wire.channel import Channel, Closed
 from torch_utils.wire.message import BadMessage, Header, Message, TensorForm
 from training.loss import Game, StepContext
@@ -423,8 +424,19 @@ def hub_of(names: list[str], patience: float, address: str, tls: str, **kinds: s
     return HUBS[key]
 
 
+def close_hubs() -> None:
+    """Tells the centres of all runs of this process that these are over, or stop for now."""
+    for hub in HUBS.values():
+        hub.close()
+    HUBS.clear()
+
+
 def listen(address: str, tls: str, on_channel: Callable) -> Callable[[], None]:
-    """Lets centres connect over gRPC; returns how to end that. Raises CannotGoOn."""
+    """Lets centres connect; returns how to end that. Raises CannotGoOn."""
+    if address == NVFLARE:
+        from torch_utils.wire.nvflare_channel import post
+        print('Listening for centres in a job of NVFlare.', flush=True)
+        return post().listen(on_channel)
     from torch_utils.wire import certificates, grpc_channel
     try:
         listener = grpc_channel.Listener(address, certificates.load(tls) if tls else None, on_channel)

@@ -1,11 +1,10 @@
 """Processes of both sides of TDGAN between sites that are
 killed again and again, and end where an undisturbed run ends.
 
-SITES_KILLS=100 kills so often instead of 3 times.
+SITES_KILLS=100 kills so often instead of 3 times; SITES_SEED=1 kills at other moments than 0.
 """
 import os
 import random
-import re
 import socket
 import subprocess
 import sys
@@ -13,21 +12,17 @@ import time
 from pathlib import Path
 
 import pytest
+from site_runs import newest_state as newest
 from tiny import assert_same_bits, make_dataset
 
 from torch_utils.state_file import load_state
 
 ROOT = Path(__file__).parents[2]
 NUM_KILLS = int(os.environ.get('SITES_KILLS', '3'))
+SEED = int(os.environ.get('SITES_SEED', '0'))
 KIMG = 0.16 + 0.08 * NUM_KILLS      # A state each 0.08 kimg, and a kill after each of them.
 OPTIONS = ['--reg_type=tdgan', '--cfg=tiny', '--cbase=64', '--cmax=4', '--batch=8', '--device=cpu', '--metrics=none',
            '--log=none', '--workers=0', '--tick=0.08', '--snap=1', f'--tdgan_schedule=0:{KIMG / 2:g},0+1:{KIMG / 2:g}']
-
-
-def newest(folder):
-    """(images, file) of the newest state of the run in a directory."""
-    found = {int(re.search(r'(\d+)\.safetensors', path.name)[1]): path for path in folder.glob('*/training-state-*.safetensors')}
-    return max(found.items(), default=(0, None))
 
 
 class Killed:
@@ -78,7 +73,7 @@ def test_a_run_whose_processes_are_killed_ends_where_an_undisturbed_one_ends(tmp
     for name, path in zip('ab', data):
         commands[name] = ['tdgan_centre.py', f'--data={path}', f'--private={tmp_path / name}', f'--connect=localhost:{port}',
                           f'--name={name}', '--insecure', '--device=cpu']
-    run, rng, last, num = Killed(commands, tmp_path), random.Random(0), 8, 0
+    run, rng, last, num = Killed(commands, tmp_path), random.Random(SEED), 8, 0
     try:
         while not run.look():
             time.sleep(0.2)

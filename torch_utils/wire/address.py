@@ -1,5 +1,7 @@
-"""Addresses of the other end: HOST:PORT."""
+"""Addresses of the other end: HOST:PORT, or `nvflare` within a job of NVFlare."""
 import ipaddress
+
+NVFLARE = 'nvflare'
 
 
 def is_loopback(host: str) -> bool:
@@ -20,6 +22,12 @@ def split_address(address: str) -> tuple[str, int]:
 
 def check_security(option: str, address: str, tls: str, insecure: bool) -> None:
     """Raises ValueError unless there are certificates, or both ends are on this machine and that is wanted."""
+    if address == NVFLARE:
+        if tls or insecure:
+            raise ValueError(f'{option}tls and {option}insecure are for HOST:PORT: NVFlare has certificates of its own')
+        from torch_utils.wire.nvflare_channel import post
+        post()
+        return
     host, _ = split_address(address)
     if tls and insecure:
         raise ValueError(f'{option}tls and {option}insecure contradict each other: give one of them')

@@ -6,7 +6,7 @@ found it closes the channel.
 """
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch_utils.wire.message import Assembler, BadMessage, Forms, Message, frames_of
@@ -37,11 +37,7 @@ class Channel:
 
     def send(self, message: Message, timeout: float | None = None) -> None:
         """Hands all frames of a message over. Raises Closed, also if the other end takes longer to read them."""
-        until = end_of(timeout)
-        for frame in frames_of(message):
-            if self.record is not None:
-                self.record(frame)
-            self._put(frame, until)
+        self._hand_over(self._recorded(frames_of(message)), end_of(timeout))
 
     def receive(self, forms: Forms, timeout: float | None = None) -> Message:
         """The next message. Raises Closed, BadMessage, and TimeoutError if it is not whole by then; one may go on waiting."""
@@ -64,7 +60,17 @@ class Channel:
         _offer(self._outgoing, None)
         _offer(self._incoming, None)
 
-    def _put(self, frame: bytes, until: float | None = None) -> None:
+    def _recorded(self, frames: Iterable[bytes]) -> Iterator[bytes]:
+        for frame in frames:
+            if self.record is not None:
+                self.record(frame)
+            yield frame
+
+    def _hand_over(self, frames: Iterable[bytes], until: float | None) -> None:
+        for frame in frames:
+            self._put(frame, until)
+
+    def _put(self, frame: Any, until: float | None = None) -> None:
         while self.is_open:
             try:
                 return self._outgoing.put(frame, timeout=POLL_SEC)

@@ -1,6 +1,7 @@
 """What each process of a training run does: log, device, build, restore, train."""
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -189,9 +190,11 @@ def print_networks(run: setup.Run) -> None:
 def stop_on_signals() -> Callable[[], bool]:
     """Makes the first of STOP_SIGNALS a request to save and stop after this iteration; returns how to ask.
 
-    A second one of the same kind ends the process at once.
+    A second one of the same kind ends the process at once. Only the main thread of a program hears signals.
     """
     asked = []
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: False
 
     def ask(number, frame):
         asked.append(number)
