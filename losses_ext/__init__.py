@@ -2,7 +2,8 @@
 
 A `--loss` is a recipe of phases and, unless the recipe has an option for it, the rules of the game of
 the same name. A `--reg_type` is a `Regularizer` (training/regularizer.py) in a file of its own, with a
-dataclass `Options` beside it. A method's file is imported when the method is chosen, not before. """
+dataclass `Options` beside it. A method's file is imported when the method is chosen, not before.
+"""
 import ast
 import importlib
 import importlib.util

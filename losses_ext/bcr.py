@@ -6,7 +6,8 @@ asks that of reals alone, so that the generator can learn to imitate what A does
     L = weight_real * (D(x_r) - D(A x_r))^2 + weight_fake * (D(x_f) - D(A x_f))^2
 
 x_r, x_f: a real and a fake, augmented, the fake a constant; A:
-consistency.py. There is no factor 1/2, and both logits have gradients. """
+consistency.py. There is no factor 1/2, and both logits have gradients.
+"""
 from dataclasses import dataclass
 
 from losses_ext.consistency import Shift, change_of_logits, require_motion

@@ -7,13 +7,14 @@ and queues are those of MoCo [He et al. 2020, CVPR, arXiv:1911.05722]:
     q = H(e(u)) / |H(e(u))|          k = H'(e'(v)) / |H'(e'(v))|, a constant
     C(u, v; H, Q) = -log( exp(q.k / T) / ( exp(q.k / T) + sum_j exp((q.Q_j + t_j) / T) ) )
 
-u, v: two views of one image, each with a draw of the augmentation of its own; H: a
-head, two dense layers; e', H': of the momentum copy of the critic and its heads;
-Q: unit vectors of earlier images; t_j: 0, unless the method says otherwise.
+u, v: two views of one image, each with a draw of the augmentation of its own; H: a head, two dense layers;
+e', H': of the momentum copy of the critic and its heads; Q: unit vectors of earlier images; t_j: 0, unless
+the method says otherwise.
 
-Once an iteration, after all phases: D' <- momentum * D' + (1 - momentum)
-* D, and the vectors of all micro-batches and ranks take the place of the
-oldest in their queue, so that the split of a batch changes nothing. """
+Once an iteration, after all phases: D' <- momentum * D' + (1 - momentum) * D, and the vectors of all
+micro-batches and ranks take the place of the oldest in their queue, so that the split of a batch changes
+nothing.
+"""
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,9 +79,10 @@ class Queue:
 
 
 class Contrast(Regularizer):
-    """Base of the contrastive methods: the first critic of every source has a head for
-    each kind of images, a momentum copy, and a queue for each head. Queues hold what
-    is left of private images: they are in the state of a run, and nowhere else. """
+    """Base of the contrastive methods: the first critic of every source has a head for each kind of images, a
+    momentum copy, and a queue for each head. Queues hold what is left of private images: they are in the
+    state of a run, and nowhere else.
+    """
 
     def __init__(self, game: Game, options: Any, kinds: Mapping[str, int | None]):
         """`kinds`: {'real' or 'fake': length of the queue of such images; None: 5 % of the images}.
@@ -144,7 +146,8 @@ class Contrast(Regularizer):
         """The contrast of each fake with its neighbour, which is made of latents z [N,z_dim].
 
         `keep` says what enters the queue: the 'key', of the
-        neighbour; or the 'query', of the fake, projected by H'. """
+        neighbour; or the 'query', of the fake, projected by H'.
+        """
         critic = ctx.critic
         if self._head_name('fake') not in critic.grafts or self.options.weight_fake == 0:
             return None

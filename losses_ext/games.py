@@ -3,7 +3,8 @@ wants of the critic's logits [N] (training/adversarial.py).
 
 Sources: saturating [Goodfellow et al. 2014, arXiv:1406.2661], hinge [Lim and Ye 2017, arXiv:1705.02894],
 least squares [Mao et al. 2017, arXiv:1611.04076], Wasserstein [Arjovsky et al. 2017, arXiv:1701.07875],
-relativistic paired [Jolicoeur-Martineau 2018, arXiv:1807.00734; Huang et al. 2024, arXiv:2501.05441]. """
+relativistic paired [Jolicoeur-Martineau 2018, arXiv:1807.00734; Huang et al. 2024, arXiv:2501.05441].
+"""
 import torch
 from torch.nn.functional import relu, softplus
 

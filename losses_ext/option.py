@@ -12,7 +12,8 @@ def option(default: Any, help: str, choices: tuple[str, ...] = (), within: str =
     `choices` are words; `within` is an interval of numbers, as in '[0, 1)' or '(0, inf)' (dnnlib/numbers.py).
     A field that has both takes a number or a word. `left_out`: a configuration does not store the field while
     it has its default, as configurations of earlier versions did not know it. `filled`: the default is None,
-    but `configure` always puts a value in its place, so that every stored configuration has one. """
+    but `configure` always puts a value in its place, so that every stored configuration has one.
+    """
     return dataclasses.field(default=default, metadata=dict(help=help, choices=choices, within=within, left_out=left_out,
                                                            filled=filled))
 

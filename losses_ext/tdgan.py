@@ -1,15 +1,16 @@
 """Temporary discriminators for data centres that come one after another [Qu et al. 2020,
 "Learn Distributed GAN with Temporary Discriminators", ECCV, arXiv:2007.09221].
 
-While centre k is on line it has a critic of its own, D_k, which is thrown away
-afterwards. G learns from the centres on line ("digesting"), and is held to the images
-that G', which is G when the stage began, makes for earlier centres ("reminding"):
+While centre k is on line it has a critic of its own, D_k, which is thrown away afterwards. G learns from the
+centres on line ("digesting"), and is held to the images that G', which is G when the stage began, makes for
+earlier centres ("reminding"):
 
     L_G = sum_k w_k L_G(D_k)  +  remind * A * mean |G(z, [c, e_j]) - G'(z, [c, e_j])|         k on line, j earlier
 
-z, c: latents and labels; e_j: the code of centre j, appended to G's label; A: number of
-earlier centres. Without codes both terms would act on the same latents, and the result
-would be images between the centres, not of them. G and G' see the same random draws. """
+z, c: latents and labels; e_j: the code of centre j, appended to G's label; A: number of earlier centres.
+Without codes both terms would act on the same latents, and the result would be images between the centres,
+not of them. G and G' see the same random draws.
+"""
 import copy
 import sys
 from dataclasses import dataclass, replace

@@ -6,9 +6,10 @@ the same logit, but the generator must not make the same image:
     L_D += weight_d * (D(G(z)) - D(G(z + e)))^2
     L_G -= weight_g * mean over channels and pixels of (G(z) - G(z + e))^2          e ~ N(0, noise^2)
 
-Both images of a pair have the same styles mixed in, the same noise of G and the
-same draw of the augmentation; in the critic's part both are constants. Together
-with bCR it is the paper's improved consistency regularization, ICR. """
+Both images of a pair have the same styles mixed in, the same noise of G and the same draw of the
+augmentation; in the critic's part both are constants. Together with bCR it is the paper's improved
+consistency regularization, ICR.
+"""
 from dataclasses import dataclass
 
 import torch

@@ -77,9 +77,9 @@ def in_order(
 def together(function: Callable[[], Any]) -> list[Any]:
     """Calls `function` on every process; returns, on all of them, the list of what it returned, by rank.
 
-    If it raises on one process, it raises on all. If any process is asked to
-    stop, before or meanwhile, all raise StopAsked; errors that are raised
-    then are not shown, as they come from the same request to stop. """
+    If it raises on one process, it raises on all. If any process is asked to stop, before or meanwhile, all
+    raise StopAsked; errors that are raised then are not shown, as they come from the same request to stop.
+    """
     return _together(function, distributed.gather_objects)
 
 

@@ -3,7 +3,8 @@ operations that reach the device, and a replay repeats them.
 
 As on a GPU a replay runs no Python of the captured function: operations get the same tensors,
 generators and numbers as when they were captured, and write their results into the same memory. What
-a function reads on the host it cannot repeat, and raises `Uncapturable` for, as CUDA would. """
+a function reads on the host it cannot repeat, and raises `Uncapturable` for, as CUDA would.
+"""
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode

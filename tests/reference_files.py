@@ -3,7 +3,8 @@ by the standard pickler from our networks, and its reader.
 
 Independent of torch_utils/foreign: the standard library decides about instructions,
 torch about tensors. The source text inside is a canary: it must never run.
-`load_like_the_reference` does what that program does: it runs the source. """
+`load_like_the_reference` does what that program does: it runs the source.
+"""
 import io
 import pickle
 import sys

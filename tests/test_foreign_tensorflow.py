@@ -2,7 +2,8 @@
 options mean what they meant there.
 
 Not in a folder like the other tests: scripts that report
-on such files take the writers from here, by this name. """
+on such files take the writers from here, by this name.
+"""
 import io
 import pickle
 import sys

@@ -292,7 +292,8 @@ def init_from(run: Run, networks: dict[str, Any], allow_partial: bool = False) -
     """Copies players and G_ema, by name, from the networks of a file on rank 0, then makes all ranks equal.
 
     What the file lacks keeps its fresh values. A tensor of another shape raises ValueError, with its name,
-    before anything of that network is copied; with `allow_partial` it keeps its fresh values, too. """
+    before anything of that network is copied; with `allow_partial` it keeps its fresh values, too.
+    """
     if distributed.rank() == 0:
         mine = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
         for name, module in mine.items():

@@ -2,7 +2,8 @@
 optimizer step, the generator average, adaptive augmentation.
 
 What a phase does is `loss.py`; how a run is put together is
-`setup.py`; what is periodic or for humans is `ticks.py`. """
+`setup.py`; what is periodic or for humans is `ticks.py`.
+"""
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -80,7 +81,8 @@ def run_phase(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], shared
     its micro-batches, then does their optimizers' step.
 
     Returns what `finish_phase` returns. If the device runs out of memory, the phase is repeated with smaller
-    micro-batches. In a run with CUDA graphs the phase is replayed from its graph, once there is one. """
+    micro-batches. In a run with CUDA graphs the phase is replayed from its graph, once there is one.
+    """
     if run.graphs is not None:
         done = run.graphs.run(run, phase, list(micro_batches(run, phase, reals, shared)), learn)
         if done is not NOT_DONE:
@@ -123,9 +125,10 @@ def back_propagate(run: Run, phase: Phase, contexts: Iterable[StepContext]) -> N
 
 
 def kind_of(run: Run, phase: Phase) -> tuple | None:
-    """A key: phases that have the same one add to each parameter's gradient
-    equally often, so that it is known when a gradient is complete. None if
-    regularizers may still add to gradients after the last micro-batch. """
+    """A key: phases that have the same one add to each parameter's gradient equally often, so that it is
+    known when a gradient is complete. None if regularizers may still add to gradients after the last
+    micro-batch.
+    """
     if run.game.having('end_phase'):
         return None
     acting = [r for r in run.game.regularizers if r.sites & phase.step.sites]
@@ -196,9 +199,10 @@ def fake_labels(run: Run, source: Source, ctx: StepContext) -> tuple[Tensor, Ten
 def finish_phase(players: list[Player], exchange: GradientExchange | None = None) -> Tensor | None:
     """Averages the gradient over all ranks and takes one optimizer step; none if nothing was back-propagated.
 
-    Returns, as a boolean on the device, whether the gradient, or the sum of its
-    squares, is not finite: then the step is left out, which the device decides
-    without making the host wait. Returns None if there was nothing to step with. """
+    Returns, as a boolean on the device, whether the gradient, or the sum of its squares, is not finite: then
+    the step is left out, which the device decides without making the host wait. Returns None if there was
+    nothing to step with.
+    """
     for player in players:
         player.module.requires_grad_(False)
     parameters = parameters_of(players)

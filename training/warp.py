@@ -47,7 +47,8 @@ class Warp:
 
     `shares` (of the size, in ascending order, the last 1) are for CUDA graphs, which
     are captured once for each size of margins: all margins of a batch are then
-    rounded up to the smallest share that is enough, so that few sizes occur. """
+    rounded up to the smallest share that is enough, so that few sizes occur.
+    """
 
     def __init__(self, width: int, height: int, linear: torch.Tensor, offset: torch.Tensor, shares: tuple[float, ...] = ()):
         self.width, self.height = width, height
@@ -87,9 +88,9 @@ class Warp:
         """Where to sample, [N, 2 (H + 2 REACH), 2 (W + 2 REACH), 2], in
         coordinates of `grid_sample` in the padded image at twice its resolution.
 
-        The output has twice the resolution, too, and a border of REACH
-        pixels. The wavelet filter that doubles the resolution moves the image
-        by half a pixel of the doubled one; the grid makes up for that. """
+        The output has twice the resolution, too, and a border of REACH pixels. The wavelet filter that
+        doubles the resolution moves the image by half a pixel of the doubled one; the grid makes up for that.
+        """
         before, after = self.margins
         size_in = 2 * (self.size + before + after)
         size_out = _size(2 * (self.width + 2 * REACH), 2 * (self.height + 2 * REACH), self.linear.device)
@@ -101,7 +102,8 @@ class Warp:
         """Moves feature maps [N, C, h, w] as the images are moved, by bilinear sampling.
 
         Where the moved image shows its reflection, so do the maps, about the centres of
-        the image's outermost pixels; where the moved image is zero, so are the maps. """
+        the image's outermost pixels; where the moved image is zero, so are the maps.
+        """
         height, width = maps.shape[2:]
         theta = torch.cat([self.linear * self.size, 2 * self.offset], dim=2) / self.size[:, None]
         position = affine_grid(theta, width, height)  # [N, h, w, 2], +-1 at the borders.

@@ -2,7 +2,8 @@
 layers and networks in one graph, on either back end.
 
 Graphs are run by torch itself (`aot_eager` and `eager`, which
-compile nothing), so results are the same to rounding. """
+compile nothing), so results are the same to rounding.
+"""
 import warnings
 
 import pytest

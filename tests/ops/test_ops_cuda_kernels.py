@@ -1,6 +1,7 @@
 """The CUDA kernels without a GPU: they compile for old and new architectures without
 a warning, and their bodies, run on the host thread by thread, compute what the plain
-operators compute. Nothing here has run on a GPU; see docs/operators.md. """
+operators compute. Nothing here has run on a GPU; see docs/operators.md.
+"""
 import ctypes
 import functools
 import itertools

@@ -1,5 +1,6 @@
 """The compiled operators on CPUs against the plain ones (values, both derivatives,
-dtypes, layouts, sizes), their registration, and how they are built and chosen. """
+dtypes, layouts, sizes), their registration, and how they are built and chosen.
+"""
 import errno
 import itertools
 import multiprocessing

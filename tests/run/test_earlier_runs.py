@@ -44,7 +44,8 @@ def test_an_earlier_run_goes_on_as_it_would_have(name, tmp_path, monkeypatch):
 
     That is: within 2 % of the way that they went since the stop. Moments of Adam that had been lost, an order
     of reals that had changed, or other random numbers would all make it 20 % or more; other kernels make it
-    0.0001 %. On one machine the two are the same bit by bit, which `benchmarks/same_numbers.py` looks at. """
+    0.0001 %. On one machine the two are the same bit by bit, which `benchmarks/same_numbers.py` looks at.
+    """
     newest, *_, stopped = continued(name, tmp_path, monkeypatch)
     assert load_meta(newest)['finished'] and load_meta(newest)['nimg'] == 1008
     start, end = safetensors.torch.load_file(stopped), safetensors.torch.load_file(newest)

@@ -1,7 +1,8 @@
 """A worked example of two networks: names, shapes, initial values, outputs, second-order quantities, sizes.
 
 The numbers were printed by another implementation to the
-digits shown; `close` allows for two units of the last one. """
+digits shown; `close` allows for two units of the last one.
+"""
 import pytest
 import torch
 
@@ -31,7 +32,8 @@ def example():
 
 def close(obtained, text):
     """Does a tensor (its first elements) have the values printed in `text`? To two units of the last digit,
-    or to five roundings of float32 where that is more: the last digits depend on the order of sums. """
+    or to five roundings of float32 where that is more: the last digits depend on the order of sums.
+    """
     words = text.replace('−', '-').split(', ')
     obtained = torch.as_tensor(obtained, dtype=torch.float64).flatten()[: len(words)].tolist()
     for value, word in zip(obtained, words, strict=True):

@@ -2,7 +2,8 @@
 
 Commands are read from the indented and fenced blocks of all pages, from the docstrings of the
 commands' files and from their help. Each is parsed by the command that it names, with every
-option's own checks; those of train.py, when slow tests run, up to the end of a dry run. """
+option's own checks; those of train.py, when slow tests run, up to the end of a dry run.
+"""
 import importlib
 import re
 import shlex

@@ -1,7 +1,8 @@
 """docs/notebook.ipynb: it is clean, and its code runs from top to bottom.
 
 The cells are run by plain Python, one after another in one namespace, as they hold nothing but
-Python. What Jupyter adds (showing the value of a cell's last expression) is not tested. """
+Python. What Jupyter adds (showing the value of a cell's last expression) is not tested.
+"""
 import json
 import os
 import sys

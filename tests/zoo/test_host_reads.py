@@ -1,7 +1,8 @@
 """The steps of training never make the host wait for the device.
 
 What would wait on a GPU is found on a CPU by its name: reading a number or an array from a tensor,
-operations whose output's size depends on values, and tensors made from numbers of the host. """
+operations whose output's size depends on values, and tensors made from numbers of the host.
+"""
 import traceback
 from collections import Counter
 from pathlib import Path

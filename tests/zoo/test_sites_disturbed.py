@@ -1,7 +1,8 @@
 """TDGAN between sites over a line that delays, cuts, duplicates and changes what it carries.
 
 Without certificates, so that changed bytes arrive: TLS would end
-the connection. SITES_DISTURBANCES=100 disturbs so often. """
+the connection. SITES_DISTURBANCES=100 disturbs so often.
+"""
 import os
 import random
 import socket

@@ -2,7 +2,8 @@
 site, each in a network namespace with an address of its own.
 
 The centres are four vendors of emoji if their archives are beside the project, else made up. One
-holds an image that is nowhere else; at the end it is looked for wherever it must not be. """
+holds an image that is nowhere else; at the end it is looked for wherever it must not be.
+"""
 import io
 import json
 import os

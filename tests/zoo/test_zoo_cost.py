@@ -2,7 +2,8 @@
 
 Backward passes are told apart: `in` reaches what was put in but no weights, `w` reaches
 the weights too. A pass back through a gradient (R1, path length, DigGAN, ...) is not
-seen here; there is one for every `in` that a term of the weights is made of. """
+seen here; there is one for every `in` that a term of the weights is made of.
+"""
 from collections import Counter
 
 import pytest

@@ -1,5 +1,6 @@
 """Two processes with half a batch each are one with all of it, for the methods that do not
-couple samples; and all methods run in two processes, whose networks stay the same. """
+couple samples; and all methods run in two processes, whose networks stay the same.
+"""
 import torch
 from test_zoo import WITH_CENTRES, WITHOUT_CENTRES, zoo_config
 from tiny import make_dataset

@@ -1,7 +1,8 @@
 """One iteration comes to the same however its batch is split into micro-batches, for every method and scheme.
 
 The critics have no minibatch statistics, which couple the images of a micro-batch; augmentation
-is off. Path length is left out: as published its mean moves with every micro-batch. """
+is off. Path length is left out: as published its mean moves with every micro-batch.
+"""
 import pytest
 import torch
 from test_zoo import METHODS, zoo_config
