@@ -147,19 +147,50 @@ def test_the_gradient_of_a_subset_is_the_sum_of_its_terms(data, loss):
                                        msg=lambda text, where=f'{names} {key}': f'{where}: {text}')
 
 
-@pytest.mark.parametrize(('loss', 'game'), [
-    pytest.param(*recipe, marks=[] if recipe in (('logistic', None), ('osgan', 'logistic')) else pytest.mark.slow)
-    for recipe in recipes()])
-def test_pairs_run_in_every_game_and_scheme(data, loss, game):
-    """All single methods and everything that can be combined
-    at once; pairs for the default game of each scheme."""
-    combinations = [(name,) for name in METHODS]
-    if (loss, game) in (('logistic', None), ('osgan', 'logistic')):
-        combinations += list(itertools.combinations(METHODS, 2))
+DEFAULTS = ('logistic', None), ('osgan', 'logistic')        # The default game of each scheme.
+
+
+@pytest.mark.parametrize(('loss', 'game'), [pytest.param(*recipe, marks=[] if recipe in DEFAULTS else pytest.mark.slow)
+                                            for recipe in recipes()])
+def test_methods_run_alone_and_together_in_every_game_and_scheme(data, loss, game):
+    """All single methods, everything that can be combined at once, and in the default games groups in which every pair occurs."""
+    combinations = [(name,) for name in METHODS if refusal(data, (name,), loss, game) is None]
     combinations.append(largest(data, loss, game))
+    if (loss, game) in DEFAULTS:
+        combinations += groups_with_every_pair(data, loss, game)
     for names in combinations:
-        if refusal(data, names, loss, game) is None:
-            check_that_it_runs(zoo_config(data, names, loss, game))
+        check_that_it_runs(zoo_config(data, names, loss, game))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('loss', 'game'), DEFAULTS)
+def test_every_pair_runs_by_itself(data, loss, game):
+    for names in pairs(data, loss, game):
+        check_that_it_runs(zoo_config(data, names, loss, game))
+
+
+def pairs(data, loss, game):
+    """Those that are not refused."""
+    return [names for names in itertools.combinations(METHODS, 2) if refusal(data, names, loss, game) is None]
+
+
+def groups_with_every_pair(data, loss, game, size=6):
+    """Groups of at most so many methods, none of them refused, so that every pair that is not refused is in one, if it is not in
+    the largest."""
+    missing, groups = {*pairs(data, loss, game)} - {*itertools.combinations(largest(data, loss, game), 2)}, []
+
+    def news(group):
+        return len(missing.intersection(itertools.combinations(group, 2)))
+
+    while missing:
+        group = min(missing, key=lambda pair: [*map(METHODS.index, pair)])
+        for _ in range(size - 2):
+            larger = [tuple(sorted((*group, name), key=METHODS.index)) for name in METHODS if name not in group]
+            worth_it = sorted((other for other in larger if news(other) > news(group)), key=news, reverse=True)
+            group = next((other for other in worth_it if refusal(data, other, loss, game) is None), group)
+        groups.append(group)
+        missing -= {*itertools.combinations(group, 2)}
+    return groups
 
 
 def largest(data, loss, game):
