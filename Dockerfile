@@ -10,8 +10,9 @@ RUN pip install --no-cache-dir -r /src/requirements.txt && \
     pip install --no-cache-dir '/src[metrics,video,tensorboard]' && \
     rm -rf /src
 
+# The operators are compiled once, into the image; for CUDA's, /cache must outlive a container (-v loss-zoo:/cache).
 ENV DNNLIB_CACHE_DIR=/cache
-RUN mkdir -m 777 /cache /work
+RUN mkdir -m 777 /cache /work && loss-zoo doctor --build && chmod -R a+rwX /cache
 WORKDIR /work
 ENTRYPOINT ["loss-zoo"]
 CMD ["--help"]

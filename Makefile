@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# There once the programs run, and once their tests do.
+RUNS   := $(VENV)/.runs
 READY  := $(VENV)/.ready
 
 # What the demo trains: for example `make demo REG=ggdr LOSS=osgan KIMG=50 DATA=photos/`.
@@ -19,20 +21,27 @@ FAST ?= --batch=4 --glr=0.005 --dlr=0.005 --cbase=512 --gamma=1 --pl_weight=0 --
 help:            ## This list.
 	@grep -hE '^[a-z-]+: *##|^[a-z-]+: .*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-$(READY): pyproject.toml requirements.txt
-	@echo '== Creating the environment in $(VENV) (once)'
+$(RUNS): pyproject.toml requirements.txt
+	@echo '== Creating the environment in $(VENV) (once: about 1 GB, most of it torch)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[metrics,tensorboard,video]'
+	@echo '== Compiling the operators (once: about a minute on two idle cores)'
+	@$(BIN)/python -m torch_utils.ops build || echo '   Everything works without them, more slowly.'
+	@touch $(RUNS)
+
+$(READY): $(RUNS)
+	@echo '== Adding what the tests need to $(VENV) (once)'
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,dev]'
 	@touch $(READY)
 
-demo: $(READY)   ## Train on the bundled images for five to fifteen minutes on two CPU cores and draw pictures; stop it and start it again as you like.
+demo: $(RUNS)   ## Train on the bundled images for five to fifteen minutes on two CPU cores and draw pictures; stop it and start it again as you like.
 	@echo '== Training on $(DATA); pictures appear in $(DEMO)/*/ while it goes'
 	@$(BIN)/python train.py --outdir=$(DEMO) --data=$(DATA) --cfg=tiny $(FAST) --kimg=$(KIMG) --mirror=1 --aug=noaug --reg_type=$(REG) --loss=$(LOSS)
 	@$(BIN)/python generate.py --network=$$(ls -dt $(DEMO)/0*/ | head -n 1) --seeds=0-31 --grid=8x4 --outdir=$(DEMO)/generated
 	@echo '== Look at $(DEMO)/*/reals.png, $(DEMO)/*/fakes_over_time.png and $(DEMO)/generated/grid00.png'
 
-sites-demo: $(READY) ## Train TDGAN between three processes with test certificates, a few minutes, and draw what G draws for every centre.
+sites-demo: $(RUNS) ## Train TDGAN between three processes with test certificates, a few minutes, and draw what G draws for every centre.
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[sites]'
 	@$(BIN)/python benchmarks/sites_demo.py --outdir=sites-$(DEMO)
 
@@ -51,7 +60,8 @@ bench: $(READY)  ## Measure everything on this machine (half an hour; `benchmark
 gpu-check: $(READY) ## Check everything on the GPU of this machine, in under eight minutes (benchmarks/gpu_check.py).
 	@$(BIN)/python benchmarks/gpu_check.py
 
-docs: $(READY)   ## Build the pages as a site in site/ (needs the extra "docs").
+docs: $(READY)   ## Build the pages as a site in site/.
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@$(BIN)/python -m mkdocs build --strict
 
 clean:           ## Remove the environment and what the demo wrote.

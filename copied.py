@@ -1,24 +1,28 @@
 """Says whether a trained generator copies its training pictures, and shows the worst pairs.
 
-    python copied.py --network=runs/00000-cats --out=copied.png
+    python copied.py runs/00000-cats
+
+Of a run the answer is kept beside its network, for its page and its model card (`training/run/copies.py`).
 """
 import json
 import os
 import time
 from dataclasses import asdict
+from typing import Any
 
 import click
 
 import calc_metrics
+import report
 from dnnlib import output, writing
 from dnnlib.computing import device_option
 from dnnlib.numbers import SEED, WORKERS, Whole
 from metrics.names import MetricError
+from training.run import copies
 
-RECORD = 'copied.jsonl'     # In the directory of a run.
 
-
-@click.command(epilog='Example: python copied.py --network=runs/00000-cats --out=copied.png')
+@click.command(epilog='Example: python copied.py runs/00000-cats')
+@click.argument('run_dir', metavar='[RUN_DIR]', required=False)
 @click.option('--network', metavar='FILE|URL|DIR', help='Network file, its URL, or a run directory.')
 @click.option('--images', metavar='PATH', help='A folder or zip of generated images instead of a network.')
 @click.option('--data', metavar='PATH', help='The training images [default: what the run was trained on]')
@@ -32,13 +36,17 @@ RECORD = 'copied.jsonl'     # In the directory of a run.
 @click.option('--workers', type=Whole(WORKERS), default=3, show_default=True,
               help='Processes that decode images.')
 @click.option('--seed', type=Whole(SEED), default=0, show_default=True, help='Of the generated images.')
-def main(network: str | None, images: str | None, data: str | None, held_out: str | None, num: int,
+def main(run_dir: str | None, network: str | None, images: str | None, data: str | None, held_out: str | None, num: int,
          out: str | None, device: str, workers: int, seed: int) -> None:
     """Say whether a generator copies its training pictures.
 
     Compares the distance of generated pictures to the nearest training picture with that of pictures the
-    generator never saw. Prints a sentence and, as JSON, its numbers.
+    generator never saw. Prints a sentence and, as JSON, its numbers. Of a run, named by its directory or as
+    --network, they are kept there with the worst pairs, and shown in its report.html.
     """
+    if run_dir is not None and network is not None:
+        raise click.UsageError(f'{run_dir} and --network={network} both name a network; give one')
+    network = network if run_dir is None else run_dir
     if out:
         calc_metrics.check_picture(out, '--out')
     options = dict(network=network, images=images, data=data, device=device, workers=workers, seed=seed)
@@ -60,7 +68,7 @@ def look(job: calc_metrics.Job, held_out_kwargs: dict | None, num: int, out: str
     click.echo(str(verdict))
     click.echo(json.dumps(asdict(verdict)))
     if job.snapshots:
-        record(asdict(verdict), job.snapshots[-1])
+        record(verdict, pairs, job.snapshots[-1])
     if out:
         failure = failure_to_write(out, sheet_of(pairs.fakes, [image[None] for image in pairs.train]))
         if failure:
@@ -68,17 +76,30 @@ def look(job: calc_metrics.Job, held_out_kwargs: dict | None, num: int, out: str
         click.echo(f'{out}: generated pictures, and beside each the training picture nearest to it; the nearest pair first.')
 
 
-def record(found: dict, snapshot: str) -> None:
-    """Notes what was found in the run's directory, if the network lies in one, for its report and its model card."""
+def record(verdict: Any, pairs: Any, snapshot: str) -> None:
+    """Keeps the answer and the worst pairs in the directory of the network's run, if any, and on its page."""
     run_dir = calc_metrics.run_dir_of(snapshot)
     if run_dir is None:
         return
-    line = json.dumps({**found, 'snapshot_pkl': os.path.basename(snapshot), 'timestamp': time.time()})
+    name = os.path.basename(snapshot)
+    row = json.dumps({**asdict(verdict), 'snapshot_pkl': name, 'timestamp': time.time()})
     try:
-        with writing.append(os.path.join(run_dir, RECORD)) as file:
-            file.write(f'{line}\n'.encode())
-    except OSError as error:
-        raise click.ClickException(f'all is printed, but not recorded in {run_dir} ({error.strerror or error})') from error
+        writing.write_picture(copies.pairs_of(run_dir, name), rows_of_pairs(pairs))
+        with writing.append(os.path.join(run_dir, copies.RECORD)) as file:
+            file.write(f'{row}\n'.encode())
+        report.refresh(run_dir)
+    except (OSError, report.NotARun) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise click.ClickException(f'all is printed, but not recorded in {run_dir} ({reason})') from error
+    click.echo(f'{os.path.join(run_dir, report.PAGE)} shows it, with the worst pairs.')
+
+
+def rows_of_pairs(pairs: Any) -> Any:
+    """A picture of two rows: those of the generator, below each the training picture nearest to it."""
+    import numpy as np
+    from PIL import Image
+    rows = [images.cpu().permute(2, 0, 3, 1).flatten(1, 2) for images in (pairs.fakes, pairs.train)]    # [H, N * W, C]
+    return Image.fromarray(np.concatenate([row.numpy() for row in rows]))
 
 
 def target_of(job: calc_metrics.Job) -> dict:

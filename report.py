@@ -19,10 +19,11 @@ from typing import Any
 
 import click
 
-from dnnlib import output, writing
+from dnnlib import commands, output, writing
 from metrics.names import higher_is_better
 from training.config.options import argv_of
 from training.config.schema import meanings, meanings_of_methods, option_name
+from training.run import copies
 from training.run.run_files import RunFileError, find_pictures, lines_of, read_options, read_stats
 
 PAGE = 'report.html'        # In the run directory.
@@ -74,6 +75,8 @@ class RunSummary:
     pictures: Sequence[tuple[float, Path]]  # (kimg, grid of fakes), by kimg; -1: before the run.
     reals: Path | None
     warnings: Sequence[str]
+    copied: dict[str, Any] | None = None    # What `copied` found last ...
+    pairs: Path | None = None               # ... and its worst pairs.
 
     @property
     def kimg(self) -> float:
@@ -136,9 +139,12 @@ def read_run(folder: str | os.PathLike) -> RunSummary:
     except RunFileError as error:
         raise NotARun(str(error)) from None
     reals = sorted(path for path in folder.glob('reals*.png') if path.is_file())
+    copied = copies.latest(folder)
+    pairs = copies.pairs_of(folder, copied['snapshot_pkl']) if copied else None
     return RunSummary(folder.resolve().name, config, read_stats(folder / 'stats.jsonl'),
                       read_curves(str(folder)),
-               list(find_pictures(folder)), reals[0] if reals else None, read_warnings(folder / 'log.txt'))
+                      list(find_pictures(folder)), reals[0] if reals else None,
+                      read_warnings(folder / 'log.txt'), copied, pairs if pairs and pairs.is_file() else None)
 
 
 def read_warnings(path: Path) -> list[str]:
@@ -152,7 +158,7 @@ def read_warnings(path: Path) -> list[str]:
 def command_line(run: RunSummary) -> str | None:
     """What to type to repeat the run; None if it was not recorded."""
     words = argv_of(run.config)
-    return None if words is None else shlex.join(['python', 'train.py', *words])
+    return None if words is None else shlex.join([*commands.words_of('train'), *words])
 
 
 def flat(config: Any, prefix: str = '') -> dict[str, str]:
@@ -320,7 +326,17 @@ def facts(run: RunSummary, number: int, metric_names: Sequence[str]) -> dict[str
             'time': duration(run.last('Timing/total_sec')),
             'rate': four_digits(run.last('Timing/sec_per_kimg')),
             'p': four_digits(run.last('Progress/augment')),
+            'copied': said_of_copies(run),
             'scores': [latest_and_best(run.metrics.get(name, []), name) for name in metric_names]}
+
+
+def said_of_copies(run: RunSummary) -> dict[str, Any] | None:
+    """Whether training pictures are copied, and a picture of the worst pairs; None if nobody asked."""
+    if run.copied is None:
+        return None
+    pairs = data_uri(run.pairs, tile_of(run)) if run.pairs else None
+    return {'answer': copies.answer(run.copied), 'details': copies.in_words(run.copied),
+            'snapshot': run.copied['snapshot_pkl'], 'pairs': pairs}
 
 
 def at_equal_kimg(runs: Sequence[RunSummary], metric_names: Sequence[str]) -> dict[str, Any]:

@@ -7,17 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from dnnlib import output
 from training.config.methods import METHODS
 from training.config.options import argv_of
-from training.run.run_files import finite, objects_of
+from training.run import copies
 
 MOST_ROWS = 12              # Of the table of scores.
 MOST_TEXT = 200
-COPIED_FILE = 'copied.jsonl'
 CAVEATS = (                 # (what a score's name has in it, what it is not).
     ('efflite0', 'Scores with `efflite0` compare runs of this project; they are not FID, and not comparable with '
                  'published values.'),
@@ -31,7 +29,7 @@ class Facts:
 
     config: of the run. curves: scores, {name: points (kimg, value)}. kimg: of the snapshot. file: its name.
     networks: names of those in the file. shape: of a picture, in words. license, data_license: identifiers, or None.
-    psi: truncation of the pictures in the grid.
+    psi: truncation of the pictures in the grid. has_pairs: does the worst pairs' picture go with the card?
     """
     repo: str
     config: Mapping[str, Any]
@@ -45,6 +43,7 @@ class Facts:
     data_license: str | None = None
     psi: float = 1
     has_curve: bool = False
+    has_pairs: bool = False
     version: str = 'unknown'
     tags: Sequence[str] = field(default=('stylegan2', 'stylegan2-ada', 'gan', 'image-generation'))
 
@@ -141,12 +140,10 @@ def memorisation(facts: Facts) -> str:
     found = facts.copied
     if found is None:
         return 'It was not looked whether it does (`loss-zoo copied`). With few training pictures, networks may.'
-    against = 'pictures held out from training' if found['are_held_out'] else 'training pictures, each compared with the others'
-    answer = 'Training pictures **are copied**' if found['low'] > 0.01 else 'No sign of copying'
-    interval = f'{found["low"]:.1%} to {found["high"]:.1%}, 95 % interval'
-    return (f'{answer}: {found["num_copies"]} of {found["num_fakes"]} pictures ({interval}) are nearer to a training picture '
-            f'than 99 % of {found["num_unseen"]} {against} are; chance gives 1 %. The comparison is by pixels: a copy in '
-            'another pose or colour is not found.')
+    answer = copies.answer(found).replace('are copied', '**are copied**')
+    about = 'above pictures of the generator, below each the training picture nearest to it'
+    pairs = f'\n\n![Worst pairs](copied.png)\n\n*The worst pairs: {about}.*'
+    return f'{answer}: {copies.in_words(found)}.' + (pairs if facts.has_pairs else '')
 
 
 def limits(facts: Facts) -> str:
@@ -157,16 +154,6 @@ def limits(facts: Facts) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Small things.
-
-def copied_result(run_dir: Path, file: str) -> dict[str, Any] | None:
-    """The last result of `copied` about this snapshot that is whole; None if there is none."""
-    last = None
-    for row in objects_of(run_dir / COPIED_FILE):
-        numbers = [finite(row.get(key)) for key in ('num_fakes', 'num_copies', 'num_unseen', 'low', 'high')]
-        if None not in numbers and isinstance(row.get('are_held_out'), bool) and row.get('snapshot_pkl') == file:
-            last = row
-    return last
-
 
 def command_of(config: Mapping[str, Any]) -> str | None:
     """What to type to do the same with data in the working directory."""

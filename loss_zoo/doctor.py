@@ -25,6 +25,7 @@ EXTRAS = {          # Extra: (module that shows that it is installed, what it is
     'hub': ('huggingface_hub', 'networks and data sets by hf://, loss-zoo push'),
     'parquet': ('pyarrow', 'Parquet files of Hugging Face as sources'),
     'lmdb': ('lmdb', 'LSUN databases as sources'),
+    'sites': ('grpc', 'TDGAN between sites: centre, authority'),
     'onnx': ('onnxscript', 'export --format=onnx'),
     'notebook': ('jupyterlab', 'docs/notebook.ipynb'),
     'evidence': ('statsmodels', 'python -m benchmarks.evidence'),
@@ -32,11 +33,17 @@ EXTRAS = {          # Extra: (module that shows that it is installed, what it is
 
 
 @click.command(epilog='Example: loss-zoo doctor')
-def main() -> None:
+@click.option('--build', 'does_build', is_flag=True,
+              help='Compile the operators now, which else happens at first use.')
+def main(does_build: bool) -> None:
     """Say what this machine can do, and what is missing.
 
-    Nothing is built, downloaded or changed.
+    Nothing is built, downloaded or changed, but for --build.
     """
+    if does_build:
+        from torch_utils.ops.__main__ import build_command
+        build_command.main([], standalone_mode=False)
+        return
     for title, lines in sections():
         click.secho(title, bold=True)
         for line in lines:

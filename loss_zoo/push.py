@@ -51,6 +51,8 @@ Examples:
               help='Of the training pictures.  [default: the card says that it is not stated]')
 @click.option('--whole', is_flag=True,
               help='Send D and everything else in the snapshot, too: others can fine-tune it better, and see more of your data.')
+@click.option('--show-pairs', is_flag=True,
+              help='Send the worst pairs that `loss-zoo copied` found, too: they show training pictures.')
 @click.option('--trunc', 'psi', type=Real(PSI), default=1.0, show_default=True, help='Truncation of the pictures on the card.')
 @click.option('--private', is_flag=True, help='Make the repository private, if it is new.')
 @click.option('--out', metavar='DIR', help='Send nothing: write it all into this new folder.')
@@ -83,18 +85,23 @@ def main(run_dir: str, repo: str, out: str | None, private: bool, **options: Any
 
 
 def prepare(run_dir: Path, repo: str, folder: Path, snapshot: str | None, license_: str | None, data_license: str | None,
-            whole: bool, psi: float, device: str) -> None:
+            whole: bool, show_pairs: bool, psi: float, device: str) -> None:
     """Writes network, pictures, curve and card into the folder. A usage error for what is no run."""
     from convert import load, write
     from dnnlib import writing
     from loss_zoo import card
     from metrics.plots import read_curves, svg
+    from training.run import copies
     from training.run.run_files import RunFileError, read_options
     try:
         config = read_options(run_dir)
     except RunFileError as error:
         raise click.BadParameter(str(error), param_hint='RUN_DIR') from error
     path = snapshot_of(run_dir, snapshot)
+    pairs = copies.pairs_of(run_dir, path.name)
+    if show_pairs and not pairs.is_file():
+        raise click.BadParameter(f'{pairs} is not there; `loss-zoo copied {run_dir}` makes it',
+                                 param_hint='--show-pairs')
     data = load(str(path), None if whole else ['G_ema'], False, 'RUN_DIR')
     G = data['G_ema']
     if G is None:
@@ -105,11 +112,13 @@ def prepare(run_dir: Path, repo: str, folder: Path, snapshot: str | None, licens
     if curves:
         writing.write_text(folder / 'metrics.svg', svg(curves))
     write_samples(folder / 'samples.png', data, psi, device)
+    if show_pairs:
+        write_pairs(folder / 'copied.png', pairs)
     facts = card.Facts(
         repo, config, curves, kimg=int(re.findall(r'\d+', path.name)[-1]), file=path.name, networks=list(networks),
         shape=f'{G.img_resolution}x{G.img_resolution} {"grey" if G.img_channels == 1 else "colour"} pictures'
               + (f' with labels of {G.c_dim} numbers' if G.c_dim else ''),
-        copied=card.copied_result(run_dir, path.name), license=license_, data_license=data_license, psi=psi,
+        copied=copies.latest(run_dir, path.name), has_pairs=show_pairs, license=license_, data_license=data_license, psi=psi,
         has_curve=bool(curves), version=__version__)
     writing.write_text(folder / 'README.md', card.card_of(facts))
 
@@ -142,6 +151,14 @@ def write_samples(path: Path, data: dict[str, Any], psi: float, device: str) -> 
         c = torch.eye(G.c_dim)[torch.tensor(seeds) % G.c_dim] if G.c_dim else torch.zeros([1, 0])
     step = -(-G.img_resolution // MAX_SIDE)
     save_image(path, tile((image[::step, ::step] for image in images_of_seeds(G, seeds, c, truncation_psi=psi)), columns, rows))
+
+
+def write_pairs(path: Path, pairs: Path) -> None:
+    """The worst pairs of the run, drawn anew: pixels alone are sent."""
+    from dnnlib import writing
+    from dnnlib.picture_files import open_picture
+    with open_picture(pairs, formats=['PNG']) as picture:
+        writing.write_picture(path, picture.convert('RGB'))
 
 
 def send(library: Any, folder: Path, repo: str, private: bool) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dnnlib import commands
 from training.data import images, listing
 from training.data.labels import LABEL_FILE, Labels, class_table, describe, find_labels, label_array, label_file
 from training.data.storage import DatasetError, fingerprint, open_files
@@ -325,12 +326,13 @@ class ImageFolderDataset(Dataset):
 
     def _how_to_list(self) -> str:
         return 'to list all such files: ' + shlex.join([
-            'python', 'dataset_tool.py', '--check', f'--source={self._path}'])
+            *commands.words_of('dataset_tool'), '--check', f'--source={self._path}'])
 
     def _how_to_repack(self) -> str:
         side = largest_side(self._first_shape)
         return 'to make a set of equal images: ' + shlex.join([
-            'python', 'dataset_tool.py', f'--source={self._path}', f'--dest={_name_of(self._path)}-{side}.zip',
+            *commands.words_of('dataset_tool'), f'--source={self._path}',
+            f'--dest={_name_of(self._path)}-{side}.zip',
             '--transform=center-crop', f'--width={side}', f'--height={side}', '--color=rgb'])
 
 

@@ -9,6 +9,7 @@ an experiment that anyone can repeat.
 A plan (plans/*.json) says what is run and how it is judged; `run` walks it,
 `page` analyses what there is. Needs the extra `evidence` (statsmodels, matplotlib).
 """
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -82,6 +83,7 @@ def main(ctx: click.Context, budget: float | None, workers: int, device: str, ou
     if ctx.invoked_subcommand is None:
         if budget is None:
             raise click.UsageError('give --budget=2h for the small version, or a command: run, page, status')
+        require_extra()
         plan = load_plan(SMALL_PLAN)
         walk(plan, BUNDLED, workers, device, budget, (), results_path(plan, outdir), outdir / 'work')
         write_page(plan, results_path(plan, outdir), outdir / 'evidence.md')
@@ -131,8 +133,15 @@ def walk(plan: Plan, data: dict, workers: int, device: str, budget: float, stage
               show_default=False, help='The page [default: docs/evidence.md].')
 def page(plan_name: str, outdir: Path | None, out: Path) -> None:
     """Analyse the results and write the page and its picture."""
+    require_extra()
     plan = load_plan(plan_name)
     write_page(plan, results_path(plan, outdir), out)
+
+
+def require_extra() -> None:
+    """A sentence before hours of runs if their results could not be analysed then."""
+    if any(importlib.util.find_spec(name) is None for name in ('statsmodels', 'matplotlib')):
+        raise click.ClickException('the page needs the extra "evidence" (pip install statsmodels matplotlib)')
 
 
 def write_page(plan: Plan, results: Path, out: Path) -> None:

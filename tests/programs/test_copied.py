@@ -9,12 +9,14 @@ from click.testing import CliRunner
 from network_files import make_generator
 from PIL import Image, ImageEnhance
 from scipy.stats import beta
-from tiny import make_dataset
+from tiny import make_config, make_dataset
 
 import copied
+import report
 from metrics.copied_share import judge
 from torch_utils import checkpoint
 from training.dataset import ImageFolderDataset
+from training.run import copies
 
 ROOT = Path(__file__).parents[2]
 FACES = ROOT / 'datasets/emoji-faces-noto-32.zip'
@@ -101,6 +103,41 @@ def test_a_network_is_compared_with_the_data_of_its_run(tmp_path, out):
     assert missing.exit_code == 2 and 'does not say what it was trained on; give --data' in missing.output
 
 
+def test_of_a_run_the_answer_and_the_worst_pairs_are_kept_and_shown_on_its_page(tmp_path):
+    data, run_dir = make_dataset(tmp_path / 'data.zip', num=40), tmp_path / '00000-data'
+    run_dir.mkdir()
+    (run_dir / 'training_options.json').write_text(json.dumps(make_config(data, run_dir=str(run_dir))))
+    checkpoint.save_networks(run_dir / 'network-snapshot-000001.safetensors', {'G_ema': make_generator()},
+                             training_set_kwargs=dict(path=data, use_labels=False))
+    assert copies.latest(run_dir) is None
+    result = CliRunner().invoke(copied.main, [str(run_dir), '--num=100', '--device=cpu', '--workers=0'])
+    assert result.exit_code == 0, result.output
+    found = copies.latest(run_dir, 'network-snapshot-000001.safetensors')
+    assert (found['num_fakes'], found['num_unseen']) == (100, 40)
+    assert copies.latest(run_dir, 'x.safetensors') is None
+    pairs = np.asarray(Image.open(run_dir / 'copied-network-snapshot-000001.png'))
+    images = [image.transpose(1, 2, 0) for image, _ in ImageFolderDataset(str(data), xflip=True)]
+    assert pairs.shape == (2 * 16, 8 * 16, 3)
+    for column in range(8):                 # Below are training pictures, perhaps mirrored.
+        assert any(np.array_equal(pairs[16:, 16 * column:16 * (column + 1)], image) for image in images)
+    page = ' '.join((run_dir / 'report.html').read_text().split())
+    assert f'<strong>No sign of copying</strong>: {copies.in_words(found)}.' in page
+    assert f'alt="Worst pairs of {run_dir.name}"' in page
+    (run_dir / 'copied-network-snapshot-000001.png').write_bytes(b'no picture')
+    report.refresh(run_dir)
+    assert 'alt="Worst pairs' not in (run_dir / 'report.html').read_text()
+
+
+def test_rows_that_a_stranger_wrote_are_passed_over(tmp_path):
+    whole = dict(num_fakes=100, num_copies=3, low=0.02, high=0.1, num_unseen=50, are_held_out=True,
+                 snapshot_pkl='network-snapshot-000001.safetensors')
+    changes = [{'snapshot_pkl': '../../x.safetensors'}, {'low': 'x'}, {'num_fakes': None}]
+    bad = [*({**whole, **change} for change in changes), [], 3]
+    (tmp_path / 'copied.jsonl').write_text('\n'.join(map(json.dumps, [whole, *bad])) + '\n{')
+    assert copies.latest(tmp_path) == whole and copies.answer(whole) == 'Training pictures are copied'
+    assert copies.in_words(whole).startswith('3 of 100 pictures (3.0 %, 95 % interval 2.0 to 10.0 %) are nearer')
+
+
 def test_too_few_pictures_say_nothing(tmp_path):
     data = make_dataset(tmp_path / 'data.zip', num=12)
     result = CliRunner().invoke(copied.main, [f'--images={data}', f'--data={data}', '--device=cpu'])
@@ -111,6 +148,7 @@ def test_too_few_pictures_say_nothing(tmp_path):
     (['--images=nowhere', '--data=nowhere'], 'nowhere: no such folder or zip'),
     (['--network=nowhere.pkl'], 'no such file'),
     (['--num=3', '--network=x'], '--num'),
+    (['runs', '--network=x'], 'runs and --network=x both name a network; give one'),
     (['--out=pairs.txt', '--network=x'], "'--out': pairs.txt needs an ending"),
 ])
 def test_a_wrong_option_is_named_before_work_is_done(args, words):

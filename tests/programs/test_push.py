@@ -7,6 +7,7 @@ import yaml
 from click.testing import CliRunner
 from network_files import make_generator
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tiny import make_config, make_dataset
 
 from loss_zoo import card, command
@@ -109,6 +110,23 @@ def test_the_card_says_whether_it_copies(run_dir, low, words):
     (run_dir / 'copied.jsonl').write_text('\n'.join([*lines, '{"num_fakes": "many"}', 'x']))
     card = card_of(run_dir)[1]
     assert words in card and '50 pictures held out from training' in card
+
+
+def test_the_worst_pairs_are_sent_only_if_asked_for(run_dir):
+    status, output = push(run_dir, 'mia/eyes', f'--out={run_dir.parent.parent / "none"}', '--show-pairs')
+    assert status == 2 and 'copied-network-snapshot-000020.png is not there; `loss-zoo copied' in output
+    found = dict(num_fakes=100, num_copies=3, low=0.1, high=0.4, limit=1.0, num_unseen=50, are_held_out=True)
+    row = {**found, 'snapshot_pkl': 'network-snapshot-000020.safetensors'}
+    (run_dir / 'copied.jsonl').write_text(json.dumps(row))
+    info = PngInfo()
+    info.add_text('Source', SECRET)
+    Image.new('RGB', (128, 32), 'red').save(run_dir / 'copied-network-snapshot-000020.png', pnginfo=info)
+    out, card = card_of(run_dir)
+    assert not (out / 'copied.png').exists() and 'copied.png' not in card
+    out.rename(out.parent / 'first')
+    out, card = card_of(run_dir, '--show-pairs')
+    assert '(copied.png)' in card and SECRET.encode() not in (out / 'copied.png').read_bytes()
+    assert Image.open(out / 'copied.png').getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_what_a_stranger_wrote_into_a_run_stays_in_its_line(run_dir):

@@ -6,6 +6,7 @@ from datetime import datetime
 import click
 import torch
 
+from dnnlib.commands import how_to_build
 from torch_utils.ops import backend, build
 
 OF_LIBRARIES = {'cpu': ('upfirdn2d', 'bias_act', 'scale_bias_act'), 'cuda': ('upfirdn2d', 'bias_act', 'layer_act')}
@@ -60,7 +61,7 @@ def report_of(library):
     if is_built:
         built = f'native: built {datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}'
     elif failure is not None:
-        built = f'reference: building has failed: {failure} (to try again: {build.TRY_AGAIN})'
+        built = f'reference: building has failed: {failure} (to try again: {how_to_build()})'
     else:
         built = 'native: to be built at first use'
     return [*compilers, f'library        {path}', *(f'{name:14} {built}' for name in OF_LIBRARIES[library])]

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from dnnlib import writing
+from dnnlib.commands import how_to_build
 from dnnlib.util import make_cache_dir_path
 
 SOURCE_DIR = Path(__file__).parent / 'csrc'
@@ -36,7 +37,6 @@ KERNEL_FLAGS = ('-O3', '-fopenmp-simd')             # For the files that do arit
 BINDING_FLAGS = ('-O1', '-fopenmp')                 # For the files that include torch, where compiling takes its time.
 DIGEST_BYTES = 32                                   # Of the checksum behind a library's end; the system loads it nevertheless.
 PASSING = 'No space left|Disk quota|[Kk]illed|[Oo]ut of memory|[Cc]annot allocate|virtual memory exhausted'
-TRY_AGAIN = 'python -m torch_utils.ops build'
 ARCHITECTURES = 'TORCH_CUDA_ARCH_LIST'
 MARCH = 'DNNLIB_OPS_MARCH'                          # The environment's name for a processor to build for.
 ANOTHER_FOLDER = 'DNNLIB_CACHE_DIR may name a folder on another disk'
@@ -160,7 +160,7 @@ def _raise_if_it_failed(library, path):
     complaint = failure_of(path)
     if complaint is not None:
         raise Unavailable(f'building the {library} operators has failed before: {complaint} '
-                          f'(all of it: {path.with_suffix(".log")}; to try again: {TRY_AGAIN})')
+                          f'(all of it: {path.with_suffix(".log")}; to try again: {how_to_build()})')
 
 
 def _digest(content):
@@ -257,7 +257,7 @@ def _rule_for(source):
 
 
 def _build(library, toolchain, path):
-    print(f'Building the {library} operators, once (or beforehand: {TRY_AGAIN}) ...', flush=True)
+    print(f'Building the {library} operators, once (or beforehand: {how_to_build()}) ...', flush=True)
     log = path.with_suffix('.log')
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='build-') as directory:
         objects = [(source, f'{source}.o') for source in LIBRARIES[library]]

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from dnnlib import commands
 from dnnlib.numbers import OutOfRange
 from training.config.options import OPTIONS
 from training.config.rules import UserError, require
@@ -96,7 +97,7 @@ def name_of(key: str, where: str) -> str:
     shown = key if len(key) <= 40 and key.isprintable() else f'{key[:40]!r}...'
     hint = f'; {names[near[0]]} is one' if near else ''
     require(name in names,
-            f'{where}: {shown}: there is no such option{hint} (train.py --help lists all)')
+            f'{where}: {shown}: there is no such option{hint} ({commands.call_of("train")} --help lists all)')
     return names[name]
 
 

@@ -3,19 +3,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
-from dnnlib import torchrun
+from dnnlib import commands, torchrun
 from training.config import run_dirs
 from training.config.methods import data_elsewhere, method_with_data
 from training.config.rules import UserError, require
 
-EXAMPLE = 'For example: train.py --outdir=runs --data=photos/ --mirror=1 (train.py --help lists all options)'
+
+def example() -> str:
+    """What to type at first."""
+    train = commands.call_of('train')
+    return f'For example: {train} --outdir=runs --data=photos/ --mirror=1 ({train} --help lists all options)'
 
 
 def data_paths(o: Mapping[str, Any]) -> list[str]:
     """The data sets of the run: --data, or those that a chosen method brings."""
     method = method_with_data(o)
     if method is None:
-        require('data' in o, f"Missing option '--data'. {EXAMPLE}")
+        require('data' in o, f"Missing option '--data'. {example()}")
         return [o['data']]
     require('data' not in o,
             f'--data and --reg_type={method} exclude each other; name the data in --{method}_data')

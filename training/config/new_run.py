@@ -9,7 +9,7 @@ import click
 
 from dnnlib import torchrun
 from training.config import run_dirs
-from training.config.data_sets import EXAMPLE, data_size
+from training.config.data_sets import data_size, example
 from training.config.going_on import options_of, refuse_changes, refuse_damaged_options, refuse_lost_states
 from training.config.options import words_of
 from training.config.presets import added_options, fitting_preset
@@ -20,7 +20,7 @@ from training.config.schema import Config
 
 def started_run(o: Mapping[str, Any]) -> Config:
     """The configuration of a new run, or of the unfinished one that the same command has started before."""
-    require('outdir' in o, f"Missing option '--outdir'. {EXAMPLE}")
+    require('outdir' in o, f"Missing option '--outdir'. {example()}")
     o = with_preset(o)
     run_name, resolved = resolve(o)
     config = Config.from_json({

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dnnlib import hf_hub
+from dnnlib import commands, hf_hub
 from dnnlib.numbers import Real, RealOrWord, Whole
 from training.config.methods import zoo_fields
 from training.config.rules import UserError, require
@@ -106,7 +106,8 @@ def parse_args(argv: Sequence[str]) -> dict[str, Any]:
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were given, or have a default of their own."""
     unknown = [key for key in options if key not in OPTIONS]
-    require(not unknown, f'there is no option {unknown[0] if unknown else ""} (train.py --help lists all)')
+    train = commands.call_of('train')
+    require(not unknown, f'there is no option {unknown[0] if unknown else ""} ({train} --help lists all)')
     return {key: value for key, value in options.items()
             if value is not None and not (OPTIONS[key].is_flag and not value)}
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dnnlib import writing
+from dnnlib import commands, writing
 from torch_utils import checkpoint, distributed, training_stats
 from torch_utils.foreign import reference
 from training.ada import follow_held_out
@@ -292,8 +292,8 @@ class Ticks:
         if not self.is_main:
             return
         if self.stopped and failures:
-            print(f'Stopped while metrics were calculated. calc_metrics.py --network={path} --metrics={",".join(metrics)} '
-                  'calculates them.', flush=True)
+            print(f'Stopped while metrics were calculated. {commands.call_of("calc_metrics")} --network={path} '
+                  f'--metrics={",".join(metrics)} calculates them.', flush=True)
         else:
             for metric in metrics:
                 reasons = [reason for name, reason in failures.items() if name.partition('@')[0] == metric]
