@@ -15,7 +15,7 @@ from dnnlib import output, writing
 from dnnlib.computing import OPERATORS, device_option
 from dnnlib.numbers import BATCH, PROCESSES, PSI, SEED, WORKERS, Real, Whole
 from metrics.names import MetricError, is_valid_metric, list_valid_metrics, parse_names
-from metrics.weights import WEIGHTS, WeightOptions, require_weights
+from metrics.weights import WEIGHTS, WeightOptions, biased_metric, require_weights
 
 NEAREST_FORMATS = ('.png', '.jpg')
 DATASET = 'training.dataset.ImageFolderDataset'
@@ -64,6 +64,7 @@ class Job:
         centres: {name: path} of data centres.
         nearest: Where to write the picture of nearest images, or None.
         held_out: Path of held-out images, 'rest', or None.
+        biased: Score by a network that the generator learnt to please, too?
         verbose: Tell what is going on?
     """
     metrics: list[str]
@@ -76,6 +77,7 @@ class Job:
     centres: dict[str, str]
     nearest: str | None
     held_out: str | None
+    biased: bool
     verbose: bool
 
 
@@ -123,6 +125,7 @@ Examples:
 @click.option('--held-out', metavar='PATH|rest',
               help='Also compare the scores of the discriminator on its training images with those on these images; '
                    "'rest': on those that --subset left out.")
+@click.option('--biased', is_flag=True, help='Score also by a network that the generator learnt to please (--reg_type=vision).')
 @click.option('--verbose', type=bool, metavar='BOOL', default=True, show_default=True, help='Show progress.')
 def main(**options: Any) -> None:
     """Calculate metrics.
@@ -172,7 +175,7 @@ def resolve(o: Mapping[str, Any]) -> Job:
         dataset_kwargs=image_set(o['data'], '--data') if o['data'] is not None else None,
         mirror=o['mirror'],
         centres={name: image_set(path, '--centre')['path'] for name, path in o['centres']},
-        nearest=o['nearest'], held_out=o['held_out'], verbose=o['verbose'])
+        nearest=o['nearest'], held_out=o['held_out'], biased=o['biased'], verbose=o['verbose'])
 
 
 def check_picture(path: str, option: str) -> None:
@@ -270,6 +273,8 @@ def score_network(job: Job, path: str, device: Any, rank: int) -> dict[str, str]
     from training.config.run_dirs import saved_entry
     networks = load_networks(path, ['G_ema', 'D'] if job.held_out else ['G_ema'])
     G = networks['G_ema']
+    if not job.biased:
+        refuse_biased(job.metrics, networks.get('learnt_from'), path)
     if job.verbose and rank == 0:
         click.echo(f'{os.path.basename(path)}: {G.img_resolution}x{G.img_resolution}, {G.img_channels} channels, '
                    f'labels of width {G.c_dim}', err=True)
@@ -286,6 +291,15 @@ def score_network(job: Job, path: str, device: Any, rank: int) -> dict[str, str]
     if job.held_out and rank == 0:
         show_gap(job, networks['D'], target)
     return unrecorded
+
+
+def refuse_biased(metrics: Sequence[str], learnt_from: Any, path: str) -> None:
+    """A usage error for a metric by a network that the generator learnt to please, as far as its file says so."""
+    found = biased_metric(metrics, learnt_from if isinstance(learnt_from, list) else ())
+    if found is not None:
+        raise click.UsageError(f'--metrics: {os.path.basename(path)} has learnt to please the network of {found} '
+                               '(--reg_type=vision), so that the score would be too good; give another metric, or --biased to '
+                               'have it all the same')
 
 
 def load_networks(path: str, only: Sequence[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import click
 
 from dnnlib import output, torchrun
 from torch_utils.allocator import let_segments_grow
-from training.config import run_dirs
+from training.config import methods, run_dirs
 from training.config.config_file import with_file
 from training.config.continued_run import continued_run
 from training.config.going_on import is_finished, kimg_of
@@ -114,7 +114,9 @@ def measurable_metrics(config: Config, download: bool = False, dry_run: bool = F
     Raises UserError if the user has asked for something that cannot be measured here.
     """
     from metrics.names import MetricError
-    from metrics.weights import WeightOptions, require_weights
+    from metrics.weights import WeightOptions, biased_metric, require_weights
+    learnt_from = methods.learnt_from(config)
+    refuse_biased(config['metrics'], learnt_from)
     try:
         require_weights(config['metrics'], WeightOptions(download=download and not dry_run))
     except MetricError as error:
@@ -122,11 +124,25 @@ def measurable_metrics(config: Config, download: bool = False, dry_run: bool = F
             click.echo(f'Note: the weights of detectors for {", ".join(config["metrics"])} would be downloaded.', err=True)
             return config['metrics']
         require('metrics' not in config['command'] and not download, f'--metrics: {error}')
+        substitute = [] if biased_metric([OFFLINE_METRIC], learnt_from) else [OFFLINE_METRIC]
         if torchrun.is_main_process():
-            click.echo(f'Note: {config["metrics"][0]} needs a detector whose weights are not here; {OFFLINE_METRIC} takes '
-                       'its place (--download-detectors fetches them; --metrics; docs/metrics.md).', err=True)
-        return [OFFLINE_METRIC]
+            instead = f'{OFFLINE_METRIC} takes its place' if substitute else (
+                f'there are no metrics, since G learns to please the network of {OFFLINE_METRIC}')
+            click.echo(f'Note: {config["metrics"][0]} needs a detector whose weights are not here; {instead} '
+                       '(--download-detectors fetches them; --metrics; docs/metrics.md).', err=True)
+        return substitute
     return config['metrics']
+
+
+def refuse_biased(metrics: Sequence[str], learnt_from: Mapping[str, str]) -> None:
+    """Raises UserError for a metric by a network that the generator learns to please."""
+    from metrics.weights import DETECTORS, biased_metric, find_metric
+    biased = biased_metric(metrics, learnt_from)
+    if biased is not None:
+        weights = DETECTORS[find_metric(biased).detector]
+        raise UserError(f'--metrics={biased}: its network, {weights}, is the one that G learns to please with '
+                        f'--reg_type={learnt_from[weights]}, so that the score would be too good; give another metric, or '
+                        f'--{learnt_from[weights]}_biased=1 to have it all the same')
 
 
 def start(config: Config) -> int:

@@ -44,6 +44,9 @@ METHODS = {
     'zcr': ['--reg_type=zcr'],
     'insgen': ['--reg_type=insgen', '--aug=fixed', '--p=0.2'],
     'fakeclr': ['--reg_type=fakeclr', '--aug=fixed', '--p=0.2'],
+    'vision': ['--reg_type=vision', '--vision_warmup=0'],
+    'diffusion': ['--aug=diffusion', '--p=0.2'],
+    'r3gan': ['--cfg=r3gan', '--gamma=1', '--batch=16', '--cbase=1024', '--cmax=64'],
     'relativistic + r2': ['--loss=relativistic', '--reg_type=r2', '--aug=fixed', '--p=0.2'],
 }
 

@@ -47,6 +47,7 @@ RUNS = {
     'bcr+zcr': ['--reg_type=bcr,zcr'],
     'insgen': ['--reg_type=insgen', '--aug=ada'],
     'fakeclr': ['--reg_type=fakeclr', '--aug=ada'],
+    'vision': ['--reg_type=vision', '--metrics=none'],
     'diffusion': ['--aug=diffusion'],
     'osgan+ggdr+diggan+genco': ['--loss=osgan', '--reg_type=ggdr,diggan,genco'],
 }

@@ -55,6 +55,7 @@ REG_TYPES: dict[str, str] = {
     'zcr': 'losses_ext.zcr:ZCR',
     'insgen': 'losses_ext.insgen:InsGen',
     'fakeclr': 'losses_ext.fakeclr:FakeCLR',
+    'vision': 'losses_ext.vision:Vision',
 }
 
 # Naming a group means all its members; it joins, with options of its own, when any member is chosen.

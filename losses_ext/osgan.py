@@ -71,7 +71,7 @@ def one_stage(game: Game, options: Options) -> Iterator[Phase]:
     """--loss=osgan: both players learn from one batch, then the lazy phases as usual."""
     step = offers('g_main', 'd_fake', 'd_real', 'd_pair')(partial(gd_main, options=options))
     step.at_critics = partial(critics_learn, options=options)       # The part of it that critics elsewhere do.
-    yield Phase('GDmain', step, game.players, every_source=True)
+    yield Phase('GDmain', step, game.main_players, every_source=True)
     yield from g_reg_phase(game)
     for critic in game.critics.values():
         yield from d_reg_phase(game, critic)

@@ -60,7 +60,7 @@ class EfficientNetLite0(Detector):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor, taps: Sequence[str]) -> dict[str, torch.Tensor]:
-        maps = self._maps(resize(images.float(), self.size, bicubic).clamp(0, 255))
+        maps = self.maps(resize(images.float(), self.size, bicubic).clamp(0, 255))
         features = {f's{i}': maps[i].mean(dim=(2, 3)) for i in range(4, 7)}
         if {'pool', 'logits'} & set(taps):
             features['pool'] = self.head(maps[-1]).mean(dim=(2, 3))
@@ -68,10 +68,10 @@ class EfficientNetLite0(Detector):
         return {tap: features[tap] for tap in taps}
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        return embedding_of_maps(self._maps(resize(images, self.size, bicubic))[1:6], weights=[1.0] * 5)
+        return embedding_of_maps(self.maps(resize(images, self.size, bicubic))[1:6], weights=[1.0] * 5)
 
-    def _maps(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Stage outputs s0 ... s6 of images [N, 3, size, size] in 0..255."""
+    def maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Stage outputs s0 ... s6 of float images [N, 3, H, W] in 0..255, as large as they are."""
         x = self.stem(((images - 127) / 128).contiguous(memory_format=torch.channels_last))
         maps = []
         for stage in self.stages:

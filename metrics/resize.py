@@ -1,4 +1,4 @@
-"""Resizing with the two filters that published scores were made with, as matrix products.
+"""Resizing with the filters that published scores and networks were made with, as matrix products.
 
 Resizing is linear and separable: out = A img B^T with one interpolation matrix [size out,
 size in] per axis. Written down like this there is nothing left to differ between libraries,
@@ -14,7 +14,7 @@ import torch
 def resize(images: torch.Tensor, size: int, matrix) -> torch.Tensor:
     """Images [N, C, H, W] (float) at size x size.
 
-    `matrix(size_in, size_out)` is one of the two functions below.
+    `matrix(size_in, size_out)` is one of the functions below.
     """
     rows, columns = (matrix(length, size).to(images.dtype).to(images.device) for length in images.shape[2:])
     return rows @ images @ columns.T
@@ -49,3 +49,14 @@ def bicubic(size_in: int, size_out: int) -> torch.Tensor:
     far = -0.5 * distance ** 3 + 2.5 * distance ** 2 - 4 * distance + 2
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
     return weights / weights.sum(dim=1, keepdim=True)
+
+
+@lru_cache(maxsize=32)
+def area(size_in: int, size_out: int) -> torch.Tensor:
+    """The mean of all pixels that a pixel of the output touches, each counted whole: float64 [size_out, size_in].
+
+    When it enlarges by a whole factor it repeats pixels.
+    """
+    out, inside = torch.arange(size_out)[:, None], torch.arange(size_in)
+    touches = (inside >= out * size_in // size_out) & (inside < ((out + 1) * size_in + size_out - 1) // size_out)
+    return touches.double() / touches.sum(dim=1, keepdim=True)

@@ -44,17 +44,17 @@ class VGG16(Detector):
         self.has_heads = heads is not None
 
     def forward(self, images: torch.Tensor, taps: Sequence[str]) -> dict[str, torch.Tensor]:
-        x = self._maps(resize(images.float(), 224, tf1_bilinear))[-1]
+        x = self.maps(resize(images.float(), 224, tf1_bilinear))[-1]
         x = F.adaptive_avg_pool2d(F.max_pool2d(x, 2), 7).flatten(1)
         for layer in ('classifier_0', 'classifier_3'):
             x = F.linear(x, *self._layer(layer)).relu()
         return {tap: {'fc2': x}[tap] for tap in taps}
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        return embedding_of_maps(self._maps(images), [self.get_buffer(f'head{i}') for i in range(5)])
+        return embedding_of_maps(self.maps(images), [self.get_buffer(f'head{i}') for i in range(5)])
 
-    def _maps(self, images):
-        """The last ReLU output of each stage."""
+    def maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The last ReLU output of each stage, of float images [N, 3, H, W] in 0..255."""
         x, maps = (images - self.mean) / self.std, []
         for stage in _STAGES:
             if maps:

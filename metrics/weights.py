@@ -114,6 +114,15 @@ def require_weights(metrics: Iterable[str], options: WeightOptions | None = None
             find_all_weights(metric, options or WeightOptions())
 
 
+def biased_metric(metrics: Iterable[str], learnt_from: Iterable[str]) -> str | None:
+    """The first of these metrics whose detector has weights of which the generator has learnt; None if there is none."""
+    for name in metrics:
+        metric = find_metric(name)
+        if isinstance(metric, Metric) and DETECTORS[metric.detector] in learnt_from:
+            return name
+    return None
+
+
 def find_all_weights(metric: Metric, options: WeightOptions) -> dict[str, Found]:
     """{weights: file} for a metric; raises MetricError as `require_weights`."""
     key = DETECTORS[metric.detector]

@@ -13,7 +13,7 @@ from training.player import Player
 from training.regularizer import LAZY_SITES, SITES, Regularizer, overrides
 
 if TYPE_CHECKING:
-    from training.context import StepContext
+    from training.context import Phase, StepContext
 
 
 class Cast:
@@ -23,6 +23,7 @@ class Cast:
         self.G = G
         self.G_ema: torch.nn.Module | None = None       # Once the run has one.
         self.critics = {D.name: D}
+        self.helpers: dict[str, Player] = {}            # Players that only the method knows which brought them.
         self.frozen: dict[str, torch.nn.Module] = {}    # Copies of players that methods keep; saved with the run.
         self.frozen_of: dict[str, str] = {}             # Name of the player, where it is not G.
         self.seed = seed                                # Of the weights of further critics.
@@ -35,9 +36,14 @@ class Cast:
         return next(iter(self.critics.values()))
 
     @property
-    def players(self) -> list[Player]:
+    def main_players(self) -> list[Player]:
         """G and all critics that learn in this process."""
         return [self.G, *(critic for critic in self.critics.values() if critic.is_here)]
+
+    @property
+    def players(self) -> list[Player]:
+        """All that learn in this process."""
+        return [*self.main_players, *self.helpers.values()]
 
     def add_critic(self, name: str, view: Callable | None = None, source: int = 0) -> Player:
         """One more critic like D; its fresh weights are the same whatever other methods there are."""
@@ -47,6 +53,17 @@ class Cast:
         critic.source = source
         self.critics[name] = critic
         return critic
+
+    def add_helper(self, name: str, make_module: Callable[[], torch.nn.Module], view: Callable | None = None,
+                   source: int = 0) -> Player:
+        """A player with a network of a method's own, and an optimizer like D's. It learns in the method's own phases, and no
+        other method acts on it; its fresh weights are the same whatever other methods there are."""
+        assert name not in (*self.critics, *self.helpers), f'there is a player {name} already'
+        seed = Streams(self.seed).seed_of(0, f'weights/{name}')
+        helper = Player(name, make_module, self.D._make_optimizer, self.D.reg_interval, view, seed)
+        helper.source = source
+        self.helpers[name] = helper
+        return helper
 
     def keep_copy(self, name: str, player: Player) -> torch.nn.Module:
         """A copy of a player's network as it is now, which does not learn; what was kept under this name goes."""
@@ -71,6 +88,10 @@ class Cast:
         """The regularizers that act at a site in this iteration. In lazy phases the phase itself says when."""
         lazy = site in LAZY_SITES
         return [r for r in self.having(site) if lazy or batch_idx % r.interval == 0]
+
+    def acting_in(self, phase: Phase) -> list[Regularizer]:
+        """The regularizers that have a say in what a phase does."""
+        return [r for r in self.regularizers if r is phase.owner or r.sites & phase.step.sites]
 
     def note_term(self, ctx: StepContext, regularizer: Regularizer, site: str, term: Any) -> None:
         """Hands on what a regularizer adds, if shares of the gradient are being measured."""

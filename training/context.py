@@ -24,6 +24,7 @@ class Phase:
     interval: int = 1
     critic: Player | None = None
     every_source: bool = False      # Without a critic: on every source of the stage, or on its `reg_source` alone?
+    owner: Any = None               # The regularizer that brought it, if any did.
 
 
 def offers(*sites: str) -> Callable[[Callable], Callable]:

@@ -213,7 +213,7 @@ def _inputs(contexts: list[StepContext]) -> list:
 
 def _key(run: Run, phase: Phase, contexts: list[StepContext]) -> tuple:
     """What of the host decides what a phase does, but for the margins of its augmentation."""
-    acting = [r for r in run.game.regularizers if r.sites & phase.step.sites]
+    acting = run.game.acting_in(phase)
     return (phase.name, tuple(ctx.real_img.shape for ctx in contexts), tuple(contexts[0].iteration),
             tuple((contexts[0].batch_idx % r.interval == 0, r.variant()) for r in acting))
 

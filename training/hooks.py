@@ -67,6 +67,11 @@ class Hooks:
     def hear_from_generator(self, told: dict[str, float]) -> None:
         """Takes what `tell_critics` returned, before each step of a critic."""
 
+    @classmethod
+    def learns_from(cls, options: Any) -> str | None:
+        """Of a method that shows fakes to a frozen network: the name of its weights in metrics/weights.py. G learns to please
+        it, so that scores by the same network would be too good."""
+
     def describe(self) -> dict:
         """Plain data that network snapshots carry, by name, for the tools that make pictures with them."""
         return {}

@@ -176,7 +176,7 @@ class Game(Cast):
             return ctx.iteration[key]
         with torch.no_grad():
             fakes = self.generate(ctx, ctx.gen_z, ctx.gen_c), ctx.fake_c
-        if self.share_fakes and len(self.critics_of(ctx.source)) > 1:
+        if self.share_fakes and (len(self.critics_of(ctx.source)) > 1 or self.helpers):
             ctx.iteration[key] = fakes
         return fakes
 

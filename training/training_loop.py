@@ -131,7 +131,7 @@ def kind_of(run: Run, phase: Phase) -> tuple | None:
     """
     if run.game.having('end_phase'):
         return None
-    acting = [r for r in run.game.regularizers if r.sites & phase.step.sites]
+    acting = run.game.acting_in(phase)
     return (phase.name, run.stage_idx, run.micro_batch, tuple((run.batch_idx % r.interval == 0, r.variant()) for r in acting))
 
 

@@ -146,6 +146,22 @@ def weights32() -> dict:
              blocks=[['faces', 100, seed] for seed in (20, 21)])])
 
 
+LATER = {                   # What came after gpu32. VGG16, since the scores of the plans are by EfficientNet-Lite0.
+    'diffusion': ['--aug=diffusion', '--ada-kimg=20'],
+    'vision': ['--aug=noaug', '--reg_type=vision', '--vision_network=vgg16', '--vision_warmup=1'],
+}
+
+
+def later32() -> dict:
+    """Methods that came after gpu32, in the setting of its second stage. Needs the weights of VGG16 (docs/metrics.md)."""
+    plan = common('later32', 'Methods that came later: 100 of the bundled faces at 32 pixels.', 24, 8, 5,
+                  [*RECIPE, '--deterministic=1'])
+    faces = dict(FACES, fingerprint=fingerprint('datasets/emoji-faces-noto-32.zip'))
+    return plan | dict(data=dict(faces=faces), stages=[
+        dict(name='alone', about='methods one at a time', cells=alone_cells() | {
+            name: dict(options=options) for name, options in LATER.items()}, blocks=[['faces', 100, seed] for seed in (10, 11)])])
+
+
 if __name__ == '__main__':
-    plan = dict(small=small, gpu32=gpu32, weights32=weights32)[sys.argv[1]](*sys.argv[2:])
+    plan = dict(small=small, gpu32=gpu32, weights32=weights32, later32=later32)[sys.argv[1]](*sys.argv[2:])
     (PLANS / f'{sys.argv[1]}.json').write_text(json.dumps(plan, indent=1) + '\n', encoding='utf-8')

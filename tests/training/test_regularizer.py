@@ -17,6 +17,7 @@ OFF = {
     'weco': dict(weight=0), 'lecam': dict(weight=0), 'apa': dict(p=0.0), 'r2': dict(gamma=0), 'gp': dict(weight=0),
     'cr': dict(weight=0), 'bcr': dict(weight_real=0, weight_fake=0), 'zcr': dict(weight_d=0, weight_g=0),
     'insgen': dict(weight_real=0, weight_fake=0, weight_g=0), 'fakeclr': dict(weight_fake=0, weight_g=0),
+    'vision': dict(weight=0),
 }
 ALWAYS_ON = {'tdgan', 'daco', 'genco'}      # They change who plays, not only what is added.
 TARGETS = {**losses_ext.BASE_TYPES, **losses_ext.REG_TYPES}

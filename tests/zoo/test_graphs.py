@@ -44,7 +44,7 @@ def trained(config, num, recorder):
 def config_of(data, names=(), loss='logistic', **changes):
     config = zoo_config(data, names, loss, 'logistic', res=8, **changes)
     config.update(G_reg_interval=2, D_reg_interval=2)
-    for name, options in dict(diggan=dict(interval=2, ema=0.5), lecam=dict(start=2)).items():
+    for name, options in dict(diggan=dict(interval=2, ema=0.5), lecam=dict(start=2), vision=dict(warmup=0.012)).items():
         config['regularizers'].get(name, {}).update(options)
     config['data_shape']['c_dim'] = 2
     config['training_set_kwargs'].update(resolution=8, use_labels=True)
@@ -54,6 +54,9 @@ def config_of(data, names=(), loss='logistic', **changes):
 CASES = {
     'ada': ((), ADA), 'accumulated': ((), dict(batch_gpu=2)), 'ggdr': (('ggdr',), ADA), 'genco': (('genco',), ADA),
     'lecam, apa': (('lecam', 'apa'), {}), 'diggan': (('diggan',), {}), 'osgan, gp': (('gp',), dict(loss='osgan')),
+    'insgen, zcr': (('insgen', 'zcr'), ADA), 'fakeclr, bcr': (('fakeclr', 'bcr'), ADA), 'vision': (('vision',), {}),
+    'relativistic, cr': (('r2', 'cr'), dict(loss='relativistic')),
+    'diffusion': ((), dict(augment_kwargs=dict(class_name='training.diffusion.Diffusion'), p=0.1, target=0.6, ada_kimg=0.05)),
 }
 
 

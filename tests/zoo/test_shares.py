@@ -57,7 +57,7 @@ def test_measuring_changes_no_bit(data, monkeypatch, loss, names):
 def test_every_method_with_a_term_has_a_share(data, name):
     """Of the player that it teaches; beside it stand those of the terms that every run has."""
     config = zoo_config(data, [name], **(dict(r1_gamma=1.0) if name != 'gp' else {}))
-    player = dict(weco='D2', tdgan='G').get(name, 'D')
+    player = dict(weco='D2', tdgan='G', vision='G').get(name, 'D')
     shares = shares_of(setup.build(config, torch.device('cpu')), INTERVAL * (name != 'lecam'))
     assert f'{name}/{player}' in shares or name == 'lecam'
     assert all(0 <= value <= 1 for value in shares.values()) and 'path_length/G' in shares

@@ -22,7 +22,8 @@ WITH_CENTRES = ['tdgan', 'gp', 'ggdr', 'diggan', 'fakeclr']
 GAMES = list(losses_ext.GAMES)
 OPTIONS = dict(ggdr=dict(res='8'), diggan=dict(weight=5.0, interval=1), lecam=dict(weight=0.1, start=0), apa=dict(p=0.5),
                r2=dict(gamma=1.0), gp=dict(interval=1), cr=dict(shift=0.125), bcr=dict(shift=0.125), zcr=dict(weight_g=0.5),
-               insgen=dict(queue_real=6, queue_fake=6, weight_g=0.5), fakeclr=dict(queue=6, weight_g=0.5))
+               insgen=dict(queue_real=6, queue_fake=6, weight_g=0.5), fakeclr=dict(queue=6, weight_g=0.5),
+               vision=dict(size=64, aug='run', warmup=0.0))
 VIEWS = dict(class_name='training.augment.AugmentPipe', xflip=1)      # For those that need one; its strength is 0.
 
 
@@ -89,7 +90,7 @@ def test_every_method_at_weight_0_is_the_base_bit_for_bit(data, loss):
     off = dict(ggdr=dict(weight=0.0), diggan=dict(weight=0.0), weco=dict(weight=0.0), lecam=dict(weight=0.0), apa=dict(p=0.0),
                r2=dict(gamma=0.0), gp=dict(weight=0.0), cr=dict(weight=0.0), bcr=dict(weight_real=0.0, weight_fake=0.0),
                zcr=dict(weight_d=0.0, weight_g=0.0), insgen=dict(weight_real=0.0, weight_fake=0.0, weight_g=0.0),
-               fakeclr=dict(weight_fake=0.0, weight_g=0.0))
+               fakeclr=dict(weight_fake=0.0, weight_g=0.0), vision=dict(weight=0.0))
     base = zoo_config(data, loss=loss, game='logistic')
     plain, expected = run_iterations(base, 3)
     for name, options in off.items():
@@ -285,6 +286,8 @@ IMPOSSIBLE = [
     ('insgen', 'weight_real', -1.0, 'at least 0'), ('fakeclr', 'clamp', 0.0, 'more than 0'),
     *((name, queue, 0, 'at least 1 and at most 1000000')
       for name, queue in [('insgen', 'queue_real'), ('insgen', 'queue_fake'), ('fakeclr', 'queue')]),
+    ('vision', 'weight', -1.0, 'at least 0'), ('vision', 'warmup', -1.0, 'at least 0'),
+    ('vision', 'size', 32, 'at least 64 and at most 512'), ('vision', 'smooth', 0.0, 'more than 0 and at most 1'),
     ('tdgan', 'remind', -1.0, 'at least 0'), ('tdgan', 'remind_interval', 0, 'at least 1'),
     ('tdgan', 'slots', -1, 'at least 0'), ('tdgan', 'warmup', -1.0, 'at least 0'),
     ('tdgan', 'patience', -1.0, 'at least 0'),

@@ -127,6 +127,13 @@ def problem_of_fields(method: str, table: Any) -> str | None:
     return f'{method}.{missing[0]} is missing' if missing else None
 
 
+def learnt_from(config: Mapping[str, Any]) -> dict[str, str]:
+    """{weights of metrics/weights.py: method} of the frozen networks that G learns to please: scores by them are too good."""
+    chosen = zip(config['regularizers'], list(methods_of(config))[len(losses_ext.BASE_TYPES):])
+    return {weights: name for name, (cls, options) in chosen
+            if not cls.is_off(options) and (weights := cls.learns_from(options)) is not None}
+
+
 def switched_off(config: Mapping[str, Any]) -> list[tuple[type, Any]]:
     """(class, options) of the chosen methods that their options switch off, in registry order."""
     return [(cls, options) for cls, options in methods_of(config) if cls.is_off(options)]

@@ -116,7 +116,7 @@ def with_whole_paths(o: Mapping[str, Any]) -> dict[str, Any]:
     """The same options, with paths that mean the same in every directory:
     they are read again when a run continues."""
     data = {key: ','.join(os.path.abspath(path) if path else path for path in str(o[key]).split(','))
-            for key in o if key.endswith(('_data', '_tls'))}
+            for key in o if key.endswith(('_data', '_tls', '_file'))}
     for key in ('data', 'held_out', 'metricdata'):
         if o.get(key):
             data[key] = os.path.abspath(on_this_machine(o[key], key))

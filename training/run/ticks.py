@@ -254,7 +254,7 @@ class Ticks:
 
     def save_networks(self, run: Run) -> Path:
         """The networks for others to use; returns where they are."""
-        networks = {**{player.name: player.module for player in run.game.players}, 'G_ema': run.G_ema}
+        networks = {**{player.name: player.module for player in run.game.main_players}, 'G_ema': run.G_ema}
         distributed.check_equal(networks)
         path = self._path(NETWORKS, run)
         data = checkpoint.without_place(self.config['training_set_kwargs'])
