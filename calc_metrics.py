@@ -15,7 +15,7 @@ from dnnlib import output, writing
 from dnnlib.computing import OPERATORS, device_option
 from dnnlib.numbers import BATCH, PROCESSES, PSI, SEED, WORKERS, Real, Whole
 from metrics.names import MetricError, is_valid_metric, list_valid_metrics, parse_names
-from metrics.weights import WEIGHTS, WeightOptions, biased_metric, require_weights
+from metrics.weights import WEIGHTS, WeightOptions, require_unbiased, require_weights
 
 NEAREST_FORMATS = ('.png', '.jpg')
 DATASET = 'training.dataset.ImageFolderDataset'
@@ -273,8 +273,8 @@ def score_network(job: Job, path: str, device: Any, rank: int) -> dict[str, str]
     from training.config.run_dirs import saved_entry
     networks = load_networks(path, ['G_ema', 'D'] if job.held_out else ['G_ema'])
     G = networks['G_ema']
-    if not job.biased:
-        refuse_biased(job.metrics, networks.get('learnt_from'), path)
+    if not job.biased and isinstance(learnt_from := networks.get('learnt_from'), list):     # A stranger may say anything.
+        require_unbiased(job.metrics, learnt_from, f'of {os.path.basename(path)}', '--biased')
     if job.verbose and rank == 0:
         click.echo(f'{os.path.basename(path)}: {G.img_resolution}x{G.img_resolution}, {G.img_channels} channels, '
                    f'labels of width {G.c_dim}', err=True)
@@ -291,15 +291,6 @@ def score_network(job: Job, path: str, device: Any, rank: int) -> dict[str, str]
     if job.held_out and rank == 0:
         show_gap(job, networks['D'], target)
     return unrecorded
-
-
-def refuse_biased(metrics: Sequence[str], learnt_from: Any, path: str) -> None:
-    """A usage error for a metric by a network that the generator learnt to please, as far as its file says so."""
-    found = biased_metric(metrics, learnt_from if isinstance(learnt_from, list) else ())
-    if found is not None:
-        raise click.UsageError(f'--metrics: {os.path.basename(path)} has learnt to please the network of {found} '
-                               '(--reg_type=vision), so that the score would be too good; give another metric, or --biased to '
-                               'have it all the same')
 
 
 def load_networks(path: str, only: Sequence[str]) -> dict[str, Any]:

@@ -114,10 +114,11 @@ def measurable_metrics(config: Config, download: bool = False, dry_run: bool = F
     Raises UserError if the user has asked for something that cannot be measured here.
     """
     from metrics.names import MetricError
-    from metrics.weights import WeightOptions, biased_metric, require_weights
+    from metrics.weights import WeightOptions, biased_metric, require_unbiased, require_weights
     learnt_from = methods.learnt_from(config)
-    refuse_biased(config['metrics'], learnt_from)
     try:
+        for weights, name in learnt_from.items():
+            require_unbiased(config['metrics'], [weights], f'of --reg_type={name}', f'--{name}_biased=1')
         require_weights(config['metrics'], WeightOptions(download=download and not dry_run))
     except MetricError as error:
         if download and dry_run:
@@ -132,17 +133,6 @@ def measurable_metrics(config: Config, download: bool = False, dry_run: bool = F
                        '(--download-detectors fetches them; --metrics; docs/metrics.md).', err=True)
         return substitute
     return config['metrics']
-
-
-def refuse_biased(metrics: Sequence[str], learnt_from: Mapping[str, str]) -> None:
-    """Raises UserError for a metric by a network that the generator learns to please."""
-    from metrics.weights import DETECTORS, biased_metric, find_metric
-    biased = biased_metric(metrics, learnt_from)
-    if biased is not None:
-        weights = DETECTORS[find_metric(biased).detector]
-        raise UserError(f'--metrics={biased}: its network, {weights}, is the one that G learns to please with '
-                        f'--reg_type={learnt_from[weights]}, so that the score would be too good; give another metric, or '
-                        f'--{learnt_from[weights]}_biased=1 to have it all the same')
 
 
 def start(config: Config) -> int:

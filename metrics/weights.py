@@ -123,6 +123,14 @@ def biased_metric(metrics: Iterable[str], learnt_from: Iterable[str]) -> str | N
     return None
 
 
+def require_unbiased(metrics: Iterable[str], learnt_from: Iterable[str], whose: str, remedy: str) -> None:
+    """Raises MetricError for a metric by a network that the generator, `whose` it is, has learnt to please."""
+    found = biased_metric(metrics, learnt_from)
+    if found is not None:
+        raise MetricError(f'{found} is by a network that the generator {whose} learns to please, so that the score would be '
+                          f'too good; give another metric, or {remedy} to have it all the same')
+
+
 def find_all_weights(metric: Metric, options: WeightOptions) -> dict[str, Found]:
     """{weights: file} for a metric; raises MetricError as `require_weights`."""
     key = DETECTORS[metric.detector]

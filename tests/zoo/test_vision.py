@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from click import ClickException
+from click.testing import CliRunner
 from safetensors import safe_open
 from test_zoo import zoo_config
 from tiny import assert_same_bits, make_dataset, run_iterations, tensors
@@ -14,7 +14,7 @@ from zoo_game import STREAMS, make_batch, make_game
 
 import calc_metrics
 import train
-from losses_ext.vision import Head, Options, Vision, cross_entropy
+from losses_ext.vision import Eyes, Head, Options, Vision, cross_entropy
 from metrics.resize import area, resize
 from metrics.weights import WEIGHTS, WeightOptions, biased_metric, find_weights
 from torch_utils import checkpoint, training_stats
@@ -27,6 +27,7 @@ from training.training_loop import run_phase
 BATCH = make_batch()
 SMALL = dict(size=64, aug='run', smooth=0.8, warmup=0.0)
 PHOTOS = find_weights('efflite0', 'these tests', WeightOptions()).path
+NETWORK = Eyes(Options(**SMALL)).network
 
 
 @pytest.fixture
@@ -76,10 +77,10 @@ def test_the_head_has_the_published_number_of_weights():
         assert Head(16, size)(torch.zeros([2, 16, size, size])).shape == (2, 1)
 
 
-def logits_by_hand(method, head, img):
+def logits_by_hand(head, img):
     """h(B(img)), with the parts of others: torch's resizing, the input range of the network, its last stage."""
     large = interpolate(img, size=(64, 64), mode='area')
-    maps = method._open().network.maps(255 * (large / 2 + 0.5))[-1]
+    maps = NETWORK.maps(255 * (large / 2 + 0.5))[-1]
     assert maps.shape[1:] == (320, 2, 2)
     return head.module(maps)[:, 0]
 
@@ -90,7 +91,7 @@ def test_the_head_learns_what_the_formula_says():
     ctx = step(game, phase)
     found = [p.grad.clone() for p in head.module.parameters()]
     head.module.zero_grad()
-    real, fake = (logits_by_hand(method, head, img) for img in (BATCH['real_img'], ctx.gen.img))
+    real, fake = (logits_by_hand(head, img) for img in (BATCH['real_img'], ctx.gen.img))
     loss = (real.exp() + 1).log() - 0.8 * real + (fake.exp() + 1).log()
     loss.mean().backward()
     for grad, p in zip(found, head.module.parameters()):
@@ -111,7 +112,7 @@ def test_the_generator_learns_through_the_frozen_network(weight):
         step(game, phase)
         grads.append([p.grad.clone() for p in game.G.module.parameters()])
     img = game.G.module(BATCH['gen_z'], BATCH['gen_c'])
-    logits = logits_by_hand(method, head, img)
+    logits = logits_by_hand(head, img)
     loss = (weight * ((logits.exp() + 1).log() - 0.8 * logits)).mean()
     own = torch.autograd.grad(loss, list(game.G.module.parameters()), allow_unused=True)
     assert any(grad is not None and grad.abs().max() > 0 for grad in own)
@@ -119,7 +120,7 @@ def test_the_generator_learns_through_the_frozen_network(weight):
         if not name.endswith('noise_strength'):             # The noise is another one.
             expected = torch.zeros_like(both) if grad is None else grad
             torch.testing.assert_close(both - base, expected, rtol=1e-2, atol=2e-5, msg=name)
-    assert not any(p.requires_grad for p in method._open().buffers())
+    assert not [*NETWORK.parameters()] and not any(weights.requires_grad for weights in NETWORK.buffers())
 
 
 def test_the_run_s_augmentation_or_its_own_is_in_front(data):
@@ -142,9 +143,8 @@ def test_the_run_s_augmentation_or_its_own_is_in_front(data):
 
 
 def test_grey_images_are_looked_at_as_grey_colours():
-    _, method, _ = game_with()
-    grey = torch.randn([2, 1, 16, 16])
-    torch.testing.assert_close(method._look(grey, None), method._look(grey.expand(-1, 3, -1, -1), None))
+    eyes, grey = Eyes(Options(**SMALL)), torch.randn([2, 1, 16, 16])
+    torch.testing.assert_close(eyes(grey), eyes(grey.expand(-1, 3, -1, -1)))
 
 
 # When it acts, what is saved.
@@ -179,7 +179,7 @@ def test_frozen_weights_are_neither_in_states_nor_in_snapshots(data, tmp_path):
     """A snapshot says whom G has learnt to please."""
     config = zoo_config(data, ['vision'])
     run, (state, local) = run_iterations(config, 1)
-    frozen = [tensor for tensor in run.game.regularizers[-1]._open().network.buffers() if tensor.numel() > 1000]
+    frozen = [tensor for tensor in NETWORK.buffers() if tensor.numel() > 1000]
     assert len(frozen) > 20
     shapes = {tuple(leaf.shape) for leaf in tensors(dict(state=state, local=local)).values() if isinstance(leaf, torch.Tensor)}
     assert not [tensor for tensor in frozen if tuple(tensor.shape) in shapes]
@@ -251,11 +251,10 @@ def test_a_local_file_of_weights_will_do(tmp_path):
     state = torch.load(PHOTOS, weights_only=True)
     state['_conv_stem.weight'] *= 2
     torch.save(state, tmp_path / 'mine.pth')
-    _, method, _ = game_with(file=str(tmp_path / 'mine.pth'))
-    _, usual, _ = game_with()
+    eyes, usual = (Eyes(Options(**SMALL, file=file)) for file in (str(tmp_path / 'mine.pth'), None))
     img = torch.randn([1, 3, 16, 16])
-    assert not torch.allclose(method._look(img, None), usual._look(img, None))
-    assert method.state_dict()['sha256'] != usual.state_dict()['sha256'] == WEIGHTS['efflite0'].files[0].sha256
+    assert not torch.allclose(eyes(img), usual(img))
+    assert eyes.sha256 != usual.sha256 == WEIGHTS['efflite0'].files[0].sha256
 
 
 # Scores by the same network.
@@ -265,7 +264,7 @@ ARGUMENTS = ['--cfg=tiny', '--reg_type=vision', '--outdir=runs']
 
 def test_a_run_does_not_score_with_the_network_that_it_learns_from(data):
     config = train.config_from_args([*ARGUMENTS, f'--data={data[0]}', '--metrics=fd5k_lite'])
-    with pytest.raises(UserError, match='--metrics=fd5k_efflite0: its network, efflite0.*--vision_biased=1'):
+    with pytest.raises(UserError, match='--metrics: fd5k_efflite0 .* of --reg_type=vision .*--vision_biased=1'):
         train.measurable_metrics(config)
     config = train.config_from_args([*ARGUMENTS, f'--data={data[0]}', '--metrics=fd5k_lite', '--vision_biased=1'])
     assert train.measurable_metrics(config) == ['fd5k_efflite0']
@@ -290,13 +289,22 @@ def test_the_same_network_is_found_by_its_weights():
 
 
 @pytest.mark.parametrize('learnt_from', [['efflite0'], None, 'efflite0', {'efflite0': 1}], ids=json.dumps)
-def test_a_snapshot_is_not_scored_by_it_either(learnt_from):
+def test_a_snapshot_is_not_scored_by_it_either(data, tmp_path, learnt_from):
     """What a stranger's file says otherwise counts for nothing."""
-    if isinstance(learnt_from, list):
-        with pytest.raises(ClickException, match='snapshot.safetensors has learnt to please .* fd5k_efflite0 .* --biased'):
-            calc_metrics.refuse_biased(['fd5k_efflite0'], learnt_from, 'a/snapshot.safetensors')
-    else:
-        calc_metrics.refuse_biased(['fd5k_efflite0'], learnt_from, 'a/snapshot.safetensors')
+    run = setup.build(zoo_config(data), torch.device('cpu'))
+    path = tmp_path / 'net.safetensors'
+    checkpoint.save_networks(path, dict(G_ema=run.G_ema), training_set_kwargs=None, learnt_from=learnt_from)
+    arguments = [f'--network={path}', f'--data={data[0]}', '--metrics=fd5k_efflite0', '--device=cpu', '--verbose=0']
+    asked = []
+    for more in ([], ['--biased']):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(calc_metrics, 'score', lambda *args: asked.append(args) or {})
+            answer = CliRunner().invoke(calc_metrics.main, [*arguments, *more])
+        if isinstance(learnt_from, list) and not more:
+            assert answer.exit_code != 0 and not asked
+            assert 'fd5k_efflite0' in answer.output and 'of net.safetensors' in answer.output and '--biased' in answer.output
+        else:
+            assert answer.exit_code == 0, answer.output
 
 
 def test_statistics_have_names():
