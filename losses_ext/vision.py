@@ -113,7 +113,7 @@ class Vision(Regularizer):
         terms = []
         for critic, head in self._heads:
             if head.source == ctx.source:
-                logits = self._judge(ctx, head, 'fake', ctx.gen.img)
+                logits = self._judge(ctx, head, 'fake', ctx.gen.img, ctx.fake_c)
                 term = self._report(head, 'generator', cross_entropy(logits, self.options.smooth))
                 terms.append(critic.weight * term)
         return self.options.weight * sum(terms) if terms else None
@@ -123,14 +123,15 @@ class Vision(Regularizer):
         if self._rests:
             return
         ctx.gen, ctx.fake_c = self.game.fakes(ctx)
-        for kind, img, target in (('fake', ctx.gen.img, 0.0), ('real', ctx.real_img, self.options.smooth)):
-            logits = self._judge(ctx, ctx.critic, kind, img)
+        for kind, img, c, target in (('fake', ctx.gen.img, ctx.fake_c, 0.0),
+                                     ('real', ctx.real_img, ctx.real_c, self.options.smooth)):
+            logits = self._judge(ctx, ctx.critic, kind, img, c)
             self._report(ctx.critic, f'sign_{kind}', logits.detach().sign())
             self.game.accumulate(ctx, self._report(ctx.critic, kind, cross_entropy(logits, target)))
 
-    def _judge(self, ctx: StepContext, head: Player, kind: str, img: Tensor) -> Tensor:
-        """Logits [N] of images [N,C,H,W]; labels do not count."""
-        return self.game.judge(ctx, head, img, None, f'aug_{kind}/{head.name}', augment=self._augment).logits
+    def _judge(self, ctx: StepContext, head: Player, kind: str, img: Tensor, c: Tensor) -> Tensor:
+        """Logits [N] of images [N,C,H,W]."""
+        return self.game.judge(ctx, head, img, c, f'aug_{kind}/{head.name}', augment=self._augment).logits
 
     def _look(self, img: Tensor, ctx: StepContext) -> Tensor:
         return self._eyes(img)
@@ -176,7 +177,7 @@ class Head(torch.nn.Module):
         self.out = FullyConnectedLayer(WIDTH, 1)
 
     def forward(self, maps: Tensor, c: Tensor | None = None, return_feats: bool = False) -> Any:
-        """As a critic does; there are no maps to hand out."""
+        """As a critic does; labels do not count, and there are no maps to hand out."""
         logits = self.out(self.fc(self.conv(maps).flatten(1)))
         return (logits, {}) if return_feats else logits
 

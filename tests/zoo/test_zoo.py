@@ -352,7 +352,7 @@ def test_critics_are_told_the_classes_that_fakes_were_made_of(tmp_path, names, l
     """In all phases, whoever shares fakes with whom; G alone hears of the centre."""
     run = setup.build(conditional_config(tmp_path, names, loss), torch.device('cpu'))
     run.enter_stage(0)
-    made, told = [], {name: [] for name in run.game.critics}
+    made, told = [], {name: [] for name in (*run.game.critics, *run.game.helpers)}
     generate, judge = run.game.generate, run.game.judge
 
     def generating(*args, **kwargs):

@@ -19,6 +19,8 @@ CASES = [(name, {}, 'logistic', None) for name in METHODS] + [
     ('weco', dict(both=True), 'osgan', 'logistic'), ('r2', dict(interval=1), 'relativistic', None),
     ('lecam', dict(weight=0.1, start=0), 'osgan', 'saturating')]
 
+LIMITS = dict(vision=5e-3)     # Rounding pushes pixels over the kinks of the frozen network.
+
 
 class OneStream:
     """Generators of random numbers, each of which goes on where that of the micro-batch before has stopped.
@@ -78,8 +80,11 @@ def test_an_iteration_is_the_same_for_every_split_of_the_batch(tmp_path, monkeyp
         grads, its_state = two_iterations(config, micro_batch, monkeypatch)
         assert grads.keys() == expected.keys()
         for key, grad in grads.items():
-            limit = 1e-3 * expected[key].abs().max().item() + 1e-7
+            limit = LIMITS.get(name, 1e-3) * expected[key].abs().max().item() + 1e-7
             torch.testing.assert_close(grad, expected[key], rtol=0, atol=limit,
                                        msg=lambda text, where=f'{key} in parts of {micro_batch}': f'{where}: {text}')
         for path, value in tensors(its_state).items():
-            torch.testing.assert_close(value, tensors(state)[path], rtol=1e-4, atol=1e-5, msg=path)
+            if isinstance(value, str):
+                assert value == tensors(state)[path], path
+            else:
+                torch.testing.assert_close(value, tensors(state)[path], rtol=1e-4, atol=1e-5, msg=path)

@@ -1,6 +1,7 @@
 """What the processes of `test_zoo_processes.py` run; spawned processes import it by name."""
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -9,12 +10,18 @@ import torch
 from test_zoo import check_that_it_runs
 from zoo_game import make_batch, make_game, step_gradients
 
-from losses_ext import bcr, cr, diggan, fakeclr, ggdr, insgen, lecam, r2, weco
+from losses_ext import bcr, cr, diggan, fakeclr, ggdr, insgen, lecam, r2, weco, zcr
 from torch_utils import distributed
 from training.data.stages import Source, Stage
-from training.loss import d_main
+from training.loss import StepContext, d_main
 
 
+def noise_of(ctx, tensor, use):
+    """In the place of what is drawn at random, which each rank does for itself: a function of each sample alone."""
+    return 2 * (1000 * tensor + len(use)).sin()
+
+
+@patch.object(StepContext, 'randn_like', noise_of)
 def gradients_of_two_iterations(rank=0, num_ranks=1):
     """[D's gradients after the exchange], of this rank's part
     of a batch of 4, for all that does not couple samples."""
@@ -29,8 +36,9 @@ def gradients_of_two_iterations(rank=0, num_ranks=1):
     game.regularizers += [
         cr.CR(game, cr.Options(shift=0.0, flip=1.0)),       # What is random is drawn by each rank for itself.
         bcr.BCR(game, bcr.Options(shift=0.0, flip=1.0)),
-        insgen.InsGen(game, insgen.Options(queue_real=6, queue_fake=6, perturb=0.0)),
-        fakeclr.FakeCLR(game, fakeclr.Options(queue=6, perturb=0.0, forget='age'))]
+        zcr.ZCR(game, zcr.Options(weight_d=20.0, noise=0.5)),
+        insgen.InsGen(game, insgen.Options(queue_real=6, queue_fake=6)),
+        fakeclr.FakeCLR(game, fakeclr.Options(queue=6, forget='age'))]
     for regularizer in game.regularizers[-2:]:
         regularizer.begin_stage(Stage(1, [Source(None)]), 5, resumed=False)
     game.critics['D2'].module = make_game(mbstd_num_channels=0, seed=2).D.module
