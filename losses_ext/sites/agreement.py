@@ -11,7 +11,7 @@ import torch
 
 from torch_utils.wire.message import BadMessage, Header, TensorForm
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_LABELS = 100_000            # Different labels of a centre.
 MAX_LABEL_NUMBERS = 2 ** 24     # In all of them.
 MAX_STATISTICS = 256            # In one answer.

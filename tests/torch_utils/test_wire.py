@@ -1,5 +1,6 @@
 """Messages from whoever sends them: nothing but what was
 agreed gets memory, and everything else is one sentence."""
+import hashlib
 import random
 import socket
 import ssl
@@ -54,6 +55,18 @@ def test_values_arrive_with_all_their_bits():
     assert torch.equal(found.view(torch.int32), sent.tensors['img'].view(torch.int32))
 
 
+def test_where_the_line_protects_data_the_digest_is_of_what_stands_before_them():
+    sent = message()
+    frames = list(frames_of(sent, hashes_data=False))
+    assert frames[-1] == sent.digest == hashlib.sha256(frames[0]).digest()
+    assembler = Assembler(hashes_data=False)
+    found = [assembler.add(frame, lambda header: FORMS) for frame in frames][-1]
+    assert found.digest == sent.digest and torch.equal(found.tensors['img'], sent.tensors['img'])
+    assert torch.equal(parse(b''.join(frames)).tensors['img'], sent.tensors['img'])
+    with pytest.raises(BadMessage, match='changed'):
+        received(frames)                                    # Of an end that wants all of it.
+
+
 def test_a_record_is_read_whatever_tensors_it_has():
     sent = message()
     data = b''.join(frames_of(sent))
@@ -97,6 +110,25 @@ def mutate(frames, rng):
         rng.shuffle(frames)
     else:
         frames[i] += rng.randbytes(rng.randint(1, 50))
+
+
+def test_a_small_message_is_one_parcel_and_a_large_one_several_that_are_not_much_larger_than_its_pieces():
+    frames = list(frames_of(message()))
+    assert list(channel.parcels(iter(frames), channel.PARCEL_BYTES)) == [frames]
+    large = [bytes(100), *[bytes(2 ** 20)] * 3, bytes(32)]
+    found = list(channel.parcels(iter(large), channel.PARCEL_BYTES))
+    assert sum(found, []) == large and len(found) == 3
+    assert max(sum(map(len, parcel)) for parcel in found) <= channel.PARCEL_BYTES
+
+
+def test_a_parcel_crosses_with_its_frames():
+    grpc_channel = pytest.importorskip('torch_utils.wire.grpc_channel')
+    parcel = [b'a', b'', bytes(300)]
+    data = grpc_channel.packed(parcel)
+    assert list(grpc_channel.unpacked(data)) == parcel and list(grpc_channel.unpacked(b'')) == []
+    for wrong in (data[:-1], data[:2], data + b'x', grpc_channel.packed([b''] * 17), b'\xff' * 8):
+        with pytest.raises(ValueError, match='no parcel'):
+            list(grpc_channel.unpacked(wrong))
 
 
 @pytest.mark.parametrize('change, sentence', [

@@ -123,9 +123,9 @@ def test_a_handshake_of_tiny_pieces_ends_in_its_time():
 
     def drip():
         message = channel.frames_of(Message(Header(Kind.HELLO), {}, dict(x=torch.zeros(10 ** 6, dtype=torch.uint8))))
-        frames.put(next(message))
+        frames.put([next(message)])
         while other.is_open:
-            frames.put(b'0')
+            frames.put([b'0'])
             time.sleep(0.01)
 
     threading.Thread(target=drip, daemon=True).start()

@@ -2,16 +2,19 @@
 
 A channel has two ends. `send` hands a message over, `receive` waits for one, `close` ends it for both. Whatever goes wrong
 with the channel itself is `Closed`; what comes through and is not what was agreed is `BadMessage`, after which the end that
-found it closes the channel.
+found it closes the channel. Frames travel in parcels: handing one from thread to thread costs time
+whatever is in it.
 """
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from torch_utils.wire.message import Assembler, BadMessage, Forms, Message, frames_of
+from torch_utils.wire.message import MAX_FRAME, Assembler, BadMessage, Forms, Message, frames_of
 
-WAITING_FRAMES = 8          # That one end may be ahead of the other.
+WAITING_PARCELS = 8         # That one end may be ahead of the other.
+PARCEL_BYTES = 2 * MAX_FRAME
 POLL_SEC = 0.2              # How often a waiting end looks whether the channel is still there.
 
 
@@ -20,13 +23,17 @@ class Closed(ConnectionError):
 
 
 class Channel:
-    """One end, over two queues of frames. `names` are what the other end may call itself, None if nobody has said."""
+    """One end, over two queues of parcels of frames. `names` are what the other end may call itself, None if nobody has said."""
+
+    parcel_bytes: float = PARCEL_BYTES
+    is_protected = False            # Does whatever carries frames see to it that none is changed?
 
     def __init__(self, incoming: queue.Queue, outgoing: queue.Queue, names: frozenset[str] | None = None):
         self.names = names
         self.record: Callable[[bytes], None] | None = None      # Is shown every frame that leaves.
         self.ended = 'the other end has closed it'              # Why frames end, if they do.
         self._incoming, self._outgoing = incoming, outgoing
+        self._frames: deque[bytes] = deque()                    # Of a parcel that has come.
         self._why: str | None = None
         self._assembler: Assembler | None = None
 
@@ -37,12 +44,14 @@ class Channel:
 
     def send(self, message: Message, timeout: float | None = None) -> None:
         """Hands all frames of a message over. Raises Closed, also if the other end takes longer to read them."""
-        self._hand_over(self._recorded(frames_of(message)), end_of(timeout))
+        until = end_of(timeout)
+        for parcel in parcels(self._recorded(frames_of(message, not self.is_protected)), self.parcel_bytes):
+            self._put(parcel, until)
 
     def receive(self, forms: Forms, timeout: float | None = None) -> Message:
         """The next message. Raises Closed, BadMessage, and TimeoutError if it is not whole by then; one may go on waiting."""
         until = end_of(timeout)
-        self._assembler = self._assembler or Assembler()
+        self._assembler = self._assembler or Assembler(not self.is_protected)
         try:
             while True:
                 message = self._assembler.add(self._get(until), forms)
@@ -66,14 +75,10 @@ class Channel:
                 self.record(frame)
             yield frame
 
-    def _hand_over(self, frames: Iterable[bytes], until: float | None) -> None:
-        for frame in frames:
-            self._put(frame, until)
-
-    def _put(self, frame: Any, until: float | None = None) -> None:
+    def _put(self, parcel: list[bytes], until: float | None = None) -> None:
         while self.is_open:
             try:
-                return self._outgoing.put(frame, timeout=POLL_SEC)
+                return self._outgoing.put(parcel, timeout=POLL_SEC)
             except queue.Full:
                 if until is not None and time.monotonic() > until:
                     self.close('the other end does not read what it is sent')
@@ -81,14 +86,17 @@ class Channel:
 
     def _get(self, until: float | None) -> bytes:
         while self.is_open:
+            if self._frames:
+                return self._frames.popleft()
             try:
-                frame = self._incoming.get(timeout=POLL_SEC)
+                parcel = self._incoming.get(timeout=POLL_SEC)
             except queue.Empty:
                 require_time(until)
                 continue
-            if frame is not None:
-                return frame
-            self._why = self._why or self.ended
+            if parcel is None:
+                self._why = self._why or self.ended
+            else:
+                self._frames.extend(parcel)
         raise Closed(self._why)
 
 
@@ -115,14 +123,26 @@ def _offer(frames: queue.Queue, item: Any) -> None:
                 continue
 
 
-def outgoing_frames(outgoing: queue.Queue) -> Iterator[bytes]:
+def parcels(frames: Iterable[bytes], most: float) -> Iterator[list[bytes]]:
+    """Frames, some together: no more than so many bytes, or one."""
+    parcel, size = [], 0
+    for frame in frames:
+        if parcel and size + len(frame) > most:
+            yield parcel
+            parcel, size = [], 0
+        parcel.append(frame)
+        size += len(frame)
+    yield parcel
+
+
+def outgoing_parcels(outgoing: queue.Queue) -> Iterator[list[bytes]]:
     """What is put into a queue, until its end."""
-    while (frame := outgoing.get()) is not None:
-        yield frame
+    while (parcel := outgoing.get()) is not None:
+        yield parcel
 
 
 def pair(names: tuple[str, ...] | None = None) -> tuple[Channel, Channel]:
     """Both ends of a channel inside one process."""
-    there, back = queue.Queue(WAITING_FRAMES), queue.Queue(WAITING_FRAMES)
+    there, back = queue.Queue(WAITING_PARCELS), queue.Queue(WAITING_PARCELS)
     known = frozenset(names) if names is not None else None
     return Channel(back, there), Channel(there, back, known)

@@ -1,18 +1,19 @@
 """Channels over a network: one bidirectional gRPC stream each, which the centre opens.
 
 Hospitals' firewalls let connections out, not in: the generator's site listens, centres dial. Both ends show certificates
-(mutual TLS), and nothing older than TLS 1.3 is spoken. Frames cross as they are: there is no protocol buffer.
+(mutual TLS), and nothing older than TLS 1.3 is spoken. There is no protocol buffer: a parcel crosses as its frames, each
+after its length.
 """
 import os
 import queue
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any
 
 from torch_utils.wire.certificates import Identity
-from torch_utils.wire.channel import WAITING_FRAMES, Channel, outgoing_frames
-from torch_utils.wire.message import MAX_FRAME
+from torch_utils.wire.channel import PARCEL_BYTES, WAITING_PARCELS, Channel, outgoing_parcels
 
 # gRPC has no option for the oldest TLS. Without a key that both ends know beforehand, which nobody here has, this cipher of
 # TLS 1.2 cannot be agreed on; those of TLS 1.3 are not chosen by this variable. It is read once, when gRPC is loaded.
@@ -21,10 +22,13 @@ os.environ['GRPC_SSL_CIPHER_SUITES'] = 'ECDHE-PSK-CHACHA20-POLY1305'
 import grpc  # noqa: E402
 
 SERVICE, METHOD = 'loss_zoo.Sites', 'Exchange'
+LENGTH = struct.Struct('<I')
+MAX_FRAMES = 16                 # In a parcel. Honest ones have three.
+MAX_BYTES = PARCEL_BYTES + MAX_FRAMES * LENGTH.size
 MAX_STREAMS = 512
 MAX_STREAMS_OF_ONE = 4          # Of those who show the same certificate; the oldest gives way.
 OPTIONS = [
-    ('grpc.max_receive_message_length', MAX_FRAME), ('grpc.max_send_message_length', MAX_FRAME),
+    ('grpc.max_receive_message_length', MAX_BYTES), ('grpc.max_send_message_length', MAX_BYTES),
     ('grpc.keepalive_time_ms', 20_000), ('grpc.keepalive_timeout_ms', 20_000), ('grpc.keepalive_permit_without_calls', 1),
     ('grpc.http2.max_pings_without_data', 0), ('grpc.http2.max_ping_strikes', 0),
     ('grpc.http2.min_recv_ping_interval_without_data_ms', 10_000),
@@ -72,14 +76,15 @@ class Listener:
         self._server.stop(grace=1).wait(5)
 
     def _exchange(self, frames: Any, context: Any):
-        incoming, outgoing = queue.Queue(WAITING_FRAMES), queue.Queue(WAITING_FRAMES)
+        incoming, outgoing = queue.Queue(WAITING_PARCELS), queue.Queue(WAITING_PARCELS)
         channel = Channel(incoming, outgoing, names_of(context.auth_context()) if self._is_secure else None)
+        channel.is_protected = self._is_secure
         if not context.add_callback(lambda: channel.close('the connection is gone')):
             return
         self._make_room_for(channel)
         threading.Thread(target=_read, args=(frames, incoming, channel), daemon=True).start()
         threading.Thread(target=self._on_channel, args=(channel,), daemon=True).start()
-        yield from outgoing_frames(outgoing)
+        yield from map(packed, outgoing_parcels(outgoing))
 
     def _make_room_for(self, channel: Channel) -> None:
         """Nobody keeps others out by opening more and more streams."""
@@ -101,9 +106,10 @@ def connect(address: str, identity: Identity | None, timeout: float = 20) -> Cha
         target.close()
         raise OSError(f'{address}: no connection within {timeout:g} seconds; is the generator\'s site listening there, and '
                       'are both certificates of one authority?') from None
-    incoming, outgoing = queue.Queue(WAITING_FRAMES), queue.Queue(WAITING_FRAMES)
-    call = target.stream_stream(f'/{SERVICE}/{METHOD}')(outgoing_frames(outgoing))
+    incoming, outgoing = queue.Queue(WAITING_PARCELS), queue.Queue(WAITING_PARCELS)
+    call = target.stream_stream(f'/{SERVICE}/{METHOD}')(map(packed, outgoing_parcels(outgoing)))
     channel = _Dialled(incoming, outgoing, target)
+    channel.is_protected = identity is not None
     threading.Thread(target=_read, args=(call, incoming, channel), daemon=True).start()
     return channel
 
@@ -120,19 +126,41 @@ class _Dialled(Channel):
         threading.Timer(1, self._target.close).start()      # What was sent last still leaves.
 
 
-def _read(frames: Any, incoming: queue.Queue, channel: Channel) -> None:
+def packed(parcel: list[bytes]) -> bytes:
+    """A parcel as it crosses."""
+    return b''.join(part for frame in parcel for part in (LENGTH.pack(len(frame)), frame))
+
+
+def unpacked(data: bytes) -> Iterator[bytes]:
+    """The frames of a parcel. Raises ValueError."""
+    begin, num = 0, 0
+    while begin < len(data):
+        num, begin = num + 1, begin + LENGTH.size
+        if begin > len(data) or num > MAX_FRAMES:
+            raise ValueError('what came is no parcel of frames')
+        end = begin + LENGTH.unpack_from(data, begin - LENGTH.size)[0]
+        if end > len(data):
+            raise ValueError('what came is no parcel of frames')
+        yield data[begin:end]
+        begin = end
+
+
+def _read(datas: Any, incoming: queue.Queue, channel: Channel) -> None:
     """Moves what comes into a queue, as long as the channel is there."""
     why = 'the other end has closed it'
     try:
-        for frame in frames:
+        for data in datas:
+            parcel = list(unpacked(data))
             while channel.is_open:
                 try:
-                    incoming.put(frame, timeout=1)
+                    incoming.put(parcel, timeout=1)
                     break
                 except queue.Full:
                     continue
     except grpc.RpcError as error:
         why = reason_of(error)
+    except ValueError as error:
+        why = str(error)
     except Exception as error:          # noqa: BLE001 (gRPC's iterators raise bare exceptions when a call is gone.)
         why = type(error).__name__
     channel.ended = why

@@ -6,11 +6,11 @@ tdgan_nvflare.py). Here is what these calls carry, and nothing of NVFlare itself
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from torch_utils.wire.channel import WAITING_FRAMES, Channel, outgoing_frames
+from torch_utils.wire.channel import Channel, outgoing_parcels
 from torch_utils.wire.message import MAX_FRAME
 
 WAITING_MESSAGES = 2
@@ -21,30 +21,27 @@ Call = Callable[[str, int, list[bytes]], bool]
 
 
 class Called(Channel):
-    """One end of a connection whose frames are carried by calls."""
+    """One end of a connection whose messages are carried by calls."""
+    parcel_bytes = float('inf')
 
     def __init__(self, carry: Callable[[list[bytes]], bool], names: frozenset[str] | None):
-        super().__init__(queue.Queue(WAITING_FRAMES), queue.Queue(WAITING_MESSAGES), names)
+        super().__init__(queue.Queue(WAITING_MESSAGES), queue.Queue(WAITING_MESSAGES), names)
         threading.Thread(target=self._carry_all, args=(carry,), daemon=True).start()
 
     def take(self, frames: list[bytes]) -> bool:
         """What the other end has sent, as soon as there is room for it; returns whether the connection is still there."""
         if not frames:
             self.close('the other end has closed it')
-        for frame in frames:
-            while self.is_open:
-                with suppress(queue.Full):
-                    self._incoming.put(frame, timeout=1)
-                    break
+        while self.is_open:
+            with suppress(queue.Full):
+                self._incoming.put(frames, timeout=1)
+                break
         return self.is_open
-
-    def _hand_over(self, frames: Iterable[bytes], until: float | None) -> None:
-        self._put(list(frames), until)
 
     def _carry_all(self, carry: Callable[[list[bytes]], bool]) -> None:
         why = 'the other end has closed it'
         try:
-            for frames in outgoing_frames(self._outgoing):
+            for frames in outgoing_parcels(self._outgoing):
                 if not carry(frames):
                     break
         except Exception as error:          # noqa: BLE001 (Calls raise what they like if the other end is gone.)

@@ -1,5 +1,6 @@
 """A record of everything that leaves: message by message, and each piece is written before it leaves."""
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -97,7 +98,8 @@ def parse(data: bytes) -> Message | None:
     entries = parsed(data[start:begin])
     entries.pop('__metadata__', None)
     forms = {name: TensorForm(*entry_form(name, entry)) for name, entry in entries.items()}
-    assembler, body = Assembler(), data[begin:-DIGEST_BYTES]
+    of_all = hashlib.sha256(data[:-DIGEST_BYTES]).digest() == data[-DIGEST_BYTES:]
+    assembler, body = Assembler(of_all), data[begin:-DIGEST_BYTES]
     pieces = [body[i:i + PIECE_BYTES] for i in range(0, len(body), PIECE_BYTES)]
     for frame in (data[:begin], *pieces, data[-DIGEST_BYTES:]):
         message = assembler.add(frame, lambda header: forms)
