@@ -69,6 +69,10 @@ def test_a_run_from_a_file_is_the_run_from_a_command_line(tmp_path):
         dict(data=data, cfg='tiny', tick=0.5, kimg=3))
 
 
+# Lists, each nine times in the next.
+GROWING = 'kimg:\n- &a [x]\n' + '\n'.join(f'- &{b} [{", ".join([f"*{a}"] * 9)}]' for a, b in zip('abcdefgh', 'bcdefghi'))
+
+
 @pytest.mark.parametrize('name, text, sentence', [
     ('a.toml', 'kmig = 5', 'a.toml: kmig: there is no such option; kimg is one'),
     ('a.toml', 'total_kimg = 5', 'a.toml: total_kimg: there is no such option'),
@@ -91,6 +95,16 @@ def test_a_run_from_a_file_is_the_run_from_a_command_line(tmp_path):
     ('a.json', '{"kimg": ' + '9' * 6000 + '}', 'a.json: cannot be read'),
     ('a.json', '[' * 100_000, 'a.json: cannot be read'),
     ('a.json', '{"num_gpus": 1, "training_set_kwargs": {}}', 'a.json: num_gpus: there is no such option'),
+    ('a.toml', 'kimg = 0x' + 'f' * 20_000, 'a.toml: kimg: must be a whole number, at least 1, not inf'),
+    ('a.toml', 'mirror = 0x' + 'f' * 20_000, 'a.toml: mirror: Infinity is no value of this option'),
+    ('a.json', '{"data": "\\ud800"}', 'a.json: data: has a character that no name has'),
+    ('a.json', '{"kimg": 3, "kimg": 4}', "a.json: cannot be read: 'kimg' stands there twice"),
+    ('a.yaml', 'kimg: 3\nkimg: 4', "a.yaml: cannot be read: 'kimg' stands there twice"),
+    ('a.yaml', 'kimg: 0x' + 'f' * 900, 'a.yaml: kimg: must be a whole number, at least 1, not inf'),
+    ('a.yaml', '? 0x' + 'f' * 900 + '\n: 3', 'a.yaml: inf is no name of an option'),
+    ('a.yaml', 'kimg: &a [*a]', 'a.yaml: kimg: [[["..."]]] is no value of this option'),
+    ('a.yaml', 'kimg: &a {x: *a}', 'a.yaml: kimg: {"x": {"x": {"x": "..."}}} is no value of this option'),
+    ('a.yaml', GROWING, 'a.yaml: kimg: [["x"], [["x"], ["x"], ["x"], ["x"], ["x"]], [["...", "'),
     ('a.yaml', 'a: [', 'a.yaml: cannot be read'),
     ('a.txt', 'kimg=5', 'a.txt: must be a file named .toml, .json, .yaml, .yml, or the directory of a run')])
 def test_what_is_wrong_in_a_file_is_one_sentence_with_its_name_and_the_key(tmp_path, name, text, sentence):
@@ -98,6 +112,10 @@ def test_what_is_wrong_in_a_file_is_one_sentence_with_its_name_and_the_key(tmp_p
     with pytest.raises(click.UsageError) as error:
         options_in(path)
     assert f'{tmp_path}/{sentence}' in error.value.message and '\n' not in error.value.message
+
+
+def test_yaml_may_take_over_a_table_and_change_some_of_it(tmp_path):
+    assert options_in(write(tmp_path / 'a.yaml', '<<: {kimg: 3, cfg: tiny}\nkimg: 4')) == dict(kimg=4, cfg='tiny')
 
 
 def test_what_is_no_file_is_named(tmp_path):

@@ -6,8 +6,9 @@ options that it was started with.
 """
 import difflib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def options_in(path: str) -> dict[str, Any]:
         values = values['command']
     found: dict[str, Any] = {}
     for key, value in values.items():
-        name = name_of(str(key), f'--config: {path}')
+        require(isinstance(key, str), f'--config: {path}: {brief(key)} is no name of an option')
+        name = name_of(key, f'--config: {path}')
         require(name not in found, f'--config: {path}: {key}: this option stands there twice')
         found[name] = converted(name, value, f'--config: {path}: {key}')
     return {name: value for name, value in found.items() if not (OPTIONS[name].is_flag and not value)}
@@ -78,13 +80,36 @@ def from_yaml(text: str) -> Any:
         import yaml
     except ImportError:
         raise UserError('--config: YAML needs the package PyYAML (pip install pyyaml); TOML and JSON need none') from None
+
+    class Loader(yaml.SafeLoader):
+        """In which every key stands once."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+            without_repetition((key.value, None) for key, _ in node.value if key.tag == 'tag:yaml.org,2002:str')
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
 
 
-READERS = {'.toml': from_toml, '.json': json.loads, '.yaml': from_yaml, '.yml': from_yaml}
+def from_json(text: str) -> Any:
+    """What JSON says. Raises ValueError."""
+    return json.loads(text, object_pairs_hook=without_repetition)
+
+
+def without_repetition(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Keys and values as a dict. Raises ValueError for a key that stands there twice."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f'{key[:40]!r} stands there twice')
+        found[key] = value
+    return found
+
+
+READERS = {'.toml': from_toml, '.json': from_json, '.yaml': from_yaml, '.yml': from_yaml}
 
 
 def name_of(key: str, where: str) -> str:
@@ -109,11 +134,36 @@ def converted(name: str, value: Any, where: str) -> Any:
         value = ','.join(value)
     kinds = (bool, str) if isinstance(option.type, click.types.BoolParamType) else (int, float, str)
     require(isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)),
-            f'{where}: {json.dumps(value, default=str)[:60]} is no value of this option')
-    require('\0' not in str(value), f'{where}: has a character that no name has (NUL)')
+            f'{where}: {json.dumps(brief(value), default=str)[:60]} is no value of this option')
+    value = brief(value)
+    require(is_name(str(value)), f'{where}: has a character that no name has (NUL, or half of one)')
     try:
         return option.type(value, option, None)
     except OutOfRange as error:
         raise UserError(f'{where}: {error.message.partition(": ")[2]}, not {str(value)[:40]}') from error
     except click.BadParameter as error:
         raise UserError(f'{where}: {error.message}') from error
+
+
+def brief(value: Any, depth: int = 3) -> Any:
+    """A value that can be written out: integers without an end are infinite, of lists and tables only the beginning is kept.
+
+    In YAML they may hold themselves, or grow tenfold with every line.
+    """
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return math.inf if value > 0 else -math.inf
+    if not isinstance(value, list | tuple | set | Mapping):
+        return value
+    if depth == 0:
+        return '...'
+    if isinstance(value, Mapping):
+        return {str(brief(key, 0)): brief(part, depth - 1) for key, part in list(value.items())[:5]}
+    return [brief(part, depth - 1) for part in list(value)[:5]]
+
+
+def is_name(text: str) -> bool:
+    """Can the system be asked for a file of this name?"""
+    try:
+        return b'\0' not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
