@@ -10,8 +10,10 @@ from collections import Counter, defaultdict
 import click
 import numpy as np
 
-from dnnlib import output
+from dnnlib import output, writing
 from torch_utils.wire import record
+
+BLOCK = 1024                    # Images of the centre that are compared at once.
 
 
 @click.command(context_settings=dict(max_content_width=110), epilog='Example: python tdgan_audit.py wire --data=images/')
@@ -20,26 +22,37 @@ from torch_utils.wire import record
 @click.option('--out', metavar='FILE', help='Write the numbers as JSON, too.')
 def main(folder, data, out):
     """List what has left a centre, and compare everything like an image with the centre's own images."""
+    if out:
+        require_place(out)
     try:
-        messages = list(record.read(folder))
+        kinds = tensors_by_kind(record.read(folder))
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    if not messages:
+    if not kinds:
         raise click.ClickException(f'{folder} holds no recorded message')
-    kinds = tensors_by_kind(messages)
     for kind, (number, size, tensors) in kinds.items():
         click.echo(f'{kind:<10} {number:>8} messages {size:>14,} bytes    {", ".join(tensors) or "no tensors"}')
     found = dict(kinds={kind: dict(messages=number, bytes=size, tensors=tensors)
                         for kind, (number, size, tensors) in kinds.items()})
     if data:
-        found['nearest'] = nearest(messages, images_of(data))
+        found['nearest'] = nearest(record.read(folder), images_of(data))
         for name, values in found['nearest'].items():
             click.echo(f'{name}: {values["images"]} like images; largest correlation with an image of the centre '
                        f'{values["correlation"]:.3f}, with a shuffled one {values["shuffled"]:.3f}')
         click.echo('A correlation near 1 would be a copy. A small one does not prove that nothing can be learnt (docs/sites.md).')
     if out:
-        from dnnlib import writing
-        writing.write_text(out, json.dumps(found, indent=2))
+        try:
+            writing.write_text(out, json.dumps({**found, 'generator': writing.MARK}, indent=2))
+        except OSError as error:
+            raise click.ClickException(f'--out: {out} cannot be written: {error.strerror}') from error
+
+
+def require_place(out):
+    """A usage error, before anything is read, unless a file can be written there."""
+    try:
+        writing.require_place(out)
+    except OSError as error:
+        raise click.BadParameter(f'{out}: {error.strerror}', param_hint='--out') from error
 
 
 def tensors_by_kind(messages):
@@ -57,11 +70,11 @@ def tensors_by_kind(messages):
 
 
 def images_of(path):
-    """All images of a data set, [n,C,H,W] float32."""
+    """All images of a data set, [n,C,H,W] uint8."""
     from training.dataset import ImageFolderDataset
     try:
         dataset = ImageFolderDataset(path)
-        return np.stack([dataset[i][0] for i in range(len(dataset))]).astype(np.float32)
+        return np.stack([dataset[i][0] for i in range(len(dataset))])
     except OSError as error:
         raise click.UsageError(f'--data: {error}') from error
 
@@ -69,7 +82,7 @@ def images_of(path):
 def nearest(messages, images):
     """{name of a tensor: how near its images come to those of a centre}, by correlation of pixels; for comparison with the
     same images whose pixels are shuffled."""
-    shuffled = images.reshape(len(images), -1)[:, np.random.default_rng(0).permutation(images[0].size)].reshape(images.shape)
+    order = np.random.default_rng(0).permutation(images[0].size)
     found = {}
     for message, _ in messages:
         for name, tensor in message.tensors.items():
@@ -77,13 +90,15 @@ def nearest(messages, images):
                 values = found.setdefault(name, dict(images=0, correlation=0.0, shuffled=0.0))
                 values['images'] += len(tensor)
                 array = tensor.float().numpy()
-                for key, others in (('correlation', images), ('shuffled', shuffled)):
-                    values[key] = max(values[key], float(np.abs(correlations(array, others)).max()))
+                for start in range(0, len(images), BLOCK):
+                    block = images[start:start + BLOCK].reshape(-1, len(order)).astype(np.float32)
+                    for key, others in (('correlation', block), ('shuffled', block[:, order])):
+                        values[key] = max(values[key], float(np.abs(correlations(array, others)).max()))
     return found
 
 
 def correlations(a, b):
-    """Between all images of a [n,C,H,W] and of b [m,C,H,W]: [n,m]."""
+    """Between all images of a [n,C,H,W] and of b [m,C,H,W] or [m,C*H*W]: [n,m]."""
     a, b = (x.reshape(len(x), -1) - x.reshape(len(x), -1).mean(1, keepdims=True) for x in (a, b))
     a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
     return a @ b.T

@@ -8,12 +8,13 @@ Every command begins with `output.prepare()`:
 - a stream that is closed becomes the null device; otherwise the next file that the command opens would get
   its descriptor, and what is printed would go into that file;
 - with `may_fail` a full disk, a closed pipe or a terminal that is gone ends nothing: what is printed there is
-  lost, and `problem()` says why.
+  lost, and `problem()` says why; without it, the command ends with one sentence.
 """
 import io
 import os
 import sys
 from contextlib import suppress
+from functools import partial
 
 NAMES = {1: 'stdout', 2: 'stderr'}
 
@@ -35,6 +36,7 @@ def prepare(may_fail: bool = False) -> None:
         setattr(sys, f'__{name}__', stream)
     for number in (0, *NAMES):
         _occupy(number)
+    sys.excepthook = partial(_tell, sys.excepthook)
 
 
 def printable(text: str, keep: str = '\n') -> str:
@@ -52,6 +54,14 @@ def note(error: Exception) -> None:
     """Remembers the first thing that went wrong with what is printed."""
     global _problem
     _problem = _problem or getattr(error, 'strerror', None) or str(error)
+
+
+def _tell(otherwise, kind, error, traceback):
+    """What is printed of an exception that ends a command: of output that is lost, one sentence."""
+    if isinstance(error, OSError) and error.filename in NAMES.values():
+        print(f'Error: {error.filename}: {error.strerror}', file=sys.stderr)
+    else:
+        otherwise(kind, error, traceback)
 
 
 def _same_but_tolerant(stream, number, may_fail):

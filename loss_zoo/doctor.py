@@ -142,11 +142,12 @@ def disks() -> Iterator[str]:
     """Where things are kept, and how much room there is."""
     for title, path in (('working directory', os.getcwd()),
                         ('cache (DNNLIB_CACHE_DIR)', make_cache_dir_path())):
-        place = path
-        while not os.path.exists(place):
-            place = os.path.dirname(place)
-        yield (f'{title}: {path}, {shutil.disk_usage(place).free / GB:.0f} GB free'
-               + ('' if os.access(place, os.W_OK) else ', NOT WRITABLE'))
+        taken = [os.path.abspath(path)]         # The folders that it lies in, up to one that is there.
+        while not os.path.exists(taken[-1]):
+            taken.append(os.path.dirname(taken[-1]))
+        usable = os.path.isdir(taken[-1]) and os.access(taken[-1], os.W_OK) and not any(map(os.path.islink, taken[:-1]))
+        yield (f'{title}: {path}, {shutil.disk_usage(taken[-1]).free / GB:.0f} GB free'
+               + ('' if usable else ', NOT WRITABLE'))
 
 
 if __name__ == '__main__':

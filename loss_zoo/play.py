@@ -50,7 +50,7 @@ def main(network: str, port: int, projected_w: str | None, device: str) -> None:
     from loss_zoo.network import load
     try:
         net = load(network, device)
-        painter = Painter(net, load_ws(projected_w, net.G) if projected_w else None)
+        painter = Painter(net, load_ws(projected_w, net.G) if projected_w is not None else None)
     except (OSError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint='NETWORK') from error
     try:

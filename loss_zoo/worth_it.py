@@ -3,6 +3,7 @@
     loss-zoo worth-it cells.zip --network=runs/00000-cells-cond --test=cells-unseen.zip
 """
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ LEAST_OF_CLASS = 4          # Pictures, of which one is for the test.
 TEST_SHARE = 4              # One in so many, if no test set is given.
 LEAST_ADDED = 1000
 MAX_PICTURES = 200_000
+MAX_BYTES = 2 ** 32         # Of pictures that are held at once.
 SPLIT_SEED = 0
 ANSWERS = {
     'helps': 'They help',
@@ -60,11 +62,11 @@ def main(data: str, network: str | None, images: str | None, test: str | None, n
     from training.dataset import DatasetError
     try:
         real = labelled(data, 'DATA', size, labels_from)
-        unseen = labelled(test, '--test', size, labels_from) if test else None
+        unseen = labelled(test, '--test', size, labels_from) if test is not None else None
         num_classes = int(real.classes.max()) + 1
         train, held_out = (real, unseen) if unseen else split(real)
-        require_classes(held_out, num_classes, '--test' if test else 'DATA')
-        added = (labelled(images, '--images', size, labels_from) if images else
+        require_classes(held_out, num_classes, 'DATA' if test is None else '--test')
+        added = (labelled(images, '--images', size, labels_from) if images is not None else
                  drawn(network, train, num_classes, num or max(len(train.classes), LEAST_ADDED), psi, size, device))
         require_classes(added, num_classes, '--images')
     except DatasetError as error:
@@ -129,12 +131,21 @@ def labelled(path: str, option: str, size: int, labels_from: str) -> 'Labelled':
     if len(dataset) > MAX_PICTURES:
         raise click.BadParameter(f'{path} has {len(dataset)} pictures; at most {MAX_PICTURES} are held at once',
                                  param_hint=option)
-    return seen([dataset[number][0] for number in range(len(dataset))],
+    require_memory(len(dataset), size, option)
+    return seen((dataset[number][0] for number in range(len(dataset))),
                 [int(dataset.get_details(number).raw_label) for number in range(len(dataset))], size)
 
 
-def seen(images: list[Any], classes: list[int], size: int) -> 'Labelled':
-    """Pictures [C, H, W] and classes as the classifier sees them: in colour, of one size."""
+def require_memory(num: int, size: int, option: str) -> None:
+    """A usage error unless so many pictures can be held as the classifier sees them."""
+    if num * 3 * size ** 2 > MAX_BYTES:
+        raise click.BadParameter(f'{num} pictures of {size}x{size} pixels are more than the {MAX_BYTES // 2 ** 30} GiB that are '
+                                 f'held at once: at most {MAX_BYTES // (3 * size ** 2)}, or give a smaller --size',
+                                 param_hint=option)
+
+
+def seen(images: Iterable[Any], classes: list[int], size: int) -> 'Labelled':
+    """Pictures [C, H, W], of any size and one at a time, and classes as the classifier sees them: in colour, of one size."""
     import torch
     import torch.nn.functional as F
 
@@ -178,6 +189,7 @@ def drawn(network: str, train: 'Labelled', num_classes: int, num: int, psi: floa
 
     from drawing.named import load_generator
     from drawing.pictures import images_of_seeds
+    require_memory(num, size, '--num')
     G = load_generator(network, device)
     if G.c_dim != num_classes:
         takes = f'its labels have {G.c_dim} numbers' if G.c_dim else 'it is not conditional'
@@ -185,7 +197,7 @@ def drawn(network: str, train: 'Labelled', num_classes: int, num: int, psi: floa
     shares = train.classes.bincount(minlength=num_classes).double().cumsum(0) / len(train.classes)
     classes = torch.searchsorted(shares, (torch.arange(num) + 0.5) / num).clamp(max=num_classes - 1)
     pictures = images_of_seeds(G, range(num), torch.eye(num_classes)[classes], truncation_psi=psi)
-    return seen([picture.transpose(2, 0, 1) for picture in pictures], classes.tolist(), size)
+    return seen((picture.transpose(2, 0, 1) for picture in pictures), classes.tolist(), size)
 
 
 if __name__ == '__main__':

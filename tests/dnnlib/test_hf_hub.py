@@ -1,6 +1,10 @@
 """Networks and data sets of the Hub, from a stand-in on this
 machine: what is taken, what is refused, in one sentence."""
+import os
+import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +13,8 @@ from hub_server import COMMIT, TOKEN, hub_on_this_machine  # noqa: E402
 
 from dnnlib import hf_hub  # noqa: E402
 from dnnlib.download import is_url, open_url  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -147,3 +153,10 @@ def test_without_the_extra_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
     with pytest.raises(OSError, match=r'hf://mia/cats: the Hub needs the extra "hub" \(pip install huggingface_hub\)'):
         open_url('hf://mia/cats')
+
+
+@pytest.mark.parametrize('name, value', [('HF_ENDPOINT', 'http://[::1'), ('HF_HUB_DOWNLOAD_TIMEOUT', 'soon')])
+def test_a_variable_that_the_package_cannot_use_is_named(name, value):
+    code = 'from dnnlib.hf_hub import fetch; fetch("hf://mia/cats")'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, env={**os.environ, name: value}, capture_output=True, text=True)
+    assert re.search(f'OSError: hf://mia/cats: huggingface_hub cannot use one of the variables .*{name}', done.stderr)

@@ -45,15 +45,21 @@ def test_a_pipe_that_nobody_reads_changes_no_exit_status():
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='there is no such device')
 def test_a_command_whose_output_is_its_result_tells_that_it_is_lost():
     done = python('print("result", flush=True)', may_fail=False, shell='> /dev/full')
-    assert done.returncode != 0 and b'No space left' in done.stderr
+    assert done.returncode == 1 and done.stderr == b'Error: stdout: No space left on device\n'
+
+
+def test_other_errors_are_told_as_ever():
+    done = python('open("/nowhere/at/all")', may_fail=False)
+    assert done.returncode == 1 and b'Traceback' in done.stderr and b'/nowhere/at/all' in done.stderr
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='there is no such device')
 def test_lost_output_is_one_sentence_that_names_the_stream(tmp_path):
     (tmp_path / 'a.png').write_bytes(b'no picture')
-    done = subprocess.run(['sh', '-c', 'exec "$0" dataset_tool.py --source="$1" --check > /dev/full', sys.executable, tmp_path],
-                          cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr == 'Error: stdout: No space left on device\n'
+    for command in ('dataset_tool.py --source="$1" --check', '-m loss_zoo doctor'):
+        done = subprocess.run(['sh', '-c', f'exec "$0" {command} > /dev/full', sys.executable, tmp_path],
+                              cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 1 and done.stderr == 'Error: stdout: No space left on device\n'
 
 
 def test_a_closed_stream_leaves_its_number_to_no_other_file(tmp_path):

@@ -131,6 +131,17 @@ def test_a_shell_can_complete_subcommands_and_options():
     assert {'plain,--trunc', 'plain,--trunc-sheet'} <= set(output.split())
 
 
+@pytest.mark.parametrize('place, writable', [('not/there/yet', True), ('file', False), ('dangling', False)])
+def test_the_doctor_says_whether_the_cache_can_be_written(tmp_path, monkeypatch, place, writable):
+    from loss_zoo.doctor import disks
+    (tmp_path / 'file').touch()
+    (tmp_path / 'dangling').symlink_to('nowhere')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('DNNLIB_CACHE_DIR', place)
+    line = list(disks())[1]
+    assert f': {place}, ' in line and ('NOT WRITABLE' not in line) == writable
+
+
 def test_the_doctor_says_what_there_is():
     result = CliRunner().invoke(command.group, ['doctor'])
     assert result.exit_code == 0, result.output

@@ -1,7 +1,9 @@
 """`loss-zoo worth-it`: more real pictures help, pictures with
 made-up classes do not, and the interval is that of its formula."""
+import gc
 import json
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -116,9 +118,39 @@ def test_without_unseen_pictures_it_never_says_that_they_help():
     assert lines[1].startswith('It cannot be told whether they help: ') and 'Give --test=PATH' in lines[2]
 
 
+def test_pictures_are_made_small_one_at_a_time(tmp_path):
+    """However large they are, and however many, one of them is held."""
+    from loss_zoo.worth_it import seen
+    alive = []
+
+    def pictures():
+        for number in range(4):
+            image = np.full([1, 16, 16], number, np.uint8)
+            alive.append(weakref.ref(image))
+            yield image
+            del image
+            gc.collect()
+            assert sum(reference() is not None for reference in alive) <= 1
+
+    found = seen(pictures(), [0, 1, 0, 1], 8)
+    assert found.images.shape == (4, 3, 8, 8) and found.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_more_pictures_than_memory_holds_are_refused_before_they_are_made(tmp_path, monkeypatch):
+    data = write(tmp_path / 'bars', bars(24, 0))
+    monkeypatch.setattr('loss_zoo.worth_it.MAX_BYTES', 50 * 3 * 8 * 8)
+    status, output = run(data, '--network=none', '--num=51')
+    assert status == 2 and '--num: 51 pictures of 8x8 pixels are more than' in ' '.join(output.split())
+    monkeypatch.setattr('loss_zoo.worth_it.MAX_BYTES', 20 * 3 * 8 * 8)
+    status, output = run(data, f'--images={data}')
+    assert status == 2 and 'DATA: 24 pictures of 8x8 pixels are more than' in ' '.join(output.split())
+
+
 @pytest.mark.parametrize('args, words', [
     (['DATA'], 'give either --network or --images'),
     (['none', '--images=DATA'], 'none: no such folder or zip'),
+    (['DATA', '--images='], '--images: : no such folder or zip'),
+    (['DATA', '--images=DATA', '--test='], '--test: : no such folder or zip'),
     (['PLAIN', '--images=DATA'], 'has no classes; put them in its dataset.json'),
     (['ONE', '--images=DATA'], 'there is only one class; it takes two'),
     (['DATA', '--images=MORE'], 'it has class 2; DATA has classes 0 to 1'),
