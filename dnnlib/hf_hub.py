@@ -227,8 +227,8 @@ def package(address: str) -> Any:
         raise OSError(f'{printable(address)}: the Hub needs the extra "hub" (pip install huggingface_hub)') from None
     except ValueError as error:         # It reads its variables while it is imported.
         variables = ', '.join(sorted(name for name in os.environ if name.startswith(('HF_', 'HUGGINGFACE_'))))
-        raise OSError(f'{printable(address)}: huggingface_hub cannot use one of the variables that are set ({variables}): '
-                      f'{printable(str(error))}') from None
+        raise OSError(f'{printable(address)}: huggingface_hub cannot use one of the variables that are set '
+                      f'({variables}): {printable(str(error))}') from None
     if not sys.stderr.isatty():
         disable_progress_bars()
     return huggingface_hub

@@ -145,7 +145,8 @@ def disks() -> Iterator[str]:
         taken = [os.path.abspath(path)]         # The folders that it lies in, up to one that is there.
         while not os.path.exists(taken[-1]):
             taken.append(os.path.dirname(taken[-1]))
-        usable = os.path.isdir(taken[-1]) and os.access(taken[-1], os.W_OK) and not any(map(os.path.islink, taken[:-1]))
+        usable = (os.path.isdir(taken[-1]) and os.access(taken[-1], os.W_OK)
+                  and not any(map(os.path.islink, taken[:-1])))
         yield (f'{title}: {path}, {shutil.disk_usage(taken[-1]).free / GB:.0f} GB free'
                + ('' if usable else ', NOT WRITABLE'))
 

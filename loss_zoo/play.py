@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 import click
 
 from dnnlib.computing import device_option
-from dnnlib.numbers import PSI, SEED, Whole, in_words, is_within
+from dnnlib.numbers import PSI, SEED, Real, Whole, in_words, is_within
 from loss_zoo import programs
 
 if TYPE_CHECKING:
@@ -112,8 +112,9 @@ class Painter:
             raise ValueError('there is no such parameter')
         values = {}
         for name, (within, default) in self.ranges.items():
+            number = (Whole if isinstance(default, int) else Real)(within)
             try:
-                values[name] = type(default)(asked.get(name, default))
+                values[name] = number.parse(str(asked.get(name, default)))
             except ValueError:
                 raise ValueError(f'{name} must be {"a whole number" if isinstance(default, int) else "a number"}') from None
             if not is_within(values[name], within):

@@ -139,13 +139,14 @@ def labelled(path: str, option: str, size: int, labels_from: str) -> 'Labelled':
 def require_memory(num: int, size: int, option: str) -> None:
     """A usage error unless so many pictures can be held as the classifier sees them."""
     if num * 3 * size ** 2 > MAX_BYTES:
-        raise click.BadParameter(f'{num} pictures of {size}x{size} pixels are more than the {MAX_BYTES // 2 ** 30} GiB that are '
-                                 f'held at once: at most {MAX_BYTES // (3 * size ** 2)}, or give a smaller --size',
-                                 param_hint=option)
+        raise click.BadParameter(
+            f'{num} pictures of {size}x{size} pixels are more than the {MAX_BYTES // 2 ** 30} GiB that are held at '
+            f'once: at most {MAX_BYTES // (3 * size ** 2)}, or give a smaller --size', param_hint=option)
 
 
 def seen(images: Iterable[Any], classes: list[int], size: int) -> 'Labelled':
-    """Pictures [C, H, W], of any size and one at a time, and classes as the classifier sees them: in colour, of one size."""
+    """Pictures [C, H, W], of any size and one at a time, and classes as the classifier sees them:
+    in colour, of one size."""
     import torch
     import torch.nn.functional as F
 

@@ -12,7 +12,7 @@ import torch
 import dnnlib.util
 from metrics.generator_inputs import DatasetLabels, GeneratorInputs, Labels, with_noise
 from metrics.names import MetricError
-from training.data.stages import end_with_program, ignore_stop_signals, start_method
+from training.data.stages import end_with_program, ignore_stop_signals, start_method, without_traceback
 
 
 def open_dataset(dataset_kwargs: Mapping[str, Any], **changes: Any):
@@ -95,7 +95,7 @@ class DatasetImages:
             yield from map(as_rgb, items)
         # An error of a worker process contains a traceback; the sentence for the user is its last line.
         except OSError as error:
-            raise MetricError(str(error).strip().splitlines()[-1]) from error
+            raise MetricError(without_traceback(error).splitlines()[-1]) from error
 
     def pick(self, indices: Sequence[int]) -> torch.Tensor:
         """The images of these numbers."""

@@ -70,7 +70,8 @@ def test_a_run_from_a_file_is_the_run_from_a_command_line(tmp_path):
 
 
 # Lists, each nine times in the next.
-GROWING = 'kimg:\n- &a [x]\n' + '\n'.join(f'- &{b} [{", ".join([f"*{a}"] * 9)}]' for a, b in zip('abcdefgh', 'bcdefghi'))
+GROWING = 'kimg:\n- &a [x]\n' + '\n'.join(
+    f'- &{b} [{", ".join([f"*{a}"] * 9)}]' for a, b in zip('abcdefgh', 'bcdefghi'))
 
 
 @pytest.mark.parametrize('name, text, sentence', [
@@ -115,7 +116,8 @@ def test_what_is_wrong_in_a_file_is_one_sentence_with_its_name_and_the_key(tmp_p
 
 
 def test_yaml_may_take_over_a_table_and_change_some_of_it(tmp_path):
-    assert options_in(write(tmp_path / 'a.yaml', '<<: {kimg: 3, cfg: tiny}\nkimg: 4')) == dict(kimg=4, cfg='tiny')
+    path = write(tmp_path / 'a.yaml', '<<: {kimg: 3, cfg: tiny}\nkimg: 4')
+    assert options_in(path) == dict(kimg=4, cfg='tiny')
 
 
 def test_what_is_no_file_is_named(tmp_path):

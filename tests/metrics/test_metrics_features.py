@@ -134,7 +134,7 @@ class TestImages:
         with zipfile.ZipFile(path, 'a') as archive:
             archive.writestr('img0003.png', b'no image')
         images = DatasetImages(dataset_kwargs(path), num_workers=num_workers)
-        with pytest.raises(MetricError, match=r'^[^\n]*img0003.png[^\n]*$'):
+        with pytest.raises(MetricError, match=r'^[^:\n]*a.zip: image img0003.png[^\n]*$'):
             list(images.batches([range(4)]))
 
     def test_a_folder_is_read_for_its_fingerprint_only_when_it_changed(self, tmp_path, monkeypatch):

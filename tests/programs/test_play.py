@@ -114,6 +114,7 @@ def test_nothing_can_be_sent(server, method):
 @pytest.mark.parametrize('query, says', [
     ('seed=x', 'seed must be a whole number'), ('seed=', 'seed must be a'),
     ('seed=-1', 'seed must be'), ('seed=1e9', 'a whole number'),
+    ('seed=1_0', 'a whole number'), ('seed=%D9%A3', 'a whole number'), ('psi=1_0', 'psi must be a number'),
     ('psi=nan', 'psi must be'), ('psi=inf', 'psi must be'), ('layer=99', 'layer must be'),
     ('d0=1000', 'd0 must be'),
     ('class=0', 'there is no such parameter'), ('<script>=1', 'there is no such parameter'),

@@ -85,7 +85,8 @@ def from_yaml(text: str) -> Any:
         """In which every key stands once."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-            without_repetition((key.value, None) for key, _ in node.value if key.tag == 'tag:yaml.org,2002:str')
+            texts = [key.value for key, _ in node.value if key.tag == 'tag:yaml.org,2002:str']
+            without_repetition((text, None) for text in texts)
             return super().construct_mapping(node, deep)
 
     try:
@@ -146,7 +147,8 @@ def converted(name: str, value: Any, where: str) -> Any:
 
 
 def brief(value: Any, depth: int = 3) -> Any:
-    """A value that can be written out: integers without an end are infinite, of lists and tables only the beginning is kept.
+    """A value that can be written out: integers without an end are infinite, of lists and tables only the
+    beginning is kept.
 
     In YAML they may hold themselves, or grow tenfold with every line.
     """

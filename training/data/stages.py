@@ -149,7 +149,7 @@ def end_workers(batches: Callable[[], Iterator | None], workers: Iterable[multip
             worker.kill()
 
 
-def _without_traceback(error: DatasetError) -> str:
+def without_traceback(error: OSError) -> str:
     """The sentence of an error. One of a worker arrives as the text of its whole traceback."""
     return str(error).rpartition(f'\n{DatasetError.__module__}.{DatasetError.__qualname__}: ')[2].strip()
 
@@ -207,7 +207,7 @@ class RealStream:
                 img, c = next(self._batches)
                 break
             except DatasetError as error:
-                raise DatasetError(_without_traceback(error)) from error
+                raise DatasetError(without_traceback(error)) from error
             except RuntimeError as error:
                 if not str(error).startswith(WORKER_IS_GONE):
                     raise
