@@ -369,12 +369,7 @@ def with_place(recorded: Any, place: str | None) -> Any:
 
 def place_of_data(path: str) -> str | None:
     """Where the one data set of a network file's run is, as far as the file lies in the run's directory."""
-    from training.config.run_dirs import saved_options
-    run_dir = run_dir_of(path)
-    try:
-        paths = saved_options(run_dir)['data_paths'] if run_dir else []
-    except ValueError:
-        return None
+    paths = recorded_paths(path)
     return paths[0] if len(paths) == 1 and isinstance(paths[0], str) else None
 
 
@@ -418,14 +413,14 @@ def centres_of(job: Job, G: Any, recorded: Any, path: str) -> dict[str, Any] | N
 
 def places_of_centres(path: str) -> dict[str, str]:
     """{name: path of the data} of the data centres of a network file's run, as far as it lies in its directory."""
-    from training.config.run_dirs import saved_options
     from training.data.stages import centre_name
-    run_dir = run_dir_of(path)
-    try:
-        paths = saved_options(run_dir)['data_paths'] if run_dir else []
-    except ValueError:
-        return {}
-    return {centre_name(index): data for index, data in enumerate(paths)}
+    return {centre_name(index): data for index, data in enumerate(recorded_paths(path))}
+
+
+def recorded_paths(path: str) -> list[Any]:
+    """Paths of the data sets of a network file's run; none if the file does not lie in the directory of a run."""
+    from training.config.run_dirs import saved_entry
+    return saved_entry(run_dir_of(path), 'data_paths') or []
 
 
 def named_centres(job: Job, G: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from dnnlib import commands, output, writing
+from drawing.page_template import filled
 from metrics.names import higher_is_better
 from training.config.options import argv_of
 from training.config.schema import meanings, meanings_of_methods, option_name
@@ -291,13 +292,7 @@ def color_of(number: int) -> int:
 # The page.
 
 def page_of(runs: Sequence[RunSummary], going_on: bool = False) -> str:
-    """The whole HTML document: drawing/report.html, filled with plain data that its engine escapes.
-
-    The engine is Jinja, which comes with torch.
-    """
-    import jinja2
-    template = Path(__file__).parent / 'drawing' / 'report.html'
-    engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
+    """The whole HTML document."""
     stats = [run.stats for run in runs]
     metric_names = list(dict.fromkeys(name for run in runs for name in run.metrics))[:MAX_CURVES]
     names = {name for curves in stats for name in curves}
@@ -305,7 +300,8 @@ def page_of(runs: Sequence[RunSummary], going_on: bool = False) -> str:
     others = sorted(names - {*MAIN_CURVES, *NO_CURVES, *shares})[:MAX_CURVES]
     options = [flat(run.config) for run in runs]
     names = list(dict.fromkeys(name for config in options for name in config))[:MAX_OPTIONS]
-    return engine.from_string(template.read_text(encoding='utf-8')).render(
+    return filled(
+        'report.html',
         title=printable(runs[0].name) if len(runs) == 1 else f'{len(runs)} runs', mark=writing.MARK,
         colors=COLORS, runs=[facts(run, i, metric_names) for i, run in enumerate(runs)],
         metric_names=metric_names,

@@ -10,7 +10,6 @@ and how many times its own area the images were padded to,
 which rules the cost and depends on the draw (seed 1).
 """
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -18,6 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.timing import seconds  # noqa: E402
 from dnnlib.computing import measured_device_option  # noqa: E402
 from training.augment import PIPES, AugmentPipe  # noqa: E402
 
@@ -61,15 +61,7 @@ def measure(name, res, p, batch, runs, device):
 
 def shortest(step, runs, device):
     """Milliseconds of the fastest of `runs` executions, after one that does not count."""
-    clock = time.perf_counter if device.type == 'cuda' else time.process_time
-    times = []
-    for _ in range(runs + 1):
-        begin = clock()
-        step()
-        if device.type == 'cuda':
-            torch.cuda.synchronize()
-        times.append(clock() - begin)
-    return min(times[1:]) * 1000
+    return min([seconds(step, device.type) for _ in range(runs + 1)][1:]) * 1000
 
 
 if __name__ == '__main__':

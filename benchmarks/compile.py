@@ -14,13 +14,13 @@ import resource
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import click
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.timing import seconds  # noqa: E402
 from dnnlib.computing import OPERATORS, measured_device_option  # noqa: E402
 
 
@@ -57,16 +57,6 @@ def processor_seconds():
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def milliseconds(step, device):
-    import torch
-    clock = time.perf_counter if device == 'cuda' else time.process_time
-    begin = clock()
-    step()
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    return 1000 * (clock() - begin)
-
-
 def measure(module, inputs, learns, device, runs):
     """(eager ms, compiled ms, seconds of the first call)."""
     import torch
@@ -83,7 +73,7 @@ def measure(module, inputs, learns, device, runs):
     begin = processor_seconds()
     compiled()
     first = processor_seconds() - begin
-    times = [(milliseconds(eager, device), milliseconds(compiled, device)) for _ in range(runs)]
+    times = [(1000 * seconds(eager, device), 1000 * seconds(compiled, device)) for _ in range(runs)]
     return *(statistics.median(column) for column in zip(*times)), first
 
 

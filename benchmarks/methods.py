@@ -12,7 +12,6 @@ matter; caches that are shared still do: run it on an idle machine. tests/zoo/te
 import re
 import statistics
 import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -20,6 +19,8 @@ import click
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
+
+from benchmarks.timing import seconds  # noqa: E402
 
 BLOCK = 16
 DATA = ROOT / 'datasets' / 'emoji-faces-noto-32.zip'
@@ -81,16 +82,12 @@ def build(arguments, device):
 
 def block_sec(run):
     """Seconds of a block of iterations."""
-    import torch
-
     from training.training_loop import run_iteration
-    clock = time.process_time if run.device.type == 'cpu' else time.perf_counter
-    begin = clock()
-    for _ in range(BLOCK):
-        run_iteration(run, NoTicks())
-    if run.device.type == 'cuda':
-        torch.cuda.synchronize()
-    return clock() - begin
+
+    def block():
+        for _ in range(BLOCK):
+            run_iteration(run, NoTicks())
+    return seconds(block, run.device.type)
 
 
 def figure(ratios):

@@ -12,7 +12,6 @@ residual branches multiply the activations. Prints the shortest of several alter
 and there is neither optimizer nor augmentation.
 """
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.timing import seconds  # noqa: E402
 from dnnlib.computing import measured_device_option  # noqa: E402
 from torch_utils.ops import bias_act, conv2d_resample  # noqa: E402
 from torch_utils.ops.conv2d_gradfix import no_weight_gradients  # noqa: E402
@@ -102,15 +102,6 @@ def make_steps(res, channel_base, batch, device):
         (grad.square().sum(dim=2).mean(dim=1).sqrt() - 1).square().mean().backward()
 
     return {'Gmain': g_main, 'Dmain': d_main, 'R1': r1, 'path length': path_length}
-
-
-def seconds(step, device):
-    clock = time.perf_counter if device == 'cuda' else time.process_time
-    start = clock()
-    step()
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    return clock() - start
 
 
 @click.command()

@@ -3,10 +3,10 @@ import base64
 import os
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from dnnlib import writing
+from drawing.page_template import filled
 
 CONTACT = 240           # Thumbnails on the contact sheet.
 MOST_SIZES = 20
@@ -22,14 +22,12 @@ def write_page(survey: Any, path: str | os.PathLike) -> None:
 
 
 def page_of(survey: Any) -> str:
-    """The whole HTML document: data_page.html, filled with plain data that its engine escapes."""
-    import jinja2
-    engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = Path(__file__).with_name('data_page.html').read_text(encoding='utf-8')
+    """The whole HTML document."""
     sides, sizes = sorted(survey.sides), survey.sizes.most_common()
     in_sight = sum(bool(image.thumb) for image in survey.seen)      # The first ones; others have no thumbnail.
     step = max(-(-in_sight // CONTACT), 1)
-    return engine.from_string(template).render(
+    return filled(
+        'data_page.html',
         title=os.fsencode(os.path.basename(os.path.abspath(survey.path))).decode(errors='backslashreplace'), mark=writing.MARK,
         num=len(survey.seen), num_unreadable=len(survey.unreadable), unreadable=survey.unreadable[:MOST_NAMES],
         passed_over=survey.passed_over, label_note=survey.label_note, labels=survey.labels, classes=survey.classes[:MOST_CLASSES],

@@ -10,11 +10,11 @@ consistency.py. There is no factor 1/2, and both logits have gradients.
 """
 from dataclasses import dataclass
 
-from losses_ext.consistency import Shift, change_of_logits, require_motion
+from losses_ext.consistency import Moving, change_of_logits
 from losses_ext.option import option
 from torch_utils import training_stats
-from training.loss import Game, StepContext, Verdict
-from training.regularizer import Regularizer, Term
+from training.loss import StepContext, Verdict
+from training.regularizer import Term
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,9 @@ class Options:
     flip: float = option(0.0, 'Chance of a mirror image.', within='[0, 1]')
 
 
-class BCR(Regularizer):
+class BCR(Moving):
     """Adds one part to each critic's step on fakes, the other to that on reals."""
     Options = Options
-    works_apart = True
-
-    def __init__(self, game: Game, options: Options):
-        super().__init__(game, options)
-        self._moved = Shift(options.shift, options.flip)
-
-    @classmethod
-    def configure(cls, config: dict, options: Options) -> Options:
-        require_motion('--bcr', options.shift, options.flip, config['data_shape']['img_resolution'])
-        return options
 
     @classmethod
     def is_off(cls, options: Options) -> bool:

@@ -6,11 +6,13 @@
 A acts on what the critic has been shown, after the augmentation of the run.
 """
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from training.loss import Game, StepContext, Verdict
+from training.regularizer import Regularizer
 
 
 class Shift:
@@ -37,6 +39,20 @@ class Shift:
     def pixels(self, size: int, u: Tensor) -> Tensor:
         """The shift [N], in whole pixels, of u [N] in 0..1."""
         return ((2 * u - 1) * self.shift * size).round().long()                     # [N]
+
+
+class Moving(Regularizer):
+    """Base of the methods that move images by A, `_moved`, with the options `shift` and `flip`."""
+    works_apart = True
+
+    def __init__(self, game: Game, options: Any):
+        super().__init__(game, options)
+        self._moved = Shift(options.shift, options.flip)
+
+    @classmethod
+    def configure(cls, config: dict, options: Any) -> Any:
+        require_motion(f'--{cls.__name__.lower()}', options.shift, options.flip, config['data_shape']['img_resolution'])
+        return options
 
 
 def reflected(size: int, shift: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ There is no factor 1/2, and both logits have gradients.
 import sys
 from dataclasses import dataclass
 
-from losses_ext.consistency import Shift, change_of_logits, require_motion
+from losses_ext.consistency import Moving, change_of_logits
 from losses_ext.option import option
 from torch_utils import training_stats
-from training.loss import Game, StepContext
-from training.regularizer import Regularizer, Term
+from training.loss import StepContext
+from training.regularizer import Term
 
 
 @dataclass(frozen=True)
@@ -24,21 +24,15 @@ class Options:
     flip: float = option(0.0, 'Chance of a mirror image.', within='[0, 1]')
 
 
-class CR(Regularizer):
+class CR(Moving):
     """Adds the term to each critic's step on reals."""
     Options = Options
-    works_apart = True
-
-    def __init__(self, game: Game, options: Options):
-        super().__init__(game, options)
-        self._moved = Shift(options.shift, options.flip)
 
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:
-        require_motion('--cr', options.shift, options.flip, config['data_shape']['img_resolution'])
         if 'bcr' in config['regularizers']:
             print('Warning: --reg_type=cr,bcr: bcr has the term of cr, which now counts twice.', file=sys.stderr)
-        return options
+        return super().configure(config, options)
 
     def d_real(self, ctx: StepContext) -> Term:
         change = change_of_logits(self.game, ctx, ctx.real, self._moved, 'cr')      # [N]

@@ -103,7 +103,9 @@ def functions():
 
 
 def test_no_file_is_long():
-    assert [file for file in project_files() if num_lines(file) > MAX_FILE and file not in LONG_FILES] == []
+    others = [path for pattern in ('torch_utils/ops/csrc/*.*', 'drawing/*.html') for path in ROOT.glob(pattern)]
+    files = [*project_files(), *(path.relative_to(ROOT).as_posix() for path in others)]
+    assert [file for file in files if num_lines(file) > MAX_FILE and file not in LONG_FILES] == []
 
 
 def test_functions_are_short():

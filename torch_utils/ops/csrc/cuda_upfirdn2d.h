@@ -1,0 +1,218 @@
+// The bodies of the CUDA kernels of upfirdn2d; cuda_kernels.h says what a kernel is.
+#pragma once
+
+#include "cuda_parts.h"
+#include "upfirdn2d.h"
+
+#include <utility>
+
+namespace zoo {
+
+// upfirdn2d, any factors and any filter: one thread per output element.
+template <class T> struct GatherKernel {
+    using S = compute_t<T>;
+    static constexpr int phases = 1;
+    struct Shared {};
+
+    Resample r;
+    const T* x;
+    const float* f;
+    T* y;
+
+    HOST_DEVICE int64_t elements() const { return r.batch * r.channels * r.y.out * r.x.out; }
+    int64_t blocks() const { return divide_up(elements(), block_threads); }
+
+    template <int> HOST_DEVICE void phase(int64_t block, int thread, Shared&) const {
+        int64_t i = block * block_threads + thread;
+        if (i >= elements()) return;
+        T& out = y[i];
+        int64_t c = 0;
+        if (r.channels_last) c = i % r.channels, i /= r.channels;
+        const int out_x = int(i % r.x.out), out_y = int(i / r.x.out % r.y.out);
+        i /= int64_t(r.x.out) * r.y.out;
+        if (!r.channels_last) c = i % r.channels, i /= r.channels;
+        const Strides at = strides(r, r.y.in, r.x.in);
+        const Span rows = span(r.y, out_y), cols = span(r.x, out_x);
+        const T* source = x + i * at.batch + c * at.channel + rows.sample * at.row + cols.sample * at.pixel;
+        S sum = 0;
+        for (int v = 0; v < rows.count; ++v)
+            for (int u = 0; u < cols.count; ++u)
+                sum += S(weight(r, f, rows.tap + v * r.y.up, cols.tap + u * r.x.up)) * S(widen(source[v * at.row + u * at.pixel]));
+        narrow(sum, out);
+    }
+};
+
+// Factors and taps along an axis that are known when the kernel is compiled.
+template <int up_, int down_, int taps_> struct Fixed {
+    static constexpr int up = up_, down = down_, taps = taps_;
+    static constexpr int reach = taps + up - 1;     // Taps of the filter with zeros for the places of a sample among `up`.
+    static bool fits(const Axis& axis) { return axis.up == up && axis.down == down && axis.taps == taps; }
+    static constexpr int samples(int outputs) { return ((outputs - 1) * down + reach - 1) / up + 1; }
+};
+
+// f(0), f(1), ... f(num - 1), as constants for the compiler to see.
+template <class F, int... i> HOST_DEVICE void written_out(std::integer_sequence<int, i...>, F f) {
+    (f(std::integral_constant<int, i>()), ...);
+}
+template <int num, class F> HOST_DEVICE void written_out(F f) { written_out(std::make_integer_sequence<int, num>(), f); }
+
+// upfirdn2d for common filters: a thread makes `width` neighbouring outputs in each of `height` rows, of `lanes` channels.
+// It reads what these need of the image row by row, every sample once, and adds it to all of their sums. Neighbouring threads
+// read neighbouring places at the same time; what they have in common comes from the cache.
+template <class T, class X, class Y, bool channels_last, int lanes> struct StripKernel {
+    using S = compute_t<T>;
+    static constexpr int phases = 2;
+    static constexpr int width = channels_last ? 2 : 4, height = 4;
+    static constexpr int samples_x = X::samples(width), samples_y = Y::samples(height);
+    static constexpr int neighbours = 16;                       // Threads for one pixel before those for the next, at most.
+    static_assert(width * X::down % X::up == 0 && height * Y::down % Y::up == 0, "every strip begins at the same phase");
+    static_assert(channels_last || lanes == 1, "channels of a pixel are neighbours in memory");
+    struct Shared { S taps[Y::reach * X::reach]; };
+
+    Resample r;
+    const T* x;
+    const float* f;
+    T* y;
+    unsigned inner, strips_x, strips_y, outer;                  // Numbers of threads along channels, x, y, channels.
+    int phase_x, phase_y;                                       // Of the first output between two samples.
+
+    StripKernel(const Resample& r_, const T* x_, const float* f_, T* y_) : r(r_), x(x_), f(f_), y(y_) {
+        const int64_t threads = channels_last ? r.channels / lanes : 1;
+        for (inner = 1; inner < neighbours && threads % (2 * inner) == 0;) inner *= 2;
+        outer = unsigned(channels_last ? threads / inner : r.channels);
+        strips_x = unsigned(divide_up(r.x.out, width));
+        strips_y = unsigned(divide_up(r.y.out, height));
+        phase_x = floor_mod(-r.x.before, X::up);
+        phase_y = floor_mod(-r.y.before, Y::up);
+    }
+
+    HOST_DEVICE int64_t threads() const { return r.batch * outer * strips_y * strips_x * inner; }
+    int64_t blocks() const { return divide_up(threads(), block_threads); }
+
+    template <int n> HOST_DEVICE void phase(int64_t block, int thread, Shared& shared) const {
+        if (n == 0) {
+            if (thread >= Y::reach * X::reach) return;
+            const int ky = thread / X::reach - phase_y, kx = thread % X::reach - phase_x;
+            const bool inside = ky >= 0 && ky < Y::taps && kx >= 0 && kx < X::taps;
+            shared.taps[thread] = inside ? S(weight(r, f, ky, kx)) : S(0);
+        } else if (block * block_threads + thread < threads()) {
+            filter(locate(unsigned(block) * block_threads + thread), shared.taps);
+        }
+    }
+
+private:
+    struct Strip { int64_t batch, channel; int out_x, out_y; };
+
+    // There are less than 2^32 threads, so 32 bits do; divisions by 64 bits take several times as long.
+    HOST_DEVICE Strip locate(unsigned rest) const {
+        const int first = take(rest, inner), out_x = take(rest, strips_x) * width, out_y = take(rest, strips_y) * height;
+        const int channel = (take(rest, outer) * int(inner) + first) * lanes;
+        return {int64_t(rest), channel, out_x, out_y};
+    }
+
+    HOST_DEVICE void filter(const Strip& strip, const S* taps) const {
+        const Strides at = strides(known(), r.y.in, r.x.in), to = strides(known(), r.y.out, r.x.out);
+        const int in_x = floor_div(strip.out_x * X::down - r.x.before, X::up);
+        const int in_y = floor_div(strip.out_y * Y::down - r.y.before, Y::up);
+        const T* source = x + strip.batch * at.batch + strip.channel * at.channel + in_y * at.row + in_x * at.pixel;
+        T* target = y + strip.batch * to.batch + strip.channel * to.channel + strip.out_y * to.row + strip.out_x * to.pixel;
+        S sums[height][width][lanes] = {};
+        written_out<samples_y>([&](auto row) {
+            constexpr int v = decltype(row)::value;
+            const bool inside = unsigned(in_y + v) < unsigned(r.y.in);
+            S samples[samples_x][lanes];
+            UNROLL
+            for (int u = 0; u < samples_x; ++u)
+                read(source + u * at.pixel, inside && unsigned(in_x + u) < unsigned(r.x.in), samples[u]);
+            source += at.row;
+            written_out<height>([&](auto output) {
+                constexpr int o = decltype(output)::value;
+                constexpr int ky = v * Y::up - o * Y::down;
+                if constexpr (ky >= 0 && ky < Y::reach) add(samples, taps + ky * X::reach, sums[o]);
+                if constexpr (v == (o * Y::down + Y::reach - 1) / Y::up) {                  // No later row is part of it.
+                    if (strip.out_y + o < r.y.out) write(target, strip.out_x, to.pixel, sums[o]);
+                    target += to.row;
+                }
+            });
+        });
+    }
+
+    // The problem with its memory format for the compiler to see: then most places are at a fixed distance.
+    HOST_DEVICE Resample known() const {
+        Resample copy = r;
+        copy.channels_last = channels_last;
+        return copy;
+    }
+
+    HOST_DEVICE static void read(const T* source, bool inside, S (&samples)[lanes]) {
+        Pack<T, lanes> pack = {};
+        if (inside) pack = *reinterpret_cast<const Pack<T, lanes>*>(source);
+        UNROLL
+        for (int c = 0; c < lanes; ++c) samples[c] = widen(pack.at[c]);
+    }
+
+    HOST_DEVICE static void add(const S (&samples)[samples_x][lanes], const S* taps, S (&sums)[width][lanes]) {
+        UNROLL
+        for (int p = 0; p < width; ++p) {
+            UNROLL
+            for (int u = 0; u < samples_x; ++u) {
+                const int kx = u * X::up - p * X::down;
+                if (kx < 0 || kx >= X::reach) continue;
+                UNROLL
+                for (int c = 0; c < lanes; ++c) sums[p][c] += taps[kx] * samples[u][c];
+            }
+        }
+    }
+
+    HOST_DEVICE void write(T* target, int out_x, int64_t pixel, const S (&sums)[width][lanes]) const {
+        if (!channels_last && r.x.out % width == 0) {           // Then all of them are there, and in their places.
+            Pack<T, width> pack;
+            UNROLL
+            for (int p = 0; p < width; ++p) narrow(sums[p][0], pack.at[p]);
+            *reinterpret_cast<Pack<T, width>*>(target) = pack;
+            return;
+        }
+        UNROLL
+        for (int p = 0; p < width; ++p) {
+            Pack<T, lanes> pack;
+            UNROLL
+            for (int c = 0; c < lanes; ++c) narrow(sums[p][c], pack.at[c]);
+            if (out_x + p < r.x.out) *reinterpret_cast<Pack<T, lanes>*>(target + p * pixel) = pack;
+        }
+    }
+};
+
+// Runs the strip kernel for X and Y if the problem is of that kind: float64 and channels that do not come in fours are rare.
+template <class X, class Y, class T, class Run>
+bool with_strip_kernel(const Resample& r, const T* x, const float* f, T* y, Run run) {
+    if constexpr (sizeof(T) <= sizeof(float)) {
+        if (!X::fits(r.x) || !Y::fits(r.y) || !can_pack<4>(y)) return false;
+        if (!r.channels_last) {
+            run(StripKernel<T, X, Y, false, 1>(r, x, f, y));
+            return true;
+        }
+        if constexpr (X::taps == Y::taps) {
+            if (r.channels % 4 == 0 && can_pack<4>(x)) {
+                run(StripKernel<T, X, Y, true, 4>(r, x, f, y));
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+template <class T, class Run> void with_kernel(const Resample& r, const T* x, const float* f, T* y, Run run) {
+    using None = Fixed<1, 1, 1>;
+    // The networks' [1, 3, 3, 1]: plain, up, down.
+    if (with_strip_kernel<Fixed<1, 1, 4>, Fixed<1, 1, 4>>(r, x, f, y, run)) return;
+    if (with_strip_kernel<Fixed<2, 1, 4>, Fixed<2, 1, 4>>(r, x, f, y, run)) return;
+    if (with_strip_kernel<Fixed<1, 2, 4>, Fixed<1, 2, 4>>(r, x, f, y, run)) return;
+    // The augmentation's wavelet with 12 taps, one axis at a time, on contiguous images: up, down.
+    if (with_strip_kernel<Fixed<2, 1, 12>, None>(r, x, f, y, run)) return;
+    if (with_strip_kernel<None, Fixed<2, 1, 12>>(r, x, f, y, run)) return;
+    if (with_strip_kernel<Fixed<1, 2, 12>, None>(r, x, f, y, run)) return;
+    if (with_strip_kernel<None, Fixed<1, 2, 12>>(r, x, f, y, run)) return;
+    run(GatherKernel<T>{r, x, f, y});
+}
+
+}  // namespace zoo
