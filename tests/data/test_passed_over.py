@@ -75,7 +75,7 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path):
     os.symlink('nowhere', source / 'e.png')
     os.symlink(write_set(tmp_path / 'dogs', {'f.png': picture()}), source / 'dogs')
     os.mkfifo(source / 'g.png')
-    sentence = ('8 files passed over: 2 .heic (convert them first, for example in Python after pip install pillow-heif), '
+    sentence = ('8 files passed over: 2 .heic (convert them first: pip install pillow-heif, and the lines in docs/data.md), '
                 '1 .dds (convert them first), 1 linked folder (links to folders are not followed: name the folder itself, or '
                 'copy it), 1 .txt, 1 dangling link, 1 special file, 1 without an ending')
     assert ImageFolderDataset(str(source)).passed_over() == sentence

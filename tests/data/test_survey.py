@@ -68,7 +68,7 @@ def test_the_page_says_it_all(photos, tmp_path):
     page = tmp_path / 'page.html'
     said = run(f'--source={photos}', f'--report={page}', '--labels-from=folders')
     assert '16 images, 1 that cannot be read; 1 duplicates, 2 near duplicates' in said
-    assert '1 .heic (convert them first, for example in Python after pip install pillow-heif)' in said
+    assert '1 .heic (convert them first: pip install pillow-heif, and the lines in docs/data.md)' in said
     text = ' '.join(page.read_text().split())
     for words in ('16 pictures, shorter sides from 40 to 64 pixels (median 64). 1 are not square',
                   'pip install pillow-heif', '1 pictures that cannot be read', 'b/broken.png',

@@ -15,7 +15,7 @@ def print_config(config: Config) -> None:
     print(f'\nOutput directory:   {config["run_dir"]}')
     print(f'Training data:      {", ".join(config["data_paths"]) or "elsewhere"}')
     print(f'Training duration:  {config["kimg"]:g} kimg')
-    print(f'Number of GPUs:     {config["gpus"]}')
+    print(f'Number of GPUs:     {gpus_in_words(config)}')
     print(f'Number of images:   {data.get("max_size", "all")}')
     print(f'Image resolution:   {shape["img_resolution"]}')
     print(f'Conditional model:  {shape["c_dim"] > 0}{unused_labels(config)}')
@@ -23,6 +23,29 @@ def print_config(config: Config) -> None:
     print(f'Dataset x-flips:    {data.get("xflip", False)}')
     print(f'Dataset y-flips:    {data["yflip"]}\n' if 'yflip' in data else '')
     print_passed_over(config)
+    if note := note_on_slowness(config):
+        print(f'{note}\n')
+
+
+def device_of(config: Config) -> str:
+    """What computes, as it is known before anything does."""
+    from torch_utils.distributed import check_device
+    return check_device(config['device'], config['gpus'])
+
+
+def gpus_in_words(config: Config) -> str:
+    """Their number; of processes where no GPU computes."""
+    device, num = device_of(config), config['gpus']
+    return f'{num}' if device == 'cuda' else f'0 ({num} process{"es" * (num > 1)} on the {device.upper()})'
+
+
+def note_on_slowness(config: Config) -> str:
+    """A warning where nobody asked for the CPU, and it would compute for weeks; else nothing."""
+    is_large = config['data_shape']['img_resolution'] >= 64 and config['command'].get('cfg') != 'tiny'
+    if config['device'] != 'auto' or device_of(config) != 'cpu' or not is_large:
+        return ''
+    return ('Note: there is no GPU here, and a CPU takes weeks for such a run. --cfg=tiny is made for a CPU; '
+            'loss-zoo estimate, with the same options, measures how long a run takes.')
 
 
 def print_passed_over(config: dict) -> None:

@@ -30,7 +30,7 @@ _UNREAD_PICTURES = frozenset(f'.{name}' for name in (
     'arw', 'orf',
     'rw2', 'raf', 'xcf', 'kra', 'blp', 'cur', 'dcx', 'dds', 'fits', 'fit', 'fli', 'flc', 'ftc', 'ftu', 'gbr',
     'im', 'iim', 'msp', 'pcd', 'pxr', 'qoi', 'ras', 'xbm', 'xpm', 'mpo'))
-_PILLOW_HEIF = 'convert them first, for example in Python after pip install pillow-heif'
+_PILLOW_HEIF = 'convert them first: pip install pillow-heif, and the lines in docs/data.md'
 _HINTS = {
     **dict.fromkeys(_UNREAD_PICTURES, 'convert them first'),
     '.heic': _PILLOW_HEIF,

@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -188,10 +189,12 @@ class RealStream:
     def _open(self) -> None:
         """Begins to load what comes at this position."""
         sampler = misc.InfiniteSampler(self._images, start=self._position, **self._sampler_kwargs)
-        loader = DataLoader(self._images, self._batch_size, sampler=sampler,
-                            worker_init_fn=ignore_stop_signals,
-                            generator=torch.Generator(), **self._loader_kwargs,
-                            multiprocessing_context=start_method(self._loader_kwargs.get('num_workers', 0)))
+        with warnings.catch_warnings():         # More processes than cores are harmless, and --workers is the user's.
+            warnings.filterwarnings('ignore', 'This DataLoader will create')
+            loader = DataLoader(self._images, self._batch_size, sampler=sampler,
+                                worker_init_fn=ignore_stop_signals,
+                                generator=torch.Generator(), **self._loader_kwargs,
+                                multiprocessing_context=start_method(self._loader_kwargs.get('num_workers', 0)))
         with no_exception_from_signals():
             # Starts the workers; their seeds come from a generator of their own.
             self._batches = iter(loader)
