@@ -53,9 +53,11 @@ Example, on one machine (--insecure: without certificates):
 @click.option('-n', '--dry-run', is_flag=True, help='Check the options, images and certificates, and stop.')
 def main(**o):
     """Take part in a training as a data centre: images and critics stay here, image gradients leave."""
-    identity = checked(o)
+    identity, num = checked(o), num_images(o)
+    if o['share_moments']:
+        require_enough_to_share(num)
     is_open = identity is None and o['connect'] != NVFLARE
-    print(f'Images:             {o["data"]}, {num_images(o)} of them\nPrivate directory:  {o["private"]}')
+    print(f'Images:             {o["data"]}, {num} of them\nPrivate directory:  {o["private"]}')
     print(f'Generator\'s site:   {o["connect"]}{", without certificates: for this machine alone" if is_open else ""}', flush=True)
     if o['dry_run']:
         click.echo('Dry run; nothing was written, nobody was asked.')
@@ -88,6 +90,15 @@ def num_images(o):
         return len(ImageFolderDataset(o['data']))
     except OSError as error:
         raise click.UsageError(f'--data: {error}') from error
+
+
+def require_enough_to_share(num):
+    """Of these images moments may leave."""
+    from metrics.images_elsewhere import require_enough
+    try:
+        require_enough(num)
+    except ValueError as error:
+        raise click.UsageError(f'--share-moments: {error}; leave it out') from error
 
 
 def take_part(o, identity):

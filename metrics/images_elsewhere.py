@@ -5,10 +5,13 @@ needs no more: moments of a union follow from those of its parts (moments.py).
 """
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from dnnlib import writing
 from metrics.detector import Detector
 from metrics.detectors import load_detector
 from metrics.features import FeatureOptions, feature_moments
@@ -16,6 +19,9 @@ from metrics.image_streams import DatasetImages
 from metrics.moments import Moments
 from metrics.names import Metric, MetricError, find_metric
 from metrics.weights import WeightOptions
+
+MIN_SHARED = 100            # Images whose moments may leave: those of a few are nearly their features.
+SHARED_FILE = 'shared-moments.json'     # In the directory of the cache: of which images moments have left, for each detector.
 
 
 class ImagesElsewhere:
@@ -65,6 +71,8 @@ def moments_for(query: Mapping[str, Any], dataset_kwargs: Mapping[str, Any], dev
         is_same = (detector.name, detector.sha256) == (query.get('detector'), query.get('sha256'))
         if is_same:
             images = DatasetImages(dataset_kwargs, None, metric.keep_xflip, num_workers=0)
+            require_enough(len(images.dataset))
+            note_shared(Path(cache_dir, SHARED_FILE), f'{detector.name} {detector.sha256}', images.fingerprint())
             found = feature_moments(images, detector, detector.fd_taps, FeatureOptions(device, cache_dir=cache_dir))
     except MetricError as error:            # Names files, which is nobody else's business.
         print(f'Warning: no moments for {metric.name}: {error}', file=sys.stderr, flush=True)
@@ -73,3 +81,27 @@ def moments_for(query: Mapping[str, Any], dataset_kwargs: Mapping[str, Any], dev
         raise ValueError(f'the weights of the detector {detector.name} are others here')
     assert found is not None
     return {tap: (moments.num, moments.mean, moments.scatter) for tap, moments in found.items()}
+
+
+def require_enough(num: int) -> None:
+    """Raises ValueError for fewer images than moments may be given of."""
+    if num < MIN_SHARED:
+        raise ValueError(f'moments of {num} images are nearly their features; they are given of at least {MIN_SHARED}')
+
+
+def note_shared(path: Path, detector: str, fingerprint: str | None) -> None:
+    """Keeps of which images moments have left. Raises ValueError if those were others: both together would tell which images came
+    or went."""
+    try:
+        known = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        known = {}
+    except (OSError, ValueError) as error:
+        print(f'Warning: no moments: {path} cannot be read: {error}', file=sys.stderr, flush=True)
+        raise ValueError('it does not know whether it has given moments of other images before') from error
+    if known.setdefault(detector, fingerprint) != fingerprint:
+        print(f'Warning: no moments: the images are others than those whose moments have left; remove {path} if both may be '
+              'known.', file=sys.stderr, flush=True)
+        raise ValueError('its images are others than those of which it has given moments before: both would tell the difference')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writing.write_text(path, json.dumps(known), 'any')

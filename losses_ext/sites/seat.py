@@ -258,7 +258,7 @@ class Seat:
         try:
             if self._share is None:
                 raise ValueError('it does not share moments')
-            found = self._share(request.values, kwargs, self.device, str(self.private / 'features'))
+            found = self._share(request.values, kwargs, self.device, str(self.private.parent / 'features'))
         except ValueError as error:
             empty = agreement.moments_forms(dict.fromkeys(map(str, taps[:16]), 0) if isinstance(taps, list) else {})
             tensors.update({name: torch.zeros(form.shape, dtype=form.dtype) for name, form in empty.items()})

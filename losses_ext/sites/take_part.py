@@ -1,4 +1,5 @@
 """A centre: from a connection to its end, and the next one, until the run is over."""
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,8 +20,10 @@ from torch_utils.wire.message import BadMessage, Header, Message
 from training.run.health import CannotGoOn
 
 RETRY_SEC = 2.0
+MAX_RUNS = 100              # That a private directory holds: a generator's site could invent runs until the disk is full.
 LINGER_SEC = 0.2            # What was said last still leaves.
 HANDSHAKE_SEC = 120
+RUN = re.compile('[0-9a-f]{32}')        # A directory of a run.
 MAX_BAD = 20                # Requests in a row that are not what was agreed.
 
 
@@ -164,6 +167,7 @@ class Participant:
         config = {**apart.as_centre(config, index, self.centre.data, dict(self.centre.more)), 'device': self.centre.device,
                   'data_loader_kwargs': dict(num_workers=0)}
         self.centre.limits.check(config, config['regularizers'][apart.METHOD]['schedule'])
+        require_room(self.centre.private, run.hex())
         return Seat(config, index, kinds, distributed.pick_device(self.centre.device), self.centre.private / run.hex(),
                     self._hardening(config), self._on_stage, self.centre.share)
 
@@ -191,6 +195,15 @@ def configuration(options: Any) -> dict[str, Any]:
         return dict(Config.from_json(resolve({**asked, **own})[1]))
     except UserError as error:
         raise Refused(f'the options of the generator\'s site: {error.message}') from error
+
+
+def require_room(private: Path, run: str) -> None:
+    """Raises Refused for one more run than a private directory may hold."""
+    runs = [path.name for path in private.iterdir() if RUN.fullmatch(path.name)] if private.is_dir() else []
+    if run not in runs and len(runs) >= MAX_RUNS:
+        print(f'{private} holds {len(runs)} runs; remove those that are over, or give another --private.', file=sys.stderr,
+              flush=True)
+        raise Refused(f'this centre has taken part in {MAX_RUNS} runs and takes part in no other before some are removed')
 
 
 def check_data(centre: Centre, config: Mapping[str, Any]) -> None:

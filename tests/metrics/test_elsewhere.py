@@ -1,4 +1,6 @@
 """Metrics of images that are elsewhere: the same number as with the images, from moments alone."""
+from pathlib import Path
+
 import pytest
 from metric_tools import TinyDetector
 from tiny import make_dataset
@@ -13,6 +15,7 @@ class Source:
     """A data set on another machine, which gives what it is asked for, or not."""
 
     def __init__(self, path, folder, gives=True):
+        folder = folder / Path(path).stem      # Of each centre.
         self.path, self.folder, self.gives, self.num_asked = path, folder, gives, 0
         self.dataset = ImageFolderDataset(path)
         self.name, self.image_shape = 'north', self.dataset.image_shape
@@ -39,6 +42,7 @@ def kwargs_of(path):
 @pytest.fixture
 def paths(tmp_path, monkeypatch):
     monkeypatch.setattr(images_elsewhere, 'load_detector', lambda metric, *how: TinyDetector(metric.detector))
+    monkeypatch.setattr(images_elsewhere, 'MIN_SHARED', 12)
     return [make_dataset(tmp_path / f'{seed}.zip', num=num, seed=seed) for seed, num in enumerate((24, 12, 20))]
 
 
@@ -68,3 +72,29 @@ def test_nearest_neighbours_are_refused_by_name_and_so_is_what_a_centre_keeps(pa
 def test_what_a_centre_is_asked_for_is_checked_there(paths, tmp_path, query, sentence):
     with pytest.raises(ValueError, match=sentence):
         images_elsewhere.moments_for(query, kwargs_of(paths[0]), 'cpu', str(tmp_path))
+
+
+QUERY = dict(metric='fd_efflite0', detector='efflite0', sha256=TinyDetector('efflite0').sha256)
+
+
+def test_moments_of_a_few_images_do_not_leave(paths, tmp_path, monkeypatch):
+    monkeypatch.setattr(images_elsewhere, 'MIN_SHARED', 13)
+    with pytest.raises(ValueError, match='moments of 12 images are nearly their features; they are given of at least 13'):
+        images_elsewhere.moments_for(QUERY, kwargs_of(paths[1]), 'cpu', str(tmp_path / 'cache'))
+    assert not (tmp_path / 'cache').exists()
+
+
+def test_moments_of_images_before_and_after_a_change_do_not_leave_both(paths, tmp_path, capsys):
+    """Their difference would be the moments of the images that came."""
+    before, after = paths[:2]
+    for _ in range(2):
+        images_elsewhere.moments_for(QUERY, kwargs_of(before), 'cpu', str(tmp_path / 'cache'))
+    with pytest.raises(ValueError, match='its images are others than those') as found:
+        images_elsewhere.moments_for(QUERY, kwargs_of(after), 'cpu', str(tmp_path / 'cache'))
+    shared = tmp_path / 'cache' / images_elsewhere.SHARED_FILE
+    assert str(tmp_path) not in str(found.value) and str(shared) in capsys.readouterr().err
+    shared.write_text('{')
+    with pytest.raises(ValueError, match='does not know whether'):
+        images_elsewhere.moments_for(QUERY, kwargs_of(before), 'cpu', str(tmp_path / 'cache'))
+    shared.unlink()
+    images_elsewhere.moments_for(QUERY, kwargs_of(after), 'cpu', str(tmp_path / 'cache'))

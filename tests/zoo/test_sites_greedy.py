@@ -1,14 +1,17 @@
 """TDGAN between sites: one end does what it should not. The other end is in this process."""
 import queue
+import re
 import threading
 import time
 import zipfile
 
 import pytest
 import torch
+from click.testing import CliRunner
 from site_runs import BASE
 from tiny import make_dataset
 
+import tdgan_centre
 import train
 from losses_ext.sites import agreement, apart, hub, take_part
 from losses_ext.sites.agreement import Kind
@@ -32,8 +35,8 @@ def options(*args):
 class Generator:
     """A generator's site: sends what a test wants. `part`: the centre that it has to do with."""
 
-    def __init__(self, data, private, told, digests):
-        self.part = take_part.Participant(take_part.Centre('north', str(data), private, 'cpu'))
+    def __init__(self, data, private, told, digests, **more):
+        self.part = take_part.Participant(take_part.Centre('north', str(data), private, 'cpu', **more))
         self.end, other = channel.pair()
         self.thread = threading.Thread(target=self._attend, args=(other,), daemon=True)
         self.thread.start()
@@ -110,6 +113,32 @@ def test_a_run_of_endless_stages_or_centres_is_refused(tmp_path, data, change, s
     assert sentence in generator.answer.values['text']
 
 
+@pytest.mark.parametrize('limits, sentence', [
+    (take_part.Limits(network=0.001), r'the run asks for [\d.]+ million weights; this centre allows 0.001 \(--max-network\)'),
+    (take_part.Limits(message=0.01), r'the run asks for [\d.]+ MiB of images at once; this centre allows 0.01 \(--max-message\)'),
+])
+def test_a_centre_refuses_what_is_larger_than_it_allows(tmp_path, data, limits, sentence):
+    generator = Generator(data, tmp_path / 'private', *options(), limits=limits)
+    assert re.search(sentence, generator.answer.values['text']) and not (tmp_path / 'private').exists()
+
+
+def test_feature_maps_count_as_a_message(tmp_path, data):
+    told, digests = options('--reg_type=tdgan,ggdr', '--ggdr_res=16', '--cbase=16384', '--cmax=512')
+    generator = Generator(data, tmp_path / 'private', told, digests, limits=take_part.Limits(message=0.5))
+    assert 'MiB of feature maps in a message; this centre allows 0.5 (--max-message)' in generator.answer.values['text']
+
+
+def test_a_generators_site_cannot_fill_a_private_directory_with_runs(tmp_path, data, monkeypatch, capsys):
+    monkeypatch.setattr(take_part, 'MAX_RUNS', 2)
+    for run in ('a' * 32, 'b' * 32):
+        (tmp_path / 'private' / run).mkdir(parents=True)
+    generator = Generator(data, tmp_path / 'private', *options())
+    assert 'takes part in no other' in generator.answer.values['text'] and str(tmp_path) not in generator.answer.values['text']
+    assert len(list((tmp_path / 'private').iterdir())) == 2 and 'holds 2 runs; remove' in capsys.readouterr().err
+    (tmp_path / 'private' / ('a' * 32)).rmdir()
+    assert Generator(data, tmp_path / 'private', *options()).answer.header.kind == Kind.READY
+
+
 def test_codes_of_centres_take_no_more_memory_than_there_are_centres(tmp_path, data):
     told = {**options()[0], 'tdgan_slots': 100_000}         # A square of that would be 40 GB.
     generator = Generator(data, tmp_path / 'private', told, apart.terms(take_part.configuration(told))[1])
@@ -184,3 +213,10 @@ def test_a_message_that_cannot_be_recorded_does_not_leave(tmp_path):
     with pytest.raises(record.RecordError, match='--record-wire'):
         dial().send(Message(Header(Kind.HELLO)))
     assert frames.empty()
+
+
+def test_a_centre_with_few_images_is_told_so_before_anything_starts(tmp_path, data):
+    args = [f'--data={data}', f'--private={tmp_path / "private"}', '--connect=localhost:7300', '--name=north', '--insecure']
+    found = CliRunner().invoke(tdgan_centre.main, [*args, '--share-moments'])
+    assert found.exit_code == 2 and '--share-moments: moments of 12 images are nearly their features' in found.output
+    assert CliRunner().invoke(tdgan_centre.main, [*args, '--dry-run']).exit_code == 0 and not (tmp_path / 'private').exists()
