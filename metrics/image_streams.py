@@ -153,6 +153,20 @@ def generated_images(options: Any, num: int) -> GeneratedImages:
     return GeneratedImages(G, inputs, num, options.batch_gen, options.G_kwargs)
 
 
+def real_images(options: Any, num: int | None = None) -> DatasetImages:
+    """The first images of the data set of an evaluation (`metric_main.MetricOptions`), at most `num`.
+
+    Raises:
+        MetricError: If there is no data set, or it is not one whose images are here.
+    """
+    if options.dataset_kwargs is None:
+        raise MetricError('this metric needs one data set of real images, not several centres' if options.centres
+                          else 'this metric needs a data set of real images')
+    if not isinstance(options.dataset_kwargs, Mapping):
+        raise MetricError('this metric needs real images, and those of this run are on other machines')
+    return DatasetImages(options.dataset_kwargs, num, num_workers=options.num_workers)
+
+
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
     """Images in -1..1 as 8-bit numbers: 127.5 x + 128, clamped and cut off, as the reference's metrics do."""
     return (images.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)

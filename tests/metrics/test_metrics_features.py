@@ -12,7 +12,8 @@ from tiny import make_dataset
 
 from metrics.features import FeatureOptions, feature_moments, feature_rows
 from metrics.generator_inputs import DatasetLabels, GeneratorInputs, Labels, with_noise
-from metrics.image_streams import DatasetImages, GeneratedImages, as_rgb, open_dataset, to_uint8
+from metrics.image_streams import DatasetImages, GeneratedImages, as_rgb, open_dataset, real_images, to_uint8
+from metrics.metric_main import MetricOptions
 from metrics.names import MetricError
 from metrics.sharding import ahead, in_order
 from training.dataset import ImageFolderDataset
@@ -107,6 +108,17 @@ class TestImages:
         assert DatasetImages(kwargs).num == 24
         assert DatasetImages(kwargs, keep_xflip=True).num == 48
         assert DatasetImages(kwargs, whole=False).num == 5
+
+    def test_reals_of_an_evaluation_or_why_there_are_none(self, tmp_path):
+        kwargs = dataset_kwargs(make_dataset(tmp_path / 'a.zip'))
+        images = real_images(MetricOptions(dataset_kwargs=kwargs, num_workers=0), 5)
+        assert images.num == 5
+        assert torch.equal(next(images.batches([range(5)])), DatasetImages(kwargs).pick(range(5)))
+        for options, sentence in ((MetricOptions(), 'needs a data set'),
+                                  (MetricOptions(centres={'a': (kwargs, [])}), 'one data set'),
+                                  (MetricOptions(dataset_kwargs=object()), 'on other machines')):
+            with pytest.raises(MetricError, match=sentence):
+                real_images(options)
 
     def test_the_first_images_in_order(self, tmp_path):
         kwargs = dataset_kwargs(make_dataset(tmp_path / 'a.zip'))
