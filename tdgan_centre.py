@@ -7,6 +7,7 @@ The generator's site listens (train.py --reg_type=tdgan --tdgan_mode=remote), ce
 import importlib.util
 import os
 import sys
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -111,19 +112,35 @@ def take_part(o, identity):
     part = losses_ext.centre_program()
     try:
         distributed.check_device(o['device'], 1)
-        Path(o['private']).mkdir(parents=True, exist_ok=True)
         centre = part.Centre(o['name'], o['data'], Path(o['private']), o['device'], dict(labels_from=o['labels_from']),
                              part.Hardening(o['grad_clip'], o['grad_noise']), part.Limits(o['max_network'], o['max_message']),
                              moments_for if o['share_moments'] else None)
-        dial = recorded(dialled(o['connect'], identity), o['record_wire'])
-        page = part.Page(centre, refresh)
-        finished = part.Participant(centre, page.begin_stage, page.after).take_part(
-            dial, float('inf') if o['patience'] is None else o['patience'])
+        with private_directory(centre.private):
+            dial = recorded(dialled(o['connect'], identity), o['record_wire'])
+            page = part.Page(centre, refresh)
+            finished = part.Participant(centre, page.begin_stage, page.after).take_part(
+                dial, float('inf') if o['patience'] is None else o['patience'])
     except (part.Refused, part.CannotGoOn, RecordError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if not finished:
         click.echo('The generator\'s site has not come back; the same command goes on.')
         sys.exit(75)
+
+
+@contextmanager
+def private_directory(path):
+    """Made for this user alone, and this program's alone while it runs."""
+    from training.run.lock import BusyError, locked
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.name == 'posix' and path.stat().st_mode & 0o077:
+        print(f'Warning: --private={path}: other users of this machine may look into it, where reals.png will be; '
+              'chmod 700 keeps them out.', file=sys.stderr, flush=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except BusyError as error:
+            raise click.ClickException(f'--private={path}: another program uses it; end that, or give another') from error
+        yield
 
 
 def dialled(address, identity):

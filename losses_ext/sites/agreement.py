@@ -16,10 +16,10 @@ MAX_LABELS = 100_000            # Different labels of a centre.
 MAX_LABEL_NUMBERS = 2 ** 24     # In all of them.
 MAX_STATISTICS = 256            # In one answer.
 MAX_TEXT = 500                  # Characters of a sentence from the other end.
-STATISTIC = re.compile(r'Loss/[\w/]{1,80}|Progress/nonfinite_grads')
+STATISTIC = re.compile(r'Loss/[\w/]{1,80}|Progress/nonfinite_grads', re.ASCII)
 MAX_NAMES = 1000                # Of statistics of all centres.
 MAX_COUNT = 1e12                # Of the values in one of them.
-NAME = re.compile(r'[A-Za-z0-9][\w.-]{0,62}')
+NAME = re.compile(r'[A-Za-z0-9][\w.-]{0,62}', re.ASCII)
 
 # Of the configuration: what both ends must have alike. Nothing in it says where anything is.
 COMMON = ('data_shape', 'centre_kwargs', 'G_kwargs', 'D_kwargs', 'G_opt_kwargs', 'D_opt_kwargs', 'batch', 'batch_gpu', 'loss',

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ ANSWER_SEC = 600                # Then a connection over which no answer comes i
 MAX_SIGNS = 10 ** 6             # Logits of reals that are counted in one answer.
 MAX_BAD = 5                     # Answers to one request that are not what was agreed.
 SILENCE_SEC = 600.0             # That a centre may take for an answer, if the run's patience is shorter.
+MANY_REPLACED = 5               # Of a centre that is one program, some connections are cut in between.
 KEPT_SAVES = 4                  # So many of the latest states stay at the centres whatever is here.
 
 
@@ -60,7 +61,7 @@ class Link:
     session: int = 0
     step: int = 0
     is_on_line: bool = False
-    refusals: set = field(default_factory=set)
+    num_replaced: int = 0       # Connections that were open when the next one came.
 
 
 class Away(CannotGoOn):
@@ -105,7 +106,7 @@ class Hub:
         """Lets centres connect, from the first time that somebody needs them."""
         if self._end is None:
             self._run = arrival.run_id(self._config.get('run_dir'))
-            self._end = self._listen(self._welcome)
+            self._end = self._listen(self.connect)
             atexit.register(self.close)
 
     def close(self) -> None:
@@ -171,7 +172,7 @@ class Hub:
         print(f'{reason[0].upper()}{reason[1:]}: stage {self._stage.number} ends early, and the next one begins. '
               f'{link.name} can come back in a later one.', flush=True)
 
-    def _welcome(self, channel: Channel) -> None:
+    def connect(self, channel: Channel) -> None:
         """A connection begins, in a thread of its own."""
         try:
             index, presence = arrival.greet(channel, [link.name for link in self.links], self._offer)
@@ -182,10 +183,15 @@ class Hub:
         with self._changed:
             link = self.links[index]
             if link.presence is not None:
+                link.num_replaced += link.presence.channel.is_open
                 link.presence.channel.close('the centre has connected again')
             link.presence, link.last_contents = presence, (presence.num, presence.labels)
             self._changed.notify_all()
         print(f'The centre {link.name} is there: {presence.num} images.', flush=True)
+        if link.num_replaced >= MANY_REPLACED:
+            link.num_replaced = 0
+            print(f'Warning: the centre {link.name} has connected {MANY_REPLACED} times while it was connected: two programs may '
+                  'run under its name; end one of them.', file=sys.stderr, flush=True)
 
     def _offer(self, index: int) -> tuple[Message, int]:
         """(what a centre is told of the run, numbers in a label)."""

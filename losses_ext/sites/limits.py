@@ -11,6 +11,7 @@ from training import setup
 
 MAX_CENTRES = 1000
 MAX_STAGES = 10_000
+MAX_KIMG = 1e6                  # Going to a place in the order of the images takes some 0.3 s for each 1000.
 MAX_SOURCES = 64                # Centres on line at the same time, each with critics that are built at all of them.
 MIB = 2 ** 20
 
@@ -26,6 +27,8 @@ class Limits:
         stages, num = schedule.split(','), len(apart.names(config))
         if len(stages) > MAX_STAGES or num > MAX_CENTRES:
             raise ValueError(f'the run has more than {MAX_STAGES} stages or {MAX_CENTRES} centres')
+        if config['kimg'] > MAX_KIMG:
+            raise ValueError(f'the run has more than {MAX_KIMG:g} kimg')
         if max(stage.count('+') for stage in stages) >= MAX_SOURCES:
             raise ValueError(f'the run has more than {MAX_SOURCES} centres on line at the same time')
         shape = config['data_shape']

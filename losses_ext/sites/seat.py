@@ -173,7 +173,9 @@ class Seat:
                 raise BadMessage('the state is one of another stage')
         else:
             early = values.get('early')
-            self._go_to_start_of(number, nimg, set(early) if isinstance(early, list) else set())
+            if not isinstance(early, list) or not all(type(stage) is int for stage in early):
+                raise BadMessage('it is not said which stages have ended early')
+            self._go_to_start_of(number, nimg, set(early))
         self.place.order = agreement.whole(values, 'order', 1000)
         self.run.nimg = self.place.nimg = nimg
         self.run.stage_idx = self.place.stage = number

@@ -121,6 +121,25 @@ def test_a_small_message_is_one_parcel_and_a_large_one_several_that_are_not_much
     assert max(sum(map(len, parcel)) for parcel in found) <= channel.PARCEL_BYTES
 
 
+def test_a_centres_certificate_does_not_do_for_the_other_end(tmp_path):
+    """Although it is of the right authority, and even where the name is that of the machine."""
+    grpc_channel = pytest.importorskip('torch_utils.wire.grpc_channel')
+    folders = certificates.make_authority(tmp_path, 'generator', ['localhost'], ['north'])
+    for name, works in (('generator', True), ('localhost', False)):
+        if name == 'localhost':
+            folders = certificates.make_authority(tmp_path / 'other', 'generator', ['elsewhere'], ['localhost', 'north'])
+        own = next(folder for folder in folders if folder.name == name)
+        listener = grpc_channel.Listener('localhost:0', certificates.load(own), lambda channel: None)
+        try:
+            if works:
+                grpc_channel.connect(f'localhost:{listener.port}', certificates.load(folders[-1]), 20).close()
+            else:
+                with pytest.raises(OSError, match='no connection'):
+                    grpc_channel.connect(f'localhost:{listener.port}', certificates.load(folders[-1]), 5)
+        finally:
+            listener.close()
+
+
 def test_a_parcel_crosses_with_its_frames():
     grpc_channel = pytest.importorskip('torch_utils.wire.grpc_channel')
     parcel = [b'a', b'', bytes(300)]

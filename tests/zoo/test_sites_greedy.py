@@ -1,6 +1,8 @@
 """TDGAN between sites: one end does what it should not. The other end is in this process."""
 import queue
 import re
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -105,6 +107,7 @@ def test_what_a_generator_sends_cannot_write_to_a_terminal(tmp_path, data, capsy
 
 @pytest.mark.parametrize('change, sentence', [
     (dict(tdgan_schedule=','.join(['0:1', '1:1'] * 5001)), 'more than 10000 stages'),
+    (dict(tdgan_schedule='0:1e9'), 'more than 1e+06 kimg'),
     (dict(tdgan_centres='north,' + ','.join(f'c{i}' for i in range(1000)), tdgan_schedule='0:1'), 'or 1000 centres'),
 ])
 def test_a_run_of_endless_stages_or_centres_is_refused(tmp_path, data, change, sentence):
@@ -126,6 +129,37 @@ def test_feature_maps_count_as_a_message(tmp_path, data):
     told, digests = options('--reg_type=tdgan,ggdr', '--ggdr_res=16', '--cbase=16384', '--cmax=512')
     generator = Generator(data, tmp_path / 'private', told, digests, limits=take_part.Limits(message=0.5))
     assert 'MiB of feature maps in a message; this centre allows 0.5 (--max-message)' in generator.answer.values['text']
+
+
+@pytest.mark.parametrize('early', [[[1]], [{}], 'x', None, [1.0], [True]])
+def test_stages_that_are_none_end_the_connection_and_not_the_centre(tmp_path, data, early, capsys):
+    generator = Generator(data, tmp_path / 'private', *options())
+    generator.send(Kind.ENTER, 1, dict(nimg=0, order=0, seed=0, resumed=False, stage=0, early=early))
+    generator.thread.join(60)
+    assert generator.error is None and 'which stages have ended early' in capsys.readouterr().err
+
+
+def test_a_private_directory_is_of_one_user_and_one_program(tmp_path, data, capsys):
+    with tdgan_centre.private_directory(tmp_path / 'private'):
+        assert (tmp_path / 'private').stat().st_mode & 0o777 == 0o700
+        code = 'import tdgan_centre, pathlib, sys\nwith tdgan_centre.private_directory(pathlib.Path(sys.argv[1])): pass'
+        found = subprocess.run([sys.executable, '-c', code, tmp_path / 'private'], capture_output=True, text=True)
+        assert found.returncode == 1 and 'another program uses it' in found.stderr
+    assert capsys.readouterr().err == ''
+    (tmp_path / 'private').chmod(0o755)
+    with tdgan_centre.private_directory(tmp_path / 'private'):
+        assert 'other users of this machine may look into it' in capsys.readouterr().err
+    record.Recorder(tmp_path / 'wire')
+    assert (tmp_path / 'wire').stat().st_mode & 0o777 == 0o700
+
+
+def test_two_programs_under_one_name_are_noticed(capsys, monkeypatch):
+    found = hub.Hub(['north'], 0.0, lambda on_channel: None)
+    monkeypatch.setattr(hub.arrival, 'greet', lambda channel, *_: (0, hub.Presence(channel, 1, (), frozenset(), 1, 1)))
+    for _ in range(hub.MANY_REPLACED + 1):
+        assert 'two programs' not in capsys.readouterr().err
+        found.connect(channel.pair()[0])
+    assert 'the centre north has connected 5 times while it was connected: two programs may run' in capsys.readouterr().err
 
 
 def test_a_generators_site_cannot_fill_a_private_directory_with_runs(tmp_path, data, monkeypatch, capsys):

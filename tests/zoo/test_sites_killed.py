@@ -20,9 +20,10 @@ from torch_utils.state_file import load_state
 ROOT = Path(__file__).parents[2]
 NUM_KILLS = int(os.environ.get('SITES_KILLS', '3'))
 SEED = int(os.environ.get('SITES_SEED', '0'))
-KIMG = 0.16 + 0.08 * NUM_KILLS      # A state each 0.08 kimg, and a kill after each of them.
+TICK = 0.024                        # kimg, of 3 iterations.
+KIMG = TICK * (NUM_KILLS + 3)       # A state each tick, and a kill after each of them.
 OPTIONS = ['--reg_type=tdgan', '--cfg=tiny', '--cbase=64', '--cmax=4', '--batch=8', '--device=cpu', '--metrics=none',
-           '--log=none', '--workers=0', '--tick=0.08', '--snap=1', f'--tdgan_schedule=0:{KIMG / 2:g},0+1:{KIMG / 2:g}']
+           '--log=none', '--workers=0', f'--tick={TICK:g}', '--snap=1', f'--tdgan_schedule=0:{KIMG / 2:g},0+1:{KIMG / 2:g}']
 
 
 class Killed:

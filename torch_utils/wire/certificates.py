@@ -90,15 +90,17 @@ def make_authority(folder: str | os.PathLike, server: str, hosts: Sequence[str],
 
     The authority's own key is thrown away: it signs nothing else.
     """
+    from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
     ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca = _signed('test authority', ca_key, 'test authority', ca_key, [], days, is_authority=True)
+    ca = _signed('test authority', ca_key, 'test authority', ca_key, [], days)
     folders = []
+    uses = {server: x509.ExtendedKeyUsageOID.SERVER_AUTH, **dict.fromkeys(centres, x509.ExtendedKeyUsageOID.CLIENT_AUTH)}
     for name, names in ((server, [server, *hosts]), *((centre, [centre]) for centre in centres)):
         key = ec.generate_private_key(ec.SECP256R1())
         folders.append(Path(folder, name))
         folders[-1].mkdir(parents=True, exist_ok=True)
-        _write(folders[-1], ca, _signed(name, key, 'test authority', ca_key, names, days), key)
+        _write(folders[-1], ca, _signed(name, key, 'test authority', ca_key, names, days, uses[name]), key)
     return folders
 
 
@@ -114,11 +116,13 @@ def _write(folder: Path, ca: Any, certificate: Any, key: Any) -> None:
 
 
 def _signed(name: str, key: Any, issuer: str, issuer_key: Any, names: Sequence[str], days: int,
-            is_authority: bool = False) -> Any:
-    """A certificate for a key, with what strict readers (RFC 5280; Python from 3.13 on) ask for."""
+            use: Any = None) -> Any:
+    """A certificate for a key, with what strict readers (RFC 5280; Python from 3.13 on) ask for. `use`: one end of connections
+    alone, so that a centre cannot take the place of the generator's site; None: an authority."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     now = datetime.datetime.now(datetime.timezone.utc)
+    is_authority = use is None
     common = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)]) for text in (name, issuer)]
     builder = (x509.CertificateBuilder().subject_name(common[0]).issuer_name(common[1]).public_key(key.public_key())
                .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(minutes=10))
@@ -127,6 +131,8 @@ def _signed(name: str, key: Any, issuer: str, issuer_key: Any, names: Sequence[s
                .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
                .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
                .add_extension(_usage(is_authority), critical=True))
+    if use is not None:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([use]), critical=False)
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName([_name(text) for text in names]), critical=False)
     return builder.sign(issuer_key, hashes.SHA256())

@@ -35,7 +35,7 @@ class Recorder:
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = [int(match[1]) for path in self.folder.iterdir() if (match := NAME.fullmatch(path.name))]
         self._next = max(found, default=-1) + 1
 
