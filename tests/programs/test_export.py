@@ -9,6 +9,8 @@ import torch
 from network_files import make_generator, run, write_networks
 
 import export
+from torch_utils import checkpoint
+from training.r3gan import R3Generator
 
 
 @pytest.fixture(scope='module')
@@ -59,6 +61,20 @@ def test_the_program_makes_the_pictures_of_the_network(folder, tmp_path, export_
     else:
         expected = G(values['latents'], values.get('c'), truncation_psi=0.5 if options else 1, noise_mode='const')
     assert np.abs(np.load(tmp_path / 'out.npy') - expected.numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize('export_format', ['pt2', pytest.param('onnx', marks=pytest.mark.skipif(
+    bool(NEEDS_ONNX), reason=f'not installed: {NEEDS_ONNX}'))])
+def test_networks_without_styles_are_exported_too(tmp_path, export_format):
+    """R3GAN's, with labels. It is compared with the network before it is kept."""
+    channels = dict(channel_base=128, channel_max=16)
+    G = R3Generator(z_dim=8, c_dim=3, img_resolution=16, img_channels=3, synthesis_kwargs=channels, blocks_per_stage=1)
+    for parameter in G.parameters():                # Its blocks begin as the identity.
+        torch.nn.init.normal_(parameter, std=0.2)
+    checkpoint.save_networks(tmp_path / 'r3.safetensors', dict(G_ema=G), training_set_kwargs=None)
+    status, output = run(export.main, '--network', tmp_path / 'r3.safetensors', f'--format={export_format}', '--trunc=0.5',
+                         '--outdir', tmp_path / 'out')
+    assert status == 0 and f'generator.{export_format} (differs from the network by' in output, output
 
 
 def test_a_program_that_differs_is_not_kept(folder, tmp_path, monkeypatch):

@@ -73,7 +73,12 @@ def test_options(tmp_path):
     _, config = resolve(dict(data=data, aug='diffusion', p=0.3, diffusion_t='uniform', loss='relativistic'))
     assert (config.get('target'), config['p'], config['augment_kwargs']['chance']) == (None, 0.3, 'uniform')
     for options, words in [(dict(aug='diffusion', loss='wgan'), '--aug=diffusion cannot follow --loss=wgan.*give --p=0.3'),
-                           (dict(aug='diffusion', p=0.3, target=0.5), '--target has no effect'),
+                           (dict(aug='diffusion', p=0.3, target=0.5), '--target has no effect with --p, which holds'),
+                           (dict(aug='diffusion', p=0.3, ada_kimg=5), '--ada-kimg has no effect with --p, which holds'),
+                           (dict(aug='noaug', target=0.5), '--target has no effect without --aug=ada or --aug=diffusion'),
+                           (dict(aug='ada', p=0.5), '--p has no effect without --aug=fixed or --aug=diffusion'),
+                           (dict(aug='diffusion', augpipe='bg'), '--augpipe has no effect with --aug=diffusion'),
+                           (dict(aug='diffusion', ada_signal='heldout'), '--ada-signal has no effect without --aug=ada'),
                            (dict(diffusion_t='uniform'), '--diffusion-t has no effect'),
                            (dict(aug='diffusion', reg_type='apa'), '--reg_type=apa beside --aug=diffusion.*fixed --apa_p')]:
         with pytest.raises(UserError, match=words):

@@ -47,6 +47,9 @@ MAIN = {                        # Main steps: (--reg_type, its options, --loss, 
     'insgen': (dict(insgen=dict(queue_real=4, queue_fake=4)), 'logistic', {},
                {**BASE, 'G': 3, 'D': 6, 'D in': 2, 'D w': 4, 'copy of D': 3}),
     'fakeclr': (dict(fakeclr=dict(queue=4)), 'logistic', {}, {**BASE, 'G': 3, 'D': 5, 'D in': 2, 'D w': 3, 'copy of D': 2}),
+    'vision': (dict(vision=dict(size=64, warmup=0.0)), 'logistic', {}, {**BASE, 'head': 3, 'head in': 1, 'head w': 2}),
+    'vision and osgan': (dict(vision=dict(size=64, warmup=0.0)), 'osgan', {},
+                         {'G': 2, 'G w': 1, 'D': 2, 'D in': 1, 'D w': 2, 'head': 3, 'head in': 1, 'head w': 2}),
     'relativistic': ({}, 'relativistic', {}, {**BASE, 'D': 4}),
     'r2 in main steps': (dict(r2=dict(interval=1)), 'logistic', {}, {**BASE, 'D in': 2}),
 }
@@ -107,6 +110,8 @@ def count_passes(run, monkeypatch):
     watch('G', run.game.G.module.synthesis)
     for critic in run.game.critics.values():
         watch('D', critic.module)
+    for helper in run.game.helpers.values():
+        watch('head', helper.module)
     for name, module in run.game.frozen.items():
         of = run.game.frozen_of.get(name, 'G')
         watch('teacher' if of == 'G' else f'copy of {of}', module.synthesis if of == 'G' else module)

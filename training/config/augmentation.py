@@ -44,12 +44,13 @@ def chosen_augmentation(o: Mapping[str, Any]) -> str:
 
 def check_what_goes_with(aug: str, o: Mapping[str, Any]) -> None:
     """Raises UserError for an option that this augmentation does not have, or lacks."""
-    require('p' not in o or aug in ('fixed', 'diffusion'), '--p has no effect without --aug=fixed')
+    require('p' not in o or aug in ('fixed', 'diffusion'), '--p has no effect without --aug=fixed or --aug=diffusion')
     require('diffusion_t' not in o or aug == 'diffusion', '--diffusion-t has no effect without --aug=diffusion')
     adapts = aug == 'ada' or (aug == 'diffusion' and 'p' not in o)
     require(aug != 'fixed' or 'p' in o, '--aug=fixed needs --p, the strength between 0 and 1')
-    require('target' not in o or adapts, '--target has no effect without --aug=ada')
-    require('ada_kimg' not in o or adapts, '--ada-kimg has no effect without --aug=ada')
+    what = 'with --p, which holds the strength still' if 'p' in o else 'without --aug=ada or --aug=diffusion'
+    require('target' not in o or adapts, f'--target has no effect {what}')
+    require('ada_kimg' not in o or adapts, f'--ada-kimg has no effect {what}')
     require('ada_signal' not in o or aug == 'ada', '--ada-signal has no effect without --aug=ada')
     require('augpipe' not in o or aug in ('ada', 'fixed'), f'--augpipe has no effect with --aug={aug}')
 
