@@ -2,6 +2,7 @@
 
     python benchmarks/methods.py                                     # The demo configuration, one thread.
     python benchmarks/methods.py --rounds=15 --write                 # And puts the figures into docs/methods/*.md.
+    python benchmarks/methods.py --minutes=8 --write                 # As many rounds as fit, at least two.
     python benchmarks/methods.py --only=ggdr,diggan --cfg=auto       # Further options are those of train.py.
 
 A block is 16 iterations, with every lazy phase once or more. Each block of a method stands between two of the base, and is
@@ -47,7 +48,6 @@ METHODS = {
     'fakeclr': ['--reg_type=fakeclr', '--aug=fixed', '--p=0.2'],
     'vision': ['--reg_type=vision', '--vision_warmup=0'],
     'diffusion': ['--aug=diffusion', '--p=0.2'],
-    'r3gan': ['--cfg=r3gan', '--gamma=1', '--batch=16', '--cbase=1024', '--cmax=64'],
     'relativistic + r2': ['--loss=relativistic', '--reg_type=r2', '--aug=fixed', '--p=0.2'],
 }
 
@@ -90,6 +90,11 @@ def block_sec(run):
     return seconds(block, run.device.type)
 
 
+def another_fits(began, now, num_done, minutes):
+    """Will one more round end within so many minutes of `began`, when `num_done` of them have taken until now?"""
+    return now + (now - began) / num_done <= began + 60 * minutes
+
+
 def figure(ratios):
     """'1.25 (1.22 to 1.28)': the median of ratios, and the range of their middle half."""
     low, median, high = statistics.quantiles(ratios, n=4, method='inclusive')
@@ -112,24 +117,28 @@ def write(figures, sentence):
 
 @click.command(context_settings=dict(ignore_unknown_options=True, allow_extra_args=True))
 @click.option('--rounds', type=click.IntRange(2), default=9, show_default=True, help='Blocks of each method.')
+@click.option('--minutes', type=click.FloatRange(min=0), help='Begin no round that would end later; at least two are made.')
 @click.option('--threads', type=int, default=1, show_default=True, help='Threads of torch on the CPU.')
 @click.option('--only', help='Comma list of methods; the base is always there.')
 @click.option('--write', 'into_docs', is_flag=True, help='Put the figures into docs/methods/*.md.')
 @click.pass_context
-def main(ctx, rounds, threads, only, into_docs):
+def main(ctx, rounds, minutes, threads, only, into_docs):
     """Further options are those of train.py (--cfg, --batch, --aug, ...)."""
     import torch
 
     from torch_utils import distributed
+    began = time.monotonic()
     torch.set_num_threads(threads)
     device = distributed.pick_device('auto')
     common = list(ctx.args) if any(arg.startswith('--cfg') for arg in ctx.args) else ['--cfg=tiny', *ctx.args]
     names = [name for name in METHODS if only is None or name in ['base', *only.split(',')]]
     runs = {name: build([*common, *METHODS[name]], device) for name in names}
     for run in runs.values():
-        block_sec(run)                                      # Warm-up.
+        block_sec(run)                                      # Warm-up, which takes half as long as a round.
     seconds, ratios = [], {name: [] for name in names}
-    for _ in range(rounds):
+    for number in range(rounds):
+        if minutes is not None and number >= 2 and not another_fits(began, time.monotonic(), number, minutes):
+            break
         before = block_sec(runs['base'])
         for name in names:
             own, after = block_sec(runs[name]), block_sec(runs['base'])
@@ -143,7 +152,7 @@ def main(ctx, rounds, threads, only, into_docs):
     for name, text in figures.items():
         print(f'| {name} | {text} |')
     if into_docs:
-        write(figures, f'{sentence} (`python benchmarks/methods.py --rounds={rounds}`); in brackets the middle half.')
+        write(figures, f'{sentence} (`python benchmarks/methods.py`, {len(ratios["base"])} rounds); in brackets the middle half.')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,24 @@
+"""benchmarks/methods.py: which methods it times, and when it stops."""
+import sys
+from pathlib import Path
+
+import losses_ext
+
+sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
+import methods  # noqa: E402
+
+
+def test_every_method_of_the_registry_is_timed():
+    timed = {name for options in methods.METHODS.values() for option in options
+             for name in option.removeprefix('--reg_type=').split(',')}
+    assert {*losses_ext.REG_TYPES} - timed == set()
+    assert {'--loss=osgan', '--loss=relativistic', '--aug=diffusion'} <= timed
+
+
+def test_no_round_begins_that_would_end_too_late():
+    assert methods.another_fits(began=100, now=300, num_done=4, minutes=5)
+    assert not methods.another_fits(began=100, now=360, num_done=4, minutes=5)
+
+
+def test_a_figure_has_its_spread():
+    assert methods.figure([1.0, 1.2, 1.1, 1.3, 1.4]) == '1.20 (1.10 to 1.30)'
