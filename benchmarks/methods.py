@@ -13,6 +13,7 @@ matter; caches that are shared still do: run it on an idle machine. tests/zoo/te
 import re
 import statistics
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
