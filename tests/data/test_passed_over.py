@@ -18,7 +18,7 @@ from training.dataset import ImageFolderDataset
 LEFT_BEHIND = ['.ipynb_checkpoints', '.thumbnails', '.Trash-1000', '.git', '__MACOSX', '@eaDir', '#recycle',
                '$RECYCLE.BIN',
                'System Volume Information', 'lost+found', '__pycache__', '.@__thumb', '@Recycle',
-               'Catalog Previews.lrdata']
+               'Catalog Previews.lrdata', 'CaptureOne', '[Originals]', 'RECYCLED', 'iPod Photo Cache', 'site-packages']
 CLASSES = {'c0/0.png': picture(seed=0), 'c1/1.png': picture(seed=1)}
 
 

@@ -16,12 +16,13 @@ _NOTE = 'note of macOS (._*)'
 # .thumbnails, .Trash-1000, .DS_Store.
 _LEFT_BEHIND = frozenset({
     '__macosx', 'icon\r', 'network trash folder', 'temporary items', 'thevolumesettingsfolder',  # macOS
-    '$recycle.bin', 'recycler', 'system volume information', 'found.000',  # Windows
+    '$recycle.bin', 'recycler', 'recycled', 'system volume information', 'found.000',  # Windows
     'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini', 'picasa.ini', 'zbthumbnail.info',
     'lost+found', 'lost.dir', 'aquota.user', 'aquota.group',  # Linux, Android
     '@eadir', '#recycle', '#snapshot', '@tmp', '@synoresource',  # Synology
     '@recycle', '@recently-snapshot', '@__thumb', '~snapshot',  # QNAP, NetApp
-    '__pycache__', 'node_modules', '_vti_cnf', '_notes', '_gsdata_',  # Programs
+    'captureone', '[originals]', 'ipod photo cache',  # Capture One, ACDSee, iTunes
+    'site-packages', '__pycache__', 'node_modules', '_vti_cnf', '_notes', '_gsdata_',  # Programs
 })
 _LEFT_BEHIND_ENDINGS = ('.lrdata', '@synoeastream', '@synoresource')
 
