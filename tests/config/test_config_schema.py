@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from training.config.arguments import as_arguments, as_entries
+from training.config.methods import is_possible, zoo_fields
 from training.config.options import OPTIONS
 from training.config.run_dirs import differences
 from training.config.schema import PLACES, RENAMED, Config, may_change, option_name, problem_of
@@ -143,6 +144,19 @@ def test_what_a_run_that_goes_on_may_change():
     assert changes['batch'] == changes['G_kwargs.z_dim'] == may_change('of_a_later_version') == WITH_OVERRIDE
     assert {name for name, answer in changes.items() if answer == NO} == {
         'data_shape.c_dim', 'data_shape.img_resolution', 'data_shape.img_channels'}
+
+
+@pytest.mark.parametrize(('method', 'field'), zoo_fields(), ids=lambda value: getattr(value, 'name', value))
+def test_every_option_of_a_method_may_be_what_it_says_and_nothing_else(method, field):
+    assert all(is_possible(value, field) for value in (field.default, *field.choices))
+    for value in ([], {}, [0.5], *['junk'] * bool(field.choices), *[float('nan'), 10 ** 400] * bool(field.within)):
+        assert not is_possible(value, field), value
+
+
+def test_a_number_or_a_word_is_one_of_both():
+    field = next(field for method, field in zoo_fields() if (method, field.name) == ('apa', 'p'))
+    assert all(is_possible(value, field) for value in (None, 0, 0.5, 1, 'shared'))
+    assert not any(is_possible(value, field) for value in (2, -1, True, 'junk', '0.5', float('inf'), 10 ** 400))
 
 
 def test_it_comes_without_torch():

@@ -143,10 +143,16 @@ def is_possible(value: Any, field: losses_ext.OptionSpec) -> bool:
     """May a field of a method's options have this value of plain data?"""
     if value is None:
         return field.default is None or 'None' in field.type
-    kind = {'float': int | float, 'int': int, 'bool': bool, 'str': str}[field.type.removesuffix(' | None')]
-    if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
+    kinds = field.type.split(' | ')
+    if isinstance(value, bool):
+        return 'bool' in kinds
+    if isinstance(value, str):
+        return 'str' in kinds and (not field.choices or value in field.choices)
+    if not isinstance(value, int if 'int' in kinds else int | float if 'float' in kinds else ()):
         return False
-    return (not field.choices or value in field.choices) and (not field.within or is_within(value, field.within))
+    if field.choices and 'str' not in kinds:        # A field of both takes a number or a word.
+        return value in field.choices
+    return not field.within or is_within(value, field.within)
 
 
 def given_fields(method: str, o: Mapping[str, Any]) -> dict[str, Any]:
