@@ -34,7 +34,7 @@ def main(outdir, hosts, centres, days):
     except ImportError as error:
         raise click.ClickException('this needs the extra "sites" (pip install grpcio cryptography)') from error
     except OSError as error:
-        raise click.ClickException(f'--outdir: {error}') from error
+        raise click.ClickException(f'--outdir: {error.filename}: {error.strerror}') from error
     for folder in folders:
         click.echo(f'{folder}: {certificates.AUTHORITY}, {certificates.CERTIFICATE}, {certificates.KEY}')
     click.echo('For tests: the authority\'s key is thrown away, and whoever has a directory is who it says.')

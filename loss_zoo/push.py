@@ -7,6 +7,7 @@ than a generator does.
 """
 import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,14 @@ def main(run_dir: str, repo: str, out: str | None, private: bool, **options: Any
     try:
         if out is not None:
             folder = Path(out)
-            if folder.exists():
+            if os.path.lexists(folder):
                 raise click.BadParameter(f'{out} is there already; name a new folder', param_hint='--out')
             folder.mkdir(parents=True)
-            prepare(Path(run_dir), repo, folder, **options)
+            try:
+                prepare(Path(run_dir), repo, folder, **options)
+            except BaseException:
+                shutil.rmtree(folder)           # Half of it looks like all of it.
+                raise
             click.echo(f'{out}: what `loss-zoo push` would send to {repo}')
             return
         if hf_hub.is_offline():

@@ -22,7 +22,7 @@ import report
 import train
 from dnnlib import picture_files
 from dnnlib.picture_files import PictureError, open_picture
-from loss_zoo import worth_it
+from loss_zoo import push, worth_it
 from metrics.image_streams import DatasetImages, MetricError
 from training.data.images import decode, read_shape
 from training.run.image_grid import append_row
@@ -108,6 +108,8 @@ DOORS = {
         '--labels-from=folders']),
     'copied --images': lambda tmp_path, data: CliRunner().invoke(copied.main, [
         f'--images={write_set(tmp_path / "x", {"a.png": picture(), "b.png": data})}', f'--data={tmp_path}/x', '--workers=0']),
+    'push --show-pairs': lambda tmp_path, data: pytest.raises(OSError, push.write_pairs, tmp_path / 'out.png', write_set(
+        tmp_path / 'x', {'a.png': data}) / 'a.png'),
     'header': lambda tmp_path, data: pytest.raises(OSError, read_shape, io.BytesIO(data)),
 }
 

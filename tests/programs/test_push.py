@@ -129,6 +129,14 @@ def test_the_worst_pairs_are_sent_only_if_asked_for(run_dir):
     assert Image.open(out / 'copied.png').getpixel((0, 0)) == (255, 0, 0)
 
 
+def test_what_cannot_be_written_leaves_no_half_of_it(run_dir, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, 'No space left on device', 'samples.png')
+    monkeypatch.setattr('loss_zoo.push.write_samples', full)
+    status, output = push(run_dir, 'mia/eyes', f'--out={tmp_path / "out"}')
+    assert status == 1 and 'samples.png: No space left on device' in output and not (tmp_path / 'out').exists()
+
+
 def test_what_a_stranger_wrote_into_a_run_stays_in_its_line(run_dir):
     config = json.loads((run_dir / 'training_options.json').read_text())
     config['data_paths'] = ['/x/evil`|\n# Heading\n[click](http://evil)']

@@ -227,6 +227,17 @@ def test_certificates_that_would_be_refused_are_refused_at_once(ends, tmp_path):
     assert (ends['north'] / 'own.key').stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize('taken', ['generator/own.key', 'north/own.key', 'north/authority.pem'])
+def test_certificates_that_are_there_are_never_written_over(tmp_path, taken):
+    pytest.importorskip('cryptography')
+    (tmp_path / taken).parent.mkdir()
+    (tmp_path / taken).write_text('a key in use')
+    with pytest.raises(OSError, match=f'{taken}: exists already'):
+        certificates.make_authority(tmp_path, 'generator', ['localhost'], ['north'])
+    assert [path for path in tmp_path.rglob('*') if path.is_file()] == [tmp_path / taken]
+    assert (tmp_path / taken).read_text() == 'a key in use'
+
+
 def test_nothing_older_than_tls_1_3_is_spoken_and_nobody_without_a_certificate(ends):
     grpc_channel = pytest.importorskip('torch_utils.wire.grpc_channel')
     names = []

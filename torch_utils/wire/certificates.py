@@ -88,29 +88,30 @@ def make_authority(folder: str | os.PathLike, server: str, hosts: Sequence[str],
                    days: int = DAYS) -> list[Path]:
     """A test authority, and a directory with certificates for each end; returns the directories.
 
-    The authority's own key is thrown away: it signs nothing else.
+    The authority's own key is thrown away: it signs nothing else. Raises OSError for a file that is there already.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca = _signed('test authority', ca_key, 'test authority', ca_key, [], days)
-    folders = []
+    folders = [Path(folder, name) for name in (server, *centres)]
+    for path in (place / file for place in folders for file in (AUTHORITY, CERTIFICATE, KEY)):
+        writing.require_free(path, 'none')      # Before anything is written: the keys may be in use.
     uses = {server: x509.ExtendedKeyUsageOID.SERVER_AUTH, **dict.fromkeys(centres, x509.ExtendedKeyUsageOID.CLIENT_AUTH)}
-    for name, names in ((server, [server, *hosts]), *((centre, [centre]) for centre in centres)):
-        key = ec.generate_private_key(ec.SECP256R1())
-        folders.append(Path(folder, name))
-        folders[-1].mkdir(parents=True, exist_ok=True)
-        _write(folders[-1], ca, _signed(name, key, 'test authority', ca_key, names, days, uses[name]), key)
+    for place, names in zip(folders, ([server, *hosts], *([centre] for centre in centres))):
+        key, name = ec.generate_private_key(ec.SECP256R1()), names[0]
+        place.mkdir(parents=True, exist_ok=True)
+        _write(place, ca, _signed(name, key, 'test authority', ca_key, names, days, uses[name]), key)
     return folders
 
 
 def _write(folder: Path, ca: Any, certificate: Any, key: Any) -> None:
     from cryptography.hazmat.primitives import serialization
     pem = serialization.Encoding.PEM
-    writing.write_bytes(folder / AUTHORITY, ca.public_bytes(pem), 'any')
-    writing.write_bytes(folder / CERTIFICATE, certificate.public_bytes(pem), 'any')
+    writing.write_bytes(folder / AUTHORITY, ca.public_bytes(pem), 'none')
+    writing.write_bytes(folder / CERTIFICATE, certificate.public_bytes(pem), 'none')
     secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    number = os.open(folder / KEY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, 'O_NOFOLLOW', 0), 0o600)
+    number = os.open(folder / KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, 'O_NOFOLLOW', 0), 0o600)
     with open(number, 'wb') as file:
         file.write(secret)
 
