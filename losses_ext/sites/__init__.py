@@ -3,6 +3,7 @@
     agreement.py    what both ends must have in common, what crosses, and what may not be combined with it
     elsewhere.py    the generator's site: critics, centres and steps whose other half is elsewhere
     answers.py      the generator's site: what is in the answers of a centre
+    listening.py    the generator's site: where centres connect
     arrival.py      the generator's site: a centre connects
     hub.py          the generator's site: who is connected, requests and answers, and what happens when somebody is away
     mailbox.py, hardening.py    a centre: what stands where G would be; what is done to gradients before they leave

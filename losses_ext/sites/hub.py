@@ -25,7 +25,7 @@ from losses_ext.sites import agreement, arrival
 from losses_ext.sites.agreement import Disagreement, Kind
 from losses_ext.sites.answers import ignore, moments_in, report_moments
 from losses_ext.sites.arrival import Presence
-from torch_utils.wire.address import NVFLARE
+from losses_ext.sites.listening import listen
 from torch_utils.wire.channel import Channel, Closed
 from torch_utils.wire.message import BadMessage, Header, Message, TensorForm
 from training.loss import Game, StepContext
@@ -435,18 +435,3 @@ def close_hubs() -> None:
     for hub in HUBS.values():
         hub.close()
     HUBS.clear()
-
-
-def listen(address: str, tls: str, on_channel: Callable) -> Callable[[], None]:
-    """Lets centres connect; returns how to end that. Raises CannotGoOn."""
-    if address == NVFLARE:
-        from torch_utils.wire.nvflare_channel import post
-        print('Listening for centres in a job of NVFlare.', flush=True)
-        return post().listen(on_channel)
-    from torch_utils.wire import certificates, grpc_channel
-    try:
-        listener = grpc_channel.Listener(address, certificates.load(tls) if tls else None, on_channel)
-    except (OSError, ValueError) as error:
-        raise CannotGoOn(f'--tdgan_listen: {error}') from error
-    print(f'Listening for centres at {address}{"" if tls else ", without certificates: for this machine alone"}.', flush=True)
-    return listener.close
