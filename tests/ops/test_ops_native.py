@@ -410,7 +410,9 @@ def test_a_build_that_failed_is_tried_again_only_if_asked_for(small_library, cap
     assert build.is_whole(build.build('cpu', again=True)) and build.failure_of(build.build('cpu')) is None
 
 
-@pytest.mark.parametrize('output', ['fatal error: Killed signal terminated program cc1plus', 'error: No space left on device'])
+@pytest.mark.parametrize('output', [
+    'fatal error: Killed signal terminated program cc1plus', 'error: No space left on device',
+    'ninja: build stopped: interrupted by user.', 'fatal error: Terminated signal terminated program cc1plus'])
 def test_what_may_pass_is_not_remembered(small_library, monkeypatch, output):
     run = subprocess.run
 

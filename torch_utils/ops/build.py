@@ -36,7 +36,8 @@ BASE_FLAGS = ('-std=c++20', '-fPIC', '-Wall')
 KERNEL_FLAGS = ('-O3', '-fopenmp-simd')             # For the files that do arithmetic; they know no torch.
 BINDING_FLAGS = ('-O1', '-fopenmp')                 # For the files that include torch, where compiling takes its time.
 DIGEST_BYTES = 32                                   # Of the checksum behind a library's end; the system loads it nevertheless.
-PASSING = 'No space left|Disk quota|[Kk]illed|[Oo]ut of memory|[Cc]annot allocate|virtual memory exhausted'
+PASSING = ('No space left|Disk quota|[Kk]illed|[Oo]ut of memory|[Cc]annot allocate|virtual memory exhausted|'
+           'interrupted by user|Terminated signal|Interrupt signal|Hangup signal')
 ARCHITECTURES = 'TORCH_CUDA_ARCH_LIST'
 MARCH = 'DNNLIB_OPS_MARCH'                          # The environment's name for a processor to build for.
 ANOTHER_FOLDER = 'DNNLIB_CACHE_DIR may name a folder on another disk'
@@ -146,14 +147,16 @@ def is_whole(path: Path) -> bool:
 def failure_of(path: Path) -> str | None:
     """The compiler's first complaint from an attempt to build this library that failed, None if there was none."""
     try:
-        return complaint_in(path.with_suffix('.log').read_text(errors='replace'))
+        output = path.with_suffix('.log').read_text(errors='replace')
     except FileNotFoundError:
         return None
+    return None if re.search(PASSING, output) else complaint_in(output)     # Earlier versions kept all.
 
 
 def complaint_in(output: str) -> str:
     """The first line of the output of a build that tells of an error."""
-    return next((line for line in output.splitlines() if re.search('error:|fatal +:', line)), 'ninja failed').strip()[:300]
+    told = (line for line in output.splitlines() if re.search('error:|fatal +:|interrupted', line))
+    return next(told, 'ninja failed').strip()[:300]
 
 
 def _raise_if_it_failed(library, path):
