@@ -64,9 +64,14 @@ def tensors_by_kind(messages):
         kind = kinds.get(message.header.kind, f'kind {message.header.kind}')
         number[kind] += 1
         size[kind] += num_bytes
-        forms[kind] |= {f'{name} {str(t.dtype).removeprefix("torch.")} {"x".join(map(str, t.shape[1:]))} per row'
+        forms[kind] |= {f'{printable(name)} {str(t.dtype).removeprefix("torch.")} {"x".join(map(str, t.shape[1:]))} per row'
                         for name, t in message.tensors.items()}
     return {kind: (number[kind], size[kind], sorted(forms[kind])) for kind in number}
+
+
+def printable(name):
+    """A name as it may stand on a terminal: a record may be that of somebody else."""
+    return ''.join(c if c.isprintable() else '?' for c in name[:80])
 
 
 def images_of(path):
@@ -87,7 +92,7 @@ def nearest(messages, images):
     for message, _ in messages:
         for name, tensor in message.tensors.items():
             if tuple(tensor.shape[1:]) == images.shape[1:] and len(tensor):
-                values = found.setdefault(name, dict(images=0, correlation=0.0, shuffled=0.0))
+                values = found.setdefault(printable(name), dict(images=0, correlation=0.0, shuffled=0.0))
                 values['images'] += len(tensor)
                 array = tensor.float().numpy()
                 for start in range(0, len(images), BLOCK):

@@ -4,6 +4,7 @@ import hashlib
 import random
 import socket
 import ssl
+import struct
 
 import pytest
 import torch
@@ -72,6 +73,15 @@ def test_a_record_is_read_whatever_tensors_it_has():
     data = b''.join(frames_of(sent))
     assert torch.equal(parse(data).tensors['img'], sent.tensors['img'])
     assert parse(data[:100]) is None
+
+
+def test_a_record_that_says_it_has_more_than_it_has_gets_no_memory():
+    sent = message()
+    data = b''.join(frames_of(sent))
+    vast = data.replace(b'[4,3,8,8]', b'[99999999999,3,8,8]', 1)
+    length, = struct.unpack_from('<Q', data, HEADER.size)
+    vast = vast[:HEADER.size] + struct.pack('<Q', length + len(vast) - len(data)) + vast[HEADER.size + 8:]
+    assert parse(vast) is None
 
 
 def test_fuzzed_messages_are_refused_or_are_what_was_agreed():

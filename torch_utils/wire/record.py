@@ -1,6 +1,7 @@
 """A record of everything that leaves: message by message, and each piece is written before it leaves."""
 import errno
 import hashlib
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -98,6 +99,8 @@ def parse(data: bytes) -> Message | None:
     entries = parsed(data[start:begin])
     entries.pop('__metadata__', None)
     forms = {name: TensorForm(*entry_form(name, entry)) for name, entry in entries.items()}
+    if sum(form.dtype.itemsize * math.prod(form.shape) for form in forms.values()) > len(data):
+        return None                     # No memory for what a file only says it has.
     of_all = hashlib.sha256(data[:-DIGEST_BYTES]).digest() == data[-DIGEST_BYTES:]
     assembler, body = Assembler(of_all), data[begin:-DIGEST_BYTES]
     pieces = [body[i:i + PIECE_BYTES] for i in range(0, len(body), PIECE_BYTES)]
