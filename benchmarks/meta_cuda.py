@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from torch_utils.nested import tensors_in
+
 ROOT = Path(__file__).parent.parent
 CUDA, CPU, META = torch.device('cuda', 0), torch.device('cpu'), torch.device('meta')
 READS = {Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__float__, Tensor.__int__,
@@ -104,15 +106,6 @@ def size_of(x):
     return places * x.element_size()
 
 
-def tensors_in(value):
-    """All tensors of a nested value."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from tensors_in(item)
-
-
 def mapped(function, value):
     """A nested value with all its tensors replaced."""
     if isinstance(value, Tensor):
@@ -134,30 +127,35 @@ def on_meta(x):
     return x.inner if isinstance(x, MetaTensor) else x if x.ndim == 0 or x.is_meta else x.to(META)
 
 
-class MetaTensor(torch.Tensor):
-    """Looks like a tensor on the GPU."""
+class SeemsOnGPU(torch.Tensor):
+    """Base of tensors that say they lie on the GPU; `inner` is the one that they stand for."""
     device = property(lambda self: CUDA)
     is_cuda = property(lambda self: True)
     is_cpu = property(lambda self: False)
-    is_meta = property(lambda self: False)
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(cls, inner):
-        tensor = torch.Tensor._make_wrapper_subclass(
-            cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype)
+        with torch.inference_mode(inner.is_inference()):
+            tensor = torch.Tensor._make_wrapper_subclass(
+                cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype)
         tensor.inner = inner
         return tensor
 
     def __tensor_flatten__(self):
         return ['inner'], None
 
-    @staticmethod
-    def __tensor_unflatten__(tensors, _context, _size, _stride):
-        return MetaTensor(tensors['inner'])
+    @classmethod
+    def __tensor_unflatten__(cls, tensors, _context, _size, _stride):
+        return cls(tensors['inner'])
 
     def __repr__(self):
-        return f'MetaTensor({list(self.shape)}, {self.dtype})'
+        return f'{type(self).__name__}({list(self.shape)}, {self.dtype})'
+
+
+class MetaTensor(SeemsOnGPU):
+    """One without numbers."""
+    is_meta = property(lambda self: False)
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):

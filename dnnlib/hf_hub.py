@@ -36,7 +36,7 @@ MAX_NAMED = 5                           # Files in a sentence.
 
 
 @dataclass(frozen=True)
-class Place:
+class Address:
     """What an address means."""
     address: str
     repo: str
@@ -57,13 +57,13 @@ def is_hub_address(text: Any) -> bool:
     return isinstance(text, str) and text.startswith(SCHEME)
 
 
-def parse(address: str) -> Place:
+def parse(address: str) -> Address:
     """The parts of an address. Raises OSError for one that is none."""
     match = ADDRESS.fullmatch(address)
     parts = (match['file'] or '').split('/') if match else ['..']
     if match is None or '..' in parts or '\\' in address or not address.isprintable() or match['early'] and match['late']:
         raise OSError(f'{printable(address)}: not an address on the Hub; they have the form {FORM}')
-    return Place(address, match['repo'], 'dataset' if match['datasets'] else 'model', match['file'] or None,
+    return Address(address, match['repo'], 'dataset' if match['datasets'] else 'model', match['file'] or None,
                  match['early'] or match['late'])
 
 
@@ -116,7 +116,7 @@ def is_offline() -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 # What there is, and what is wanted of it.
 
-def listing(hub: Any, place: Place) -> Listed:
+def listing(hub: Any, place: Address) -> Listed:
     """The files of a repository; offline, those that are here."""
     if is_offline():
         folder = hub.snapshot_download(place.repo, repo_type=place.kind, revision=place.revision, local_files_only=True)
@@ -135,7 +135,7 @@ def is_harmless(name: str) -> bool:
     return name.isprintable() and not name.startswith('/') and '\\' not in name and '..' not in name.split('/')
 
 
-def only_file(place: Place, found: Listed, endings: Sequence[str]) -> str:
+def only_file(place: Address, found: Listed, endings: Sequence[str]) -> str:
     """The file that an address without one means."""
     names = sorted(name for name in found.sizes if name.lower().endswith(tuple(endings)))
     snapshots = [name for name in names if re.fullmatch(r'(.*/)?network-snapshot-\d+\.safetensors', name)]
@@ -147,20 +147,20 @@ def only_file(place: Place, found: Listed, endings: Sequence[str]) -> str:
     raise OSError(f'there is no {kinds} file in it; there are {listed(found.sizes)}; another file must be named')
 
 
-def require_file(place: Place, found: Listed, name: str) -> None:
+def require_file(place: Address, found: Listed, name: str) -> None:
     """Raises OSError unless the repository has this file."""
     if name not in found.sizes:
         where = 'downloaded before (the network is not asked)' if is_offline() else f'in {place.repo}'
         raise OSError(f'there is no file {name} {where}; there are {listed(found.sizes)}')
 
 
-def require_ending(place: Place, name: str, endings: Sequence[str]) -> None:
+def require_ending(place: Address, name: str, endings: Sequence[str]) -> None:
     """Raises OSError for a file that could not be what is wanted."""
     if not name.lower().endswith(tuple(endings)):
         raise OSError(f'{name} is not what is wanted here: {" or ".join(endings)}')
 
 
-def require_room(place: Place, num_bytes: int, most: int) -> None:
+def require_room(place: Address, num_bytes: int, most: int) -> None:
     """Raises OSError for more than is allowed, or than the disk has room for."""
     if num_bytes > most:
         raise OSError(f'it has {num_bytes} bytes; at most {most} are downloaded')
@@ -170,7 +170,7 @@ def require_room(place: Place, num_bytes: int, most: int) -> None:
         raise OSError(f'it has {num_bytes} bytes, and {where} has room for {free}')
 
 
-def files_of_set(place: Place, found: Listed) -> list[str]:
+def files_of_set(place: Address, found: Listed) -> list[str]:
     """The files of a data set: of one kind, below the folder that the address names."""
     below = [name for name in found.sizes if not place.file or name.startswith(f'{place.file}/')]
     if place.file and not below:
@@ -184,13 +184,13 @@ def files_of_set(place: Place, found: Listed) -> list[str]:
     raise OSError(f'there is no {", ".join(SETS[:-1])} or {SETS[-1]} file in it; there are {listed(below)}')
 
 
-def folder_for(place: Place, commit: str | None, names: Sequence[str]) -> str:
+def folder_for(place: Address, commit: str | None, names: Sequence[str]) -> str:
     """A folder that holds these files and no others."""
     digest = hashlib.sha256('\n'.join([commit or '', *names]).encode()).hexdigest()[:16]
     return make_cache_dir_path('hub', f'{place.repo.replace("/", "--")}-{digest}')
 
 
-def listed(names: Any, place: Place | None = None) -> str:
+def listed(names: Any, place: Address | None = None) -> str:
     """The first names, as part of a sentence; with a place, as addresses."""
     names = sorted(names)
     prefix = f'{SCHEME}{"datasets/" * (place.kind == "dataset")}{place.repo}/' if place else ''
@@ -207,7 +207,7 @@ def printable(text: str) -> str:
 # What goes wrong.
 
 @contextmanager
-def in_one_sentence(place: Place) -> Iterator[Any]:
+def in_one_sentence(place: Address) -> Iterator[Any]:
     """Gives the package, and turns whatever it raises into an OSError of one sentence."""
     hub = package(place.address)
     from huggingface_hub import errors
@@ -234,7 +234,7 @@ def package(address: str) -> Any:
     return huggingface_hub
 
 
-def in_words(error: Exception, errors: Any, place: Place) -> str:
+def in_words(error: Exception, errors: Any, place: Address) -> str:
     """Why something could not be had from the Hub, or sent there."""
     status = getattr(getattr(error, 'response', None), 'status_code', None)
     revision = place.revision or 'main'

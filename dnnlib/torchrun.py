@@ -11,7 +11,7 @@ import click
 VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
 
 
-class Place(NamedTuple):
+class RankPlace(NamedTuple):
     """Where this process stands among those of torchrun."""
     rank: int               # Among all.
     world_size: int         # All, on all machines.
@@ -19,7 +19,7 @@ class Place(NamedTuple):
     local_world_size: int   # Those on this machine.
 
 
-def place() -> Place | None:
+def place() -> RankPlace | None:
     """Where this process stands; None if torchrun did not start it.
 
     Raises click.UsageError if the variables contradict each other or are no numbers.
@@ -32,7 +32,7 @@ def place() -> Place | None:
         if not (value.isascii() and value.isdigit()):
             raise click.UsageError(f'{name}={value} in the environment is no number; torchrun sets it, where there is none '
                                    f'remove it (unset {" ".join(VARIABLES)})')
-    found = Place(*map(int, numbers.values()))
+    found = RankPlace(*map(int, numbers.values()))
     if found.rank >= found.world_size or found.local_rank >= found.world_size:
         raise click.UsageError(f'RANK={found.rank}, WORLD_SIZE={found.world_size} and LOCAL_RANK={found.local_rank} in '
                                f'the environment do not fit together; torchrun sets them, where there is none remove '

@@ -34,7 +34,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """What the added pictures did to the balanced accuracy, in shares of 1."""
     without: float
     with_added: float
@@ -55,7 +55,7 @@ class Verdict:
         return 'does not' if self.high < self.margin else 'cannot tell'
 
 
-def judge(without: Tensor, with_added: Tensor, classes: Tensor, margin: float) -> Verdict:
+def judge(without: Tensor, with_added: Tensor, classes: Tensor, margin: float) -> Judgement:
     """From which test pictures were right, bool [J, N] each, of these classes [N]."""
     from scipy.stats import t
     weights = (1 / classes.bincount().double())[classes]                    # [N]
@@ -66,12 +66,12 @@ def judge(without: Tensor, with_added: Tensor, classes: Tensor, margin: float) -
     variance = d.mean(1).var() / repetitions + d.mean(0).var() / num
     half = float(t.ppf((1 + CONFIDENCE) / 2, repetitions - 1) * variance.sqrt())
     mean = float(d.mean())
-    return Verdict(float(right[0].mean()), float(right[1].mean()), mean - half, mean + half, margin)
+    return Judgement(float(right[0].mean()), float(right[1].mean()), mean - half, mean + half, margin)
 
 
 def compare(train: Labelled, added: Labelled, test: Labelled, num_classes: int, repetitions: int, steps: int,
             device: torch.device, margin: float, width: int = WIDTH,
-            told: Callable[[], None] = lambda: None) -> tuple[dict[str, Verdict], str]:
+            told: Callable[[], None] = lambda: None) -> tuple[dict[str, Judgement], str]:
     """({augmentation: verdict}, the augmentation that is better without the pictures).
 
     told: called after each training.

@@ -13,7 +13,7 @@ from dnnlib.computing import device_option
 from dnnlib.numbers import PSI, Real, Whole
 
 if TYPE_CHECKING:
-    from loss_zoo.classifier import Labelled, Verdict
+    from loss_zoo.classifier import Judgement, Labelled
 
 LEAST_OF_CLASS = 4          # Pictures, of which one is for the test.
 TEST_SHARE = 4              # One in so many, if no test set is given.
@@ -80,7 +80,7 @@ def main(data: str, network: str | None, images: str | None, test: str | None, n
 
 
 def measured(train: 'Labelled', added: 'Labelled', test: 'Labelled', num_classes: int, repetitions: int, steps: int,
-             device: str, margin: float) -> tuple['Verdict', str, dict[str, 'Verdict']]:
+             device: str, margin: float) -> tuple['Judgement', str, dict[str, 'Judgement']]:
     """(the verdict that counts, its augmentation, all of them), with a progress bar on terminals."""
     import sys
 
@@ -94,12 +94,12 @@ def measured(train: 'Labelled', added: 'Labelled', test: 'Labelled', num_classes
     return table[better], better, table
 
 
-def answer_of(verdict: 'Verdict', is_unseen: bool) -> str:
+def answer_of(verdict: 'Judgement', is_unseen: bool) -> str:
     """The answer; that something helps is only said of test pictures that the generator never saw."""
     return 'cannot tell' if verdict.answer == 'helps' and not is_unseen else verdict.answer
 
 
-def lines_of(verdict: 'Verdict', better: str, table: dict[str, 'Verdict'], num_test: int, is_unseen: bool) -> list[str]:
+def lines_of(verdict: 'Judgement', better: str, table: dict[str, 'Judgement'], num_test: int, is_unseen: bool) -> list[str]:
     """What is said."""
     lines = [f'{name:9} without {100 * each.without:5.1f} %   with {100 * each.with_added:5.1f} %   '
              f'difference {100 * each.gain:+.1f}, {100 * each.low:+.1f} to {100 * each.high:+.1f} points'

@@ -73,7 +73,7 @@ def _blurred(images):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CopiedShare:
     """What `find_copies` found.
 
     Attributes:
@@ -120,7 +120,7 @@ class Pairs:
 
 
 def find_copies(options: MetricOptions, held_out_kwargs: Mapping[str, Any] | None = None,
-                num_fakes: int = NUM_FAKES, num_pairs: int = 8) -> tuple[Verdict, Pairs]:
+                num_fakes: int = NUM_FAKES, num_pairs: int = 8) -> tuple[CopiedShare, Pairs]:
     """Compares generated images with the training set.
 
     Args:
@@ -197,12 +197,12 @@ class _TrainingImages:
         return torch.stack(found).amin(dim=0)
 
 
-def judge(fakes: torch.Tensor, unseen: torch.Tensor, are_held_out: bool) -> Verdict:
+def judge(fakes: torch.Tensor, unseen: torch.Tensor, are_held_out: bool) -> CopiedShare:
     """From the distances [N] of fakes and [M] of unseen images to their nearest training image."""
     limit = torch.quantile(unseen, QUANTILE, interpolation='lower')     # At most 1 % of the unseen lie below.
     num = int((fakes < limit).sum())
     low, high = binomtest(num, len(fakes)).proportion_ci(CONFIDENCE, 'exact')
-    return Verdict(len(fakes), num, float(low), float(high), float(limit), len(unseen), are_held_out)
+    return CopiedShare(len(fakes), num, float(low), float(high), float(limit), len(unseen), are_held_out)
 
 
 def _pick(images, numbers):

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
-from benchmarks.meta_cuda import CPU, CUDA, Generator, Stream, by_device, forget_constants, tensors_in
+from benchmarks.meta_cuda import CPU, CUDA, Generator, SeemsOnGPU, Stream, by_device, forget_constants, tensors_in
 
 READS = {Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__float__, Tensor.__int__,
          Tensor.__index__, Tensor.__contains__}
@@ -78,30 +78,8 @@ class Event:
         return 1.0
 
 
-class CudaTensor(torch.Tensor):
-    """Looks like a tensor on the GPU; `inner` has the numbers."""
-    device = property(lambda self: CUDA)
-    is_cuda = property(lambda self: True)
-    is_cpu = property(lambda self: False)
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    @staticmethod
-    def __new__(cls, inner):
-        with torch.inference_mode(inner.is_inference()):
-            tensor = torch.Tensor._make_wrapper_subclass(
-                cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype)
-        tensor.inner = inner
-        return tensor
-
-    def __tensor_flatten__(self):
-        return ['inner'], None
-
-    @staticmethod
-    def __tensor_unflatten__(tensors, _context, _size, _stride):
-        return CudaTensor(tensors['inner'])
-
-    def __repr__(self):
-        return f'CudaTensor({list(self.shape)}, {self.dtype})'
+class CudaTensor(SeemsOnGPU):
+    """One whose `inner`, a tensor of the CPU, has the numbers."""
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):

@@ -77,7 +77,7 @@ class ResidualBlock(nn.Module):
         return x + self.reduce(self.act2(self.mix(self.act1(self.expand(x)))))
 
 
-class Stage(nn.Module):
+class ResolutionStage(nn.Module):
     """The blocks of one resolution, with what leads there from the one before (G) or from it to the next (D)."""
 
     def __init__(self, channels: int, other: int, blocks: int, num_blocks: int, dtype: torch.dtype):
@@ -99,7 +99,7 @@ class Stage(nn.Module):
         return x.to(torch.float32 if force_fp32 else self.dtype)
 
 
-class UpStage(Stage):
+class UpStage(ResolutionStage):
     """Up by 2, after a 1x1 convolution if the widths differ, then the blocks. The first only has blocks."""
 
     def __init__(self, channels: int, other: int, *args: Any):
@@ -113,7 +113,7 @@ class UpStage(Stage):
         return self.run(x, force_fp32)
 
 
-class DownStage(Stage):
+class DownStage(ResolutionStage):
     """The blocks, then down by 2 and a 1x1 convolution if the widths differ."""
 
     def __init__(self, channels: int, other: int, *args: Any):

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.stats import t
 
 from loss_zoo import classifier, command
-from loss_zoo.classifier import Labelled, Verdict, compare, judge
+from loss_zoo.classifier import Judgement, Labelled, compare, judge
 from torch_utils import checkpoint
 
 CPU = torch.device('cpu')
@@ -67,7 +67,7 @@ def test_the_interval_is_that_of_the_formula():
 
 @pytest.mark.parametrize('low, high, answer', [(0.001, 0.2, 'helps'), (-0.2, 0.009, 'does not'), (-0.01, 0.02, 'cannot tell')])
 def test_an_answer_is_one_of_three(low, high, answer):
-    assert Verdict(0.5, 0.6, low, high, 0.01).answer == answer
+    assert Judgement(0.5, 0.6, low, high, 0.01).answer == answer
 
 
 def test_augmentation_without_strength_leaves_a_picture(monkeypatch):
@@ -112,7 +112,7 @@ def test_a_network_of_the_classes_is_measured(tmp_path):
 
 def test_without_unseen_pictures_it_never_says_that_they_help():
     from loss_zoo.worth_it import answer_of, lines_of
-    verdict = Verdict(0.5, 0.9, 0.3, 0.5, 0.01)
+    verdict = Judgement(0.5, 0.9, 0.3, 0.5, 0.01)
     assert (answer_of(verdict, True), answer_of(verdict, False)) == ('helps', 'cannot tell')
     lines = lines_of(verdict, 'flips', {'flips': verdict}, 9, False)
     assert lines[1].startswith('It cannot be told whether they help: ') and 'Give --test=PATH' in lines[2]

@@ -22,7 +22,7 @@ from torch_utils.foreign.network_record import MAX_DEPTH, MAX_ITEMS, NetworkReco
 
 VERSION = 6
 RECONSTRUCT = Global('torch_utils.persistence', '_reconstruct_persistent_obj')
-CLASSES = {
+OURS = {
     'Generator': 'training.networks.Generator', 'Discriminator': 'training.networks.Discriminator',
     'AugmentPipe': 'training.augment.AugmentPipe', 'AugmentPipeGFeat': 'training.augment.AugmentPipe',
 }
@@ -137,7 +137,7 @@ def _record(name: str, module: Module, of_stylegan3: bool) -> NetworkRecord:
     if decoder:             # GGDR: the decoder belongs to the method, not to the class.
         for option in ('decoder_res', 'w_dim'):
             kwargs.pop(option, None)
-    return NetworkRecord(CLASSES[module.class_name], kwargs, state, decoder)
+    return NetworkRecord(OURS[module.class_name], kwargs, state, decoder)
 
 
 def _arguments(module: Module) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _arguments(module: Module) -> dict[str, Any]:
 def _other_kind(module: Module) -> str | None:
     """What a module is, in words, if it is no network that this program has."""
     name, parts = module.class_name, module.table('_modules')
-    if name not in CLASSES:
+    if name not in OURS:
         program = f' of {PROGRAM_OF_CLASS[name]}' if name in PROGRAM_OF_CLASS else ''
         return f'a {shorten(name)}{program}'
     if name == 'Generator' and {'NoiseDimension', 'WidthPerStage'} & module.table('_init_kwargs').keys():

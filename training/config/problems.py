@@ -10,7 +10,7 @@ from training.config.setting import fields_of, is_a, kind_in_words, leaves
 
 # The classes that a configuration may name beside those of networks (network_schema.CLASSES): no other is
 # looked up.
-CLASSES = ('training.dataset.ImageFolderDataset', 'torch.optim.Adam')
+OTHER_CLASSES = ('training.dataset.ImageFolderDataset', 'torch.optim.Adam')
 
 MAX_DEPTH = 32              # Of tables and lists in each other.
 
@@ -29,7 +29,7 @@ def problem_of_data(values: Any) -> str | None:
 def problem_of_classes(values: Mapping[str, Any]) -> str | None:
     """The first class that a configuration names and that is not looked up; None if there is none."""
     for name, value in leaves(values):
-        allowed = network_schema.classes_for(name) if name in ('G', 'D') else (*CLASSES, *network_schema.CLASSES)
+        allowed = network_schema.classes_for(name) if name in ('G', 'D') else (*OTHER_CLASSES, *network_schema.CLASSES)
         if (name.endswith('class_name') or name in ('G', 'D')) and value not in tuple(allowed):
             return f'{shown(name)}={shown(value)} is none of its classes'
     return None
