@@ -252,9 +252,11 @@ class MetaCuda(TorchFunctionMode):
         return super().__enter__()
 
     def __exit__(self, *error):
+        from torch_utils import training_stats
         super().__exit__(*error)
         self._stack.close()
         forget_constants()
+        training_stats.reset()                          # Nobody could read them any more.
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})

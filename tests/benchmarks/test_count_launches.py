@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
 import count_launches
 import meta_cuda
 
+from torch_utils import training_stats
 from torch_utils.ops import build, upfirdn2d
 
 # Launches, GB. What costs less lowers them.
@@ -59,3 +60,9 @@ def test_plain_operators_cost_more():
         meter = meta_cuda.restart()
         upfirdn2d.upsample2d(x, f, impl='ref')
         assert meter.total()[0] > 1
+
+
+def test_statistics_of_the_device_do_not_stay_behind():
+    with meta_cuda.MetaCuda():
+        training_stats.report('left', torch.ones([3], device='cuda'))
+    assert 'left' not in training_stats.state_dict()['names']
