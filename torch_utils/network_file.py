@@ -26,6 +26,12 @@ TORCH_ARCHIVE = b'PK\x03\x04'
 TORCH_STREAM = inert_pickle.dumps(tensors.MAGIC, 2)[2:-1]
 START_BYTES = 32
 
+NO_NETWORKS = {             # What downloads turn out to be, by how it begins.
+    b'version https://git-lfs': 'a pointer of Git LFS, not the file itself (git lfs pull fetches it)',
+    b'<': 'a web page, such as one that asks or warns before a download',
+    b'\x1f\x8b': 'compressed by gzip; unpack it first',
+    b'\x89HDF': 'HDF5, as Keras writes it'}
+
 
 def load_network_pkl(f: str | os.PathLike | BinaryIO, force_fp16: bool = False,
                      only: Collection[str] | None = None) -> dict[str, Any]:
@@ -87,8 +93,7 @@ def _read(file: BinaryIO, only: Collection[str] | None) -> dict[str, Any]:
     if start[4:9] == SAFETENSORS:
         return checkpoint.load_networks(file, only)
     if not start.startswith((TORCH_ARCHIVE, PICKLE)):
-        raise checkpoint.CheckpointError(f'{name}: not a network file: neither a native snapshot nor a pickle or '
-                                         'checkpoint of a program that this one knows')
+        raise checkpoint.CheckpointError(f'{name}: not a network file: {what_begins_with(start)}')
     try:
         records, num_bytes = _read_foreign(file, start, only)
         return _build(records, num_bytes, only)
@@ -113,6 +118,14 @@ def _read_foreign(file: BinaryIO, start: bytes, only: Collection[str] | None) ->
     if isinstance(content, (tuple, tensorflow.Network)):
         return tensorflow.records(content, only), num_bytes
     raise checkpoint.CheckpointError('the pickle holds no networks')
+
+
+def what_begins_with(start: bytes) -> str:
+    """What a file is that no reader knows, for a sentence."""
+    if not start:
+        return 'it is empty'
+    known = next((words for begin, words in NO_NETWORKS.items() if start.lstrip().startswith(begin)), None)
+    return f'it is {known}' if known else 'neither a native snapshot nor a pickle or checkpoint of a program that this one knows'
 
 
 def is_torch_stream(start: bytes) -> bool:

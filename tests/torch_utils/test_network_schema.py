@@ -119,3 +119,13 @@ def test_snapshots_in_two_formats_count_once(tmp_path):
         (tmp_path / f'network-snapshot-{name}').touch()
     names = [path.name.removeprefix('network-snapshot-') for path in checkpoint.snapshots(tmp_path)]
     assert names == ['000001.safetensors', '000002.safetensors', '000003.pkl']
+
+
+@pytest.mark.parametrize('content, words', [
+    (b'', 'it is empty'), (b'version https://git-lfs.github.com/spec/v1\n', 'a pointer of Git LFS'),
+    (b'\n<!DOCTYPE html>', 'a web page'),
+    (b'\x1f\x8b\x08', 'compressed by gzip'), (b'GIF89a', 'neither a native snapshot nor')])
+def test_what_a_download_turned_out_to_be_is_said(tmp_path, content, words):
+    (tmp_path / 'net.pkl').write_bytes(content)
+    with pytest.raises(CheckpointError, match=f'net.pkl: not a network file: .*{words}'):
+        legacy.load_network_pkl(tmp_path / 'net.pkl')
