@@ -8,10 +8,8 @@ import json
 from collections import Counter, defaultdict
 
 import click
-import numpy as np
 
 from dnnlib import output, writing
-from torch_utils.wire import record
 
 BLOCK = 1024                    # Images of the centre that are compared at once.
 
@@ -24,6 +22,7 @@ def main(folder, data, out):
     """List what has left a centre, and compare everything like an image with the centre's own images."""
     if out:
         require_place(out)
+    from torch_utils.wire import record  # Only now, so that --help need not wait for it.
     try:
         kinds = tensors_by_kind(record.read(folder))
     except (OSError, ValueError) as error:
@@ -76,6 +75,8 @@ def printable(name):
 
 def images_of(path):
     """All images of a data set, [n,C,H,W] uint8."""
+    import numpy as np
+
     from training.dataset import ImageFolderDataset
     try:
         dataset = ImageFolderDataset(path)
@@ -87,6 +88,7 @@ def images_of(path):
 def nearest(messages, images):
     """{name of a tensor: how near its images come to those of a centre}, by correlation of pixels; for comparison with the
     same images whose pixels are shuffled."""
+    import numpy as np
     order = np.random.default_rng(0).permutation(images[0].size)
     found = {}
     for message, _ in messages:
@@ -104,6 +106,7 @@ def nearest(messages, images):
 
 def correlations(a, b):
     """Between all images of a [n,C,H,W] and of b [m,C,H,W] or [m,C*H*W]: [n,m]."""
+    import numpy as np
     a, b = (x.reshape(len(x), -1) - x.reshape(len(x), -1).mean(1, keepdims=True) for x in (a, b))
     a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
     return a @ b.T

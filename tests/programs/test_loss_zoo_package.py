@@ -93,6 +93,13 @@ def test_a_source_distribution_holds_the_tests_and_the_pages(built):
             'train.py', 'LICENSE'} <= names
 
 
+def test_help_of_no_subcommand_waits_for_anything_heavy():
+    modules = ', '.join(program.module for program in command.PROGRAMS.values())
+    heavy = '("torch", "numpy", "PIL", "scipy", "requests", "grpc", "huggingface_hub")'
+    code = f'import sys, {modules}; print([name for name in {heavy} if name in sys.modules])'
+    assert subprocess.check_output([sys.executable, '-c', code], cwd=ROOT, text=True).strip() == '[]'
+
+
 def test_every_program_of_a_checkout_is_a_subcommand():
     modules = {program.module for program in command.PROGRAMS.values()}
     assert {path.stem for path in ROOT.glob('*.py')} - modules == {'legacy', 'hatch_build'}
