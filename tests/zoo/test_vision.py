@@ -19,6 +19,7 @@ from metrics.resize import area, resize
 from metrics.weights import WEIGHTS, WeightOptions, biased_metric, find_weights
 from torch_utils import checkpoint, training_stats
 from training import setup
+from training.config.resolve import resolve
 from training.config.rules import UserError
 from training.loss import StepContext, g_main
 from training.run.ticks import Ticks
@@ -255,6 +256,12 @@ def test_a_local_file_of_weights_will_do(tmp_path):
     img = torch.randn([1, 3, 16, 16])
     assert not torch.allclose(eyes(img), usual(img))
     assert eyes.sha256 != usual.sha256 == WEIGHTS['efflite0'].files[0].sha256
+
+
+def test_a_path_is_in_no_name_of_a_run(data):
+    name, config = resolve(dict(data=data[0], cfg='tiny', reg_type='vision', vision_file=str(PHOTOS), vision_size=64))
+    assert '/' not in name and name.endswith('-vision-vision_size64')
+    assert config['regularizers']['vision']['file'] == str(PHOTOS)
 
 
 # Scores by the same network.

@@ -13,6 +13,7 @@ from training.config.rules import UserError, require
 
 LOSSES = list(losses_ext.LOSSES)            # What --loss may name.
 METHODS = list(losses_ext.REG_TYPES)        # What --reg_type may name.
+PATHS = ('data', 'file')                    # Fields that hold paths, which are in no name of a run.
 
 # What setup.py builds a configuration's run of: (class, options) of its methods, its recipe of phases, its game.
 methods_of, recipe_of, rules_of = losses_ext.chosen, losses_ext.recipe, losses_ext.rules_of
@@ -72,7 +73,7 @@ def resolve_methods(o: Mapping[str, Any], config: dict[str, Any], names: list[st
         require(not fields or name in (*chosen, *losses_ext.BASE_TYPES, loss),
                 f'--{name}_{next(iter(fields), None)} has no effect without {switch}')
         names += [f'{name}_{field}{value:g}' if isinstance(value, float) else f'{name}_{field}{value}'
-                  for field, value in changed(name, fields).items() if field != 'data' and not is_left_out(name, field)]
+                  for field, value in changed(name, fields).items() if field not in PATHS and not is_left_out(name, field)]
     config['loss'] = loss
     config['loss_kwargs'].update(game=loss, **base_fields(o, given, config['loss_kwargs']))
     config['regularizers'] = {name: given[name] for name in chosen}
