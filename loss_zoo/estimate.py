@@ -83,7 +83,8 @@ def of_one_process(config: Any) -> Any:
 
 def measure_apart(config: Any) -> Measured:
     """Measures in a process of its own. Raises click.ClickException if that does not survive it."""
-    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'))
+    from torch_utils.launcher import end_with_parent
+    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'), initializer=end_with_parent)
     try:
         with pool:
             return pool.submit(measure, config).result()

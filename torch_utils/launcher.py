@@ -307,7 +307,7 @@ def _signals_passed_on(processes):
 def _child(fn, rank, num_processes, args, folder):
     output.prepare(may_fail=True)
     os.environ['LOCAL_RANK'] = str(rank)
-    _end_with_parent()
+    end_with_parent()
     if 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(max(torch.get_num_threads() // num_processes, 1))
     try:
@@ -321,7 +321,7 @@ def _child(fn, rank, num_processes, args, folder):
         os._exit(1)  # Not sys.exit(): tearing down a broken group may wait for its peers.
 
 
-def _end_with_parent():
+def end_with_parent() -> None:
     """Ends this process as soon as its parent has ended, also while it waits inside of torch.
 
     A thread of Python cannot do that: it needs the interpreter, which torch may hold,

@@ -1,8 +1,12 @@
 """`loss-zoo estimate`: what is measured of a run, how it is added up, and what is said."""
 import json
 import os
+import sys
+import time
+from pathlib import Path
 
 import click
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -10,6 +14,8 @@ from tiny import make_config, make_dataset
 
 from loss_zoo import command, estimate
 from training import setup
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_kind_of_iteration_is_known_with_its_share(tmp_path):
@@ -73,6 +79,22 @@ def test_a_killed_measurement_is_one_sentence(monkeypatch):
     monkeypatch.setattr(estimate, 'measure', os._exit)
     with pytest.raises(click.ClickException, match='was killed, most likely because memory ran out: give a smaller --batch'):
         estimate.measure_apart(9)
+
+
+def test_who_measures_ends_with_the_command():
+    """Which a signal ended, or memory that ran out."""
+    code = 'import time; from loss_zoo import estimate; estimate.measure = time.sleep; estimate.measure_apart(600)'
+    process = psutil.Popen([sys.executable, '-c', code], cwd=ROOT)
+    while not (found := [child for child in process.children() if 'spawn_main' in ' '.join(child.cmdline())]):
+        time.sleep(0.1)
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    try:
+        found[0].wait(60)
+    except psutil.TimeoutExpired:
+        found[0].kill()
+        raise
 
 
 def test_options_are_those_of_training(tmp_path):
