@@ -64,8 +64,8 @@ class Job:
         centres: {name: path} of data centres.
         nearest: Where to write the picture of nearest images, or None.
         held_out: Path of held-out images, 'rest', or None.
-        biased: Score by a network that the generator learnt to please, too?
         verbose: Tell what is going on?
+        biased: Score by a network that the generator learnt to please, too?
     """
     metrics: list[str]
     snapshots: list[str]
@@ -77,8 +77,8 @@ class Job:
     centres: dict[str, str]
     nearest: str | None
     held_out: str | None
-    biased: bool
     verbose: bool
+    biased: bool = False
 
 
 @click.command(epilog='''\
@@ -175,7 +175,7 @@ def resolve(o: Mapping[str, Any]) -> Job:
         dataset_kwargs=image_set(o['data'], '--data') if o['data'] is not None else None,
         mirror=o['mirror'],
         centres={name: image_set(path, '--centre')['path'] for name, path in o['centres']},
-        nearest=o['nearest'], held_out=o['held_out'], biased=o['biased'], verbose=o['verbose'])
+        nearest=o['nearest'], held_out=o['held_out'], verbose=o['verbose'], biased=o['biased'])
 
 
 def check_picture(path: str, option: str) -> None:
