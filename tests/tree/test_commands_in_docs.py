@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from network_files import make_generator
+from PIL import Image
 from tiny import make_dataset
 
 from loss_zoo.command import PROGRAMS as PROGRAMS_OF_GROUP
+from torch_utils import checkpoint
 
 try:
     import tomllib
@@ -118,8 +121,34 @@ def test_the_commands_are_found():
     assert list(lines_of('x.py --a=1')) == ['x.py --a=1'] and list(lines_of('some text')) == []
 
 
-# A network, a run, certificates, which are not there to be had.
-NEED_A_FILE = '--init-from', '--resume', '--config', '--tdgan_tls'
+def test_the_first_commands_of_the_readme_run_one_after_another(tmp_path, monkeypatch):
+    """But for the training itself, of which the dry run tells the directory that the next command names."""
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    part = readme.partition('## Your own pictures')[2].partition('\n## ')[0]
+    lines = [line for line in part.splitlines() if line.startswith('    python')]
+    pack, learn, draw = (script_and_arguments(line.strip()) for line in lines[:3])
+    assert (pack[0], learn[0], draw[0]) == ('dataset_tool', 'train', 'generate')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'photos').mkdir()
+    for number in range(4):
+        Image.new('RGB', (40, 30 + number), (0, 99, 60 * number)).save(tmp_path / f'photos/{number}.jpg')
+
+    def said(script, *arguments):
+        result = CliRunner().invoke(importlib.import_module(script).main, arguments)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert 'photos.zip: 4 images, 256x256 RGB' in said(pack[0], *pack[1])
+    run_dir = draw[1][0].partition('=')[2]
+    assert f'Output directory:   {run_dir}\n' in said(learn[0], *learn[1], '--dry-run')
+    Path(run_dir).mkdir(parents=True)
+    checkpoint.save_networks(Path(run_dir, 'network-snapshot-000001.safetensors'), {'G_ema': make_generator()})
+    said(draw[0], *draw[1])
+    assert Path('out/grid00.png').is_file()
+
+
+# A network, a run, certificates, weights, a server, which are not there to be had.
+NEED_A_FILE = '--init-from', '--resume', '--config', '--tdgan_tls', '--vision_file', '--data=hf:'
 TRAINING = [line for line in COMMANDS if script_and_arguments(line)[0] == 'train' and line.startswith('python')
             and not any(word.startswith(NEED_A_FILE) for word in script_and_arguments(line)[1])]
 
@@ -131,10 +160,11 @@ def test_a_command_that_trains_passes_its_dry_run(line, tmp_path, monkeypatch):
     import train
     arguments = script_and_arguments(line)[1]
     monkeypatch.chdir(tmp_path)
+    num = max([600, *(int(word.partition('=')[2]) for word in arguments if word.startswith('--subset='))])
     for word in arguments:
         if word.startswith(('--data=', '--tdgan_data=', '--held-out=')):
             for path in word.partition('=')[2].split(','):
-                make_dataset(tmp_path / (path if path.endswith('.zip') else f'{path.rstrip("/")}.zip'), num=600, res=64,
+                make_dataset(tmp_path / (path if path.endswith('.zip') else f'{path.rstrip("/")}.zip'), num=num, res=64,
                              num_classes=3 if '--cond=1' in arguments else 0)
     arguments = [word if word.endswith('.zip') or not word.startswith('--data=') else f'{word.rstrip("/")}.zip'
                  for word in arguments]
