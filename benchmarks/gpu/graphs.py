@@ -9,10 +9,11 @@ CASES = {
     'genco': ['--aug=ada', '--reg_type=genco'], 'osgan': ['--aug=noaug', '--loss=osgan'],
     'diggan': ['--aug=noaug', '--reg_type=diggan', '--diggan_interval=2'], 'ggdr': ['--aug=ada', '--reg_type=ggdr'],
     'lecam apa': ['--aug=noaug', '--reg_type=lecam,apa', '--lecam_start=2', '--lecam_weight=0.1'],
-    'insgen': ['--aug=ada', '--reg_type=insgen', '--insgen_queue_real=8', '--insgen_queue_fake=8'],
-    'fakeclr': ['--aug=ada', '--reg_type=fakeclr', '--fakeclr_queue=8'],
+    'insgen': ['--aug=diffaug', '--reg_type=insgen', '--insgen_queue_real=8', '--insgen_queue_fake=8'],
+    'fakeclr': ['--aug=diffaug', '--reg_type=fakeclr', '--fakeclr_queue=8'],
     'consistency': ['--aug=ada', '--reg_type=bcr,zcr', '--bcr_shift=0.125'], 'diffusion': ['--aug=diffusion'],
-    'r3gan': ['--cfg=r3gan', '--gamma=1', '--aug=noaug'],
+    'r3gan networks': ['--aug=noaug', '--G=R3Generator', '--D=R3Critic', '--mixing-prob=0', '--pl_weight=0', '--mbstd-group=0',
+                       '--loss=relativistic', '--reg_type=r2', '--precision=fp32'],
     'vision': ['--aug=noaug', '--reg_type=vision', '--vision_warmup=0.05', '--vision_size=64'],
 }
 ITERATIONS = 8
