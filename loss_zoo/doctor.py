@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 
@@ -26,6 +27,7 @@ EXTRAS = {          # Extra: (module that shows that it is installed, what it is
     'parquet': ('pyarrow', 'Parquet files of Hugging Face as sources'),
     'lmdb': ('lmdb', 'LSUN databases as sources'),
     'sites': ('grpc', 'TDGAN between sites: centre, authority'),
+    'nvflare': ('nvflare', 'the same as a job of NVFlare'),
     'onnx': ('onnxscript', 'export --format=onnx'),
     'notebook': ('jupyterlab', 'docs/notebook.ipynb'),
     'evidence': ('statsmodels', 'python -m benchmarks.evidence'),
@@ -68,7 +70,7 @@ def versions() -> Iterator[str]:
     yield f'torch {torch.__version__}'
     try:
         names = [re.split('[^A-Za-z0-9_-]', text)[0] for text in requires('stylegan2-loss-zoo') or []
-                 if 'extra ==' not in text]
+                 if 'extra ==' not in text and is_for_this_python(text)]
     except PackageNotFoundError:
         yield 'this project is not installed (pip install -e . in a checkout)'
         return
@@ -79,6 +81,12 @@ def versions() -> Iterator[str]:
             yield f'{name} {version(name)}'
         except PackageNotFoundError:
             yield f'{name}: MISSING (pip install {name})'
+
+
+def is_for_this_python(requirement: str) -> bool:
+    """Some are needed below a version of Python only: "tomli; python_version < '3.11'"."""
+    below = re.search(r'python_version < .(\d+)\.(\d+)', requirement)
+    return below is None or sys.version_info[:2] < (int(below[1]), int(below[2]))
 
 
 def devices() -> Iterator[str]:

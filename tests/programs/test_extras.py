@@ -9,13 +9,14 @@ from network_files import make_generator
 from tiny import make_dataset
 
 from loss_zoo.command import group
-from loss_zoo.doctor import EXTRAS
+from loss_zoo.doctor import EXTRAS, is_for_this_python
 from torch_utils import checkpoint
 
 tomllib = pytest.importorskip('tomllib', reason='Python 3.10 has no tomllib')
 ROOT = Path(__file__).parents[2]
 IN_PYPROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['optional-dependencies']
-FOR_DEVELOPERS = {'test', 'dev', 'docs', 'notebook'}       # For `make`; jupyter runs our page, not we it.
+CALL_US = {'notebook', 'nvflare'}           # Jupyter and NVFlare run our files, not we them.
+FOR_DEVELOPERS = {'test', 'dev', 'docs'}    # For `make`.
 
 # Extra: what is asked for, and the modules that are not there.
 ASKED = {
@@ -48,8 +49,8 @@ def place(tmp_path_factory):
 
 
 def test_every_extra_is_asked_for_here_and_known_to_the_doctor():
-    assert set(ASKED) == set(IN_PYPROJECT) - FOR_DEVELOPERS
-    assert set(EXTRAS) == set(ASKED) | {'notebook'}
+    assert set(ASKED) == set(IN_PYPROJECT) - FOR_DEVELOPERS - CALL_US
+    assert set(EXTRAS) == set(ASKED) | CALL_US
     page = ' '.join((ROOT / 'docs/python.md').read_text().split())
     assert all(f'`{name}`' in page for name in EXTRAS)
 
@@ -72,3 +73,9 @@ def test_an_extra_that_is_not_there_is_named_in_one_sentence(extra, place, monke
     said = ' '.join(result.output.split()).replace('│', '')
     assert f'the extra "{extra}"' in said and 'pip install ' in said and 'Traceback' not in said, said
     assert sorted(path for path in place.rglob('*') if path.is_file()) == before
+
+
+@pytest.mark.parametrize('version, needed', [((3, 10, 4), True), ((3, 11, 0), False), ((3, 9, 1), True)])
+def test_what_older_pythons_need_is_not_missed_in_newer_ones(monkeypatch, version, needed):
+    monkeypatch.setattr(sys, 'version_info', version)
+    assert is_for_this_python("tomli; python_version < '3.11'") == needed and is_for_this_python('torch>=2.6')
