@@ -45,7 +45,7 @@ def test_a_signal_while_metrics_run_loses_nothing(data, undisturbed, tmp_path, n
     assert finish(config, evaluate=at(28, signals(*names))) == status, printed(config)[-3000:]
     assert images_shown(tmp_path / 'run') == 28 and calls(config) == [4, 16, 28]
     if status == 0:
-        assert 'Stopped while metrics were calculated. calc_metrics.py --network=' in printed(config)
+        assert 'Stopped while metrics were calculated. python calc_metrics.py --network=' in printed(config)
     assert finish(config, evaluate=at(None, None)) == 0, printed(config)[-3000:]
     assert_same_bits(final_state(config), final_state(undisturbed))
 

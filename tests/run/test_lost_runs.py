@@ -248,5 +248,5 @@ def test_a_filter_that_is_wider_than_the_images_is_refused_before_anything_is_wr
 
 
 def test_without_options_an_example_is_given():
-    assert 'For example: train.py --outdir=runs --data=' in refusal()
-    assert 'For example: train.py --outdir=runs --data=' in refusal('--outdir=runs')
+    assert 'For example: python train.py --outdir=runs --data=' in refusal()
+    assert 'For example: python train.py --outdir=runs --data=' in refusal('--outdir=runs')
