@@ -13,8 +13,6 @@ DEMO ?= demo-out
 KIMG ?= 20
 REG  ?= none
 LOSS ?= logistic
-# Small batches, high rates and no path length: what draws faces soonest in so short a run (docs/performance.md).
-FAST ?= --batch=4 --glr=0.005 --dlr=0.005 --cbase=512 --gamma=1 --pl_weight=0 --mixing-prob=0
 
 .PHONY: help demo sites-demo test slow lint bench gpu-check docs clean
 
@@ -37,7 +35,7 @@ $(READY): $(RUNS)
 
 demo: $(RUNS)   ## Train on the bundled images for five to fifteen minutes on two CPU cores and draw pictures; stop it and start it again as you like.
 	@echo '== Training on $(DATA); pictures appear in $(DEMO)/*/ while it goes'
-	@$(BIN)/python train.py --outdir=$(DEMO) --data=$(DATA) --cfg=tiny $(FAST) --kimg=$(KIMG) --mirror=1 --aug=noaug --reg_type=$(REG) --loss=$(LOSS)
+	@$(BIN)/python train.py --outdir=$(DEMO) --data=$(DATA) --cfg=tiny --kimg=$(KIMG) --mirror=1 --aug=noaug --reg_type=$(REG) --loss=$(LOSS)
 	@$(BIN)/python generate.py --network=$$(ls -dt $(DEMO)/0*/ | head -n 1) --seeds=0-31 --grid=8x4 --outdir=$(DEMO)/generated
 	@echo '== Look at $(DEMO)/*/reals.png, $(DEMO)/*/fakes_over_time.png and $(DEMO)/generated/grid00.png'
 

@@ -37,12 +37,11 @@ class Case:
     plain: bool = True                  # Also with plain operators?
 
 
-TINY = Case('`tiny`, 32 px, batch 16', ('--cfg=tiny', '--res=32'), iterations=10)
-SMALL = Case('64 px, base 4096, max 256, batch 8',
-             ('--cfg=tiny', '--res=64', '--channel-base=4096', '--channel-max=256', '--batch=8'))
-QUICK = [Case(TINY.name, TINY.arguments, 3), Case(SMALL.name, SMALL.arguments, 1, plain=False)]
+SMALL = Case('small, 32 px, batch 16', ('--res=32',), iterations=10)
+WIDER = Case('64 px, base 4096, max 256, batch 8', ('--res=64', '--channel-base=4096', '--channel-max=256', '--batch=8'))
+QUICK = [Case(SMALL.name, SMALL.arguments, 3), Case(WIDER.name, WIDER.arguments, 1, plain=False)]
 WIDTHS = [
-    *(Case(f'small, {res} px, batch 16', ('--cfg=tiny', f'--res={res}'), 3, ('fp32',), (1,), False)
+    *(Case(f'small, {res} px, batch 16', (f'--res={res}',), 3, ('fp32',), (1,), False)
       for res in (64, 128, 256)),
     *(Case(f'full, {res} px, batch 4', ('--cfg=auto', f'--res={res}', '--batch=4'), 1, ('fp32',), (1,), False)
       for res in (32, 64, 128, 256)),
@@ -108,7 +107,7 @@ def operators(quick):
 
 def training(quick):
     """The training step, against what convolutions and products could reach, and against plain operators."""
-    rows = [row for case in (QUICK if quick else [TINY, SMALL, *WIDTHS]) for row in training_rows(case)]
+    rows = [row for case in (QUICK if quick else [SMALL, WIDER, *WIDTHS]) for row in training_rows(case)]
     return ['Training: an iteration with all phases and their intervals; `share` of the attainable rate of convolutions and '
             'matrix products; processor time on one thread, wall time on two.', '',
             *table(['configuration', 'precision', 'threads', 'ms', 'img/s', 'GFLOP/s attainable', 'share',

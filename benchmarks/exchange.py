@@ -18,10 +18,11 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
 from benchmarks.page_parts import write_part  # noqa: E402
+from benchmarks.timing import SMALL  # noqa: E402
 
 PAGE = ROOT / 'docs' / 'scaling.md'
 ITERATIONS = 16         # All lazy phases with their share.
-OPTIONS = ['--cfg=tiny', '--aug=noaug', '--device=cpu', '--ops=reference']
+OPTIONS = [*SMALL, '--aug=noaug', '--device=cpu', '--ops=reference']
 
 
 class Counting:

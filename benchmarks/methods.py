@@ -22,7 +22,7 @@ import click
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
-from benchmarks.timing import seconds  # noqa: E402
+from benchmarks.timing import SMALL, seconds  # noqa: E402
 
 BLOCK = 16
 DATA = ROOT / 'datasets' / 'emoji-faces-noto-32.zip'
@@ -131,7 +131,7 @@ def main(ctx, rounds, minutes, threads, only, into_docs):
     began = time.monotonic()
     torch.set_num_threads(threads)
     device = distributed.pick_device('auto')
-    common = list(ctx.args) if any(arg.startswith('--cfg') for arg in ctx.args) else ['--cfg=tiny', *ctx.args]
+    common = list(ctx.args) if any(arg.startswith('--cfg') for arg in ctx.args) else [*SMALL, *ctx.args]
     names = [name for name in METHODS if only is None or name in ['base', *only.split(',')]]
     runs = {name: build([*common, *METHODS[name]], device) for name in names}
     for run in runs.values():

@@ -27,6 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 from tiny import make_dataset  # noqa: E402
 
+from benchmarks.timing import SMALL  # noqa: E402
 from torch_utils.checkpoint import save_networks  # noqa: E402
 from training.networks import Discriminator, Generator  # noqa: E402
 
@@ -39,7 +40,7 @@ CLASSES = ['--data=a.zip', '--cond=1', f'--init-from={LABELLED}']
 FIXED = ['--aug=fixed', '--p=0.6']
 NO_AUG = ['--aug=noaug']
 TRAININGS = {
-    'fresh': ['--data=a.zip', '--cfg=tiny', '--batch=256'],
+    'fresh': ['--data=a.zip', *SMALL, '--gamma=0.25', '--batch=256'],
     'base': CLASSES,
     'fixed': [*CLASSES, *FIXED, '--batch-gpu=24'],
     'ggdr,diggan,r2': [*CLASSES, *FIXED, '--reg_type=ggdr,diggan,r2', '--diggan_ema=0.5'],

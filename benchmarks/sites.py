@@ -28,6 +28,8 @@ import click
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.timing import SMALL  # noqa: E402
+
 SIZES = (2 ** 16, 2 ** 20, 24 * 2 ** 20)
 PIECE, ON_WAY = 2 ** 14, 64
 DELAY_SEC, BYTES_PER_SEC = 0.01, 100e6 / 8
@@ -183,7 +185,7 @@ def deliver(on_way, target):
 
 def seconds(folder, kimg, recipe, where):
     """Seconds for a thousand images, of the second half of a run."""
-    common = ['--reg_type=tdgan', '--cfg=tiny', '--device=cpu', '--metrics=none', '--log=none', '--workers=0', '--aug=noaug',
+    common = ['--reg_type=tdgan', *SMALL, '--device=cpu', '--metrics=none', '--log=none', '--workers=0', '--aug=noaug',
               f'--tdgan_schedule=0:{kimg:g}', f'--tick={kimg / 4:g}', f'--outdir={folder}', *recipe]
     centre = None
     with closing(socket.create_server(('localhost', 0))) as probe:

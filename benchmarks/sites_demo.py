@@ -20,8 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
 NAMES = ('north', 'south')
 DATA = ROOT / 'datasets' / 'emoji-faces-noto-32.zip'
-FAST = ('--batch=4', '--glr=0.005', '--dlr=0.005', '--cbase=512', '--gamma=1', '--pl_weight=0', '--mixing-prob=0',
-        '--aug=noaug', '--mirror=1')
+PLAIN = ('--aug=noaug', '--mirror=1')
 
 
 def make_centres(source: Path, folder: Path) -> list[Path]:
@@ -56,7 +55,7 @@ def run_sites(folder: Path, paths: list[Path], kimg: float, port: int) -> Path:
     try:
         command = ['train.py', f'--outdir={folder / "generator"}', '--reg_type=tdgan', '--tdgan_mode=remote',
                    f'--tdgan_centres={",".join(NAMES)}', f'--tdgan_listen={address}', f'--tdgan_tls={certs / "generator"}',
-                   '--tdgan_res=32', '--cfg=tiny', '--metrics=none', '--device=cpu', *FAST,
+                   '--tdgan_res=32', '--cfg=tiny', '--metrics=none', '--device=cpu', *PLAIN,
                    f'--tdgan_schedule=0:{kimg:g},1:{kimg:g},0+1:{kimg / 2:g}']
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True, env=environment())
         for process in processes:

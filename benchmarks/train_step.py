@@ -1,6 +1,6 @@
 """Times the phases of a training iteration and prints images per second and peak memory.
 
-    python benchmarks/train_step.py                                  # The `tiny` configuration at 32 pixels.
+    python benchmarks/train_step.py   # Small networks with all phases, 32 pixels.
     python benchmarks/train_step.py --res=64 --channel-base=4096 --channel-max=256 --batch=8 --threads=1
     python benchmarks/train_step.py --share --precision=bf16 --threads=2
     python benchmarks/train_step.py --reg_type=ggdr --aug=noaug --json=out.json
@@ -21,6 +21,8 @@ from pathlib import Path
 import click
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.timing import SMALL  # noqa: E402
 
 
 class Noise:
@@ -183,7 +185,7 @@ def main(ctx, res, channel_base, channel_max, threads, iterations, warmup, share
     from torch_utils.allocator import keep_freed_memory
     torch.set_num_threads(threads)
     keep_freed_memory()         # As train.py does.
-    arguments = ctx.args if any(arg.startswith('--cfg') for arg in ctx.args) else [*ctx.args, '--cfg=tiny']
+    arguments = ctx.args if any(arg.startswith('--cfg') for arg in ctx.args) else [*SMALL, *ctx.args]
     run = build(res, channel_base, channel_max, arguments)
     phases, rates = measure(run, iterations, warmup, clock_of(threads, run.device), share)
     peak = peak_memory_gib(run.device)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny import Silent, assert_same_bits, make_dataset
+from tiny import ALL_PHASES, Silent, assert_same_bits, make_dataset
 
 import train
 from losses_ext.sites import hub as hubs
@@ -22,7 +22,7 @@ from training.training_loop import training_loop
 ROOT = Path(__file__).parents[1]
 NAMES = ('north', 'south')
 NUM_CLASSES = 3
-BASE = ['--outdir=unused', '--reg_type=tdgan', '--cfg=tiny', '--cbase=64', '--cmax=4', '--batch=8', '--device=cpu',
+BASE = ['--outdir=unused', '--reg_type=tdgan', '--cfg=tiny', *ALL_PHASES, '--cbase=64', '--cmax=4', '--batch=8', '--device=cpu',
         '--metrics=none', '--log=none', '--map-depth=2', '--workers=0']
 
 

@@ -13,6 +13,9 @@ from training import setup
 from training.run.ticks import Ticks
 from training.training_loop import training_loop
 
+# What `--cfg=tiny` leaves out and a test of the whole loop should see: path length and style mixing.
+ALL_PHASES = ['--pl_weight=2', '--mixing-prob=0.9']
+
 
 def make_dataset(path, num=24, res=16, channels=3, num_classes=0, seed=0):
     """A zip of soft random blobs; with classes, their brightness follows the class."""

@@ -3,7 +3,9 @@ import traceback
 
 import torch
 
-LAZY = ['--cfg=tiny', '--nobench=1', '--pl_interval=2', '--r1_interval=2']
+from benchmarks.timing import SMALL
+
+LAZY = [*SMALL, '--nobench=1', '--pl_interval=2', '--r1_interval=2']
 CASES = {
     'base': ['--aug=noaug'], 'ada': ['--aug=ada'], 'fp16 base': ['--aug=noaug', '--precision=fp16', '--nhwc=1'],
     'genco': ['--aug=ada', '--reg_type=genco'], 'osgan': ['--aug=noaug', '--loss=osgan'],

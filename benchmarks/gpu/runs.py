@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from benchmarks.timing import SMALL
 from gpu.report import DATA, ROOT, last_line
 
 METHODS = {
@@ -88,7 +89,7 @@ def train(report, name, options):
     """(mark, text, run directory) of one run of train.py: does it end well, and do its statistics look like training?"""
     outdir = report.work / 'runs' / name.replace(' ', '-')
     where = [] if any('tdgan' in option for option in options) else [f'--data={DATA}']
-    command = [sys.executable, 'train.py', f'--outdir={outdir}', f'--device={report.device.type}', '--cfg=tiny', '--metrics=none',
+    command = [sys.executable, 'train.py', f'--outdir={outdir}', f'--device={report.device.type}', *SMALL, '--metrics=none',
                '--log=none', '--workers=1', '--tick=0.5', '--snap=1000', *where, *options]
     log = outdir.with_suffix('.log')
     log.parent.mkdir(parents=True, exist_ok=True)

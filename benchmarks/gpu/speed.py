@@ -8,13 +8,14 @@ import time
 
 import torch
 
+from benchmarks.timing import SMALL
 from gpu.report import ROOT
 
 OFF = ['--cuda-graphs=off']
 AUTO, BATCH = ['--cfg=auto'], ['--cfg=auto', '--batch=32']
 CASES = [                           # (title, resolution, options of train.py)
-    ('32 px tiny no graphs', 32, ['--cfg=tiny', '--aug=ada', *OFF]),
-    ('32 px tiny', 32, ['--cfg=tiny', '--aug=ada']),
+    ('32 px small no graphs', 32, [*SMALL, '--aug=ada', *OFF]),
+    ('32 px small', 32, [*SMALL, '--aug=ada']),
     ('256 px batch 32 no graphs', 256, [*BATCH, *OFF]),
     ('256 px batch 32', 256, BATCH),
     ('256 px batch 64 no graphs', 256, [*AUTO, '--batch=64', *OFF]),
@@ -30,7 +31,7 @@ CASES = [                           # (title, resolution, options of train.py)
     ('256 px batch 32 fp32 tf32', 256, [*BATCH, '--precision=fp32', '--allow-tf32=1']),
 ]
 PROFILED = '256 px batch 32', 256, [*BATCH, *OFF]
-SMALLEST = [('16 px tiny', 16, ['--cfg=tiny', '--aug=noaug', '--batch=4'])]
+SMALLEST = [('16 px small', 16, [*SMALL, '--aug=noaug', '--batch=4'])]
 
 
 def check_speed(report):

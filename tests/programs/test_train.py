@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny import make_dataset
+from tiny import ALL_PHASES, make_dataset
 
 import train
 from legacy import load_network_pkl
@@ -373,7 +373,8 @@ def test_output_that_cannot_be_written(tmp_path, data):
 
 # What a run leaves behind.
 
-TINY = ['--cfg=tiny', '--kimg=1', '--batch=64', '--batch-gpu=16', '--workers=0', '--device=cpu', '--tick=0.5', '--snap=1']
+TINY = ['--cfg=tiny', *ALL_PHASES, '--kimg=1', '--batch=64', '--batch-gpu=16', '--workers=0', '--device=cpu',
+        '--tick=0.5', '--snap=1']
 
 
 def run_train(outdir, data, *args):
@@ -386,7 +387,7 @@ def test_two_processes_train_snapshot_and_end(tmp_path, data):
     done = run_train(tmp_path, data / 'plain.zip', '--gpus=2', '--snapshot-format=native,pkl')
     assert done.returncode == 0, done.stderr
     run_dir, = tmp_path.iterdir()
-    assert run_dir.name == '00000-plain-tiny-kimg1-batch64'
+    assert run_dir.name == '00000-plain-tiny-mixingprob0.9-kimg1-batch64-pl_weight2'
     names = {path.name for path in run_dir.iterdir()}
     assert {'training_options.json', 'log.txt', 'stats.jsonl', 'reals.png', 'fakes_init.png', 'fakes000000.png',
             'fakes000001.png', 'network-snapshot-000001.safetensors', 'network-snapshot-000001.pkl', 'report.html'} <= names

@@ -2,7 +2,7 @@
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny import make_config, make_dataset
+from tiny import ALL_PHASES, make_config, make_dataset
 
 import losses_ext
 import train
@@ -22,7 +22,8 @@ def rows(text, heading):
 
 
 def dry_run(data, *args):
-    result = CliRunner().invoke(train.main, ['--outdir=runs', f'--data={data}', '--cfg=tiny', '--aug=noaug', '-n', *args])
+    asked = ['--outdir=runs', f'--data={data}', '--cfg=tiny', *ALL_PHASES, '--aug=noaug', '-n', *args]
+    result = CliRunner().invoke(train.main, asked)
     assert result.exit_code == 0, result.output
     return result.output.replace('Dry run', '\n\nDry run')
 
@@ -31,9 +32,9 @@ def test_a_dry_run_of_two_stages_shows_players_methods_and_phases(data):
     text = dry_run(data, '--reg_type=diggan,weco,ggdr,apa', '--apa_p=0', '--gamma=2')
     assert '\nLoss: logistic\n' in text
     players = {name: row for name, _, *row in rows(text, 'Player')}
-    assert players == {             # 0.0025 * 4/5 and 0.99 ** (4/5); 0.0025 * 16/17 and 0.99 ** (16/17).
-        'G': ['0.002', '0, 0.991992', '4/5'], 'D': ['0.00235294', '0, 0.990585', '16/17'],
-        'D2': ['0.00235294', '0, 0.990585', '16/17']}
+    assert players == {             # 0.005 * 4/5 and 0.99 ** (4/5); 0.005 * 16/17 and 0.99 ** (16/17).
+        'G': ['0.004', '0, 0.991992', '4/5'], 'D': ['0.00470588', '0, 0.990585', '16/17'],
+        'D2': ['0.00470588', '0, 0.990585', '16/17']}
     methods = {name: row for name, *row in rows(text, 'Method')}
     assert methods['DigGAN'] == ['d_pair', '4', '4', 'weight=10 interval=4 pair=sample wrt=aug ema=0']    # 5 * gamma.
     assert methods['GGDR'] == ['d_fake', '1', '1', 'weight=10 res=8 warp=aligned published=False']        # 32 / 4.

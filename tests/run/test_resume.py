@@ -17,7 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from mutations import mutated
-from tiny import make_config, make_dataset
+from tiny import ALL_PHASES, make_config, make_dataset
 
 import legacy
 import train
@@ -32,7 +32,7 @@ from training.run.states import saved_states
 from training.transfer import adopted, match_tensors
 
 ROOT = Path(__file__).parents[2]
-TINY = ['--cfg=tiny', '--batch=8', '--batch-gpu=8', '--workers=1', '--device=cpu', '--tick=0.1', '--snap=1',
+TINY = ['--cfg=tiny', *ALL_PHASES, '--batch=8', '--batch-gpu=8', '--workers=1', '--device=cpu', '--tick=0.1', '--snap=1',
         '--kimg=1', '--aug=noaug']
 STOPPED = 75
 

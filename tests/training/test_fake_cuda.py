@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from fake_cuda import CUDA, CudaTensor, FakeCuda, Violation, strict, tensors_in
 from metric_tools import TinyDetector, dataset_kwargs
 from PIL import Image
-from tiny import Silent, assert_same_bits, make_dataset
+from tiny import ALL_PHASES, Silent, assert_same_bits, make_dataset
 
 import directions
 import generate
@@ -86,8 +86,8 @@ def gpu(monkeypatch):
 def config_of(data, *args):
     """The configuration that `train.py` makes of options, for networks of a few thousand weights."""
     where = [f'--tdgan_data={",".join(data)}'] if any('tdgan' in arg for arg in args) else [f'--data={data[0]}']
-    config = train.config_from_args(['--cfg=tiny', '--device=cuda', '--ops=reference', '--workers=0', *FIRST_STEPS, *where,
-                                     *args])
+    config = train.config_from_args(['--cfg=tiny', *ALL_PHASES, '--device=cuda', '--ops=reference', '--workers=0',
+                                     *FIRST_STEPS, *where, *args])
     for channels in (config['G_kwargs']['synthesis_kwargs'], config['D_kwargs']):
         channels.update(channel_base=256, channel_max=16)
     return {**config, 'metrics': [], 'log': []}

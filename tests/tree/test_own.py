@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import make_dataset
+from tiny import ALL_PHASES, make_dataset
 
 from torch_utils import checkpoint
 
@@ -62,7 +62,7 @@ def call(folder, program, *args, status=0):
 
 
 OWN = ['--G=PlainGenerator', '--D=PlainCritic', '--loss=squared_hinge', '--reg_type=small,diggan', '--metrics=contrast1k']
-COMMON = ['--outdir=runs', '--data=data.zip', '--cond=1', '--cfg=tiny', '--batch=256', '--workers=0', '--device=cpu',
+COMMON = ['--outdir=runs', '--data=data.zip', '--cond=1', '--cfg=tiny', *ALL_PHASES, '--batch=256', '--workers=0', '--device=cpu',
           '--ops=reference', '--log=none']
 
 

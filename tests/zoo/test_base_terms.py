@@ -3,7 +3,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from tiny import make_config, make_dataset, run_iterations
+from tiny import ALL_PHASES, make_config, make_dataset, run_iterations
 
 import train
 from training.config.schema import Config
@@ -16,7 +16,7 @@ def data(tmp_path_factory):
 
 def dry_run(data, *args):
     """(configuration, all output)"""
-    result = CliRunner().invoke(train.main, ['--outdir=runs', f'--data={data}', '--cfg=tiny', '-n', *args])
+    result = CliRunner().invoke(train.main, ['--outdir=runs', f'--data={data}', '--cfg=tiny', *ALL_PHASES, '-n', *args])
     assert result.exit_code == 0, result.output
     entries = json.loads(result.stdout[result.stdout.index('{'):result.stdout.rindex('}') + 1])
     return Config.from_json(entries), result.output

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from site_runs import newest_state as newest
-from tiny import assert_same_bits, make_dataset
+from tiny import ALL_PHASES, assert_same_bits, make_dataset
 
 from torch_utils.state_file import load_state
 
@@ -22,8 +22,9 @@ NUM_KILLS = int(os.environ.get('SITES_KILLS', '3'))
 SEED = int(os.environ.get('SITES_SEED', '0'))
 TICK = 0.024                        # kimg, of 3 iterations.
 KIMG = TICK * (NUM_KILLS + 3)       # A state each tick, and a kill after each of them.
-OPTIONS = ['--reg_type=tdgan', '--cfg=tiny', '--cbase=64', '--cmax=4', '--batch=8', '--device=cpu', '--metrics=none',
-           '--log=none', '--workers=0', f'--tick={TICK:g}', '--snap=1', f'--tdgan_schedule=0:{KIMG / 2:g},0+1:{KIMG / 2:g}']
+OPTIONS = ['--reg_type=tdgan', '--cfg=tiny', *ALL_PHASES, '--cbase=64', '--cmax=4', '--batch=8', '--device=cpu',
+           '--metrics=none', '--log=none', '--workers=0', f'--tick={TICK:g}', '--snap=1',
+           f'--tdgan_schedule=0:{KIMG / 2:g},0+1:{KIMG / 2:g}']
 
 
 class Killed:

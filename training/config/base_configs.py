@@ -84,17 +84,16 @@ def auto_config(resolution: int, gpus: int) -> BaseConfig:
 
 
 def tiny_config(resolution: int, gpus: int) -> BaseConfig:
-    """A network small enough to see something happen on a CPU within minutes, at 32 or 64 pixels.
+    """A network small enough to draw something on a CPU within minutes, at 32 or 64 pixels.
 
-    R1 weighs 300 times as much as in `auto`: on 900 drawings of 32 pixels the first 10 kimg then give heads
-    rather than noise (calc_metrics.py --metrics=fd1k_lite, one run each with --precision=bf16: 1448 with
-    --gamma=0.0128, 1205 with 0.8, 1176 with 3, 1231 with 10).
+    What counts in so short a time are steps: small batches, high rates, narrow networks, and neither path length nor style
+    mixing. `docs/performance.md` has the search that led here.
     """
-    batch = max(16, gpus)
+    batch = max(4, gpus)
     return BaseConfig(
-        ref_gpus=gpus, kimg=200, batch=batch, mbstd=min(batch // gpus, 4), channel_base=1024, channel_max=64,
-        z_dim=64, lr=0.0025, gamma=resolution ** 2 / batch / 16, ema_kimg=2, ema_rampup=0.1, mapping_layers=2,
-        tick=1, snap=5, metrics=(), workers=1)
+        ref_gpus=gpus, kimg=200, batch=batch, mbstd=min(batch // gpus, 4), channel_base=512, channel_max=64,
+        z_dim=64, lr=0.005, gamma=resolution ** 2 / 1024, ema_kimg=2, ema_rampup=0.1, mapping_layers=2,
+        pl_weight=0, mixing_prob=0, tick=1, snap=5, metrics=(), workers=1)
 
 
 def r3gan_config(resolution: int, gpus: int) -> BaseConfig:
