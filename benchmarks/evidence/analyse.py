@@ -2,6 +2,7 @@
 
 The same results always give the same answer.
 """
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from statistics import median
 from benchmarks.evidence import controls, effects
 from benchmarks.evidence.effects import Comparison, Effect, Ranks
 from benchmarks.evidence.plan import Block, Plan
-from benchmarks.evidence.responses import costs, equal_seconds, responses, seconds_to, window_mean
+from benchmarks.evidence.responses import costs, equal_seconds, kimg_to, responses, window_mean
 from benchmarks.evidence.results import Result
 
 
@@ -41,9 +42,9 @@ class Answer:
     progress: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     # Stage: {block: (place of the base by distance, 1 the best; cells that have run there)}.
     places_of_base: dict[str, dict[Block, tuple[int, int]]] = field(default_factory=dict)
-    seconds_to_base: dict[str, tuple[float, int, int]] = field(default_factory=dict)
-    # Stage/cell: median seconds until the base's last distance, relative to the base;
-    # runs that got there; runs.
+    images_to_base: dict[str, tuple[float | None, int, int]] = field(default_factory=dict)
+    # Stage/cell: median of the images until the base's distance is first reached, where the base takes 1,
+    # None if it never is; runs that got there; runs.
 
 
 def analyse(plan: Plan, results: Sequence[Result]) -> Answer:
@@ -72,7 +73,7 @@ def analyse(plan: Plan, results: Sequence[Result]) -> Answer:
         {name: (sum(r.status == 'finished' for r in some), sum(r.status != 'finished' for r in some), planned[name])
          for name, some in by_stage.items()},
         {name: places for name, values in images.items() if (places := _places(values, base))},
-        _seconds_to_base(plan, by_stage, base_costs))
+        _images_to_base(plan, by_stage))
 
 
 def _places(values: dict, base: str) -> dict[Block, tuple[int, int]]:
@@ -147,20 +148,19 @@ def _correlations(plan: Plan, results: list[Result]) -> dict[str, float]:
     return {metric: effects.rank_correlation(of(first), of(metric)) for metric in others}
 
 
-def _seconds_to_base(plan: Plan, by_stage: dict, base_costs: dict) -> dict[str, tuple[float, int, int]]:
-    """How long every cell takes to the distance that the base of its block has at the end."""
+def _images_to_base(plan: Plan, by_stage: dict) -> dict[str, tuple[float | None, int, int]]:
+    """How soon every cell is at the distance that the base of its block has over its last snapshots."""
     metric, base, found = plan['metrics_of_page'][0], plan['base_cell'], {}
     for stage, results in by_stage.items():
         if _levels(plan.stages[stage]):
             continue
-        goal = {r.block: r.curve[-1][1][metric] for r in results if r.cell == base and r.curve}
-        length = {r.block: r.curve[-1][0] for r in results if r.cell == base and r.curve}
+        bases = {r.block: r for r in results if r.cell == base and r.curve}
+        goal = {block: math.exp(window_mean(r, metric, plan['window'])) for block, r in bases.items()}
         for cell in plan.stages[stage]['cells']:
             runs = [r for r in results if r.cell == cell and r.block in goal]
-            if cell == base or not runs or cell not in base_costs or base not in base_costs:
+            if cell == base or not runs:
                 continue
-            times = [seconds_to(r, metric, base_costs[cell], goal[r.block]) for r in runs]
-            ratios = [t / (length[r.block] * base_costs[base]) for r, t in zip(runs, times) if t is not None]
-            if ratios:
-                found[f'{stage}/{cell}'] = median(ratios), len(ratios), len(runs)
+            reached = [kimg / kimg_to(bases[r.block], metric, goal[r.block]) for r in runs
+                       if (kimg := kimg_to(r, metric, goal[r.block])) is not None]
+            found[f'{stage}/{cell}'] = median(reached) if reached else None, len(reached), len(runs)
     return found

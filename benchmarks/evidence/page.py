@@ -10,6 +10,8 @@ from benchmarks.evidence.plan import Plan
 
 PUBLISHED = Path(__file__).with_name('published.md')
 FEWEST_BLOCKS = 3           # Student's interval of two values spans orders of magnitude.
+THERE = ('"Until there": until the curve of a run first reaches the distance that the base of its block has over its last '
+         'snapshots, which is time to quality; where the base itself takes 1.')
 NOTES = Path(__file__).with_name('results')
 
 
@@ -124,14 +126,11 @@ def _comparisons(answer: Answer) -> str:
         if not found:
             continue
         rows = [['cell', 'blocks', 'distance against base', 'p (Wilcoxon)', 'chance to be better',
-                 *(['seconds to the end of base'] if answer.costs else [])]]
+                 'images until there, base = 1', *(['seconds until there'] if answer.costs else [])]]
         for c in sorted(found, key=lambda c: c.value):
-            ratio, reached, runs = answer.seconds_to_base.get(f'{stage}/{c.cell}', (None, 0, 0))
             rows.append([c.cell, str(c.num_blocks), _difference(c), f'{c.p:.3f}' if c.num_blocks > 1 else '',
-                         f'{100 * c.improvement:.0f} %',
-                         *([f'{ratio:.2f} times ({reached} of {runs} runs)' if ratio is not None
-                            else 'not reached'] if answer.costs else [])])
-        text = [f'## Against the base, one at a time ({stage})', table(rows)]
+                         f'{100 * c.improvement:.0f} %', *_to_base(answer, stage, c.cell)])
+        text = [f'## Against the base, one at a time ({stage})', THERE, table(rows)]
         if stage in answer.ranks:
             r = answer.ranks[stage]
             order = ', '.join(f'{cell} {rank:.1f}'
@@ -140,6 +139,15 @@ def _comparisons(answer: Answer) -> str:
                         f'{r.critical:.1f} apart are not told apart (Nemenyi).')
         parts.append('\n\n'.join(text))
     return '\n\n'.join(parts)
+
+
+def _to_base(answer: Answer, stage: str, cell: str) -> list[str]:
+    """How soon a cell is first where the base ends: images, and seconds if any are known, both as shares of the base's."""
+    ratio, reached, runs = answer.images_to_base[f'{stage}/{cell}']
+    if ratio is None:
+        return ['not reached'] * (2 if answer.costs else 1)
+    return [f'{ratio:.2f} times ({reached} of {runs} runs)',
+            *([f'{ratio * answer.costs[cell]:.2f} times' if cell in answer.costs else 'not measured'] if answer.costs else [])]
 
 
 def _difference(comparison: Comparison) -> str:

@@ -66,14 +66,14 @@ def equal_seconds(results: Sequence[Result], metric: str, window: int, base: str
     return responses(known, lambda r: at_seconds(r, metric, window, cost[r.cell], seconds))
 
 
-def seconds_to(result: Result, metric: str, sec_per_kimg: float, value: float) -> float | None:
-    """Seconds until the curve first reaches a value, None if it never does."""
+def kimg_to(result: Result, metric: str, value: float) -> float | None:
+    """Thousands of images until the curve first reaches a value, None if it never does."""
     before = None
     for kimg, scores in result.curve:
         if scores[metric] <= value:
             if before is None:
-                return kimg * sec_per_kimg
+                return kimg
             share = (math.log(before[1]) - math.log(value)) / (math.log(before[1]) - math.log(scores[metric]))
-            return (before[0] + share * (kimg - before[0])) * sec_per_kimg
+            return before[0] + share * (kimg - before[0])
         before = kimg, scores[metric]
     return None

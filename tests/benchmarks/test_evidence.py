@@ -143,10 +143,10 @@ class TestResponses:
         assert found['alone', 'base', block] == pytest.approx(math.log(2))
         assert found['alone', 'slow', block] == pytest.approx((math.log(8) + math.log(4)) / 2)
 
-    def test_seconds_until_a_value_is_reached(self):
-        assert responses.seconds_to(result(), 'fd', 10.0, 4.0) == pytest.approx(20)
-        assert responses.seconds_to(result(), 'fd', 10.0, math.sqrt(8.0)) == pytest.approx(25)
-        assert responses.seconds_to(result(), 'fd', 10.0, 1.0) is None
+    def test_images_until_a_value_is_reached(self):
+        assert responses.kimg_to(result(), 'fd', 4.0) == pytest.approx(2)
+        assert responses.kimg_to(result(), 'fd', math.sqrt(8.0)) == pytest.approx(2.5)
+        assert responses.kimg_to(result(), 'fd', 1.0) is None
 
     def test_share_of_fakes_below_the_quantile_of_held_out_images(self):
         import torch
@@ -252,6 +252,19 @@ class TestPage:
         num = len(plan.stages['alone']['cells'])
         assert set(answer.places_of_base['alone'].values()) == {(num, num)}
         assert f': {num} of {num}' in page(answer, 'x.svg')
+
+    def test_how_soon_a_method_is_where_the_base_ends(self, tmp_path):
+        plan = write_plan(tmp_path)
+        plan.stages['alone']['cells'].update(soon=dict(options=[]), never=dict(options=[]))
+        values = dict(base=(8.0, 4.0, 4.0), zero_=(8.0, 4.0, 4.0), soon=(4.0, 2.0, 2.0), never=(9.0, 9.0, 9.0))
+        results = [replace(result(cell, cost=2.0 if cell == 'soon' else 1.0, plan=plan.sha256),
+                           curve=[(i + 1.0, dict(fd=value, kid=value, cov=value)) for i, value in enumerate(curve)])
+                   for cell, curve in values.items()]
+        answer = analyse(plan, results)
+        assert answer.images_to_base == {
+            'alone/zero_': (1.0, 1, 1), 'alone/soon': (0.5, 1, 1), 'alone/never': (None, 0, 1)}
+        text = page(answer, 'x.svg')
+        assert '| 0.50 times (1 of 1 runs) | 1.00 times |' in text and '| not reached | not reached |' in text
 
     def test_what_was_not_run_is_named(self, tmp_path):
         plan = write_plan(tmp_path)
