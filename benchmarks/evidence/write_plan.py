@@ -162,6 +162,40 @@ def later32() -> dict:
             name: dict(options=options) for name, options in LATER.items()}, blocks=[['faces', 100, seed] for seed in (10, 11)])])
 
 
+BETTER = ['--loss=relativistic', '--reg_type=r2']       # The best arm of gpu32 so far, on one block of a hundred images.
+DEMO = {                    # Candidates for `tiny`, and so for `make demo`, which has all of the faces.
+    'base': [],
+    'relativistic': ['--loss=relativistic'],
+    'r2': ['--reg_type=r2'],
+    'relativistic+r2': BETTER,
+    'relativistic+r2, gamma 0.3': [*BETTER, '--gamma=0.3'],
+    'relativistic+r2, gamma 3': [*BETTER, '--gamma=3'],
+    'relativistic+r2, rates 0.0025': [*BETTER, '--glr=0.0025', '--dlr=0.0025'],
+    'relativistic+r2, twice the channels': [*BETTER, '--cbase=1024'],
+    'relativistic+r2+ggdr': ['--loss=relativistic', '--reg_type=r2,ggdr'],
+    'relativistic+r2+bcr': ['--loss=relativistic', '--reg_type=r2,bcr'],
+    'ggdr': ['--reg_type=ggdr'],
+    'daco': ['--reg_type=daco'],
+    'bcr': ['--reg_type=bcr'],
+    'zcr': ['--reg_type=zcr'],
+    'diffaug': ['--aug=diffaug'],
+    'twice the channels': ['--cbase=1024'],
+}
+
+
+def demo32() -> dict:
+    """What draws faces soonest on all of the bundled images, in the length of `make demo`; the mean of three seeds counts."""
+    plan = common('demo32', 'The demo: all of the bundled faces at 32 pixels.', 20, 8, 3,
+                  [*RECIPE, '--precision=fp32', '--deterministic=1'])
+    faces = dict(FACES, fingerprint=fingerprint('datasets/emoji-faces-noto-32.zip'))
+    controls = plan['controls'] | dict(stage='demo', positive='relativistic+r2')
+    return plan | dict(data=dict(faces=faces), controls=controls, stages=[
+        dict(name='demo', about='which recipe is best after the twenty thousand images of the demo',
+             cells={name: dict(options=options if '--aug=diffaug' in options else ['--aug=noaug', *options])
+                    for name, options in DEMO.items()},
+             blocks=[['faces', 921, seed] for seed in range(3)])])
+
+
 if __name__ == '__main__':
-    plan = dict(small=small, gpu32=gpu32, weights32=weights32, later32=later32)[sys.argv[1]](*sys.argv[2:])
+    plan = dict(small=small, gpu32=gpu32, weights32=weights32, later32=later32, demo32=demo32)[sys.argv[1]](*sys.argv[2:])
     (PLANS / f'{sys.argv[1]}.json').write_text(json.dumps(plan, indent=1) + '\n', encoding='utf-8')
