@@ -137,7 +137,7 @@ class LeCam:
     device: that of the logits, for `load_state_dict`.
     """
 
-    def __init__(self, weight: float = 3e-7, decay: float = 0.99, start: int = 1000,
+    def __init__(self, weight: float = 0.01, decay: float = 0.99, start: int = 1000,
                  device: torch.device | str = 'cpu'):
         self.options = _checked(_lecam, weight=weight, decay=decay, start=start)
         self._means = RunningMeans(decay, torch.device(device))

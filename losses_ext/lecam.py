@@ -24,7 +24,7 @@ from training.regularizer import Term
 @dataclass(frozen=True)
 class Options:
     """Options of LeCam."""
-    weight: float = option(3e-7, 'Strength of LeCam.', within='[0, inf)')
+    weight: float = option(0.01, 'Strength of LeCam.', within='[0, inf)')
     decay: float = option(0.99, 'Share of the old mean that an iteration leaves.', within='[0, 1)')
     start: int = option(1000, 'Iterations that only the means are followed.', within='[0, inf)')
 
@@ -44,6 +44,10 @@ class LeCam(WithRunningMeans):
         if losses_ext.rules_of(game).paired:
             print(f'Warning: --reg_type=lecam with --loss={config["loss"]}: the {game} game compares logits with each other and '
                   'lets both drift, lecam holds them in place.', file=sys.stderr)
+        num = int(config['kimg'] * 1000 / config['batch'])
+        if num <= options.start:
+            print(f'Warning: --lecam_start={options.start}: the run ends before, after {num} iterations of '
+                  f'{config["batch"]} images; give less, or lecam does nothing.', file=sys.stderr)
         return options
 
     def variant(self) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ def test_run_resumes_exactly(tmp_path):
 
 
 def configure(game='logistic', loss=None, **options):
-    return LeCam.configure(dict(loss=loss or game, loss_kwargs=dict(game=game)), Options(**options))
+    return LeCam.configure(dict(loss=loss or game, loss_kwargs=dict(game=game), kimg=100, batch=4), Options(**options))
 
 
 @pytest.mark.parametrize('loss', ['relativistic', 'osgan'])
@@ -114,6 +114,12 @@ def test_the_relativistic_game_is_warned_of(loss, capsys):
     assert 'Warning: --reg_type=lecam with --loss=' + loss in capsys.readouterr().err
 
 
-def test_defaults_are_those_of_the_official_stylegan2_run():
+def test_the_default_weight_is_the_measured_one_and_the_rest_is_published():
     options = configure('hinge')
-    assert (options.weight, options.decay, options.start) == (3e-7, 0.99, 1000)
+    assert (options.weight, options.decay, options.start) == (0.01, 0.99, 1000)
+
+
+@pytest.mark.parametrize('start, warned', [(24999, False), (25000, True)])
+def test_a_run_that_ends_before_it_starts_is_warned_of(capsys, start, warned):
+    configure(start=start)
+    assert (f'--lecam_start={start}: the run ends before, after 25000 iterations' in capsys.readouterr().err) == warned

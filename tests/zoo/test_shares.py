@@ -1,14 +1,19 @@
 """What each method does: its share of the gradient of its
 player, which no number of the training depends on."""
+from pathlib import Path
+
 import pytest
 import torch
 from test_zoo import METHODS, zoo_config
 from tiny import assert_same_bits, make_dataset, run_iterations
 
+import train
+from benchmarks.methods import NoTicks
 from torch_utils import training_stats
 from training import setup
+from training.run import shares
 from training.run.shares import INTERVAL, PREFIX
-from training.training_loop import run_phase
+from training.training_loop import run_iteration, run_phase
 
 
 @pytest.fixture(scope='module')
@@ -106,3 +111,41 @@ def test_no_memory_for_it_ends_it_and_not_the_run(data, monkeypatch):
     assert not shares_of(run) and run.micro_batch == run.batch_gpu
     monkeypatch.undo()
     assert not shares_of(run, INTERVAL)
+
+
+# Groups in which every method with a term occurs; weco is known to be next to nothing.
+TOGETHER = ['ggdr,diggan,lecam,r2,bcr,zcr,insgen', 'gp,cr,fakeclr', 'tdgan', 'vision']
+
+
+@pytest.mark.parametrize('names', [*TOGETHER[:-1], pytest.param(TOGETHER[-1], marks=pytest.mark.slow)])
+def test_no_method_does_next_to_nothing_at_its_defaults(tmp_path, monkeypatch, names):
+    """Beside others, which make its share smaller. Only the options that decide from when on it acts, and what
+    little images and networks ask for, are given."""
+    monkeypatch.setattr(shares, 'INTERVAL', 8)
+    data = [make_dataset(tmp_path / f'{i}.zip', num=40, res=32, seed=i) for i in range(2)]
+    given = dict(lecam=['--lecam_start=4'], vision=['--vision_warmup=0', '--vision_size=64'], gp=['--gamma=0'],
+                 tdgan=[f'--tdgan_data={",".join(data)}'])
+    more = [option for name in names.split(',') for option in given.get(name, ())]
+    data_of = [] if names == 'tdgan' else [f'--data={data[0]}']
+    config = train.config_from_args([*data_of, '--outdir=runs', '--cfg=tiny', '--batch=4', '--cbase=512', '--cmax=16',
+                                     '--workers=0', '--aug=fixed', '--p=0.2', '--metrics=none', f'--reg_type={names}', *more])
+    run = setup.build(config, torch.device('cpu'))
+    for stage_idx in range(len(run.stages)):
+        run.enter_stage(stage_idx)
+    collector = training_stats.Collector(f'{PREFIX}.*')
+    for batch_idx in range(9):
+        if batch_idx == 8:
+            collector.update()
+        run_iteration(run, NoTicks())
+    collector.update()
+    found = {name.removeprefix(PREFIX): collector.mean(name) for name in collector.names() if collector.num(name)}
+    for name in names.split(','):
+        own = [value for key, value in found.items() if key.startswith(f'{name}/')]
+        assert own and max(own) >= 1e-3, (name, found)
+
+
+def test_every_method_is_in_a_group_or_says_what_it_is_there_for():
+    named = {name for names in TOGETHER for name in names.split(',')}
+    assert {*METHODS} - named == {'apa', 'daco', 'weco'}
+    page = (Path(__file__).parents[2] / 'docs/methods/genco.md').read_text(encoding='utf-8')
+    assert 'its gradient is 1e-5 to 1e-6 of the rest: what helps is the second critic itself' in page

@@ -20,14 +20,13 @@ class Preset:
 
 PRESETS = {
     'few-shot': Preset(0, 500,
-                       dict(mirror=True, aug='ada', reg_type='lecam', lecam_weight=0.01, kimg=1000, snap=10),
-                       freezes=True),
+                       dict(mirror=True, aug='ada', reg_type='lecam', kimg=1000, snap=10), freezes=True),
     'limited': Preset(500, 50_000, dict(mirror=True, aug='ada', reg_type='ggdr', kimg=5000)),
     'large': Preset(50_000, None, dict(mirror=False, aug='noaug')),
 }
 
 # An option that is given settles these as well.
-SETTLES = {'cfg': ('kimg', 'snap'), 'diffaugment': ('aug',), 'reg_type': ('lecam_weight',)}
+SETTLES = {'cfg': ('kimg', 'snap'), 'diffaugment': ('aug',)}
 
 
 def added_options(name: str, resolution: int, given: dict[str, Any]) -> dict[str, Any]:
