@@ -11,6 +11,7 @@ Every writer of this project goes through this file:
     writing.write_picture(path, picture)            # Also write_npz, write_text, write_bytes.
     writing.require_free(path)                      # Before work is done: would `atomic(path)` be refused?
     writing.require_place(path)                     # The same, where the folder must be there, too.
+    with writing.made_folder(path):                 # A folder for files; not left behind empty.
 
 What stands at `path` already is replaced only if it is a regular file and `replace` allows it:
 
@@ -26,7 +27,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -79,6 +80,21 @@ def require_place(path: str | os.PathLike, replace: Replace = 'ours') -> None:
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise FileNotFoundError(errno.ENOENT, f'{folder} is no folder that can be written to',
                                 os.fspath(path))
+
+
+@contextmanager
+def made_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder that is there, made with its parents if need be. Those made that are empty at the end are removed again,
+    so that a program which fails leaves none behind. Raises OSError if it cannot be made."""
+    path = Path(path)
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]      # The innermost first.
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+    finally:
+        for folder in made:
+            with suppress(OSError):             # It holds something by now, or was not made after all.
+                folder.rmdir()
 
 
 def is_empty_folder(path: str | os.PathLike) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dnnlib import writing
 from drawing.sizes import check_latents
 
 if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --help answers at once.
@@ -19,10 +20,10 @@ CHANNELS = (1, 3)           # Of images that can be written: grey, RGB.
 
 
 def output_folder(outdir: str) -> Path:
-    """The output directory, created; a usage error if pictures cannot be written there."""
-    folder = Path(outdir)
+    """The output directory, made until the command ends, and for good if something is in it then; a usage error if
+    pictures cannot be written there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = click.get_current_context().with_resource(writing.made_folder(outdir))
     except OSError as error:
         raise click.BadParameter(f'{outdir} cannot be created: {error.strerror}', param_hint='--outdir') from None
     if not os.access(folder, os.W_OK):

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from dnnlib import hf_hub
+from dnnlib import hf_hub, writing
 from dnnlib.computing import device_option
 from dnnlib.numbers import PSI, Real
 from loss_zoo import __version__
@@ -70,12 +70,13 @@ def main(run_dir: str, repo: str, out: str | None, private: bool, **options: Any
             folder = Path(out)
             if os.path.lexists(folder):
                 raise click.BadParameter(f'{out} is there already; name a new folder', param_hint='--out')
-            folder.mkdir(parents=True)
-            try:
-                prepare(Path(run_dir), repo, folder, **options)
-            except BaseException:
-                shutil.rmtree(folder)           # Half of it looks like all of it.
-                raise
+            with writing.made_folder(folder.parent):
+                folder.mkdir()
+                try:
+                    prepare(Path(run_dir), repo, folder, **options)
+                except BaseException:
+                    shutil.rmtree(folder)           # Half of it looks like all of it.
+                    raise
             click.echo(f'{out}: what `loss-zoo push` would send to {repo}')
             return
         if hf_hub.is_offline():
@@ -93,7 +94,6 @@ def prepare(run_dir: Path, repo: str, folder: Path, snapshot: str | None, licens
             whole: bool, show_pairs: bool, psi: float, device: str) -> None:
     """Writes network, pictures, curve and card into the folder. A usage error for what is no run."""
     from convert import load, write
-    from dnnlib import writing
     from loss_zoo import card
     from metrics.plots import read_curves, svg
     from training.run import copies
@@ -160,7 +160,6 @@ def write_samples(path: Path, data: dict[str, Any], psi: float, device: str) -> 
 
 def write_pairs(path: Path, pairs: Path) -> None:
     """The worst pairs of the run, drawn anew: pixels alone are sent."""
-    from dnnlib import writing
     from dnnlib.picture_files import open_picture
     with open_picture(pairs, formats=['PNG']) as picture:
         writing.write_picture(path, picture.convert('RGB'))

@@ -1,4 +1,5 @@
 """generate.py: the pictures a seed promises, and one clear sentence for every mistake."""
+import importlib
 import io
 import subprocess
 import sys
@@ -230,6 +231,20 @@ def test_a_picture_that_cannot_be_written_is_an_error(folder, tmp_path, monkeypa
     status, output = run(generate.main, '--network', folder / 'run', '--seeds=1', '--outdir', tmp_path)
     assert status == 1 and 'seed0001.png cannot be written: No space left on device' in output
     assert 'seed0001.png (1/1)' not in output and list(tmp_path.iterdir()) == []
+
+
+FAILING = {'generate': ['--seeds=1'], 'style_mixing': ['--rows=1', '--cols=2', '--styles=0'], 'export': ['--format=pt2'],
+           'video': ['--seeds=1,2', '--format=gif'], 'directions': ['--seeds=1'], 'projector': ['--target=none.png']}
+
+
+@pytest.mark.parametrize('script', FAILING)
+def test_a_program_that_fails_leaves_no_empty_folder(folder, tmp_path, script):
+    (tmp_path / 'network').write_text('I am a poem.')
+    main = importlib.import_module(script).main
+    assert run(main, '--network', tmp_path / 'network', '--outdir', tmp_path / 'a/b', *FAILING[script])[0] == 2
+    (tmp_path / 'theirs').mkdir()
+    assert run(main, '--network', tmp_path / 'network', '--outdir', tmp_path / 'theirs', *FAILING[script])[0] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['network', 'theirs']       # What was there stays.
 
 
 @pytest.mark.parametrize('script', ['generate', 'style_mixing'])

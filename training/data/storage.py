@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -202,16 +202,8 @@ def _folder_writer(path: str) -> Iterator[Callable[[str, bytes], None]]:
 @contextmanager
 def _in_place_of(path: str) -> Iterator[Path]:
     """`writing.atomic_path` in a folder that is made if need be; after an exception, what was made is removed."""
-    made = [parent for parent in Path(path).parents if not parent.exists()]     # The innermost first.
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with writing.atomic_path(path) as temporary:
-            yield temporary
-    except BaseException:
-        for parent in made:
-            with suppress(OSError):         # Not made after all, or somebody else uses it by now.
-                parent.rmdir()
-        raise
+    with writing.made_folder(os.path.dirname(path)), writing.atomic_path(path) as temporary:
+        yield temporary
 
 
 def _walk(root: str, left_out: Counter[str]) -> Iterator[str]:
