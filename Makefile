@@ -35,9 +35,14 @@ $(READY): $(RUNS)
 
 demo: $(RUNS)   ## Train on the bundled images for five to fifteen minutes on two CPU cores and draw pictures; stop it and start it again as you like.
 	@echo '== Training on $(DATA); pictures appear in $(DEMO)/*/ while it goes'
-	@$(BIN)/python train.py --outdir=$(DEMO) --data=$(DATA) --cfg=tiny --kimg=$(KIMG) --mirror=1 --aug=noaug --reg_type=$(REG) --loss=$(LOSS)
-	@$(BIN)/python generate.py --network=$$(ls -dt $(DEMO)/0*/ | head -n 1) --seeds=0-31 --grid=8x4 --outdir=$(DEMO)/generated
-	@echo '== Look at $(DEMO)/*/reals.png, $(DEMO)/*/fakes_over_time.png and $(DEMO)/generated/grid00.png'
+	@trap : INT; \
+	$(BIN)/python train.py --outdir=$(DEMO) --data=$(DATA) --cfg=tiny --kimg=$(KIMG) --mirror=1 --aug=noaug --reg_type=$(REG) --loss=$(LOSS); \
+	case $$? in \
+	0)  $(BIN)/python generate.py --network=$$(ls -dt $(DEMO)/0*/ | head -n 1) --seeds=0-31 --grid=8x4 --outdir=$(DEMO)/generated && \
+	    echo '== Look at $(DEMO)/*/reals.png, $(DEMO)/*/fakes_over_time.png and $(DEMO)/generated/grid00.png' ;; \
+	75) echo '== `make demo` goes on from here' ;; \
+	*)  exit $$? ;; \
+	esac
 
 sites-demo: $(RUNS) ## Train TDGAN between three processes with test certificates, a few minutes, and draw what G draws for every centre.
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[sites]'

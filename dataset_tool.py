@@ -57,9 +57,10 @@ def main(source, dest, check, report, max_images, background, labels_from, skip_
     _require_sizes(**transform_options)
     # Imported only now, so that --help need not wait for them.
     from dnnlib import hf_hub
-    from dnnlib.picture_files import MAX_PIXELS
+    from dnnlib.picture_files import MAX_PIXELS, with_heif
     from training.data import packing, transforms
     from training.data.importers import open_originals
+    click.get_current_context().with_resource(with_heif())
     try:
         transform = transforms.make_transform(**transform_options)
         source = hf_hub.fetch_set(source) if hf_hub.is_hub_address(source) else source

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 # Not among them, though Pillow decodes them itself: what it decodes pixel by pixel in Python (QOI, DDS), and
 # what pictures are not kept in.
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'AVIF', 'GIF', 'BMP', 'DIB', 'TIFF', 'JPEG2000', 'PPM', 'ICO', 'ICNS',
-           'PSD', 'PCX', 'SGI', 'TGA')
+           'PSD', 'PCX', 'SGI', 'HEIF', 'TGA')      # HEIF: inside `with_heif` alone.
 
 MAX_PIXELS = 2 ** 26            # 8192x8192: decoding takes up to about 1 GiB then.
 MAX_FILE_BYTES = 2 ** 29
@@ -64,6 +64,35 @@ def read_picture_file(path: str | os.PathLike) -> bytes:
     """The bytes of a regular file that is not larger than a picture may be; OSError otherwise."""
     with _opened_file(path) as file:
         return file.read()
+
+
+@contextmanager
+def with_heif() -> Iterator[None]:
+    """Within it pictures of phones (.heic) are read, too, where pillow-heif is installed.
+
+    For what makes sets, not for what reads them: which files a set consists of must not depend on packages.
+    """
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        yield
+        return
+    before = dict(Image.OPEN), list(Image.ID), dict(Image.EXTENSION)
+    try:
+        register_heif_opener()
+        _forget_installed()
+        yield
+    finally:
+        for registry, content in zip((Image.OPEN, Image.EXTENSION), (before[0], before[2])):
+            registry.clear()
+            registry.update(content)
+        Image.ID[:] = before[1]
+        _forget_installed()
+
+
+def _forget_installed() -> None:
+    extensions.cache_clear()
+    installed_among.cache_clear()
 
 
 @cache

@@ -26,6 +26,7 @@ EXTRAS = {          # Extra: (module that shows that it is installed, what it is
     'hub': ('huggingface_hub', 'networks and data sets by hf://, loss-zoo push'),
     'parquet': ('pyarrow', 'Parquet files of Hugging Face as sources'),
     'lmdb': ('lmdb', 'LSUN databases as sources'),
+    'heic': ('pillow_heif', 'pictures of phones (.heic) as sources'),
     'sites': ('grpc', 'TDGAN between sites: centre, authority'),
     'nvflare': ('nvflare', 'the same as a job of NVFlare'),
     'onnx': ('onnxscript', 'export --format=onnx'),

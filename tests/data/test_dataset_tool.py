@@ -697,3 +697,44 @@ def test_a_source_without_images_is_one_sentence(tmp_path, action):
             file.write(struct.pack(f'>{len(header)}I', *header))
     source = tmp_path / 'train-images-idx3-ubyte.gz'
     assert run(f'--source={source}', action.format(tmp_path), code=1) == f'Error: --source={source}: there are no images in it\n'
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures of phones.
+
+def phone_picture(path, size=(40, 24)):
+    """A file as a phone writes it, lying on its side: its left is red."""
+    heif = pytest.importorskip('pillow_heif', reason='needs the extra "heic"')
+    image = Image.new('RGB', size, (0, 0, 255))
+    image.paste((255, 0, 0), (0, 0, 16, size[1]))
+    exif = Image.Exif()
+    exif[0x0112] = 6                # To be turned to the right.
+    heif.from_pillow(image).save(str(path), quality=95, exif=exif.tobytes())
+
+
+def test_pictures_of_phones_are_read_upright(tmp_path):
+    phone_picture(tmp_path / 'IMG_1.HEIC')
+    run(f'--source={tmp_path}', f'--dest={tmp_path / "out.zip"}', '--transform=center-crop', '--width=16', '--height=16')
+    pixels = read_result(tmp_path / 'out.zip')[0][name_of(0)].astype(int)
+    assert pixels.shape == (16, 16, 3)
+    assert abs(pixels[:3] - [255, 0, 0]).max() < 60 and abs(pixels[10:] - [0, 0, 255]).max() < 60      # The left is on top.
+
+
+def test_only_the_tool_reads_pictures_of_phones(tmp_path):
+    phone_picture(tmp_path / 'IMG_1.HEIC')
+    (tmp_path / 'IMG_2.png').write_bytes(picture())
+    assert 'out: 2 images' in run(f'--source={tmp_path}', f'--dest={tmp_path / "out"}', '--color=rgb', '--transform=center-crop',
+                                  '--width=16', '--height=16')
+    assert len(ImageFolderDataset(str(tmp_path / 'out'))) == 2
+    (tmp_path / 'out/IMG_3.heic').write_bytes((tmp_path / 'IMG_1.HEIC').read_bytes())
+    assert '1 .heic' in ImageFolderDataset(str(tmp_path / 'out')).passed_over()
+
+
+def test_a_picture_of_a_phone_that_is_damaged_or_too_large(tmp_path):
+    phone_picture(tmp_path / 'whole.heic')
+    data = (tmp_path / 'whole.heic').read_bytes()
+    (tmp_path / 'half.heic').write_bytes(data[:len(data) // 2])
+    (tmp_path / 'none.heic').write_bytes(b'')
+    said = run(f'--source={tmp_path}', '--check', '--max-pixels=900', code=1)
+    assert 'half.heic: cannot be read (' in said and 'none.heic: cannot be read (not an image in a known format)' in said
+    assert 'whole.heic: cannot be read (' in said and 'pixels are more than the 900 that are allowed' in said

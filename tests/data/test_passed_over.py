@@ -1,6 +1,7 @@
 """What lies in a data set and is none of its images."""
 import json
 import os
+import sys
 import zipfile
 from collections import Counter
 
@@ -20,6 +21,11 @@ LEFT_BEHIND = ['.ipynb_checkpoints', '.thumbnails', '.Trash-1000', '.git', '__MA
                'System Volume Information', 'lost+found', '__pycache__', '.@__thumb', '@Recycle',
                'Catalog Previews.lrdata', 'CaptureOne', '[Originals]', 'RECYCLED', 'iPod Photo Cache', 'site-packages']
 CLASSES = {'c0/0.png': picture(seed=0), 'c1/1.png': picture(seed=1)}
+
+
+@pytest.fixture(autouse=True)
+def without_the_reader_of_heic(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
 
 
 def convert(source, dest, *options):
@@ -75,7 +81,7 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path):
     os.symlink('nowhere', source / 'e.png')
     os.symlink(write_set(tmp_path / 'dogs', {'f.png': picture()}), source / 'dogs')
     os.mkfifo(source / 'g.png')
-    sentence = ('8 files passed over: 2 .heic (convert them first: pip install pillow-heif, and the lines in docs/data.md), '
+    sentence = ('8 files passed over: 2 .heic (dataset_tool.py reads them with the extra "heic": pip install pillow-heif), '
                 '1 .dds (convert them first), 1 linked folder (links to folders are not followed: name the folder itself, or '
                 'copy it), 1 .txt, 1 dangling link, 1 special file, 1 without an ending')
     assert ImageFolderDataset(str(source)).passed_over() == sentence

@@ -27,6 +27,7 @@ ASKED = {
        for name in ('tensorboard', 'mlflow', 'trackio', 'wandb')},
     'hub': (['generate', '--network=hf://mia/cats', '--seeds=0', '--outdir={0}/out'], ['huggingface_hub']),
     'parquet': (['dataset', '--source={0}/a.parquet', '--dest={0}/b.zip'], ['pyarrow', 'pyarrow.parquet']),
+    'heic': (['dataset', '--source={0}/phone', '--dest={0}/b.zip'], ['pillow_heif']),
     'lmdb': (['dataset', '--source={0}/cat_lmdb', '--dest={0}/b.zip'], ['lmdb']),
     'video': (['video', '--network={0}/net.safetensors', '--seeds=0,1', '--format=mp4', '--outdir={0}/out'],
               ['imageio_ffmpeg']),
@@ -42,6 +43,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp('extras')
     make_dataset(folder / 'a.zip', num=8)
     (folder / 'a.parquet').write_bytes(b'PAR1')
+    (folder / 'phone').mkdir()
+    (folder / 'phone/1.heic').write_bytes(b'')
     (folder / 'cat_lmdb').mkdir()
     (folder / 'cat_lmdb/data.mdb').write_bytes(b'')
     checkpoint.save_networks(folder / 'net.safetensors', {'G_ema': make_generator()})

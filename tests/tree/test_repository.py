@@ -1,6 +1,8 @@
 """What other services read of the repository says the same as the project itself."""
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,18 @@ def test_actions_have_no_rights_but_to_read():
 def test_the_container_is_told_what_to_run():
     assert json.loads((ROOT / '.devcontainer/devcontainer.json').read_text())['postCreateCommand'].startswith('pip install')
     assert 'ENTRYPOINT ["loss-zoo"]' in (ROOT / 'Dockerfile').read_text()
+
+
+@pytest.mark.skipif(shutil.which('make') is None, reason='make is not installed')
+@pytest.mark.parametrize('status, said', [(0, 'drew\n== Look at'), (75, '== `make demo` goes on from here'), (1, 'Error 1')])
+def test_a_demo_that_is_stopped_is_no_error(tmp_path, status, said):
+    """With a Python that says only how training ended."""
+    python = tmp_path / 'env/bin/python'
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\ncase $1 in train.py) exit {status};; *) echo drew;; esac\n')
+    python.chmod(0o755)
+    (tmp_path / 'env/.runs').touch()
+    made = subprocess.run(['make', f'VENV={tmp_path / "env"}', f'DEMO={tmp_path / "out"}', 'demo'], cwd=ROOT, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert said in made.stdout and ('Error' in made.stdout, made.returncode != 0) == (status == 1, status == 1), made.stdout
+    assert ('drew' in made.stdout) == (status == 0)

@@ -31,11 +31,10 @@ _UNREAD_PICTURES = frozenset(f'.{name}' for name in (
     'arw', 'orf',
     'rw2', 'raf', 'xcf', 'kra', 'blp', 'cur', 'dcx', 'dds', 'fits', 'fit', 'fli', 'flc', 'ftc', 'ftu', 'gbr',
     'im', 'iim', 'msp', 'pcd', 'pxr', 'qoi', 'ras', 'xbm', 'xpm', 'mpo'))
-_PILLOW_HEIF = 'convert them first: pip install pillow-heif, and the lines in docs/data.md'
+_PILLOW_HEIF = 'dataset_tool.py reads them with the extra "heic": pip install pillow-heif'
 _HINTS = {
     **dict.fromkeys(_UNREAD_PICTURES, 'convert them first'),
-    '.heic': _PILLOW_HEIF,
-    '.heif': _PILLOW_HEIF,
+    **dict.fromkeys(('.heic', '.heif', '.hif'), _PILLOW_HEIF),
     LINKED_FOLDER: 'links to folders are not followed: name the folder itself, or copy it',
 }
 _MAX_KINDS = 8                  # Named one by one.
