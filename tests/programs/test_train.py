@@ -1,6 +1,7 @@
 """`train.py` as a user meets it: what options mean, what it refuses, what a run leaves behind."""
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,19 @@ def test_low_shot_and_its_snapshots(data):
     assert dry_run(data, '--cfg=low_shot', '--snap=3')['snap'] == 3
     assert 'cannot be divided among 16 processes' in invoke('--outdir=o', f'--data={data}/plain.zip', '--cfg=low_shot',
                                                             '--gpus=16', '-n').output
+
+
+def test_tiny_is_what_draws_soonest(data):
+    """And `make demo` trains it as it is. In a run of its length, and in one of fine-tuning, ADA can reach any strength."""
+    config = dry_run(data, '--cfg=tiny').to_json()
+    typed = dry_run(data, '--cfg=tiny', '--batch=4', '--glr=0.005', '--dlr=0.005', '--cbase=512', '--gamma=0.25', '--pl_weight=0',
+                    '--mixing-prob=0', '--ada-kimg=20').to_json()           # 0.25: at 16 pixels.
+    for other in ('command', 'argv', 'run_dir'):
+        del config[other], typed[other]
+    assert config == typed
+    assert dry_run(data, '--cfg=tiny', '--resume=ffhq512')['ada_kimg'] == config['ada_kimg'] < config['kimg'] / 5
+    commands, = [line for line in (ROOT / 'Makefile').read_text().splitlines() if 'train.py' in line and '--cfg=tiny' in line]
+    assert not re.findall('--(batch|glr|dlr|cbase|gamma|pl_weight|mixing-prob)', commands)
 
 
 def test_details_of_a_base_configuration_can_be_given(data):

@@ -13,7 +13,7 @@ def resolve_augment(o: Mapping[str, Any], base: BaseConfig, config: dict[str, An
     aug = chosen_augmentation(o)
     check_what_goes_with(aug, o)
     names += name_of(aug, o)
-    config.update(ada_interval=4, ada_kimg=o.get('ada_kimg', 100 if aug == 'diffusion' else base.ada_kimg))
+    config.update(ada_interval=4, ada_kimg=o.get('ada_kimg', min(100, base.ada_kimg) if aug == 'diffusion' else base.ada_kimg))
     if aug == 'ada' or (aug == 'diffusion' and 'p' not in o):
         config['target'] = o.get('target', 0.6)
     if o.get('ada_signal') == 'heldout':

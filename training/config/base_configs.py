@@ -87,13 +87,13 @@ def tiny_config(resolution: int, gpus: int) -> BaseConfig:
     """A network small enough to draw something on a CPU within minutes, at 32 or 64 pixels.
 
     What counts in so short a time are steps: small batches, high rates, narrow networks, and neither path length nor style
-    mixing. `docs/performance.md` has the search that led here.
+    mixing. `docs/performance.md` has the search that led here. At the pace of long runs ADA would be nowhere when these end.
     """
     batch = max(4, gpus)
     return BaseConfig(
         ref_gpus=gpus, kimg=200, batch=batch, mbstd=min(batch // gpus, 4), channel_base=512, channel_max=64,
         z_dim=64, lr=0.005, gamma=resolution ** 2 / 1024, ema_kimg=2, ema_rampup=0.1, mapping_layers=2,
-        pl_weight=0, mixing_prob=0, tick=1, snap=5, metrics=(), workers=1)
+        pl_weight=0, mixing_prob=0, ada_kimg=20, tick=1, snap=5, metrics=(), workers=1)
 
 
 def r3gan_config(resolution: int, gpus: int) -> BaseConfig:
