@@ -20,9 +20,10 @@ from typing import Any
 import click
 
 from dnnlib import commands, output, writing
+from drawing import run_table
 from drawing.page_template import filled
 from metrics.names import higher_is_better
-from training.config.options import argv_of
+from training.config.options import OPTIONS, argv_of, word_of
 from training.config.schema import meanings, meanings_of_methods, option_name
 from training.run import copies
 from training.run.run_files import RunFileError, find_pictures, lines_of, read_options, read_stats
@@ -50,6 +51,7 @@ MAIN_CURVES = ('Loss/G/loss', 'Loss/D/loss', 'Loss/scores/real', 'Loss/scores/fa
                'Progress/augment', 'Overfitting/gap', 'Loss/r1_penalty', 'Loss/pl_penalty',
                'Timing/sec_per_kimg')
 SHARES = 'Loss/share/'
+NO_SETTINGS = 'outdir', 'seed', 'resume', 'device', 'gpus', 'workers', 'log'         # Options that make no other kind of run.
 NO_CURVES = ('Progress/tick', 'Progress/kimg', 'Timing/total_sec', 'Timing/total_hours', 'Timing/total_days')
 TITLES = {
     'Loss/G/loss': "G's loss", 'Loss/D/loss': "D's loss", 'Loss/scores/real': "D's logits on reals",
@@ -93,15 +95,22 @@ class RunSummary:
 @click.command(epilog='Example: python report.py runs/00000-cats runs/00001-cats-ggdr --out=cats.html')
 @click.argument('run_dirs', nargs=-1, required=True, metavar='RUN_DIR...')
 @click.option('--out', metavar='FILE', help='The page [default: report.html in the first RUN_DIR]')
-def main(run_dirs: Sequence[str], out: str | None) -> None:
+@click.option('--table', metavar='FILE', help='The metrics, too, as a table: every value as .csv, or means over seeds as .md.')
+def main(run_dirs: Sequence[str], out: str | None, table: str | None) -> None:
     """Show a training run, or compare several, as one HTML page to open in a browser.
 
     The page holds everything: curves, pictures, configuration, warnings. It can be mailed and read on a
     phone.
     """
     path = Path(out or Path(run_dirs[0], PAGE))
+    if table is not None and Path(table).suffix not in run_table.FORMATS:
+        raise click.BadParameter(f'{table}: a table is {" or ".join(run_table.FORMATS)}', param_hint='--table')
     try:
+        if table is not None:
+            writing.require_place(table)
         write_report(run_dirs, path)
+        if table is not None:
+            write_table(run_dirs, table)
     except NotARun as error:
         raise click.UsageError(str(error)) from None
     except OSError as error:
@@ -121,6 +130,17 @@ def write_report(run_dirs: Sequence[str | os.PathLike], path: str | os.PathLike,
     going_on = going_on and any(run.kimg < run.config.get('kimg', 0) for run in runs)
     page = page_of(runs, going_on)
     writing.write_bytes(path, page.encode(errors='backslashreplace'), 'any' if in_run else 'ours')
+
+
+def write_table(run_dirs: Sequence[str | os.PathLike], path: str | os.PathLike) -> None:
+    """Writes the metrics of these runs as a table in the format of the name's ending. Raises NotARun, OSError."""
+    runs = [read_run(folder) for folder in run_dirs]
+    rows = [run_table.TableRun(run.name, setting, run.config.get('seed'), run.metrics)
+            for run, setting in zip(runs, settings(runs))]
+    names = dict.fromkeys(name for run in runs for name in run.metrics)
+    text = (run_table.as_csv(rows) if Path(path).suffix == '.csv' else
+            run_table.as_markdown(rows, {name: higher_is_better(name) for name in names}))
+    writing.write_text(path, text)
 
 
 def refresh(run_dir: str | os.PathLike) -> None:
@@ -176,6 +196,15 @@ def differences(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
     names = dict.fromkeys(name for config in configs for name in config)
     table = {name: [config.get(name, '') for config in configs] for name in names}
     return {name: values for name, values in table.items() if len(set(values)) > 1}
+
+
+def settings(runs: Sequence[RunSummary]) -> list[str]:
+    """What was typed for each run but not for all, as one would type it; without its seed and folder."""
+    commands_typed = [run.config.get('command') for run in runs]
+    typed = [{word_of(name, value) for name, value in command.items() if name in OPTIONS and name not in NO_SETTINGS}
+             if isinstance(command, dict) else set() for command in commands_typed]
+    of_all = set.intersection(*typed)
+    return [' '.join(sorted(words - of_all)) for words in typed]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """report.py: what the page says, what it weighs, and that a browser shows it."""
 import base64
+import csv
 import io
 import json
 import re
@@ -315,6 +316,37 @@ def test_runs_are_compared_at_equal_kimg(tmp_path):
         ['fd5k', '104 at 16, best 100 at 8', '104 at 16, best 100 at 8'], ['other', '–', '–']]}
     assert 'As far as all have come: 16 kimg.' in page(long, short)
     assert 'At equal kimg' not in page(long)
+
+
+def test_the_table_has_means_over_seeds_where_all_runs_were_measured(tmp_path):
+    folders = [write_run(tmp_path / '0-base', seed=5, command={'data': 'cats.zip'}),
+               write_run(tmp_path / '1-ggdr', seed=5, command={'data': 'cats.zip', 'reg_type': 'ggdr', 'seed': 5}),
+               write_run(tmp_path / '2-ggdr', num_ticks=6, seed=6, command={'data': 'cats.zip', 'reg_type': 'ggdr', 'seed': 6})]
+    for folder, seed, value in zip(folders, (5, 5, 6), (30, 20, 26)):
+        config = json.loads((folder / 'training_options.json').read_text())
+        (folder / 'training_options.json').write_text(json.dumps({**config, 'seed': seed}))
+        with open(folder / 'metric-fd5k.jsonl', 'a') as file:       # Of several for a snapshot the last one counts.
+            file.write(json.dumps({'metric': 'fd5k', 'results': {'fd5k': value}, 'snapshot_pkl': 'network-snapshot-000016.pkl'})
+                       + '\n')
+    table = tmp_path / 'cats.md'
+    for _ in range(2):          # A table of before is replaced.
+        assert run_command(report.main, *folders, '--out', tmp_path / 'cats.html', '--table', table)[0] == 0
+    assert table.read_text().splitlines()[:4] == [
+        '| setting | seeds | fd5k ↓ at 16 kimg |', '| --- | --- | --- |',
+        '| – | 5 | 30 |', '| --reg_type=ggdr | 5, 6 | 23 ± 4.2 |']
+    assert run_command(report.main, *folders, '--out', tmp_path / 'cats.html', '--table', tmp_path / 'cats.csv')[0] == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / 'cats.csv').read_text())))
+    assert [row['kimg'] for row in rows] == ['8', '16', '8', '16', '8', '16', '24']
+    assert list(rows[-2].values())[:-1] == ['2-ggdr', '--reg_type=ggdr', '6', 'fd5k', '16', '26.0']
+
+
+def test_a_table_goes_over_no_other_file(tmp_path):
+    folder = write_run(tmp_path / 'run')
+    (tmp_path / 'mine.csv').write_text('1,2')
+    for name, message in (('mine.csv', 'was not written by this program'), ('a.xls', 'a table is .csv or .md'),
+                          ('no/a.md', 'no folder that can be written to')):
+        status, output = run_command(report.main, folder, '--out', tmp_path / 'a.html', '--table', tmp_path / name)
+        assert status in (1, 2) and message in ' '.join(output.split()).replace('│ ', '') and not (tmp_path / 'a.html').exists()
 
 
 @pytest.mark.slow
