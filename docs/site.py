@@ -1,7 +1,7 @@
 """Hooks of mkdocs.yml: what the site has beside the pages of docs/.
 
-The README is its first page; `api.md` is made of the docstrings of `loss_zoo`. A link out of docs/ leads to the repository
-if LOSS_ZOO_REPOSITORY says where that is (https://.../blob/main), and is plain text otherwise.
+The README is its first page, docs/README.md the second; `api.md` is made of the docstrings of `loss_zoo`. A link out of docs/
+leads to the repository if LOSS_ZOO_REPOSITORY says where that is (https://.../blob/main), and is plain text otherwise.
 """
 import importlib
 import inspect
@@ -20,7 +20,7 @@ INTERFACE = ['loss_zoo.load', 'loss_zoo.train', 'loss_zoo.network.Network', 'los
 
 def on_config(config: Any) -> Any:
     """Adds the pages that mkdocs.yml does not place, at the end."""
-    pages = {path.relative_to(ROOT / 'docs').as_posix() for path in (ROOT / 'docs').glob('**/*.md')}
+    pages = {path.relative_to(ROOT / 'docs').as_posix() for path in (ROOT / 'docs').glob('**/*.md')} - {'README.md'}
     if missing := sorted(pages - set(named_in(config['nav']))):
         config['nav'] = [*config['nav'], {'Further': missing}]
     return config
@@ -37,7 +37,8 @@ def on_files(files: Any, config: Any) -> Any:
     """Adds the pages that are made."""
     from mkdocs.structure.files import File
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    for name, text in {'index.md': as_page_of_docs(readme), 'api.md': '\n'.join(interface())}.items():
+    where = (ROOT / 'docs/README.md').read_text(encoding='utf-8')
+    for name, text in {'index.md': as_page_of_docs(readme), 'where.md': where, 'api.md': '\n'.join(interface())}.items():
         files.append(File.generated(config, name, content=text))
     return files
 
@@ -70,6 +71,8 @@ def with_links(markdown: str, folder: str) -> str:
         place = posixpath.normpath(posixpath.join('docs', folder, path))
         if '://' in target or not path:
             return match[0]
+        if place == 'docs/README.md':           # To a generator of sites that name would be another first page.
+            return f'[{text}]({posixpath.relpath("where.md", folder or ".")})'
         if not place.startswith('docs/') or place == 'docs' or (ROOT / place).is_dir() or place.endswith('.ipynb'):
             return f'[{text}]({repository}/{place})' if repository else text
         return match[0]

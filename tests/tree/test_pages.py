@@ -58,7 +58,8 @@ def site_module():
 def test_the_site_has_every_page():
     yaml = pytest.importorskip('yaml', reason='pyyaml is not installed')
     config, site = yaml.safe_load((ROOT / 'mkdocs.yml').read_text()), site_module()
-    pages = {*(path.relative_to(ROOT / 'docs').as_posix() for path in ROOT.glob('docs/**/*.md')), 'index.md', 'api.md'}
+    pages = {path.relative_to(ROOT / 'docs').as_posix() for path in ROOT.glob('docs/**/*.md')}
+    pages = pages - {'README.md'} | {'index.md', 'where.md', 'api.md'}      # where.md is that README.md.
     assert set(site.named_in(config['nav'])) <= pages
     assert set(site.named_in(site.on_config(config)['nav'])) == pages
     assert site.on_config({'nav': [{'Home': 'index.md'}]})['nav'][1]['Further'][0] == 'anywhere.md'
@@ -78,6 +79,7 @@ def test_links_out_of_the_pages_lead_to_the_repository_or_are_text(monkeypatch):
     assert site.with_links(page, '') == 'see loss, [data](data.md#labels), [x](https://a.b/c), ![picture](faces.png)'
     monkeypatch.setenv('LOSS_ZOO_REPOSITORY', 'https://host/blob/main')
     assert site.with_links('[loss](../../training/loss.py)', 'methods') == '[loss](https://host/blob/main/training/loss.py)'
+    assert site.with_links('[all](../README.md)', 'methods') == '[all](../where.md)'
     readme = '![f](docs/faces.png) [d](docs/data.md) [c](train.py)'
     assert site.as_page_of_docs(readme) == '![f](faces.png) [d](data.md) [c](../train.py)'
 
