@@ -76,7 +76,10 @@ def build(arguments, device):
     config = train.config_from_args(['--outdir=.', '--workers=0', *data, *arguments])
     run = setup.build(config, device)
     run.enter_stage(0)
-    if len(run.stages) > 1:
+    if len(run.stages) > 1:                         # As after the first one: before its end, G would only be reminded.
+        run.nimg = run.stage.end_nimg
+        for regularizer in run.game.having('end_iteration'):
+            regularizer.end_iteration(run.nimg, run.batch_idx)
         run.enter_stage(1)
     return run
 

@@ -85,6 +85,8 @@ class Vision(Regularizer):
                              'channels; they must have 1 or 3')
         if not cls.is_off(options):
             find_file(options)
+            if options.file:
+                Eyes(options)           # What is in a file of one's own is known before the run begins.
         smooth = (SMOOTH if options.aug == 'diffaug' else 1.0) if options.smooth is None else options.smooth
         warmup = min(WARMUP_KIMG, WARMUP_SHARE * config['kimg']) if options.warmup is None else options.warmup
         if warmup >= config['kimg']:
@@ -195,16 +197,26 @@ class Eyes(torch.nn.Module):
         self._matrices: dict[tuple, Tensor] = {}
         try:
             state = read_state_dict(found.path)
-            self.network = EfficientNetLite0(state) if options.network == 'efflite0' else VGG16(state)
-        except (MetricError, KeyError, RuntimeError) as error:
-            raise ValueError(f'--vision_network={options.network}: {found.path} does not have its weights: '
-                             f'{error}') from error
-        self.network.eval().requires_grad_(False)
+            self.network = EfficientNetLite0(state) if options.network == 'efflite0' else VGG16(state, only_maps=True)
+            self.network.float().eval().requires_grad_(False)
+            maps = self._maps(torch.zeros([1, 3, 2 * STRIDE, 2 * STRIDE]))
+            fits = maps.isfinite().all() and maps.shape == (1, CHANNELS[options.network], 2, 2)
+            problem = None if fits else f'its maps of an image are {list(maps.shape[1:])}, or not finite'
+        except KeyError as error:
+            problem = f'it has no {error}'
+        except (MetricError, RuntimeError) as error:
+            problem = str(error)
+        if problem is not None:
+            raise ValueError(f'--vision_network={options.network}: {found.path} does not have its weights: {problem}')
 
     def forward(self, img: Tensor) -> Tensor:
         """[N,channels,size/32,size/32], float32."""
         img = resize(img.float(), self._size, self._matrix).expand(-1, 3, -1, -1)
-        maps = self.network.maps((img + 1) * 127.5)[-1]
+        return self._maps((img + 1) * 127.5)
+
+    def _maps(self, img: Tensor) -> Tensor:
+        """Of images [N,3,H,W] in 0..255."""
+        maps = self.network.maps(img)[-1]
         return maps if isinstance(self.network, EfficientNetLite0) else max_pool2d(maps, 2)
 
     def _matrix(self, size_in: int, size_out: int) -> Tensor:

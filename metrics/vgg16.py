@@ -26,15 +26,18 @@ class VGG16(Detector):
         state: The published state dict of the classifier.
         heads: State dict of the LPIPS v0.1 heads, 'lin0.model.1.weight' ... 'lin4.model.1.weight', or None.
         sha256: See `Detector`.
+        only_maps: Without the dense layers, nine tenths of it, which `maps` does not need.
     """
     taps = {'fc2': 4096}
     main_tap = 'fc2'
     fd_taps = ('fc2',)
 
-    def __init__(self, state: Mapping[str, torch.Tensor], heads: Mapping | None = None, sha256: str = ''):
+    def __init__(self, state: Mapping[str, torch.Tensor], heads: Mapping | None = None, sha256: str = '',
+                 only_maps: bool = False):
         super().__init__()
         self.name, self.sha256, self.resize_rule = 'vgg16', sha256, _RESIZE_RULE
-        layers = [f'features.{i}' for stage in _STAGES for i in stage] + ['classifier.0', 'classifier.3']
+        layers = [f'features.{i}' for stage in _STAGES for i in stage]
+        layers += [] if only_maps else ['classifier.0', 'classifier.3']
         for name in [f'{layer}.{part}' for layer in layers for part in ('weight', 'bias')]:
             self.register_buffer(name.replace('.', '_'), state[name])
         self.register_buffer('mean', 255 * torch.tensor(_MEAN).reshape(3, 1, 1))

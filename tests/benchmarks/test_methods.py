@@ -2,6 +2,8 @@
 import sys
 from pathlib import Path
 
+import torch
+
 import losses_ext
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
@@ -22,3 +24,9 @@ def test_no_round_begins_that_would_end_too_late():
 
 def test_a_figure_has_its_spread():
     assert methods.figure([1.0, 1.2, 1.1, 1.3, 1.4]) == '1.20 (1.10 to 1.30)'
+
+
+def test_tdgan_is_timed_where_g_learns_from_its_new_critic_and_is_reminded():
+    options = ['--cfg=tiny', '--batch=4', '--cbase=64', '--cmax=4', *methods.METHODS['tdgan reminded']]
+    run = methods.build(options, torch.device('cpu'))
+    assert run.stage_idx == 1 and [critic.weight for critic in run.game.critics_of(0)] == [1.0]

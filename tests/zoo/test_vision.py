@@ -1,6 +1,7 @@
 """Vision-aided critics: formulas written out, what is frozen, what is saved, and scores by the same network."""
 import copy
 import json
+from collections import OrderedDict
 from dataclasses import replace
 
 import pytest
@@ -246,6 +247,47 @@ def test_weights_of_something_else_are_refused(data, tmp_path):
     torch.save(dict(weight=torch.zeros([3])), path)
     with pytest.raises(ValueError, match=f'{path} does not have its weights'):
         game_with(file=str(path))
+
+
+def vgg16_file(path, **changes):
+    """Saves what torchvision's `vgg16().state_dict()` has: its keys and shapes, every number of a tensor the same."""
+    widths = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256),
+              17: (256, 512),
+              **dict.fromkeys((19, 21, 24, 26, 28), (512, 512))}
+    shapes = {f'features.{i}': (width_out, width_in, 3, 3) for i, (width_in, width_out) in widths.items()}
+    shapes |= {'classifier.0': (4096, 25088), 'classifier.3': (4096, 4096), 'classifier.6': (1000, 4096)}
+    state = OrderedDict()
+    for layer, shape in shapes.items():
+        state[f'{layer}.weight'] = torch.full([1], 2 / (shape[1] * 9)).expand(shape)
+        state[f'{layer}.bias'] = torch.full([1], 0.01).expand(shape[0])
+    assert sum(tensor.numel() for tensor in state.values()) == 138357544        # As published.
+    torch.save({key: value for key, value in {**state, **changes}.items() if value is not None}, path)
+    return str(path)
+
+
+def test_a_file_of_torchvision_s_vgg16_will_do(tmp_path, data):
+    """Its dense layers, nine tenths of it, are not kept; a step is done."""
+    options = dict(network='vgg16', file=vgg16_file(tmp_path / 'vgg16.pth'))
+    eyes = Eyes(Options(**{**SMALL, **options}))
+    assert eyes(torch.randn([2, 3, 16, 16])).shape == (2, 512, 2, 2)
+    assert sum(tensor.numel() for tensor in eyes.network.buffers()) == 14714688 + 6
+    game, method, head = game_with(**options)
+    step(game, next(method.phases()))
+    assert all(p.grad.isfinite().all() for p in head.module.parameters())
+    assert sum(p.numel() for p in Head(512, 7).parameters()) == 1770241
+
+
+@pytest.mark.parametrize(('changes', 'words'), [
+    ({'features.28.weight': None}, "it has no 'features.28.weight'"),
+    ({'features.28.weight': torch.zeros([256, 512, 3, 3]), 'features.28.bias': torch.zeros([256])}, r'are \[256, 2, 2\]'),
+    ({'features.28.bias': torch.full([512], float('nan'))}, 'not finite'),
+    ({'features.5.weight': torch.zeros([128, 3, 3, 3])}, 'channels'),
+    ({'features': 'a word'}, 'something other than named tensors')])
+def test_a_file_that_is_none_of_vgg16_is_refused_before_the_run(tmp_path, data, changes, words):
+    path = vgg16_file(tmp_path / 'vgg16.pth', **changes)
+    arguments = [*ARGUMENTS, f'--data={data[0]}', '--vision_network=vgg16', f'--vision_file={path}']
+    with pytest.raises(UserError, match=f'--vision_network=vgg16: {path} does not have its weights: .*{words}'):
+        train.config_from_args(arguments)
 
 
 def test_a_local_file_of_weights_will_do(tmp_path):
