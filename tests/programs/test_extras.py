@@ -8,8 +8,9 @@ from click.testing import CliRunner
 from network_files import make_generator
 from tiny import make_dataset
 
+from loss_zoo import doctor
 from loss_zoo.command import group
-from loss_zoo.doctor import EXTRAS, is_for_this_python
+from loss_zoo.doctor import EXTRAS, extras, is_for_this_python
 from torch_utils import checkpoint
 
 tomllib = pytest.importorskip('tomllib', reason='Python 3.10 has no tomllib')
@@ -82,3 +83,16 @@ def test_an_extra_that_is_not_there_is_named_in_one_sentence(extra, place, monke
 def test_what_older_pythons_need_is_not_missed_in_newer_ones(monkeypatch, version, needed):
     monkeypatch.setattr(sys, 'version_info', version)
     assert is_for_this_python("tomli; python_version < '3.11'") == needed and is_for_this_python('torch>=2.6')
+
+
+@pytest.mark.parametrize('extra, module', [('sites', 'cryptography'), ('onnx', 'onnx'), ('evidence', 'matplotlib')])
+def test_the_doctor_misses_an_extra_of_which_a_part_is_there(extra, module, monkeypatch):
+    """Another package may have brought the rest: TensorBoard has gRPC."""
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *args: None if name == module else object())
+    assert ' no ' in next(line for line in extras() if line.startswith(f'{extra} '))
+
+
+def test_what_the_doctor_says_can_be_typed(monkeypatch):
+    monkeypatch.setattr(doctor, 'requires', lambda name: ["nvflare>=2.9 ; extra == 'nvflare'", "lmdb ; extra == 'lmdb'"])
+    assert doctor.how_to_install('nvflare') == "pip install 'nvflare>=2.9'"
+    assert doctor.how_to_install('lmdb') == 'pip install lmdb' and doctor.how_to_install('new') == 'pip install ".[new]"'

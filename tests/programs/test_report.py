@@ -321,7 +321,8 @@ def test_runs_are_compared_at_equal_kimg(tmp_path):
 def test_the_table_has_means_over_seeds_where_all_runs_were_measured(tmp_path):
     folders = [write_run(tmp_path / '0-base', seed=5, command={'data': 'cats.zip'}),
                write_run(tmp_path / '1-ggdr', seed=5, command={'data': 'cats.zip', 'reg_type': 'ggdr', 'seed': 5}),
-               write_run(tmp_path / '2-ggdr', num_ticks=6, seed=6, command={'data': 'cats.zip', 'reg_type': 'ggdr', 'seed': 6})]
+               write_run(tmp_path / '2-ggdr', num_ticks=6, seed=6,
+                         command={'data': 'cats.zip', 'reg_type': 'ggdr', 'seed': 6, 'snap': 2})]
     for folder, seed, value in zip(folders, (5, 5, 6), (30, 20, 26)):
         config = json.loads((folder / 'training_options.json').read_text())
         (folder / 'training_options.json').write_text(json.dumps({**config, 'seed': seed}))
