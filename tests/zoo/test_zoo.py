@@ -1,5 +1,6 @@
 """Everything in the loss zoo together: what holds for all methods and combinations."""
 import itertools
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -158,7 +159,7 @@ def test_methods_run_alone_and_together_in_every_game_and_scheme(data, loss, gam
     combinations = [(name,) for name in METHODS if refusal(data, (name,), loss, game) is None]
     combinations.append(largest(data, loss, game))
     if (loss, game) in DEFAULTS:
-        combinations += groups_with_every_pair(data, loss, game)
+        combinations += groups_with_every(2, data, loss, game, largest(data, loss, game))
     for names in combinations:
         check_that_it_runs(zoo_config(data, names, loss, game))
 
@@ -166,31 +167,31 @@ def test_methods_run_alone_and_together_in_every_game_and_scheme(data, loss, gam
 @pytest.mark.slow
 @pytest.mark.parametrize(('loss', 'game'), DEFAULTS)
 def test_every_pair_runs_by_itself(data, loss, game):
-    for names in pairs(data, loss, game):
+    for names in possible(2, data, loss, game):
         check_that_it_runs(zoo_config(data, names, loss, game))
 
 
-def pairs(data, loss, game):
-    """Those that are not refused."""
-    return [names for names in itertools.combinations(METHODS, 2) if refusal(data, names, loss, game) is None]
+def possible(num, data, loss, game):
+    """All combinations of so many methods that are not refused."""
+    return [names for names in itertools.combinations(METHODS, num) if refusal(data, names, loss, game) is None]
 
 
-def groups_with_every_pair(data, loss, game, size=6):
-    """Groups of at most so many methods, none of them refused, so that every pair that is not refused is in one, if it is not in
-    the largest."""
-    missing, groups = {*pairs(data, loss, game)} - {*itertools.combinations(largest(data, loss, game), 2)}, []
+def groups_with_every(num, data, loss, game, known=(), size=6):
+    """Groups of at most `size` methods, none of them refused, so that every combination of `num` methods that is
+    not refused is in one, if it is not in the group `known`."""
+    missing, groups = {*possible(num, data, loss, game)} - {*itertools.combinations(known, num)}, []
 
     def news(group):
-        return len(missing.intersection(itertools.combinations(group, 2)))
+        return len(missing.intersection(itertools.combinations(group, num)))
 
     while missing:
-        group = min(missing, key=lambda pair: [*map(METHODS.index, pair)])
-        for _ in range(size - 2):
+        group = min(missing, key=lambda names: [*map(METHODS.index, names)])
+        for _ in range(size - num):
             larger = [tuple(sorted((*group, name), key=METHODS.index)) for name in METHODS if name not in group]
             worth_it = sorted((other for other in larger if news(other) > news(group)), key=news, reverse=True)
             group = next((other for other in worth_it if refusal(data, other, loss, game) is None), group)
         groups.append(group)
-        missing -= {*itertools.combinations(group, 2)}
+        missing -= {*itertools.combinations(group, num)}
     return groups
 
 
@@ -204,12 +205,24 @@ def largest(data, loss, game):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(('loss', 'game'), DEFAULTS)
+def test_every_triple_runs_in_a_group(data, loss, game):
+    """Of six methods, so that ten are absent. (All subsets are 36 864 in each of twelve recipes: a week.)"""
+    for names in groups_with_every(3, data, loss, game):
+        check_that_it_runs(zoo_config(data, names, loss, game))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(('loss', 'game'), recipes())
-def test_every_subset_runs(data, loss, game):
-    for size in range(len(METHODS) + 1):
-        for names in itertools.combinations(METHODS, size):
-            if refusal(data, names, loss, game) is None:
-                check_that_it_runs(zoo_config(data, names, loss, game))
+def test_subsets_by_chance_run(data, loss, game):
+    """Ten in each game and scheme; each method is in one with chance 1/2, and leaves it where it is refused."""
+    rng = random.Random(f'{loss} {game}')
+    for _ in range(10):
+        names = ()
+        for name in rng.sample(METHODS, len(METHODS)):
+            if rng.random() < 0.5 and refusal(data, (*names, name), loss, game) is None:
+                names += (name,)
+        check_that_it_runs(zoo_config(data, names, loss, game))
 
 
 # Refusals.
