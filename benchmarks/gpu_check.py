@@ -34,7 +34,7 @@ PARTS = {
     'memory': ('runs', 50, 3), 'group': ('runs', 60, 3),
     'training': ('runs', 130, 4), 'resume': ('runs', 120, 4), 'tools': ('runs', 80, 4),
     'graphs': ('graphs', 100, 5), 'speed': ('speed', 170, 6), 'launches': ('speed', 80, 7),
-    'sanitizer': ('operators', 75, 8),
+    'sanitizer': ('operators', 75, 8), 'nvrtc': ('by_nvrtc', 240, 9),
 }
 MARKS = 'ok', 'FAIL', 'slow', 'skip'
 

@@ -196,7 +196,7 @@ def test_nothing_is_written_by_other_means():
         'drawing/output_files.py',      # A trial of the room there is, under a name of writing.py.
         'training/run/status.py',           # stats.jsonl, which is cut and added to.
         'training/data/storage.py',          # Archives and folders of images.
-        'torch_utils/ops/build.py',     # The cache of compiled operators.
+        'torch_utils/ops/build.py', 'torch_utils/ops/nvrtc.py',     # What compilers read, in a folder of its own.
         'torch_utils/wire/certificates.py',     # Keys that nobody but their owner may read, from the first byte on.
         'torch_utils/wire/record.py',   # Messages, each under a name that nothing has yet.
         'video.py',

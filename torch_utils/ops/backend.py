@@ -9,16 +9,18 @@ Every operator that has a compiled implementation takes `impl`:
 
 Nothing is built or loaded before an operator is called.
 """
+import os
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from torch_utils.launcher import ask
-from torch_utils.ops import build
+from torch_utils.ops import build, nvrtc
 from torch_utils.ops.trial import try_layers, try_operators
 
 IMPLS = ('auto', 'ref', 'native', 'cuda')
@@ -27,6 +29,10 @@ COMPILED_DTYPES = {
     'cpu': (torch.float32, torch.float64, torch.bfloat16),
     'cuda': (torch.float32, torch.float64, torch.bfloat16, torch.float16),
 }
+WAY = 'DNNLIB_OPS_CUDA'                 # The environment's name for how operators for GPUs are to be compiled.
+WAYS = 'any', 'nvcc', 'nvrtc'
+
+T = TypeVar('T')
 
 _default = 'auto'
 
@@ -105,10 +111,11 @@ def why_not(device: str, dtype: torch.dtype) -> str | None:
 def load(device: str) -> str | None:
     """Loads the libraries for a device, once; returns why that is impossible, or None."""
     try:
-        load_library('cpu')
         if device == 'cuda':
-            load_library('cuda')
+            load_for_cuda()
             try_operators(device, COMPILED_DTYPES[device])
+        else:
+            load_library('cpu')
     except build.Unavailable as reason:
         return str(reason)
     return None
@@ -128,9 +135,49 @@ def has_layer_act(device: str) -> bool:
 has_layer_act._dynamo_marked_constant = True
 
 
+def load_for_cuda() -> None:
+    """Loads what nvcc and a C++ compiler have built or, where they cannot, what NVRTC has, and says so.
+
+    Raises build.Unavailable.
+    """
+    def by_nvcc():
+        load_library('cpu')                         # Schemas and derivatives.
+        load_library('cuda')
+
+    def by_nvrtc():
+        with suppress(build.Unavailable):           # It has its own.
+            load_library('cpu')
+        nvrtc.load()
+    _, why = first_way(by_nvcc, by_nvrtc)
+    if why is not None:
+        warnings.warn(f'compiled operators are those of NVRTC, started from Python: {why}', RuntimeWarning, stacklevel=2)
+
+
+def first_way(by_nvcc: Callable[[], T], by_nvrtc: Callable[[], T]) -> tuple[T, str | None]:
+    """What the first of both ways to operators for GPUs returns that $DNNLIB_OPS_CUDA allows and that is not `Unavailable`,
+    and why it is not the other.
+    """
+    way = os.environ.get(WAY) or WAYS[0]
+    if way not in WAYS:
+        raise build.Unavailable(f'{WAY}={way}: must be one of {", ".join(WAYS)}')
+    try:
+        if way == 'nvrtc':
+            raise build.Unavailable(f'{WAY}=nvrtc')
+        return by_nvcc(), None
+    except build.Unavailable as reason:
+        if way == 'nvcc':
+            raise
+        try:
+            return by_nvrtc(), str(reason)
+        except build.Unavailable as other:
+            raise build.Unavailable(f'{reason}; and not by NVRTC: {other}') from other
+
+
 @cache
 def load_library(library: str) -> None:
     """Builds a library if need be, and loads it, once. Raises build.Unavailable."""
+    if nvrtc.is_declared_here():
+        raise build.Unavailable('this process has declared the operators in Python')
     path = build.build(library)
     try:
         torch.ops.load_library(str(path))

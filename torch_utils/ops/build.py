@@ -16,9 +16,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -120,19 +122,44 @@ def build(library: str, again: bool = False) -> Path:
     """
     try:
         toolchain = find_toolchain(library)
-        path = path_of(library, toolchain)
-        if is_whole(path):
-            return path
-        if not again:
-            _raise_if_it_failed(library, path)
-        with lock(path.with_suffix('.lock')):
-            if not is_whole(path):          # Another process may have built it while this one waited.
-                if not again:
-                    _raise_if_it_failed(library, path)
-                _build(library, toolchain, path)
-        return path
+        return kept(path_of(library, toolchain), library, lambda path: _build(library, toolchain, path), again)
     except OSError as error:
         raise Unavailable(f'the {library} operators cannot be built or kept: {error}; {ANOTHER_FOLDER}') from error
+
+
+def kept(path: Path, library: str, make: Callable[[Path], None], again: bool) -> Path:
+    """`path`, which `make(path)` makes if need be, by `finish` or `give_up`, in one process while others wait."""
+    if is_whole(path):
+        return path
+    if not again:
+        _raise_if_it_failed(library, path)
+    with lock(path.with_suffix('.lock')):
+        if not is_whole(path):          # Another process may have built it while this one waited.
+            if not again:
+                _raise_if_it_failed(library, path)
+            make(path)
+    return path
+
+
+def finish(path: Path, content: bytes) -> None:
+    """Keeps what was built."""
+    writing.write_bytes(path, content + _digest(content), 'any')
+    path.with_suffix('.log').unlink(missing_ok=True)
+
+
+def give_up(path: Path, library: str, output: str) -> NoReturn:
+    """Keeps what the compiler said of a build that failed, and raises Unavailable."""
+    hint = ''
+    if not re.search(PASSING, output):          # An error that may pass is not kept: the next start tries again.
+        log = path.with_suffix('.log')
+        writing.write_bytes(log, output.encode(), 'any')
+        hint = f' (all of it: {log})'
+    raise Unavailable(f'building the {library} operators fails: {complaint_in(output)}{hint}')
+
+
+def content_of(path: Path) -> bytes:
+    """What was built, without the checksum behind its end."""
+    return path.read_bytes()[:-DIGEST_BYTES]
 
 
 def is_whole(path: Path) -> bool:
@@ -209,7 +236,7 @@ def _cpu():
 def _key(library, toolchain):
     parts = [torch.__version__, _cpu() if library == 'cpu' else '', repr(toolchain), *commands(library, toolchain)]
     for path in sorted(SOURCE_DIR.iterdir()):
-        if path.suffix == '.h' or path.name in LIBRARIES[library]:
+        if path.suffix in ('.h', '.cuh', '.inc') or path.name in LIBRARIES[library]:
             parts += [path.name, path.read_text()]
     return hashlib.blake2b('\0'.join(parts).encode(), digest_size=10).hexdigest()
 
@@ -234,23 +261,22 @@ def commands(library, toolchain):
 
 def gencode():
     """Code for the GPUs that $TORCH_CUDA_ARCH_LIST names, as for torch's own extensions; else for those of this machine."""
+    return [f'-gencode=arch=compute_{number},code={code}_{number}'
+            for number, portable in architectures().items() for code in (('sm', 'compute') if portable else ('sm',))]
+
+
+def architectures() -> dict[str, bool]:
+    """{what to build for, like '80' or '90a': also for later ones?}."""
     named = re.split('[;, ]+', os.environ.get(ARCHITECTURES, '').strip('; ,'))
-    if named != ['']:
-        return [option for name in dict.fromkeys(named) for option in _gencode_of(name)]
-    found = {torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())}
-    if not found:
+    if named == ['']:
+        found = {torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())}
+        named = [f'{major}.{minor}' for major, minor in sorted(found)]
+    if not named:
         raise Unavailable(f'no GPU to build for; {ARCHITECTURES} may name some, for example 8.0;9.0')
-    return [option for major, minor in sorted(found) for option in _gencode_of(f'{major}.{minor}')]
-
-
-def _gencode_of(name):
-    """Options for one architecture like 8.0 or 9.0a; with +PTX also what later ones can take."""
-    match = re.fullmatch(r'(\d+)\.(\d)([af]?)(\+PTX)?', name)
-    if match is None:
-        raise Unavailable(f'{ARCHITECTURES}: {name[:40]!r} is not of the form 8.0 or 8.0+PTX')
-    number = match[1] + match[2] + match[3]
-    codes = [f'sm_{number}', f'compute_{number}'] if match[4] else [f'sm_{number}']
-    return [f'-gencode=arch=compute_{number},code={code}' for code in codes]
+    matches = [re.fullmatch(r'(\d+)\.(\d)([af]?)(\+PTX)?', name) for name in named]
+    if None in matches:
+        raise Unavailable(f'{ARCHITECTURES}: {named[matches.index(None)][:40]!r} is not of the form 8.0 or 8.0+PTX')
+    return {match[1] + match[2] + match[3]: match[4] is not None for match in matches}
 
 
 def _rule_for(source):
@@ -261,7 +287,6 @@ def _rule_for(source):
 
 def _build(library, toolchain, path):
     print(f'Building the {library} operators, once (or beforehand: {how_to_build()}) ...', flush=True)
-    log = path.with_suffix('.log')
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='build-') as directory:
         objects = [(source, f'{source}.o') for source in LIBRARIES[library]]
         text = commands(library, toolchain)
@@ -269,17 +294,9 @@ def _build(library, toolchain, path):
         text += [f'build result.so: link {" ".join(target for _, target in objects)}\n']
         (Path(directory) / 'build.ninja').write_text('\n'.join(text))
         answer = subprocess.run([toolchain.ninja, '-C', directory], capture_output=True, text=True, errors='replace')
-        output = answer.stdout + answer.stderr
-        if answer.returncode == 0:
-            content = (Path(directory) / 'result.so').read_bytes()
-            writing.write_bytes(path, content + _digest(content), 'any')
-            log.unlink(missing_ok=True)
-            return
-        hint = ''
-        if not re.search(PASSING, output):          # An error that may pass is not kept: the next start tries again.
-            writing.write_bytes(log, output.encode(), 'any')
-            hint = f' (all of it: {log})'
-    raise Unavailable(f'building the {library} operators fails: {complaint_in(output)}{hint}')
+        if answer.returncode:
+            give_up(path, library, answer.stdout + answer.stderr)
+        finish(path, (Path(directory) / 'result.so').read_bytes())
 
 
 @contextlib.contextmanager

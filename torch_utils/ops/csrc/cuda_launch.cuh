@@ -1,23 +1,12 @@
 // How the .cu files start a kernel of cuda_kernels.h.
 #pragma once
 
-#include "cuda_kernels.h"
+#include "cuda_block.cuh"
 #include "cuda_launch.h"
 
 namespace zoo {
 
-template <class Kernel> __global__ void __launch_bounds__(block_threads) run_kernel(const Kernel kernel) {
-    __shared__ typename Kernel::Shared shared;
-    kernel.template phase<0>(blockIdx.x, threadIdx.x, shared);
-    if constexpr (Kernel::phases >= 2) {
-        __syncthreads();
-        kernel.template phase<1>(blockIdx.x, threadIdx.x, shared);
-    }
-    if constexpr (Kernel::phases >= 3) {
-        __syncthreads();
-        kernel.template phase<2>(blockIdx.x, threadIdx.x, shared);
-    }
-}
+template <class Kernel> __global__ void __launch_bounds__(block_threads) run_kernel(const Kernel kernel) { run_block(kernel); }
 
 template <class Kernel> const char* launch(const Kernel& kernel, void* stream) {
     if (kernel.blocks() > INT32_MAX) return "more blocks than a grid can have";

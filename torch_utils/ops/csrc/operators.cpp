@@ -318,21 +318,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> scale_bias_act_grad_meta(
     return {at::empty_like(x), at::empty_like(scale), at::empty_symint(noise, x.options()), at::empty_symint(b, x.options())};
 }
 
+constexpr const char* schemas[] = {
+#include "schemas.inc"
+};
+
 TORCH_LIBRARY(stylegan2_loss_zoo, m) {
-    m.def("upfirdn2d(Tensor x, Tensor f, int[] up, int[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor");
-    m.def("bias_act(Tensor x, Tensor? b, int dim, int act, float alpha, float gain, float? clamp) -> Tensor");
-    m.def("bias_act_grad(Tensor dy, Tensor ref, Tensor? b, int dim, int act, float alpha, float gain, float? clamp)"
-          " -> Tensor");
-    m.def("bias_act_grad2(Tensor q, Tensor dy, Tensor ref, Tensor? b, int dim, int act, float alpha, float gain,"
-          " float? clamp) -> Tensor");
-    m.def("layer_act(Tensor x, Tensor? scale, Tensor? noise, Tensor? strength, Tensor? b, int act, float alpha, float gain,"
-          " float? clamp) -> Tensor");
-    m.def("layer_act_grad(Tensor dy, Tensor? y, Tensor? x, Tensor? scale, Tensor? noise, int act, float alpha, float gain,"
-          " float? clamp) -> (Tensor dx, Tensor sums)");
-    m.def("scale_bias_act(Tensor x, Tensor scale, Tensor noise, Tensor b, int act, float alpha, float gain, float? clamp)"
-          " -> Tensor");
-    m.def("scale_bias_act_grad(Tensor dy, Tensor y, Tensor x, Tensor scale, int act, float alpha, float gain, float? clamp)"
-          " -> (Tensor dx, Tensor d_scale, Tensor d_noise, Tensor d_b)");
+    for (const char* schema : schemas) m.def(schema);
 }
 
 TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, Autograd, m) {

@@ -7,8 +7,6 @@
 #include <cstring>
 
 #if defined(__CUDACC__)
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #define HOST_DEVICE __host__ __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
 #else
@@ -41,7 +39,9 @@ HOST_DEVICE float widen(BFloat16 value) { return reinterpret<float>(uint32_t(val
 
 HOST_DEVICE float widen(Half value) {
 #if defined(__CUDA_ARCH__)
-    return __half2float(__ushort_as_half(value.bits));
+    float result;                                               // As in CUDA's headers, which not every compiler has by it.
+    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
+    return result;
 #else
     const uint32_t sign = uint32_t(value.bits & 0x8000) << 16, magnitude = value.bits & 0x7fff;
     if (magnitude >= 0x7c00)                                    // Infinite, or not a number.
@@ -57,8 +57,8 @@ HOST_DEVICE void narrow(float value, float& to) { to = value; }
 HOST_DEVICE void narrow(double value, double& to) { to = value; }
 
 HOST_DEVICE void narrow(float value, BFloat16& to) {
-#if defined(__CUDA_ARCH__)
-    to.bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(value));
 #else
     const uint32_t bits = reinterpret<uint32_t>(value);
     const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -68,7 +68,7 @@ HOST_DEVICE void narrow(float value, BFloat16& to) {
 
 HOST_DEVICE void narrow(float value, Half& to) {
 #if defined(__CUDA_ARCH__)
-    to.bits = __half_as_ushort(__float2half_rn(value));
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(value));
 #else
     const uint32_t bits = reinterpret<uint32_t>(value), magnitude = bits & 0x7fffffff;
     uint32_t result;

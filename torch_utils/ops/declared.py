@@ -1,0 +1,168 @@
+"""The operators' schemas, shapes and derivatives where no C++ compiler has made them: csrc/operators.cpp in Python.
+
+Both read the schemas from csrc/schemas.inc. There are no kernels here; launched.py has them.
+"""
+import re
+
+import torch
+from torch import Tensor
+
+from torch_utils.ops.build import SOURCE_DIR
+from torch_utils.ops.kernels import ACTS
+from torch_utils.ops.launched import NAMESPACE, bias_act_layout, compute_type, layout_of
+
+LINEAR, LRELU, SWISH = map(ACTS.index, ('linear', 'lrelu', 'swish'))
+
+
+def schemas() -> dict[str, str]:
+    """{operator: schema}."""
+    found = re.findall('"(.*)"', (SOURCE_DIR / 'schemas.inc').read_text())
+    return {schema.partition('(')[0]: schema for schema in found}
+
+
+def declare(library: torch.library.Library) -> None:
+    """Defines the operators of CUDA in `library`, a torch.library.Library of the namespace."""
+    for name, shape in SHAPES.items():
+        library.define(schemas()[name])
+        torch.library.register_fake(f'{NAMESPACE}::{name}', shape, lib=library)
+    for name, (setup, backward) in DERIVATIVES.items():
+        torch.library.register_autograd(f'{NAMESPACE}::{name}', backward, setup_context=setup, lib=library)
+
+
+def _ops():
+    return getattr(torch.ops, NAMESPACE)
+
+
+# Shapes.
+
+def _upfirdn2d_shape(x, f, up, down, padding, flip_filter, gain):
+    sizes = [(x.shape[3 - i] * up[i] + padding[2 * i] + padding[2 * i + 1] - f.shape[1 - i]) // down[i] + 1 for i in (1, 0)]
+    return torch.empty([*x.shape[:2], *sizes], dtype=x.dtype, device=x.device, memory_format=layout_of(x))
+
+
+def _bias_act_shape(x, b, dim, act, alpha, gain, clamp):
+    return torch.empty_like(x, memory_format=bias_act_layout(x, b, dim))
+
+
+def _layer_act_shape(x, scale, noise, strength, b, act, alpha, gain, clamp):
+    return torch.empty_like(x, memory_format=layout_of(x))
+
+
+def _layer_act_grad_shape(dy, y, x, scale, noise, act, alpha, gain, clamp):
+    shaped = next(t for t in (y, x, dy) if t is not None)
+    dx = torch.empty_like(shaped, memory_format=layout_of(shaped))
+    return dx, torch.empty([3, *dy.shape[:2]], dtype=compute_type(dy), device=dy.device)
+
+
+SHAPES = {
+    'upfirdn2d': _upfirdn2d_shape,
+    'bias_act': _bias_act_shape,
+    'bias_act_grad': lambda dy, *others: _bias_act_shape(*others),
+    'bias_act_grad2': lambda q, dy, *others: _bias_act_shape(*others),
+    'layer_act': _layer_act_shape,
+    'layer_act_grad': _layer_act_grad_shape,
+}
+
+
+# Derivatives. `ctx.options` is what an operator has after its tensors.
+
+def _save_upfirdn2d(ctx, inputs, output):
+    x, f, *ctx.options = inputs
+    ctx.save_for_backward(f)
+    ctx.sizes = x.shape[3], x.shape[2]
+
+
+def _upfirdn2d_backward(ctx, dy):
+    """The operator with the transposed axes."""
+    f, = ctx.saved_tensors
+    up, down, padding, flip_filter, gain = ctx.options
+    transposed = []
+    for i, size in enumerate(ctx.sizes):
+        before = padding[2 * i]
+        transposed += [f.shape[1 - i] - before - 1, size * up[i] - dy.shape[3 - i] * down[i] + before - up[i] + 1]
+    return _ops().upfirdn2d(dy, f, down, up, transposed, not flip_filter, gain), *[None] * 6
+
+
+def _sum_but(dx, dim):
+    """The gradient of the bias from that of x + b."""
+    axes = [axis for axis in range(dx.ndim) if axis != dim]
+    return dx.sum(axes) if axes else dx
+
+
+def _save_bias_act(ctx, inputs, output):
+    x, b, *ctx.options = inputs
+    _, act, _, _, clamp = ctx.options
+    bends = act != LINEAR or clamp is not None
+    told_from = (x, b) if act == SWISH else (output if bends else None, None)
+    ctx.save_for_backward(*told_from)
+    ctx.has_b = b is not None
+
+
+def _bias_act_backward(ctx, dy):
+    ref, b = ctx.saved_tensors
+    dim, _, _, gain, _ = ctx.options
+    if ref is None:
+        dx = dy if gain == 1 else dy * gain
+    else:
+        dx = _ops().bias_act_grad(dy, ref, b, *ctx.options)
+    return dx, _sum_but(dx, dim) if ctx.has_b and ctx.needs_input_grad[1] else None, *[None] * 5
+
+
+def _save_bias_act_grad(ctx, inputs, output):
+    *tensors, dim, act, alpha, gain, clamp = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.options = dim, act, alpha, gain, clamp
+
+
+def _bias_act_grad_backward(ctx, q):
+    dy, ref, b = ctx.saved_tensors
+    dim, act, *_ = ctx.options
+    needs_dy, needs_ref, needs_b = ctx.needs_input_grad[:3]
+    needs_b = b is not None and needs_b
+    d_dy = _ops().bias_act_grad(q, ref, b, *ctx.options) if needs_dy else None
+    bends = act > LRELU and (needs_ref or needs_b)
+    d_ref = _ops().bias_act_grad2(q, dy, ref, b, *ctx.options) if bends else None
+    return d_dy, d_ref, _sum_but(d_ref, dim) if needs_b and bends else None, *[None] * 5
+
+
+def _bias_act_grad2_backward(ctx, cotangent):
+    raise RuntimeError("bias_act: the compiled operator has no third derivative; use impl='ref'")
+
+
+def _save_layer_act(ctx, inputs, output):
+    x, scale, noise, _, _, *ctx.options = inputs
+    act, *_, clamp = ctx.options
+    bent = act != LINEAR or clamp is not None
+    ctx.save_for_backward(x if scale is not None else None, scale, noise, output if bent else None)
+
+
+def _layer_act_backward(ctx, dy: Tensor):
+    """One kernel where that is the end, else operators that have derivatives of their own."""
+    x, scale, noise, y = ctx.saved_tensors
+    gain = ctx.options[2]
+    needs_x, needs_scale, needs_noise, needs_strength, needs_b = ctx.needs_input_grad[:5]
+    if needs_noise:
+        raise RuntimeError('layer_act: noise has no derivative')
+    if not torch.is_grad_enabled():
+        dx, sums = _ops().layer_act_grad(dy, y, x, scale, noise, *ctx.options)
+        return (dx, sums[0] if needs_scale else None, None, sums[2].sum() if needs_strength else None,
+                sums[1].sum(0) if needs_b else None, *[None] * 4)
+    wide = compute_type(dy)
+    if y is not None:
+        d = _ops().bias_act_grad(dy, y, None, 1, *ctx.options)
+    else:
+        d = dy if gain == 1 else dy * gain
+    dx = d if scale is None else d * scale.to(d.dtype)[:, :, None, None]
+    d_scale = (d * x).sum([2, 3], dtype=wide) if needs_scale else None
+    d_b = d.sum([0, 2, 3], dtype=wide) if needs_b else None
+    d_strength = (d.sum([1], keepdim=True, dtype=wide) * noise).sum() if needs_strength else None
+    return dx if needs_x else None, d_scale, None, d_strength, d_b, *[None] * 4
+
+
+DERIVATIVES = {
+    'upfirdn2d': (_save_upfirdn2d, _upfirdn2d_backward),
+    'bias_act': (_save_bias_act, _bias_act_backward),
+    'bias_act_grad': (_save_bias_act_grad, _bias_act_grad_backward),
+    'bias_act_grad2': (lambda ctx, inputs, output: None, _bias_act_grad2_backward),
+    'layer_act': (_save_layer_act, _layer_act_backward),
+}
