@@ -278,17 +278,19 @@ def _reported_error(report, num_processes):
 def _signals_passed_on(processes):
     """A request that this process end is passed on to all of them. (Only the main thread can listen for it.)
 
-    It reaches them as SIGINT: some senders ask the whole process group,
-    and a second SIGTERM might cut short what the first one began.
+    It reaches them as SIGINT: some senders ask the whole process group, and a second SIGTERM might cut short what the first
+    one began. Where that is ignored, as in what a script starts in the background, so it is in the ranks, and another is taken.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def pass_on(_signum, _frame):
+    def pass_on(signum, _frame):
+        others = [number for number in (signal.SIGINT, *numbers) if number != signum]
+        passed_on = next((number for number in others if signal.getsignal(number) != signal.SIG_IGN), signum)
         for process in processes:
             if process.is_alive():
-                os.kill(process.pid, signal.SIGINT)
+                os.kill(process.pid, passed_on)
 
     numbers = [getattr(signal, name) for name in PASSED_ON if hasattr(signal, name)]
     # nohup ignores SIGHUP.

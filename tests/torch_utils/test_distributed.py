@@ -372,7 +372,8 @@ SCRIPT = f'''
 import ctypes, os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
-signal.signal(signal.SIGINT, signal.default_int_handler)        # A shell's job in the background begins without it.
+# A shell's job in the background begins without it.
+signal.signal(signal.SIGINT, signal.SIG_IGN if 'background' in sys.argv else signal.default_int_handler)
 import torch
 from torch_utils import distributed
 
@@ -382,6 +383,9 @@ def work(rank, folder, mode):
             signal.signal(number, signal.SIG_IGN)
     if mode == 'graceful':
         signal.signal(signal.SIGINT, lambda *_: (Path(folder, f'saved{{rank}}').touch(), os._exit(0)))
+    if mode == 'background':
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, lambda *_: (Path(folder, f'saved{{rank}}').touch(), os._exit(0)))
     tensor = torch.tensor(float(distributed.rank()))
     distributed.all_reduce_mean_([tensor])
     Path(folder, f'rank{{rank}}').write_text(f'{{os.getpid()}} {{distributed.world_size()}} {{tensor.item()}}')
@@ -455,6 +459,20 @@ def test_signals_reach_all_ranks(script, tmp_path, mode, signum, expected):
     assert expected in output
     assert not any(is_running(pid) for pid in pids)
     assert len(list(tmp_path.glob('saved*'))) == (2 if mode == 'graceful' else 0)
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='signals')
+@pytest.mark.parametrize('signum', [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_signals_reach_the_ranks_of_what_a_script_starts_in_the_background(script, tmp_path, signum):
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path), 'background'], text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    results(tmp_path)
+    parent.send_signal(signum)
+    try:
+        output, _ = parent.communicate(timeout=PATIENCE_SEC)
+    finally:
+        parent.kill()
+    assert 'ended well' in output and len(list(tmp_path.glob('saved*'))) == 2
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='signals')
