@@ -13,7 +13,7 @@ MAX_SIDE = 8192                 # What is larger is not read as training data.
 @click.command(name='dataset_tool.py', context_settings={'max_content_width': 120},
                epilog='Example: python dataset_tool.py --source=photos/ --dest=photos.zip '
                       '--transform=center-crop '
-                      '--width=256 --height=256')
+                      '--width=256 --height=256 --color=rgb')
 @click.option('--source', metavar='PATH', required=True,
               help='Folder, .zip archive, .tar or .parquet file or a folder of them, LSUN folder ..._lmdb, '
                    'cifar-10-python.tar.gz, train-images-idx3-ubyte.gz, or hf://datasets/USER/REPO[/FILE].')
@@ -48,7 +48,7 @@ def main(source, dest, check, report, max_images, background, labels_from, skip_
 
     \b
     Examples:
-    python dataset_tool.py --source=photos --dest=photos-256.zip --transform=center-crop --width=256 --height=256
+    python dataset_tool.py --source=photos --dest=photos-256.zip --transform=center-crop --width=256 --height=256 --color=rgb
     python dataset_tool.py --source=photos-256.zip --check
     python dataset_tool.py --source=photos --report=photos.html
     """
