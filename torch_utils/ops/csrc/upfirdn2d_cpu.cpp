@@ -16,7 +16,13 @@
 namespace zoo {
 namespace {
 
-constexpr int vector_bytes = 64;
+#if defined(__AVX512F__)                // A vector that the processor does not have is worked on element by element.
+constexpr int vector_bytes = 64, most_vectors = 4;
+#elif defined(__AVX__)
+constexpr int vector_bytes = 32, most_vectors = 8;
+#else
+constexpr int vector_bytes = 16, most_vectors = 8;
+#endif
 constexpr int usual_line = 512;         // Elements of a line that narrow planes are put together to.
 constexpr int band_rows = 64;           // Output rows of one unit of work.
 
@@ -62,7 +68,7 @@ template <class T> struct Sum {
     // As many of the elements [first, first + size) as make whole vectors; returns how many.
     template <class Out> int64_t vectors(int64_t first, int64_t size, Out* out) const {
         int64_t i = 0;
-        for (; i + 4 * lanes<S> <= size; i += 4 * lanes<S>) block<4>(first + i, out + i);
+        for (; i + most_vectors * lanes<S> <= size; i += most_vectors * lanes<S>) block<most_vectors>(first + i, out + i);
         for (; i + lanes<S> <= size; i += lanes<S>) block<1>(first + i, out + i);
         return i;
     }
