@@ -1,8 +1,8 @@
 """The bundles of options that `train.py --preset` names: where to begin, by the number of images and the
 resolution.
 
-Starting points from the papers of the methods (docs/choosing.md), not results measured here. Plain data;
-imports nothing.
+Starting points from the papers of the methods, not results measured here; docs/choosing.md says of each line where it comes
+from. Plain data; imports nothing.
 """
 from dataclasses import dataclass
 from typing import Any
