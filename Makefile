@@ -20,7 +20,7 @@ help:            ## This list.
 	@grep -hE '^[a-z-]+: *##|^[a-z-]+: .*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(RUNS): pyproject.toml requirements.txt
-	@echo '== Creating the environment in $(VENV) (once: about 1 GB, most of it torch)'
+	@echo '== Creating the environment in $(VENV) (once: about 1.4 GB, most of it torch)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[metrics,tensorboard,video]'
