@@ -1,6 +1,10 @@
 """Metrics of a trained generator, of all snapshots of a run, or between two image sets."""
 from __future__ import annotations
 
+if __name__ == '__main__':
+    from dnnlib import ctrl_c
+    ctrl_c.hear()
+
 import json
 import os
 import re
@@ -14,6 +18,7 @@ import dnnlib.util
 from dnnlib import output, writing
 from dnnlib.computing import OPERATORS, device_option
 from dnnlib.numbers import BATCH, PROCESSES, PSI, SEED, WORKERS, Real, Whole
+from dnnlib.program import Program
 from metrics.names import MetricError, is_valid_metric, list_valid_metrics, parse_names
 from metrics.weights import WEIGHTS, WeightOptions, require_unbiased, require_weights
 
@@ -81,7 +86,7 @@ class Job:
     biased: bool = False
 
 
-@click.command(epilog='''\
+@click.command(cls=Program, epilog='''\
 \b
 Examples:
   python calc_metrics.py --network=runs/00000-cats --metrics=fid50k_full,pr50k3_full

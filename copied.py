@@ -4,6 +4,10 @@
 
 Of a run the answer is kept beside its network, for its page and its model card (`training/run/copies.py`).
 """
+if __name__ == '__main__':
+    from dnnlib import ctrl_c
+    ctrl_c.hear()
+
 import json
 import os
 import time
@@ -17,11 +21,12 @@ import report
 from dnnlib import output, writing
 from dnnlib.computing import device_option
 from dnnlib.numbers import SEED, WORKERS, Whole
+from dnnlib.program import Program
 from metrics.names import MetricError
 from training.run import copies
 
 
-@click.command(epilog='Example: python copied.py runs/00000-cats')
+@click.command(cls=Program, epilog='Example: python copied.py runs/00000-cats')
 @click.argument('run_dir', metavar='[RUN_DIR]', required=False)
 @click.option('--network', metavar='FILE|URL|DIR', help='Network file, its URL, or a run directory.')
 @click.option('--images', metavar='PATH', help='A folder or zip of generated images instead of a network.')

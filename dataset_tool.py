@@ -1,16 +1,21 @@
 """Makes a training set of images: equal squares with a power of two as their side,
 in a zip archive or a folder."""
+if __name__ == '__main__':
+    from dnnlib import ctrl_c
+    ctrl_c.hear()
+
 import math
 
 import click
 
 from dnnlib import output
 from dnnlib.numbers import Whole
+from dnnlib.program import Program
 
 MAX_SIDE = 8192                 # What is larger is not read as training data.
 
 
-@click.command(name='dataset_tool.py', context_settings={'max_content_width': 120},
+@click.command(cls=Program, name='dataset_tool.py', context_settings={'max_content_width': 120},
                epilog='Example: python dataset_tool.py --source=photos/ --dest=photos.zip '
                       '--transform=center-crop '
                       '--width=256 --height=256 --color=rgb')

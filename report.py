@@ -3,6 +3,10 @@
 Read from a run directory: training_options.json, stats.jsonl, metric-*.jsonl, log.txt, fakes*.png,
 reals*.png. Imports no torch, so that it can be made anywhere, at any time, also while the run goes on.
 """
+if __name__ == '__main__':
+    from dnnlib import ctrl_c
+    ctrl_c.hear()
+
 import base64
 import io
 import json
@@ -21,6 +25,7 @@ import click
 
 from dnnlib import commands, output, writing
 from drawing import run_table
+from dnnlib.program import Program
 from drawing.page_template import filled
 from metrics.names import higher_is_better
 from training.config.options import OPTIONS, argv_of, word_of
@@ -93,7 +98,7 @@ class RunSummary:
         return curve[-1][1] if curve else None
 
 
-@click.command(epilog='Example: python report.py runs/00000-cats runs/00001-cats-ggdr --out=cats.html')
+@click.command(cls=Program, epilog='Example: python report.py runs/00000-cats runs/00001-cats-ggdr --out=cats.html')
 @click.argument('run_dirs', nargs=-1, required=True, metavar='RUN_DIR...')
 @click.option('--out', metavar='FILE', help='The page [default: report.html in the first RUN_DIR]')
 @click.option('--table', metavar='FILE', help='The metrics, too, as a table: every value as .csv, or means over seeds as .md.')

@@ -4,17 +4,23 @@
 
 Kinds of messages, how many, how many bytes; and how near everything that has the shape of images comes to the centre's own.
 """
+if __name__ == '__main__':
+    from dnnlib import ctrl_c
+    ctrl_c.hear()
+
 import json
 from collections import Counter, defaultdict
 
 import click
 
 from dnnlib import output, writing
+from dnnlib.program import Program
 
 BLOCK = 1024                    # Images of the centre that are compared at once.
 
 
-@click.command(context_settings=dict(max_content_width=110), epilog='Example: python tdgan_audit.py wire --data=images/')
+@click.command(cls=Program, context_settings=dict(max_content_width=110),
+               epilog='Example: python tdgan_audit.py wire --data=images/')
 @click.argument('folder', metavar='DIR')
 @click.option('--data', metavar='PATH', help='Images of the centre, to compare with.')
 @click.option('--out', metavar='FILE', help='Write the numbers as JSON, too.')

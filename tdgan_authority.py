@@ -4,16 +4,21 @@
 
 For trying things out. In earnest, every site makes its own key, which never leaves it, and an authority that all trust signs.
 """
+if __name__ == '__main__':
+    from dnnlib import ctrl_c
+    ctrl_c.hear()
+
 import re
 
 import click
 
 from dnnlib import output
 from dnnlib.numbers import Whole
+from dnnlib.program import Program
 from torch_utils.wire import certificates
 
 
-@click.command(context_settings=dict(max_content_width=110),
+@click.command(cls=Program, context_settings=dict(max_content_width=110),
                epilog='Example: python tdgan_authority.py --outdir=certs --hosts=localhost --centres=north,south')
 @click.option('--outdir', required=True, metavar='DIR', help='Where each end gets a directory of its own.')
 @click.option('--hosts', default='localhost', show_default=True, metavar='LIST',

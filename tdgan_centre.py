@@ -4,6 +4,10 @@
 
 The generator's site listens (train.py --reg_type=tdgan --tdgan_mode=remote), centres connect: no port has to be open here.
 """
+if __name__ == '__main__':
+    from dnnlib import ctrl_c
+    ctrl_c.hear()
+
 import importlib.util
 import os
 import sys
@@ -16,6 +20,7 @@ import click
 from dnnlib import output
 from dnnlib.computing import device_option
 from dnnlib.numbers import Real
+from dnnlib.program import Program
 from torch_utils.wire import certificates
 from torch_utils.wire.address import NVFLARE, check_security
 
@@ -23,7 +28,7 @@ from torch_utils.wire.address import NVFLARE, check_security
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 
-@click.command(context_settings=dict(max_content_width=110), epilog='''
+@click.command(cls=Program, context_settings=dict(max_content_width=110), epilog='''
 \b
 Example, on one machine (--insecure: without certificates):
   python tdgan_centre.py --data=a.zip --private=private-a --connect=localhost:7300 --name=a --insecure

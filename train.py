@@ -7,6 +7,10 @@ Here: the command and its start. Its options are declared in training/config/opt
 training/config/resolve.py makes a configuration (plain data) of them, and what a run does with it is
 `training/`. Nothing heavy is imported before the options are known to be sound.
 """
+if __name__ == '__main__':
+    from dnnlib import ctrl_c
+    ctrl_c.hear()
+
 import os
 import sys
 from collections.abc import Mapping, Sequence

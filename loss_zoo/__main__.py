@@ -1,5 +1,17 @@
-"""`python -m loss_zoo` is the command `loss-zoo`."""
-from loss_zoo.command import main
+"""`python -m loss_zoo` and the installed command `loss-zoo`."""
+import sys
+
+from loss_zoo import programs
+
+
+def main() -> None:
+    """The command; Ctrl-C is heard before anything that takes time is imported."""
+    programs.make_importable()
+    from dnnlib import ctrl_c
+    ctrl_c.hear()
+    from loss_zoo import command
+    command.main()
+
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -7,6 +7,9 @@ in repetition j (right, +; wrong, -; weighted by class), the mean difference has
 
 where s_J is the spread of the repetitions' means, s_N that of the test pictures' means: another draw of weights and order,
 and another test set. (The training pictures are as they are.) Both sides take the same number of steps.
+
+Where neither side is surely better than guessing, by the same interval around its accuracy (s_N: the spread within
+classes), nothing can be told of the pictures.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +44,8 @@ class Judgement:
     low: float
     high: float
     margin: float
+    is_learnt: bool = True          # Is the classifier better than guessing, with the pictures or without them?
+    chance: float = 0.0             # What guessing gets.
 
     @property
     def gain(self) -> float:
@@ -50,6 +55,8 @@ class Judgement:
     @property
     def answer(self) -> str:
         """'helps', 'does not' (not by as much as the margin) or 'cannot tell'."""
+        if not self.is_learnt:
+            return 'cannot tell'
         if self.low > 0:
             return 'helps'
         return 'does not' if self.high < self.margin else 'cannot tell'
@@ -57,16 +64,32 @@ class Judgement:
 
 def judge(without: Tensor, with_added: Tensor, classes: Tensor, margin: float) -> Judgement:
     """From which test pictures were right, bool [J, N] each, of these classes [N]."""
-    from scipy.stats import t
     weights = (1 / classes.bincount().double())[classes]                    # [N]
     weights = weights * len(classes) / weights.sum()                        # Their mean is 1.
     right = [(side.double() * weights) for side in (without, with_added)]   # [J, N]
     d = right[1] - right[0]
     repetitions, num = d.shape
     variance = d.mean(1).var() / repetitions + d.mean(0).var() / num
-    half = float(t.ppf((1 + CONFIDENCE) / 2, repetitions - 1) * variance.sqrt())
-    mean = float(d.mean())
-    return Judgement(float(right[0].mean()), float(right[1].mean()), mean - half, mean + half, margin)
+    mean, half = float(d.mean()), half_interval(variance, repetitions)
+    chance = 1 / len(classes.unique())
+    is_learnt = any(is_above(side, classes, chance) for side in right)
+    return Judgement(float(right[0].mean()), float(right[1].mean()), mean - half, mean + half, margin, is_learnt, chance)
+
+
+def half_interval(variance: Tensor, repetitions: int) -> float:
+    """Half of the 95 % interval of a mean with this variance."""
+    from scipy.stats import t
+    return float(t.ppf((1 + CONFIDENCE) / 2, repetitions - 1) * variance.sqrt())
+
+
+def is_above(right: Tensor, classes: Tensor, chance: float) -> bool:
+    """Is the accuracy surely above chance? `right` [J, N] is weighted by class."""
+    repetitions, num = right.shape
+    shares = right.mean(0)                                                  # [N]
+    counts = classes.bincount()
+    means = torch.zeros(len(counts), dtype=shares.dtype).index_add(0, classes, shares) / counts.clamp(min=1)
+    within = (shares - means[classes]).square().sum() / max(num - int((counts > 0).sum()), 1)
+    return float(right.mean()) - half_interval(right.mean(1).var() / repetitions + within / num, repetitions) > chance
 
 
 def compare(train: Labelled, added: Labelled, test: Labelled, num_classes: int, repetitions: int, steps: int,

@@ -4,6 +4,7 @@ import importlib
 import re
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
@@ -63,6 +64,12 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(PROGRAMS)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        programs.make_importable()
+        from dnnlib import ctrl_c
+        with ctrl_c.ending():
+            return super().invoke(ctx)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in PROGRAMS:

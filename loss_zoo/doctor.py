@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 import click
 
+from dnnlib.program import Program
 from dnnlib.util import make_cache_dir_path
 from metrics.names import MetricError
 from metrics.weights import WEIGHTS, WeightOptions, find_weights
@@ -36,7 +37,7 @@ EXTRAS = {          # Extra: (modules that show that all of it is installed, wha
 }
 
 
-@click.command(epilog='Example: loss-zoo doctor')
+@click.command(cls=Program, epilog='Example: loss-zoo doctor')
 @click.option('--build', 'does_build', is_flag=True,
               help='Compile the operators now, which else happens at first use.')
 def main(does_build: bool) -> None:

@@ -20,6 +20,7 @@ import click
 
 from dnnlib.computing import device_option
 from dnnlib.numbers import PSI, SEED, Real, Whole, in_words, is_within
+from dnnlib.program import Program
 from loss_zoo import programs
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ SMALL = 256                     # Pixels of a side; smaller pictures are saved a
 NUM_THUMBS = 8                  # Seeds that can be dragged onto the picture.
 
 
-@click.command(epilog='Example: loss-zoo play runs/00000-photos')
+@click.command(cls=Program, epilog='Example: loss-zoo play runs/00000-photos')
 @click.argument('network', metavar='NETWORK')
 @click.option('--port', type=Whole('[0, 65535]'), default=0,
               help='Of the page on this machine.  [default: a free one]')

@@ -11,6 +11,7 @@ import click
 
 from dnnlib.computing import device_option
 from dnnlib.numbers import PSI, Real, Whole
+from dnnlib.program import Program
 
 if TYPE_CHECKING:
     from loss_zoo.classifier import Judgement, Labelled
@@ -27,7 +28,7 @@ ANSWERS = {
     'cannot tell': 'It cannot be told whether they help'}
 
 
-@click.command(epilog='''
+@click.command(cls=Program, epilog='''
 \b
 Examples:
   loss-zoo worth-it cells.zip --network=runs/00000-cells-cond --test=cells-unseen.zip
@@ -108,6 +109,10 @@ def lines_of(verdict: 'Judgement', better: str, table: dict[str, 'Judgement'], n
     interval = f'{100 * verdict.low:+.1f} to {100 * verdict.high:+.1f} points'
     lines.append(f'{ANSWERS[answer]}: beside {better} augmentation, the better one without them, they change the balanced '
                  f'accuracy by {100 * verdict.gain:+.1f} points (95 % interval {interval}; {num_test} test pictures).')
+    if not verdict.is_learnt:
+        lines.append('Note: with the pictures or without them, the classifier is no better than guessing '
+                     f'({100 * verdict.chance:.1f} %), so that it says nothing of them. Give it more pictures in DATA, '
+                     'more --steps, or a larger --size.')
     if verdict.answer == 'helps' and not is_unseen:
         lines.append('Note: the gain may come from test pictures that the generator has learnt. Give --test=PATH, pictures that '
                      'it never saw, for an answer.')

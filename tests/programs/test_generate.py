@@ -171,7 +171,7 @@ BAD = [
     (['--seeds=1', '--centre=mix'], 'this network knows of no data centres'),
     (['--seeds=-1'], 'is no list of numbers and ranges'),
     (['--seeds=a'], 'is no list of numbers and ranges'),
-    (['--seeds='], 'is no list of numbers and ranges'),
+    (['--seeds='], "'--seeds': its value is empty"),
     (['--seeds=5-3'], "'5-3' is empty"),
     (['--seeds=4294967296'], '4294967296 is too large'),
     ([], '--seeds is missing'),

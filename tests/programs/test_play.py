@@ -77,6 +77,18 @@ def test_nothing_else_is_served(server, path):
     assert status == 404 and body.startswith(b'Nothing is here')
 
 
+@pytest.mark.parametrize('name, says', [
+    ('empty', 'empty.npz is not an .npz file with an array "w"'), ('none', 'none.npz'), ('gone', 'gone.npz cannot be read')])
+def test_projected_pictures_that_are_none_are_one_sentence(folder, tmp_path, name, says):
+    G = loss_zoo.load(folder / 'run', device='cpu').G
+    (tmp_path / 'empty.npz').write_bytes(b'')
+    np.savez(tmp_path / 'none.npz', w=np.zeros([0, G.num_ws, G.w_dim], np.float32))
+    args = ['play', str(folder / 'run'), f'--projected-w={tmp_path / name}.npz', '--device=cpu']
+    result = CliRunner().invoke(command.group, args)
+    assert result.exit_code == 2 and result.output.count('Error: ') == 1
+    assert says in ' '.join(result.output.split())
+
+
 class Unable:
     """A painter whose device has no memory."""
 

@@ -70,6 +70,35 @@ def test_an_answer_is_one_of_three(low, high, answer):
     assert Judgement(0.5, 0.6, low, high, 0.01).answer == answer
 
 
+@pytest.mark.parametrize('low, high', [(0.001, 0.2), (-0.2, 0.009)])
+def test_where_the_classifier_guesses_nothing_can_be_told(low, high):
+    from loss_zoo.worth_it import lines_of
+    verdict = Judgement(0.5, 0.5, low, high, 0.01, is_learnt=False, chance=0.5)
+    assert verdict.answer == 'cannot tell'
+    lines = lines_of(verdict, 'flips', {'flips': verdict}, 9, True)
+    assert lines[1].startswith('It cannot be told whether they help: ')
+    assert lines[2].startswith('Note: with the pictures or without them, the classifier is no better than guessing (50.0 %)')
+
+
+def test_a_classifier_has_learnt_if_either_side_is_surely_better_than_guessing():
+    """With 100 test pictures of two classes, a share p of each right has the standard error sqrt(p (1 - p) / 100)."""
+    classes = torch.arange(100) % 2
+
+    def right(*percent):
+        return torch.stack([torch.arange(100) % 50 < num // 2 for num in percent])
+
+    for without, with_added, is_learnt in (((50, 52, 48), (50, 48, 52), False), ((54, 54, 54), (56, 56, 56), False),
+                                           ((50, 52, 48), (80, 82, 78), True), ((90, 90, 90), (50, 50, 50), True),
+                                           ((100, 100, 100), (100, 100, 100), True), ((0, 0, 0), (0, 0, 0), False)):
+        verdict = judge(right(*without), right(*with_added), classes, 0.01)
+        assert (verdict.is_learnt, verdict.chance) == (is_learnt, 0.5), (without, with_added)
+
+
+def test_a_perfect_classifier_of_few_pictures_has_learnt():
+    everything = torch.ones([3, 9], dtype=torch.bool)
+    assert judge(everything, everything, torch.tensor([0] * 8 + [1]), 0.01).is_learnt
+
+
 def test_augmentation_without_strength_leaves_a_picture(monkeypatch):
     """What is moved by nothing is the picture, mirrored or not."""
     images = classifier.to_float(bars(6, 0).images)
@@ -149,8 +178,8 @@ def test_more_pictures_than_memory_holds_are_refused_before_they_are_made(tmp_pa
 @pytest.mark.parametrize('args, words', [
     (['DATA'], 'give either --network or --images'),
     (['none', '--images=DATA'], 'none: no such folder or zip'),
-    (['DATA', '--images='], '--images: : no such folder or zip'),
-    (['DATA', '--images=DATA', '--test='], '--test: : no such folder or zip'),
+    (['DATA', '--images='], "'--images': its value is empty"),
+    (['DATA', '--images=DATA', '--test='], "'--test': its value is empty"),
     (['PLAIN', '--images=DATA'], 'has no classes; put them in its dataset.json'),
     (['ONE', '--images=DATA'], 'there is only one class; it takes two'),
     (['DATA', '--images=MORE'], 'it has class 2; DATA has classes 0 to 1'),

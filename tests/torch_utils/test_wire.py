@@ -246,6 +246,33 @@ def test_certificates_that_are_there_are_never_written_over(tmp_path, taken):
     assert (tmp_path / taken).read_text() == 'a key in use'
 
 
+@pytest.mark.parametrize('num', range(9))
+def test_certificates_of_all_ends_are_written_or_none(tmp_path, monkeypatch, num):
+    """Of nine files, which a disk has no room for after so many."""
+    import os
+
+    from click.testing import CliRunner
+
+    import tdgan_authority
+    pytest.importorskip('cryptography')
+    (tmp_path / 'there').mkdir()
+    before, opened, real = [*tmp_path.rglob('*')], [], os.open
+
+    def full(path, flags, *args, **kwargs):
+        if flags & os.O_CREAT and str(tmp_path) in str(path):
+            opened.append(path)
+            if len(opened) > num:
+                raise OSError(28, 'No space left on device', str(path))
+        return real(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, 'open', full)
+    for outdir in ('there', 'new/place'):
+        opened.clear()
+        result = CliRunner().invoke(tdgan_authority.main, [f'--outdir={tmp_path / outdir}', '--centres=north,south'])
+        assert result.exit_code == 1 and result.output.startswith('Error: --outdir: ') and result.output.count('\n') == 1
+        assert len(opened) == num + 1 and [*tmp_path.rglob('*')] == before
+
+
 def test_nothing_older_than_tls_1_3_is_spoken_and_nobody_without_a_certificate(ends):
     grpc_channel = pytest.importorskip('torch_utils.wire.grpc_channel')
     names = []

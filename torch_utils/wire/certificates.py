@@ -5,7 +5,8 @@ A directory holds what one end needs: `authority.pem`, `own.pem` (its certificat
 import datetime
 import ipaddress
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,8 @@ def make_authority(folder: str | os.PathLike, server: str, hosts: Sequence[str],
                    days: int = DAYS) -> list[Path]:
     """A test authority, and a directory with certificates for each end; returns the directories.
 
-    The authority's own key is thrown away: it signs nothing else. Raises OSError for a file that is there already.
+    The authority's own key is thrown away: it signs nothing else, so either all are written or none.
+    Raises OSError, for a file that is there already among others.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -98,11 +100,27 @@ def make_authority(folder: str | os.PathLike, server: str, hosts: Sequence[str],
     for path in (place / file for place in folders for file in (AUTHORITY, CERTIFICATE, KEY)):
         writing.require_free(path, 'none')      # Before anything is written: the keys may be in use.
     uses = {server: x509.ExtendedKeyUsageOID.SERVER_AUTH, **dict.fromkeys(centres, x509.ExtendedKeyUsageOID.CLIENT_AUTH)}
-    for place, names in zip(folders, ([server, *hosts], *([centre] for centre in centres))):
-        key, name = ec.generate_private_key(ec.SECP256R1()), names[0]
-        place.mkdir(parents=True, exist_ok=True)
-        _write(place, ca, _signed(name, key, 'test authority', ca_key, names, days, uses[name]), key)
+    with _all_or_nothing(folders):
+        for place, names in zip(folders, ([server, *hosts], *([centre] for centre in centres))):
+            key, name = ec.generate_private_key(ec.SECP256R1()), names[0]
+            place.mkdir(parents=True, exist_ok=True)
+            _write(place, ca, _signed(name, key, 'test authority', ca_key, names, days, uses[name]), key)
     return folders
+
+
+@contextmanager
+def _all_or_nothing(folders: Sequence[Path]) -> Iterator[None]:
+    """Removes the files of all ends, and folders that were not there, if anything fails."""
+    missing = {place for folder in folders for place in (folder, *folder.parents) if not place.exists()}
+    try:
+        yield
+    except BaseException:
+        for path in (folder / name for folder in folders for name in (AUTHORITY, CERTIFICATE, KEY)):
+            path.unlink(missing_ok=True)
+        for place in sorted(missing, key=lambda place: len(place.parts), reverse=True):
+            with suppress(OSError):
+                place.rmdir()
+        raise
 
 
 def _write(folder: Path, ca: Any, certificate: Any, key: Any) -> None:

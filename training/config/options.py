@@ -14,6 +14,7 @@ import click
 
 from dnnlib import commands, hf_hub
 from dnnlib.numbers import Real, RealOrWord, Whole
+from dnnlib.program import Program
 from training.config.methods import zoo_fields
 from training.config.rules import UserError, require
 from training.config.schema import HEADINGS, METHOD, Bundles, Config, OfTheCommand
@@ -31,7 +32,7 @@ class Option(click.Option):
         self.heading = heading
 
 
-class GroupedHelp(click.Command):
+class GroupedHelp(Program):
     """A command whose `--help` has headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
