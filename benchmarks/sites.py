@@ -6,8 +6,9 @@
 Exchange: so many bytes there and back between two processes, by messages as centres send them (gRPC, digests, checks), and over a
 plain TLS socket with the same certificates. Rounds alternate, so that a machine that gets slower matters to both; medians, and
 the best of each, for which nobody had to wait.
-Share: seconds for a thousand images, of a local run and of the same between processes: on loopback and over a line that has 10 ms
-each way and 100 Mbit/s, emulated by a process that holds bytes back (`tc netem` needs a kernel module that is often missing).
+Share: the part of the time of a run in which neither end computes: the generator's site sends or waits, and the centre is not
+at an answer. On loopback, and over a line that has 10 ms each way and 100 Mbit/s, emulated by a process that holds bytes
+back (`tc netem` needs a kernel module that is often missing).
 """
 import json
 import os
@@ -28,11 +29,11 @@ import click
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.timing import SMALL  # noqa: E402
 
 SIZES = (2 ** 16, 2 ** 20, 24 * 2 ** 20)
 PIECE, ON_WAY = 2 ** 14, 64
 DELAY_SEC, BYTES_PER_SEC = 0.01, 100e6 / 8
+TIMED = ROOT / 'benchmarks' / 'sites_timed.py'
 DATA = ROOT / 'datasets' / 'emoji-faces-noto-32.zip'
 RECIPES = {'two-stage': [], 'one-stage': ['--loss=osgan']}
 
@@ -183,55 +184,62 @@ def deliver(on_way, target):
         target.shutdown(socket.SHUT_RDWR)
 
 
-def seconds(folder, kimg, recipe, where):
-    """Seconds for a thousand images, of the second half of a run."""
-    common = ['--reg_type=tdgan', *SMALL, '--device=cpu', '--metrics=none', '--log=none', '--workers=0', '--aug=noaug',
-              f'--tdgan_schedule=0:{kimg:g}', f'--tick={kimg / 4:g}', f'--outdir={folder}', *recipe]
-    centre = None
+def spans_of(folder, kimg, batch, recipe, is_far):
+    """(when the generator's site waited for the line or the centre, when the centre answered), [(begin, end)]."""
     with closing(socket.create_server(('localhost', 0))) as probe:
         port = probe.getsockname()[1]
-    if where == 'local':
-        common.append(f'--tdgan_data={DATA}')
-    else:
-        line = Line(port) if where == 'line' else None
-        common += ['--tdgan_mode=remote', '--tdgan_centres=north', f'--tdgan_listen=localhost:{port}', '--tdgan_res=32',
-                   '--tdgan_insecure=1']
-        centre = subprocess.Popen([sys.executable, 'tdgan_centre.py', f'--data={DATA}', f'--private={folder / "private"}',
-                                   f'--connect=localhost:{line.port if line else port}', '--name=north', '--insecure',
-                                   '--device=cpu'], cwd=ROOT, stdout=subprocess.DEVNULL)
+    generator = ['train.py', '--reg_type=tdgan', '--cfg=tiny', '--device=cpu', '--metrics=none', '--log=none', '--workers=0',
+                 '--aug=noaug', f'--batch={batch}', f'--tdgan_schedule=0:{kimg:g}', f'--tick={kimg:g}', f'--outdir={folder}',
+                 *recipe, '--tdgan_mode=remote', '--tdgan_centres=north', f'--tdgan_listen=localhost:{port}', '--tdgan_res=32',
+                 '--tdgan_insecure=1']
+    centre = ['tdgan_centre.py', f'--data={DATA}', f'--private={folder / "private"}',
+              f'--connect=localhost:{Line(port).port if is_far else port}', '--name=north', '--insecure', '--device=cpu']
+    both = [subprocess.Popen([sys.executable, TIMED, folder / f'{program[0]}.json', *program], cwd=ROOT,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for program in (centre, generator)]
     try:
-        subprocess.run([sys.executable, 'train.py', *common], cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
+        for process in both[::-1]:
+            if process.wait():
+                raise click.ClickException(f'{process.args[3]} ended with status {process.returncode}')
     finally:
-        if centre is not None:
-            centre.kill()
-            centre.wait()
-    rows = [json.loads(line) for line in next(folder.glob('0*/stats.jsonl')).read_text().splitlines()]
-    return statistics.median(row['Timing/sec_per_kimg']['mean'] for row in rows[-3:])
+        for process in both:
+            process.kill()
+    waiting, answering = (json.loads((folder / f'{program[0]}.json').read_text())[kind]
+                          for program, kind in ((generator, 'waiting'), (centre, 'answering')))
+    num = len(waiting)
+    return waiting[num * 4 // 10:num * 9 // 10], answering
 
 
-def share(kimg):
-    """[{recipe, local, loopback, line}], seconds for a thousand images."""
+def shares_of(waiting, answering):
+    """What happened from the first of these waits to the last, {generator, centre, nobody}: shares of that time in which each
+    computed. (While the generator's site computes, the centre may, too: that counts as the former.)"""
+    whole = waiting[-1][1] - waiting[0][0]
+    waited = sum(end - begin for begin, end in waiting)
+    centre = sum(max(min(end, other_end) - max(begin, other), 0) for begin, end in waiting for other, other_end in answering)
+    return dict(generator=1 - waited / whole, centre=centre / whole, nobody=(waited - centre) / whole, sec=whole)
+
+
+def share(kimg, batch):
+    """[{recipe, where, generator, centre, nobody}]."""
     found = []
     for name, recipe in RECIPES.items():
-        row = dict(recipe=name)
-        for where in ('local', 'loopback', 'line'):
+        for where in ('loopback', 'line'):
             with tempfile.TemporaryDirectory() as folder:
-                row[where] = round(seconds(Path(folder), kimg, recipe, where), 2)
-        found.append(row)
-        text = ', '.join(f'{row[where]:.1f} s/kimg {where} ({1 - min(row["local"] / row[where], 1):.0%} beside computation)'
-                         for where in ('loopback', 'line'))
-        click.echo(f'{name}: {row["local"]:.1f} s/kimg local, {text}')
+                row = dict(recipe=name, where=where,
+                           **shares_of(*spans_of(Path(folder), kimg, batch, recipe, where == 'line')))
+            found.append(row)
+            click.echo(f'{name}, {where}: in {row["nobody"]:.1%} of the time neither end computed (the generator\'s site in '
+                       f'{row["generator"]:.1%}, the centre in {row["centre"]:.1%}; {row["sec"]:.1f} s).')
     return found
 
 
 @click.command()
 @click.option('--only', type=click.Choice(['exchange', 'share']), help='Measure this alone.')
 @click.option('--rounds', default=20, show_default=True, help='Of each exchange.')
-@click.option('--kimg', default=0.4, show_default=True, help='Thousands of images of each run.')
+@click.option('--kimg', default=0.8, show_default=True, help='Thousands of images of each run.')
+@click.option('--batch', default=16, show_default=True, help='Of each run.')
 @click.option('--out', type=click.Path(path_type=Path), help='Write the numbers as JSON.')
 @click.option('--echo', 'echo_folder', type=click.Path(path_type=Path), hidden=True)
-def main(only, rounds, kimg, out, echo_folder):
+def main(only, rounds, kimg, batch, out, echo_folder):
     """Measure what TDGAN between sites costs beside computation."""
     if echo_folder:
         return echo(echo_folder, SIZES)
@@ -241,7 +249,7 @@ def main(only, rounds, kimg, out, echo_folder):
         with tempfile.TemporaryDirectory() as folder:
             found['exchange'] = exchange(Path(folder), rounds)
     if only != 'exchange':
-        found['share'] = share(kimg)
+        found['share'] = share(kimg, batch)
     if out:
         out.write_text(json.dumps(found, indent=2))
 

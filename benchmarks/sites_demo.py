@@ -20,6 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
 NAMES = ('north', 'south')
 DATA = ROOT / 'datasets' / 'emoji-faces-noto-32.zip'
+STOPPED = 75
 PLAIN = ('--aug=noaug', '--mirror=1')
 
 
@@ -57,13 +58,25 @@ def run_sites(folder: Path, paths: list[Path], kimg: float, port: int) -> Path:
                    f'--tdgan_centres={",".join(NAMES)}', f'--tdgan_listen={address}', f'--tdgan_tls={certs / "generator"}',
                    '--tdgan_res=32', '--cfg=tiny', '--metrics=none', '--device=cpu', *PLAIN,
                    f'--tdgan_schedule=0:{kimg:g},1:{kimg:g},0+1:{kimg / 2:g}']
-        subprocess.run([sys.executable, *command], cwd=ROOT, check=True, env=environment())
+        wait_for(subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment()))
         for process in processes:
             process.wait(60)
     finally:
         for process in processes:
             process.terminate()
     return max((folder / 'generator').glob('0*'))
+
+
+def wait_for(generator: subprocess.Popen) -> None:
+    """Until a run is through. It hears Ctrl-C, too, and has time to save; then, or if it fails, this program ends."""
+    try:
+        status = generator.wait()
+    except KeyboardInterrupt:
+        status = generator.wait()
+    if status == STOPPED:
+        click.echo('The same command goes on.')
+    if status:
+        sys.exit(status)
 
 
 def environment() -> dict[str, str]:

@@ -179,6 +179,8 @@ def load_ws(path: str, G: 'torch.nn.Module') -> 'torch.Tensor':
     if ws is None:
         raise click.BadParameter(f'{path}: "w" is {dtype} {list(shape)}, this network takes floats '
                                  f'[K, {G.num_ws}, {G.w_dim}]', param_hint=hint)
+    if len(ws) == 0:
+        raise click.BadParameter(f'{path}: "w" is empty; it needs the latents of one picture at least', param_hint=hint)
     if not np.isfinite(ws).all():
         raise click.BadParameter(f'{path}: "w" is not finite everywhere', param_hint=hint)
     return torch.from_numpy(ws.astype(np.float32))

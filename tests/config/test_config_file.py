@@ -115,6 +115,12 @@ def test_what_is_wrong_in_a_file_is_one_sentence_with_its_name_and_the_key(tmp_p
     assert f'{tmp_path}/{sentence}' in error.value.message and '\n' not in error.value.message
 
 
+def test_a_value_without_an_end_is_told_by_its_beginning(tmp_path):
+    with pytest.raises(click.UsageError) as error:
+        options_in(write(tmp_path / 'a.toml', f'precision = "{"x" * 5000}"'))
+    assert f"a.toml: precision: '{'x' * 40}...' is not one of" in str(error.value) and len(str(error.value)) < 500
+
+
 def test_yaml_may_take_over_a_table_and_change_some_of_it(tmp_path):
     path = write(tmp_path / 'a.yaml', '<<: {kimg: 3, cfg: tiny}\nkimg: 4')
     assert options_in(path) == dict(kimg=4, cfg='tiny')

@@ -12,11 +12,13 @@ from dnnlib.program import Program
 from loss_zoo.command import PROGRAMS, group
 
 ROOT = Path(__file__).parents[2]
+HEARD = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)'
 # Runs a program, to which Ctrl-C comes when a module is about to be imported; the importing code may swallow exceptions.
 AT_IMPORT = '''
 import builtins, os, runpy, signal, sys
 moment, program, *sys.argv[1:] = sys.argv[1:]
 sys.path.insert(0, os.getcwd())
+signal.signal(signal.SIGINT, signal.default_int_handler)        # The tests may run where it is ignored.
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
@@ -57,7 +59,7 @@ def test_ctrl_c_while_modules_are_imported_is_one_sentence(moment, program, args
 @pytest.mark.skipif(os.name == 'nt', reason='such signals are of POSIX systems')
 def test_a_second_ctrl_c_does_not_wait_for_an_import(tmp_path):
     (tmp_path / 'slow.py').write_text('import os, signal\nfor _ in range(2): os.kill(os.getpid(), signal.SIGINT)\nprint("late")')
-    code = f'from dnnlib import ctrl_c; ctrl_c.hear(); import sys; sys.path.insert(0, {str(tmp_path)!r}); import slow'
+    code = f'{HEARD}; from dnnlib import ctrl_c; ctrl_c.hear(); import sys; sys.path.insert(0, {str(tmp_path)!r}); import slow'
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, '', '\nEnded by Ctrl-C.\n')
 

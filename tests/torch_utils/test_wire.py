@@ -158,6 +158,23 @@ def test_a_parcel_crosses_with_its_frames():
             list(grpc_channel.unpacked(wrong))
 
 
+@pytest.mark.parametrize('kind', ['pair', 'stream'])
+def test_what_was_sent_does_not_change_with_the_tensor(kind):
+    """Whoever has sent a message may use its tensors for something else, though nobody has read it yet."""
+    here, there = channel.pair()
+    if kind == 'stream':
+        grpc_channel = pytest.importorskip('torch_utils.wire.grpc_channel')
+        here.copied = grpc_channel.packed
+        there._get = lambda until, get=there._incoming.get: frames.pop(0) if frames else frames.extend(
+            grpc_channel.unpacked(get(timeout=20))) or frames.pop(0)
+        frames = []
+    sent = message()
+    expected = sent.tensors['img'].clone()
+    here.send(sent)
+    sent.tensors['img'].zero_()
+    assert torch.equal(there.receive(lambda header: FORMS, 20).tensors['img'], expected)
+
+
 @pytest.mark.parametrize('change, sentence', [
     (lambda m: m.tensors.pop('n'), 'tensors came'),
     (lambda m: m.tensors.update(x=torch.zeros(1)), 'tensors came'),

@@ -43,7 +43,7 @@ def send_frames(end, frames):
     """Sends frames as they are, of whatever kind."""
     with suppress(channel.Closed):
         for frame in frames:
-            end._put([bytes(frame)])
+            end._put(end.copied([frame]))
 
 
 def spoilt(message, rng):

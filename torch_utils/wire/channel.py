@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from torch_utils.wire.message import MAX_FRAME, Assembler, BadMessage, Forms, Message, frames_of
+from torch_utils.wire.message import MAX_FRAME, Assembler, BadMessage, Forms, Frame, Message, frames_of
 
 WAITING_PARCELS = 8         # That one end may be ahead of the other.
 PARCEL_BYTES = 2 * MAX_FRAME
@@ -30,10 +30,10 @@ class Channel:
 
     def __init__(self, incoming: queue.Queue, outgoing: queue.Queue, names: frozenset[str] | None = None):
         self.names = names
-        self.record: Callable[[bytes], None] | None = None      # Is shown every frame that leaves.
+        self.record: Callable[[Frame], None] | None = None      # Is shown every frame that leaves.
         self.ended = 'the other end has closed it'              # Why frames end, if they do.
         self._incoming, self._outgoing = incoming, outgoing
-        self._frames: deque[bytes] = deque()                    # Of a parcel that has come.
+        self._frames: deque[Frame] = deque()                    # Of a parcel that has come.
         self._why: str | None = None
         self._assembler: Assembler | None = None
 
@@ -46,7 +46,7 @@ class Channel:
         """Hands all frames of a message over. Raises Closed, also if the other end takes longer to read them."""
         until = end_of(timeout)
         for parcel in parcels(self._recorded(frames_of(message, not self.is_protected)), self.parcel_bytes):
-            self._put(parcel, until)
+            self._put(self.copied(parcel), until)
 
     def receive(self, forms: Forms, timeout: float | None = None) -> Message:
         """The next message. Raises Closed, BadMessage, and TimeoutError if it is not whole by then; one may go on waiting."""
@@ -69,13 +69,18 @@ class Channel:
         _offer(self._outgoing, None)
         _offer(self._incoming, None)
 
-    def _recorded(self, frames: Iterable[bytes]) -> Iterator[bytes]:
+    @staticmethod
+    def copied(parcel: list[Frame]) -> Any:
+        """A parcel that shares no memory with tensors, as it goes on its way."""
+        return [bytes(frame) for frame in parcel]
+
+    def _recorded(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         for frame in frames:
             if self.record is not None:
                 self.record(frame)
             yield frame
 
-    def _put(self, parcel: list[bytes], until: float | None = None) -> None:
+    def _put(self, parcel: Any, until: float | None = None) -> None:
         while self.is_open:
             try:
                 return self._outgoing.put(parcel, timeout=POLL_SEC)
@@ -84,7 +89,7 @@ class Channel:
                     self.close('the other end does not read what it is sent')
         raise Closed(self._why)
 
-    def _get(self, until: float | None) -> bytes:
+    def _get(self, until: float | None) -> Frame:
         while self.is_open:
             if self._frames:
                 return self._frames.popleft()
@@ -123,7 +128,7 @@ def _offer(frames: queue.Queue, item: Any) -> None:
                 continue
 
 
-def parcels(frames: Iterable[bytes], most: float) -> Iterator[list[bytes]]:
+def parcels(frames: Iterable[Frame], most: float) -> Iterator[list[Frame]]:
     """Frames, some together: no more than so many bytes, or one."""
     parcel, size = [], 0
     for frame in frames:
@@ -135,7 +140,7 @@ def parcels(frames: Iterable[bytes], most: float) -> Iterator[list[bytes]]:
     yield parcel
 
 
-def outgoing_parcels(outgoing: queue.Queue) -> Iterator[list[bytes]]:
+def outgoing_parcels(outgoing: queue.Queue) -> Iterator[Any]:
     """What is put into a queue, until its end."""
     while (parcel := outgoing.get()) is not None:
         yield parcel

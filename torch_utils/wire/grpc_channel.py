@@ -14,6 +14,7 @@ from typing import Any
 
 from torch_utils.wire.certificates import Identity
 from torch_utils.wire.channel import PARCEL_BYTES, WAITING_PARCELS, Channel, outgoing_parcels
+from torch_utils.wire.message import Frame
 
 # gRPC has no option for the oldest TLS. Without a key that both ends know beforehand, which nobody here has, this cipher of
 # TLS 1.2 cannot be agreed on; those of TLS 1.3 are not chosen by this variable. It is read once, when gRPC is loaded.
@@ -77,14 +78,14 @@ class Listener:
 
     def _exchange(self, frames: Any, context: Any):
         incoming, outgoing = queue.Queue(WAITING_PARCELS), queue.Queue(WAITING_PARCELS)
-        channel = Channel(incoming, outgoing, names_of(context.auth_context()) if self._is_secure else None)
+        channel = _Streamed(incoming, outgoing, names_of(context.auth_context()) if self._is_secure else None)
         channel.is_protected = self._is_secure
         if not context.add_callback(lambda: channel.close('the connection is gone')):
             return
         self._make_room_for(channel)
         threading.Thread(target=_read, args=(frames, incoming, channel), daemon=True).start()
         threading.Thread(target=self._on_channel, args=(channel,), daemon=True).start()
-        yield from map(packed, outgoing_parcels(outgoing))
+        yield from outgoing_parcels(outgoing)
 
     def _make_room_for(self, channel: Channel) -> None:
         """Nobody keeps others out by opening more and more streams."""
@@ -107,14 +108,24 @@ def connect(address: str, identity: Identity | None, timeout: float = 20) -> Cha
         raise OSError(f'{address}: no connection within {timeout:g} seconds; is the generator\'s site listening there, and '
                       'are both certificates of one authority?') from None
     incoming, outgoing = queue.Queue(WAITING_PARCELS), queue.Queue(WAITING_PARCELS)
-    call = target.stream_stream(f'/{SERVICE}/{METHOD}')(map(packed, outgoing_parcels(outgoing)))
+    call = target.stream_stream(f'/{SERVICE}/{METHOD}')(outgoing_parcels(outgoing))
     channel = _Dialled(incoming, outgoing, target)
     channel.is_protected = identity is not None
     threading.Thread(target=_read, args=(call, incoming, channel), daemon=True).start()
     return channel
 
 
-class _Dialled(Channel):
+def packed(parcel: list[Frame]) -> bytes:
+    """A parcel as it crosses."""
+    return b''.join(part for frame in parcel for part in (LENGTH.pack(len(frame)), frame))
+
+
+class _Streamed(Channel):
+    """An end whose parcels are packed by who sends them: that is the only copy of a tensor before gRPC's own."""
+    copied = staticmethod(packed)
+
+
+class _Dialled(_Streamed):
     """The end that has opened the connection."""
 
     def __init__(self, incoming: queue.Queue, outgoing: queue.Queue, target: Any):
@@ -126,14 +137,9 @@ class _Dialled(Channel):
         threading.Timer(1, self._target.close).start()      # What was sent last still leaves.
 
 
-def packed(parcel: list[bytes]) -> bytes:
-    """A parcel as it crosses."""
-    return b''.join(part for frame in parcel for part in (LENGTH.pack(len(frame)), frame))
-
-
-def unpacked(data: bytes) -> Iterator[bytes]:
-    """The frames of a parcel. Raises ValueError."""
-    begin, num = 0, 0
+def unpacked(data: bytes) -> Iterator[memoryview]:
+    """The frames of a parcel, which share its memory. Raises ValueError."""
+    view, begin, num = memoryview(data), 0, 0
     while begin < len(data):
         num, begin = num + 1, begin + LENGTH.size
         if begin > len(data) or num > MAX_FRAMES:
@@ -141,7 +147,7 @@ def unpacked(data: bytes) -> Iterator[bytes]:
         end = begin + LENGTH.unpack_from(data, begin - LENGTH.size)[0]
         if end > len(data):
             raise ValueError('what came is no parcel of frames')
-        yield data[begin:end]
+        yield view[begin:end]
         begin = end
 
 

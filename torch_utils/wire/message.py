@@ -96,11 +96,14 @@ class TensorForm:
             for size, agreed, may_be_smaller in zip(shape, self.shape, most))
 
 
+# A part of a message. Those of tensors share their memory: they are to be copied or sent before that changes.
+Frame = bytes | memoryview
+
 # What a message of a kind may hold, {name: form}; a function of its header. Raises BadMessage for one that may not come.
 Forms = Callable[[Header], Mapping[str, TensorForm]]
 
 
-def frames_of(message: Message, hashes_data: bool = True) -> Iterator[bytes]:
+def frames_of(message: Message, hashes_data: bool = True) -> Iterator[Frame]:
     """The frames of a message; its `digest` is known when all are out."""
     entries: dict[str, Any] = {'__metadata__': {'values': json.dumps(message.values, allow_nan=False)}}
     end, datas = 0, []
@@ -115,7 +118,7 @@ def frames_of(message: Message, hashes_data: bool = True) -> Iterator[bytes]:
     yield first
     for data in datas:
         for begin in range(0, len(data), PIECE_BYTES):
-            piece = bytes(data[begin:begin + PIECE_BYTES])
+            piece = data[begin:begin + PIECE_BYTES]
             if hashes_data:
                 hasher.update(piece)
             yield piece
@@ -135,7 +138,7 @@ class Assembler:
         self._hashes_data = hashes_data
         self._message: Message | None = None
 
-    def add(self, frame: bytes, forms: Forms) -> Message | None:
+    def add(self, frame: Frame, forms: Forms) -> Message | None:
         """Takes the next frame of a message of these forms; returns it when it is whole. Raises BadMessage."""
         if self._message is None:
             self._begin(frame, forms)
@@ -146,24 +149,24 @@ class Assembler:
         message, self._message = self._message, None
         if frame != self._hasher.digest():
             raise BadMessage('a message was changed on its way: its digest is another')
-        message.digest = frame
+        message.digest = bytes(frame)
         message.tensors = {name: self._tensor(*where) for name, where in self._places.items()}
         return message
 
-    def _begin(self, frame: bytes, forms: Forms) -> None:
+    def _begin(self, frame: Frame, forms: Forms) -> None:
         start = HEADER.size + LENGTH.size
         if not start <= len(frame) <= start + MAX_DESCRIPTION:
             raise BadMessage(f'a message begins with {len(frame)} bytes')
-        header = Header.parse(frame[:HEADER.size])
+        header = Header.parse(bytes(frame[:HEADER.size]))
         if LENGTH.unpack_from(frame, HEADER.size)[0] != len(frame) - start:
             raise BadMessage('the description of a message has another length than it says')
-        values, self._places, size = described(frame[start:], forms(header))
+        values, self._places, size = described(bytes(frame[start:]), forms(header))
         self._hasher = hashlib.sha256(frame)
         self._data, self._filled = bytearray(size), 0
         self._view = memoryview(self._data)     # Assigning to a part of a bytearray makes a copy before.
         self._message = Message(header, values)
 
-    def _fill(self, frame: bytes) -> None:
+    def _fill(self, frame: Frame) -> None:
         if not 1 <= len(frame) <= min(PIECE_BYTES, len(self._data) - self._filled):
             raise BadMessage(f'{len(frame)} bytes of data came, {len(self._data) - self._filled} are missing')
         self._view[self._filled:self._filled + len(frame)] = frame

@@ -143,7 +143,8 @@ def converted(name: str, value: Any, where: str) -> Any:
     except OutOfRange as error:
         raise UserError(f'{where}: {error.message.partition(": ")[2]}, not {str(value)[:40]}') from error
     except click.BadParameter as error:
-        raise UserError(f'{where}: {error.message}') from error
+        text = str(value)
+        raise UserError(f'{where}: {error.message.replace(text, text[:40] + "..." * (len(text) > 40))}') from error
 
 
 def brief(value: Any, depth: int = 3) -> Any:
