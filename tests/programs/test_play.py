@@ -78,7 +78,8 @@ def test_nothing_else_is_served(server, path):
 
 
 @pytest.mark.parametrize('name, says', [
-    ('empty', 'empty.npz is not an .npz file with an array "w"'), ('none', 'none.npz: "w" is empty'), ('gone', 'gone.npz cannot be read')])
+    ('empty', 'empty.npz is not an .npz file with an array "w"'),
+    ('none', 'none.npz: "w" is empty'), ('gone', 'gone.npz cannot be read')])
 def test_projected_pictures_that_are_none_are_one_sentence(folder, tmp_path, name, says):
     G = loss_zoo.load(folder / 'run', device='cpu').G
     (tmp_path / 'empty.npz').write_bytes(b'')

@@ -124,7 +124,7 @@ def test_rows_and_columns_are_asked_for_once(folder, tmp_path, args, message):
 @pytest.mark.parametrize('args, message', [
     (['--styles=0-6'], 'layer 6 does not exist: this network has 0 to 5'),
     (['--styles=a'], "'a' is no list of numbers"),
-    (['--rows='], "'--rows': its value is empty; give one"),
+    (['--rows='], "'--rows': its value is empty"),
     (['--network={}/nowhere'], 'No such file'),
     (['--outdir={}/grey.safetensors'], 'cannot be created'),
 ])

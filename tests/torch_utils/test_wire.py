@@ -2,6 +2,7 @@
 agreed gets memory, and everything else is one sentence."""
 import hashlib
 import json
+import queue
 import random
 import socket
 import ssl
@@ -161,18 +162,16 @@ def test_a_parcel_crosses_with_its_frames():
 @pytest.mark.parametrize('kind', ['pair', 'stream'])
 def test_what_was_sent_does_not_change_with_the_tensor(kind):
     """Whoever has sent a message may use its tensors for something else, though nobody has read it yet."""
-    here, there = channel.pair()
+    outgoing, unpack = queue.Queue(), list
+    here = channel.Channel(queue.Queue(), outgoing)
     if kind == 'stream':
         grpc_channel = pytest.importorskip('torch_utils.wire.grpc_channel')
-        here.copied = grpc_channel.packed
-        there._get = lambda until, get=there._incoming.get: frames.pop(0) if frames else frames.extend(
-            grpc_channel.unpacked(get(timeout=20))) or frames.pop(0)
-        frames = []
+        here.copied, unpack = grpc_channel.packed, grpc_channel.unpacked
     sent = message()
     expected = sent.tensors['img'].clone()
     here.send(sent)
     sent.tensors['img'].zero_()
-    assert torch.equal(there.receive(lambda header: FORMS, 20).tensors['img'], expected)
+    assert torch.equal(received(unpack(outgoing.get_nowait())).tensors['img'], expected)
 
 
 @pytest.mark.parametrize('change, sentence', [

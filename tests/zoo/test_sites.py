@@ -179,6 +179,7 @@ def test_what_may_be_combined_is_equal_as_well(sites, args):
 
 @pytest.mark.parametrize('args, sentence', [
     (['--reg_type=tdgan,zcr'], '--reg_type=zcr needs the critics'),
+    (['--reg_type=tdgan,vision'], '--reg_type=vision needs the critics'),
     (['--loss=relativistic', '--cond=1', '--tdgan_labels=3', '--aug=noaug'], 'would have to leave the centre'),
     (['--metrics=fid50k'], '--metrics=fid50k needs moments of the first images of the centres'),
     (['--metrics=fid50k_full,pr50k3_full'], '--metrics=pr50k3_full needs the features of each image'),
