@@ -24,8 +24,8 @@ from typing import Any
 import click
 
 from dnnlib import commands, output, writing
-from drawing import run_table
 from dnnlib.program import Program
+from drawing import run_table
 from drawing.page_template import filled
 from metrics.names import higher_is_better
 from training.config.options import OPTIONS, argv_of, word_of
