@@ -70,7 +70,7 @@ def test_a_closed_stream_leaves_its_number_to_no_other_file(tmp_path):
 
 @pytest.mark.parametrize('name', COMMANDS)
 def test_every_command_prepares_its_output(name):
-    lines = (ROOT / f'{name}.py').read_text().split("if __name__ == '__main__':\n")[1].splitlines()
+    lines = (ROOT / f'{name}.py').read_text().split("if __name__ == '__main__':\n")[-1].splitlines()
     assert lines[0].strip() == f'output.prepare({"may_fail=True" if name in ("train", "tdgan_centre") else ""})'
 
 
