@@ -84,12 +84,12 @@ def build(arguments, device):
     return run
 
 
-def block_sec(run):
-    """Seconds of a block of iterations."""
+def block_sec(run, num=BLOCK):
+    """Seconds of a block of iterations, of which it has `num`."""
     from training.training_loop import run_iteration
 
     def block():
-        for _ in range(BLOCK):
+        for _ in range(num):
             run_iteration(run, NoTicks())
     return seconds(block, run.device.type)
 
@@ -138,7 +138,7 @@ def main(ctx, rounds, minutes, threads, only, into_docs):
     names = [name for name in METHODS if only is None or name in ['base', *only.split(',')]]
     runs = {name: build([*common, *METHODS[name]], device) for name in names}
     for run in runs.values():
-        block_sec(run)                                      # Warm-up, which takes half as long as a round.
+        block_sec(run, 2)                                   # Warm-up: every lazy phase is due in the first iteration.
     seconds, ratios = [], {name: [] for name in names}
     for number in range(rounds):
         if minutes is not None and number >= 2 and not another_fits(began, time.monotonic(), number, minutes):
