@@ -39,8 +39,9 @@ def fake_driver(folder, names, *flags):
     except build.Unavailable as reason:
         pytest.skip(str(reason))
     (folder / 'kernels.inc').write_text(kernels.source(names))
-    command = [cxx, '-std=c++20', '-fPIC', '-shared', *flags, f'-I{build.SOURCE_DIR}', f'-I{folder}', HERE / 'fake_driver.cpp']
-    subprocess.run([*command, '-o', folder / 'driver.so'], check=True)
+    includes = [f'-I{build.SOURCE_DIR}', f'-I{folder}']
+    subprocess.run([cxx, '-std=c++20', '-fPIC', '-shared', *flags, *includes, HERE / 'fake_driver.cpp',
+                    '-o', folder / 'driver.so'], check=True)
     return folder / 'driver.so'
 
 
@@ -66,9 +67,12 @@ def start(some_kernels):
     return Starts(some_kernels, kernels_needed())
 
 
-FILTERS = [((4, 4), {'up': (2, 2), 'padding': (2, 1, 2, 1)}), ((4, 4), {'down': (2, 2), 'padding': (1, 1, 1, 2)}),
-           ((4, 4), {'padding': (2, 1, -1, 3)}), ((1, 12), {'up': (2, 1), 'padding': (6, 5, 0, 0)}),
-           ((12, 1), {'up': (1, 2), 'padding': (0, 0, 6, 5)}), ((1, 12), {'down': (2, 1), 'padding': (6, 6, 0, 0)}),
+FILTERS = [((4, 4), {'up': (2, 2), 'padding': (2, 1, 2, 1)}),
+           ((4, 4), {'down': (2, 2), 'padding': (1, 1, 1, 2)}),
+           ((4, 4), {'padding': (2, 1, -1, 3)}),
+           ((1, 12), {'up': (2, 1), 'padding': (6, 5, 0, 0)}),
+           ((12, 1), {'up': (1, 2), 'padding': (0, 0, 6, 5)}),
+           ((1, 12), {'down': (2, 1), 'padding': (6, 6, 0, 0)}),
            ((12, 1), {'down': (1, 2), 'padding': (0, 0, 6, 6)}),
            ((3, 2), {'up': (3, 1), 'down': (1, 2), 'padding': (2, 2, 2, 2)})]
 SHAPES = [(2, 3, 7, 9), (2, 8, 6, 12), (1, 64, 5, 5), (3, 1, 2, 2), (0, 3, 4, 4)]
@@ -77,7 +81,8 @@ SHAPES = [(2, 3, 7, 9), (2, 8, 6, 12), (1, 64, 5, 5), (3, 1, 2, 2), (0, 3, 4, 4)
 def check(obtained, expected):
     assert obtained.shape == expected.shape
     if expected.numel():
-        assert (obtained.double() - expected).abs().max() <= TOLERANCE[obtained.dtype] * max(expected.abs().max(), 1e-3)
+        largest = max(expected.abs().max(), 1e-3)
+        assert (obtained.double() - expected).abs().max() <= TOLERANCE[obtained.dtype] * largest
 
 
 def check_filters(start, dtypes, layout):
@@ -150,8 +155,8 @@ def test_every_kernel_started_from_python_is_that_of_the_compiled_binding(tmp_pa
 
 def test_operators_declared_in_python(some_kernels):
     """Schemas, shapes, derivatives of both orders, torch's own check; and no library can bring its own after."""
-    answer = subprocess.run([sys.executable, HERE / 'declared_in_python.py', some_kernels], capture_output=True, text=True,
-                            cwd=HERE.parents[1], env=os.environ | {'PYTHONPATH': str(HERE.parents[1])})
+    answer = subprocess.run([sys.executable, HERE / 'declared_in_python.py', some_kernels], cwd=HERE.parents[1],
+                            capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(HERE.parents[1])})
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout == 'this process has declared the operators in Python\n'
 
@@ -196,8 +201,9 @@ def test_schemas_are_those_of_the_library():
 
 
 @pytest.mark.parametrize(('where', 'name', 'value'), [
-    (kernels, 'THREAD_ELEMENTS', 8), (kernels, 'TILE_ROUNDS', 8), (kernels, 'STRIP_WIDTHS', {False: 2, True: 2}),
-    (kernels.Activation, None, None)], ids=str)
+    (kernels, 'THREAD_ELEMENTS', 8), (kernels, 'TILE_ROUNDS', 8),
+    (kernels, 'STRIP_WIDTHS', {False: 2, True: 2}),
+    (kernels.Activation, None, None)], ids=['elements', 'rounds', 'widths', 'structure'])
 def test_what_differs_from_the_kernels_is_not_compiled(monkeypatch, tmp_path, where, name, value):
     """Numbers and structures that Python repeats are compared by the compiler."""
     try:
@@ -211,7 +217,8 @@ def test_what_differs_from_the_kernels_is_not_compiled(monkeypatch, tmp_path, wh
             _fields_ = [('size', ctypes.c_int64), ('channels', ctypes.c_int64), ('inner', ctypes.c_int64)]
         monkeypatch.setattr(kernels, 'BiasAct', Swapped)
     (tmp_path / 'kernels.inc').write_text(kernels.source(['gather_float32']))
-    code = ('#include "cuda_kernels.h"\n#define KERNEL(...)\n#define OFFSET(field, ...) __builtin_offsetof(__VA_ARGS__, field)\n'
+    code = ('#include "cuda_kernels.h"\n#define KERNEL(...)\n'
+            '#define OFFSET(field, ...) __builtin_offsetof(__VA_ARGS__, field)\n'
             'namespace zoo {\n#include "kernels.inc"\n}\n')
     command = [cxx, '-std=c++20', '-fsyntax-only', f'-I{build.SOURCE_DIR}', f'-I{tmp_path}', '-x', 'c++', '-']
     answer = subprocess.run(command, input=code, capture_output=True, text=True)
@@ -229,7 +236,9 @@ def test_a_thread_without_a_context_gets_one(some_kernels):
     has_context = ctypes.c_bool.in_dll(library, 'thread_has_context')
     has_context.value = False
     x = torch.randn(5)
-    y = launched.bias_act(lambda launch, device: fake.start(handle, launch, 7, 3), 0, x, None, 0, 0, 0., 2., None)
+    def start(launch, device):
+        fake.start(handle, launch, 7, 3)
+    y = launched.bias_act(start, 0, x, None, 0, 0, 0., 2., None)
     assert torch.equal(y, 2 * x) and has_context.value
 
 
@@ -299,7 +308,8 @@ def stand_in(monkeypatch, tmp_path):
 def test_machine_code_is_kept_under_the_names_of_what_it_is_made_of(stand_in, capfd):
     paths = nvrtc.build_kernels('90')
     assert all(build.content_of(path) == b'machine code' for path in paths.values())
-    assert nvrtc.build_kernels('90') == paths and capfd.readouterr().out.count('Compiling the operators for sm_90 by NVRTC') == 1
+    assert nvrtc.build_kernels('90') == paths
+    assert capfd.readouterr().out.count('Compiling the operators for sm_90 by NVRTC') == 1
     assert not set(nvrtc.build_kernels('80').values()) & set(paths.values())
     for path in paths.values():
         path.write_bytes(path.read_bytes()[:-3])                # Cut.
