@@ -42,7 +42,7 @@ def room(tmp_path_factory):
         photograph(folder / f'{name}.png', size=(32, 32))
     (folder / 'sets').mkdir()
     for name, classes in dict(cats=0, pets=3, a=0, b=0, c=0).items():
-        make_dataset(folder / f'sets/{name}.zip', num=8, res=32, num_classes=classes)
+        make_dataset(folder / f'sets/{name}.zip', num=8, res=32 if name == 'cats' else 16, num_classes=classes)
     made = [trained(folder, '--data=sets/cats.zip'), trained(folder, '--data=sets/pets.zip', '--cond=1'),
             trained(folder, '--tdgan_data=sets/a.zip,sets/b.zip,sets/c.zip', '--reg_type=tdgan')]
     for name in named_runs():
