@@ -40,6 +40,7 @@ def measured(options, kimg):
     from torch_utils import training_stats
     from training.run import shares
     from training.training_loop import run_iteration
+    torch.set_num_threads(1)                        # So small a network is slower with more.
     shares.INTERVAL = EVERY
     run = build(options, torch.device('cpu'))
     num = max(round(kimg * 1000 / run.batch_size), 2 * EVERY)
