@@ -24,6 +24,7 @@ MAX_RUNS = 100              # That a private directory holds: a generator's site
 LINGER_SEC = 0.2            # What was said last still leaves.
 HANDSHAKE_SEC = 120
 RUN = re.compile('[0-9a-f]{32}')        # A directory of a run.
+MAX_SENTENCE = 500          # Characters of what is said of an option, whose value is a stranger's.
 MAX_BAD = 20                # Requests in a row that are not what was agreed.
 
 
@@ -194,7 +195,8 @@ def configuration(options: Any) -> dict[str, Any]:
         own = dict(tdgan_listen='localhost:0', tdgan_insecure=True, gpus=1, metrics='none', log='none')
         return dict(Config.from_json(resolve({**asked, **own})[1]))
     except UserError as error:
-        raise Refused(f'the options of the generator\'s site: {error.message}') from error
+        text = error.message if len(error.message) <= MAX_SENTENCE else f'{error.message[:MAX_SENTENCE]}...'
+        raise Refused(f'the options of the generator\'s site: {text}') from error
 
 
 def require_room(private: Path, run: str) -> None:
