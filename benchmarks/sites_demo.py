@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 NAMES = ('north', 'south')
 DATA = ROOT / 'datasets' / 'emoji-faces-noto-32.zip'
 STOPPED = 75
+SCALE, LINE = 3, 26                  # Of the picture: its size, and the height of a line of text in pixels.
 PLAIN = ('--aug=noaug', '--mirror=1')
 
 
@@ -91,15 +92,21 @@ def start(log: Path, *args: str) -> subprocess.Popen:
 
 
 def draw(run_dir: Path, paths: list[Path], dest: Path) -> None:
-    """Some images of each centre, and below them what G draws for it."""
+    """Some images of each centre, and below them what G draws for it, each row under a line that says so."""
     from centre_sheet import fakes, reals
-    from PIL import Image
+    from PIL import Image, ImageDraw, ImageFont
     drawn = fakes(max(run_dir.glob('network-snapshot-*.safetensors')))
-    rows = [picture for index, path in enumerate(paths) for picture in (reals(str(path)), drawn[index])]
-    sheet = Image.new('RGB', (rows[0].width, sum(row.height + 4 for row in rows)), 'white')
-    for number, row in enumerate(rows):
-        sheet.paste(row, (0, number * (row.height + 4)))
-    sheet.resize((sheet.width * 3, sheet.height * 3), Image.NEAREST).save(dest)
+    rows = [row for index, (name, path) in enumerate(zip(NAMES, paths)) for row in (
+        (f'{name}: some of its images, which stay there', reals(str(path))),
+        (f'{name}: what G draws for it, without having seen any', drawn[index]))]
+    rows = [(text, picture.resize((picture.width * SCALE, picture.height * SCALE), Image.NEAREST)) for text, picture in rows]
+    sheet = Image.new('RGB', (rows[0][1].width, sum(LINE + picture.height for _, picture in rows)), 'white')
+    pen, top = ImageDraw.Draw(sheet), 0
+    for text, picture in rows:
+        pen.text((4, top + 3), text, fill='black', font=ImageFont.load_default(LINE - 10))
+        sheet.paste(picture, (0, top + LINE))
+        top += LINE + picture.height
+    sheet.save(dest)
 
 
 @click.command()
