@@ -33,11 +33,12 @@ def main() -> None:
     dest, program, *sys.argv[1:] = sys.argv[1:]
     sys.argv[0] = program
     sys.path.insert(0, str(ROOT))
-    from losses_ext.sites.seat import Seat
+    import losses_ext
     from torch_utils.wire.channel import Channel
     spans = dict(waiting=[], answering=[])
     Channel.send, Channel.receive = noted(Channel.send, spans['waiting']), noted(Channel.receive, spans['waiting'])
-    Seat.answer = noted(Seat.answer, spans['answering'])
+    seat = losses_ext.centre_program().Seat
+    seat.answer = noted(seat.answer, spans['answering'])
     atexit.register(lambda: Path(dest).write_text(json.dumps(spans)))
     runpy.run_path(str(ROOT / program), run_name='__main__')
 

@@ -4,7 +4,8 @@ from losses_ext.sites.centre_page import Page
 from losses_ext.sites.hardening import Hardening
 from losses_ext.sites.hub import close_hubs
 from losses_ext.sites.limits import Limits
+from losses_ext.sites.seat import Seat
 from losses_ext.sites.take_part import Centre, Participant, Refused
 from training.run.health import CannotGoOn
 
-__all__ = ['CannotGoOn', 'Centre', 'Hardening', 'Kind', 'Limits', 'Page', 'Participant', 'Refused', 'close_hubs']
+__all__ = ['CannotGoOn', 'Centre', 'Hardening', 'Kind', 'Limits', 'Page', 'Participant', 'Refused', 'Seat', 'close_hubs']

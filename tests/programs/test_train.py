@@ -238,7 +238,7 @@ def test_detectors_are_fetched_if_that_is_asked_for(data, no_inception, monkeypa
 def test_formats_of_snapshots(data):
     assert 'snapshot_format' not in dry_run(data)
     assert dry_run(data, '--snapshot-format=pkl,native')['snapshot_format'] == ['native', 'pkl']
-    for text in ('pkl', 'native,onnx', ''):
+    for text in ('pkl', 'native,onnx', ','):
         result = invoke('--outdir', data / 'none', '--data', data / 'plain.zip', f'--snapshot-format={text}')
         assert result.exit_code == 2 and 'must be native or native,pkl' in ' '.join(result.output.split())
 

@@ -141,7 +141,7 @@ def test_resuming_a_directory_needs_no_other_option(stopped_run):
     longer = invoke(f'--resume={run_dir}/', '-n', '--kimg=2', '--workers=1')
     assert longer.exit_code == 0 and '"kimg": 2' in longer.output
     changed = invoke(f'--resume={run_dir}', '-n', '--gamma=7')
-    assert changed.exit_code == 2 and 'gamma: 1.0 -> 7.0' in changed.output, changed.output
+    assert changed.exit_code == 2 and 'gamma: 0.25 -> 7.0' in changed.output, changed.output
     assert invoke(f'--resume={run_dir}', '-n', '--gamma=7', '--override').exit_code == 0
 
 
@@ -256,7 +256,7 @@ def dry_config(result):
 def test_fine_tuning_takes_the_architecture_of_the_file(network, data):
     result = invoke('--outdir=runs', f'--data={data}', '--device=cpu', '-n', f'--init-from={network}')
     config = dry_config(result)
-    assert config['G_kwargs']['z_dim'] == 64 and config['D_kwargs']['channel_base'] == 1024
+    assert config['G_kwargs']['z_dim'] == 64 and config['D_kwargs']['channel_base'] == 512
     assert config['ada_kimg'] == 100 and config['ema_rampup'] is None and config['run_dir'].endswith('-initcustom')
     for name in ('G', 'D', 'G_ema'):
         num = len(legacy.load_network(network)[name].state_dict())
