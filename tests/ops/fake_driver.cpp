@@ -1,29 +1,15 @@
 // A CUDA driver that has no GPU: it runs the bodies of the kernels on the host, block by block and thread by thread, having
 // compared kernel, arguments and number of blocks with those that the compiled binding would start.
-#include "cuda_kernels.h"
+#include "host_run.h"
 
 #include <cstddef>
 #include <map>
 #include <string>
 #include <type_traits>
-#include <vector>
 
 namespace {
 
 constexpr int not_found = 500, wrong_argument = 1, wrong_kernel = 2, wrong_blocks = 3, wrong_grid = 4;
-
-template <class Kernel> void run(const Kernel& kernel) {
-    std::vector<unsigned char> memory(sizeof(typename Kernel::Shared));
-    for (int64_t block = 0; block < kernel.blocks(); ++block) {
-        memset(memory.data(), 0xff, memory.size());
-        auto& shared = *reinterpret_cast<typename Kernel::Shared*>(memory.data());
-        for (int thread = 0; thread < zoo::block_threads; ++thread) kernel.template phase<0>(block, thread, shared);
-        if constexpr (Kernel::phases >= 2)
-            for (int thread = 0; thread < zoo::block_threads; ++thread) kernel.template phase<1>(block, thread, shared);
-        if constexpr (Kernel::phases >= 3)
-            for (int thread = 0; thread < zoo::block_threads; ++thread) kernel.template phase<2>(block, thread, shared);
-    }
-}
 
 // What the compiled binding chooses for the problem that a kernel was given.
 

@@ -1,23 +1,7 @@
-// Runs the bodies of the CUDA kernels on the host: blocks, phases and threads as loops. Called through ctypes.
-#include "cuda_kernels.h"
-
-#include <vector>
+// Runs the bodies of the CUDA kernels on the host. Called through ctypes.
+#include "host_run.h"
 
 namespace {
-
-template <class Kernel> void run(const Kernel& kernel) {
-    // Fresh for every block and full of what is not a number, so that whatever a kernel forgets to load shows.
-    std::vector<unsigned char> memory(sizeof(typename Kernel::Shared));
-    for (int64_t block = 0; block < kernel.blocks(); ++block) {
-        memset(memory.data(), 0xff, memory.size());
-        auto& shared = *reinterpret_cast<typename Kernel::Shared*>(memory.data());
-        for (int thread = 0; thread < zoo::block_threads; ++thread) kernel.template phase<0>(block, thread, shared);
-        if constexpr (Kernel::phases >= 2)
-            for (int thread = 0; thread < zoo::block_threads; ++thread) kernel.template phase<1>(block, thread, shared);
-        if constexpr (Kernel::phases >= 3)
-            for (int thread = 0; thread < zoo::block_threads; ++thread) kernel.template phase<2>(block, thread, shared);
-    }
-}
 
 template <class T> void run_bias_act(int order, const zoo::BiasAct& p, int act, const void* q, const void* dy, const void* ref,
                                      const void* b, void* out) {

@@ -74,3 +74,13 @@ def test_a_demo_that_is_stopped_is_no_error(tmp_path, status, said):
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert said in made.stdout and ('Error' in made.stdout, made.returncode != 0) == (status == 1, status == 1), made.stdout
     assert ('drew' in made.stdout) == (status == 0)
+
+
+def test_packages_hold_nothing_that_another_program_has_left_there():
+    """NVFlare, for one, signs the files of a job where they lie; a wheel would have that, too."""
+    if shutil.which('git') is None:
+        pytest.skip('there is no git, which tells what is in this folder')
+    tracked = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip(f'git does not tell what is in this folder: {tracked.stderr.strip()}')
+    assert [path for path in tracked.stdout.split() if '/.' in path and not path.startswith('.')] == []

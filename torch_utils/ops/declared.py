@@ -5,7 +5,7 @@ Both read the schemas from csrc/schemas.inc. There are no kernels here; launched
 import re
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from torch_utils.ops.build import SOURCE_DIR
 from torch_utils.ops.kernels import ACTS
@@ -20,13 +20,13 @@ def schemas() -> dict[str, str]:
     return {schema.partition('(')[0]: schema for schema in found}
 
 
-def declare(library: torch.library.Library) -> None:
-    """Defines the operators of CUDA in `library`, a torch.library.Library of the namespace."""
+def declare(fragment: library.Library) -> None:
+    """Defines the operators of CUDA in a fragment of the namespace."""
     for name, shape in SHAPES.items():
-        library.define(schemas()[name])
-        torch.library.register_fake(f'{NAMESPACE}::{name}', shape, lib=library)
+        fragment.define(schemas()[name])
+        library.register_fake(f'{NAMESPACE}::{name}', shape, lib=fragment)
     for name, (setup, backward) in DERIVATIVES.items():
-        torch.library.register_autograd(f'{NAMESPACE}::{name}', backward, setup_context=setup, lib=library)
+        library.register_autograd(f'{NAMESPACE}::{name}', backward, setup_context=setup, lib=fragment)
 
 
 def _ops():

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import cache, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from torch_utils.ops import kernels
 from torch_utils.ops.kernels import Axis, BiasAct, BiasActTensors, Launch, LayerAct, LayerActTensors, Resample
@@ -21,12 +21,12 @@ MOST = 1 << 30                      # Samples along an axis.
 Start = Callable[[Launch, torch.device], None]
 
 
-def register(library: torch.library.Library, start: Start, key: str = 'CUDA') -> None:
-    """Has `library` compute the operators by kernels that `start` starts; `key` is another device's in tests."""
+def register(implementation: library.Library, start: Start, key: str = 'CUDA') -> None:
+    """Has `implementation` compute the operators by kernels that `start` starts; `key` is another device's in tests."""
     for order, name in enumerate(('bias_act', 'bias_act_grad', 'bias_act_grad2')):
-        library.impl(name, partial(bias_act, start, order), key)
+        implementation.impl(name, partial(bias_act, start, order), key)
     for function in (upfirdn2d, layer_act, layer_act_grad):
-        library.impl(function.__name__, partial(function, start), key)
+        implementation.impl(function.__name__, partial(function, start), key)
 
 
 def bias_act(start: Start, order: int, *arguments) -> Tensor:

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import library
 
 from dnnlib.commands import how_to_build
 from dnnlib.util import make_cache_dir_path
@@ -29,7 +30,7 @@ GROUPS = {'filters': ('gather', 'strip'), 'bias_act': ('bias_act',), 'layer_act'
 LIBRARY = 'nvrtc'                       # What the files in the cache begin with.
 
 
-_registered: dict[str, torch.library.Library] = {}      # When these go, so do their operators.
+_registered: dict[str, library.Library] = {}      # When these go, so do their operators.
 
 
 def find_nvrtc() -> Path:
@@ -96,9 +97,9 @@ def starter() -> Starter:
 def register(start: launched.Start, key: str = 'CUDA') -> None:
     """Gives torch's operators to kernels that `start` starts, and declares them if no library has."""
     if not hasattr(getattr(torch.ops, launched.NAMESPACE), 'layer_act'):
-        _registered['FRAGMENT'] = torch.library.Library(launched.NAMESPACE, 'FRAGMENT')
+        _registered['FRAGMENT'] = library.Library(launched.NAMESPACE, 'FRAGMENT')
         declared.declare(_registered['FRAGMENT'])
-    _registered['IMPL'] = torch.library.Library(launched.NAMESPACE, 'IMPL')
+    _registered['IMPL'] = library.Library(launched.NAMESPACE, 'IMPL')
     launched.register(_registered['IMPL'], start, key)
 
 
