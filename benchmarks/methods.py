@@ -2,13 +2,14 @@
 
     python benchmarks/methods.py                                     # The demo configuration, one thread.
     python benchmarks/methods.py --rounds=15 --write                 # And puts the figures into docs/methods/*.md.
-    python benchmarks/methods.py --minutes=8 --write                 # As many rounds as fit, at least two.
+    python benchmarks/methods.py --minutes=20 --write                # As many rounds as fit.
     python benchmarks/methods.py --only=ggdr,diggan --cfg=auto       # Further options are those of train.py.
 
 A block is 16 iterations, with every lazy phase once or more. Each block of a method stands between two of the base, and is
 divided by their mean, so that a machine that gets slower or faster does not matter. The figure is the median over rounds,
 with the range of the middle half. On a CPU processor time counts, so that waiting for other work on the machine does not
-matter; caches that are shared still do: run it on an idle machine. tests/zoo/test_zoo_cost.py counts the passes.
+matter; caches that are shared still do: run it on an idle machine. A round of all methods is some fifty blocks. Whatever ends
+it early, the figures of the rounds that were finished are there. tests/zoo/test_zoo_cost.py counts the passes.
 """
 import re
 import statistics
@@ -100,7 +101,9 @@ def another_fits(began, now, num_done, minutes):
 
 
 def figure(ratios):
-    """'1.25 (1.22 to 1.28)': the median of ratios, and the range of their middle half."""
+    """'1.25 (1.22 to 1.28)': the median of ratios, and the range of their middle half; of a single one there is none."""
+    if len(ratios) == 1:
+        return f'{ratios[0]:.2f}'
     low, median, high = statistics.quantiles(ratios, n=4, method='inclusive')
     return f'{median:.2f} ({low:.2f} to {high:.2f})'
 
@@ -119,9 +122,41 @@ def write(figures, sentence):
         path.write_text(new, encoding='utf-8')
 
 
+def one_round(runs):
+    """{method: its block over those of the base beside it}, and the seconds of the base's blocks."""
+    ratios, base = {}, [block_sec(runs['base'])]
+    for name, run in runs.items():
+        own = block_sec(run)
+        base.append(block_sec(runs['base']))
+        ratios[name] = own / (base[-2] + base[-1]) * 2
+    return ratios, base[1:]
+
+
+class Report:
+    """The figures of the rounds so far, printed and written anew after each of them."""
+
+    def __init__(self, what, into_docs):
+        self.what, self.into_docs = what, into_docs
+        self.base, self.ratios = [], []
+
+    def round(self, ratios, base, batch_size):
+        """Takes what one_round() gives."""
+        self.ratios.append(ratios)
+        self.base += base
+        per_sec = batch_size * BLOCK / statistics.median(self.base)
+        sentence = f'{self.what}; base {per_sec:.1f} images per sec'
+        figures = {name: figure([values[name] for values in self.ratios]) for name in ratios}
+        print(f'\n{sentence}; {len(self.ratios)} round(s)\n\n| method | time of an iteration relative to base |\n|---|---|')
+        for name, text in figures.items():
+            print(f'| {name} | {text} |', flush=True)
+        if self.into_docs:
+            write(figures, f'{sentence} (`python benchmarks/methods.py`, {len(self.ratios)} round(s)); '
+                           'in brackets the middle half.')
+
+
 @click.command(context_settings=dict(ignore_unknown_options=True, allow_extra_args=True))
-@click.option('--rounds', type=click.IntRange(2), default=9, show_default=True, help='Blocks of each method.')
-@click.option('--minutes', type=click.FloatRange(min=0), help='Begin no round that would end later; at least two are made.')
+@click.option('--rounds', type=click.IntRange(1), default=9, show_default=True, help='Blocks of each method.')
+@click.option('--minutes', type=click.FloatRange(min=0), help='Begin no round that would end later; one is always made.')
 @click.option('--threads', type=int, default=1, show_default=True, help='Threads of torch on the CPU.')
 @click.option('--only', help='Comma list of methods; the base is always there.')
 @click.option('--write', 'into_docs', is_flag=True, help='Put the figures into docs/methods/*.md.')
@@ -139,24 +174,12 @@ def main(ctx, rounds, minutes, threads, only, into_docs):
     runs = {name: build([*common, *METHODS[name]], device) for name in names}
     for run in runs.values():
         block_sec(run, 2)                                   # Warm-up: every lazy phase is due in the first iteration.
-    seconds, ratios = [], {name: [] for name in names}
+    say = Report(f'`{" ".join(common)}`, {device}, {threads} thread(s), torch {torch.__version__}', into_docs)
     for number in range(rounds):
-        if minutes is not None and number >= 2 and not another_fits(began, time.monotonic(), number, minutes):
+        if minutes is not None and number and not another_fits(began, time.monotonic(), number, minutes):
             break
-        before = block_sec(runs['base'])
-        for name in names:
-            own, after = block_sec(runs[name]), block_sec(runs['base'])
-            ratios[name].append(own / (before + after) * 2)
-            seconds.append(after)
-            before = after
-    base = runs['base'].batch_size * BLOCK / statistics.median(seconds)
-    sentence = f'`{" ".join(common)}`, {device}, {threads} thread(s), torch {torch.__version__}; base {base:.1f} images per sec'
-    print(f'{sentence}\n\n| method | time of an iteration relative to base |\n|---|---|')
-    figures = {name: figure(values) for name, values in ratios.items()}
-    for name, text in figures.items():
-        print(f'| {name} | {text} |')
-    if into_docs:
-        write(figures, f'{sentence} (`python benchmarks/methods.py`, {len(ratios["base"])} rounds); in brackets the middle half.')
+        say.round(*one_round(runs), runs['base'].batch_size)
+        print(f'round {number + 1}: {time.monotonic() - began:.0f} sec after the start', file=sys.stderr, flush=True)
 
 
 if __name__ == '__main__':

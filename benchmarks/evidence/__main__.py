@@ -85,7 +85,7 @@ def main(ctx: click.Context, budget: float | None, workers: int, device: str, ou
             raise click.UsageError('give --budget=2h for the small version, or a command: run, page, status')
         require_extra()
         plan = load_plan(SMALL_PLAN)
-        walk(plan, BUNDLED, workers, device, budget, (), results_path(plan, outdir), outdir / 'work')
+        walk(plan, BUNDLED, workers, device, budget, results_path(plan, outdir), outdir / 'work')
         write_page(plan, results_path(plan, outdir), outdir / 'evidence.md')
 
 
@@ -98,27 +98,30 @@ def main(ctx: click.Context, budget: float | None, workers: int, device: str, ou
 @click.option('--budget', type=Duration(), default='1000h',
               help='Start no run after so long [default: no limit].')
 @click.option('--stage', 'stages', multiple=True, help='Only this stage; can be repeated.')
+@click.option('--cell', 'names', multiple=True, help='Only runs of this cell, in every block; can be repeated.')
 @click.option('--workdir', type=click.Path(path_type=Path), default=Path('evidence-work'), show_default=True,
               help='Where runs train; can be removed afterwards.')
 @click.option('--outdir', type=click.Path(path_type=Path),
               help='Where the results go [default: into the repository].')
 def run(plan_name: str, data: tuple, workers: int, device: str, budget: float, stages: tuple[str, ...],
-        workdir: Path, outdir: Path | None) -> None:
+        names: tuple[str, ...], workdir: Path, outdir: Path | None) -> None:
     """Train and score what has no result yet."""
     plan = load_plan(plan_name)
-    for name in stages:
-        if name not in plan.stages:
-            raise click.UsageError(f'--stage={name}: the plan has {", ".join(plan.stages)}')
+    for option, chosen, known in [('stage', stages, [*plan.stages]),
+                                  ('cell', names, [*dict.fromkeys(cell.name for cell in plan.cells())])]:
+        for name in chosen:
+            if name not in known:
+                raise click.UsageError(f'--{option}={name}: the plan has {", ".join(known)}')
     walk(plan, {**{k: v for k, v in BUNDLED.items() if k in plan['data']}, **dict(data)}, workers, device,
-         budget, stages, results_path(plan, outdir), workdir)
+         budget, results_path(plan, outdir), workdir, stages, names)
 
 
-def walk(plan: Plan, data: dict, workers: int, device: str, budget: float, stages: tuple[str, ...],
-         results: Path, workdir: Path) -> None:
+def walk(plan: Plan, data: dict, workers: int, device: str, budget: float, results: Path, workdir: Path,
+         stages: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> None:
     """Runs the plan; one sentence for what cannot be run, or if it was stopped."""
     from benchmarks.evidence.run import PlanError, Runner
     try:
-        Runner(plan, results.absolute(), workdir.absolute(), data, device, budget, stages).run(workers)
+        Runner(plan, results.absolute(), workdir.absolute(), data, device, budget, stages, names).run(workers)
     except PlanError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:

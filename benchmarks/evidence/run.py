@@ -50,6 +50,7 @@ class Runner:
         device: As train.py has it.
         seconds: Start no further run after so many.
         stages: Only these, if any are named.
+        names: Only cells of these names, if there are any.
     """
     plan: Plan
     results: Path
@@ -58,6 +59,7 @@ class Runner:
     device: str = 'cpu'
     seconds: float = float('inf')
     stages: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     _begin: float = field(default_factory=time.monotonic)
     _stop: threading.Event = field(default_factory=threading.Event)
     _children: set = field(default_factory=set)
@@ -105,13 +107,16 @@ class Runner:
                 append_result(self.results, result)
                 click.echo(f'{cell.key}: {result.status} {result.reason}'.rstrip())
 
+    def _wanted(self, cell: Cell) -> bool:
+        return (not self.stages or cell.stage in self.stages) and (not self.names or cell.name in self.names)
+
     @contextmanager
     def _next_cell(self) -> Iterator[tuple[Cell, Path, int] | None]:
         """The first run without a result that nobody works on, its folder,
         and the descriptor that holds the claim."""
         done = {(r.stage, r.cell, r.block) for r in read_results(self.results, self.plan)}
         for cell in self.plan.cells():
-            if (self.stages and cell.stage not in self.stages) or (cell.stage, cell.name, cell.block) in done:
+            if not self._wanted(cell) or (cell.stage, cell.name, cell.block) in done:
                 continue
             folder = self.workdir / self.plan.short_sha / cell.key
             folder.mkdir(parents=True, exist_ok=True)

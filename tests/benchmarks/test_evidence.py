@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip('statsmodels', reason='the extra "evidence" is not installed')
 
 from benchmarks.evidence import effects, responses, run  # noqa: E402
+from benchmarks.evidence.__main__ import main  # noqa: E402
 from benchmarks.evidence.analyse import analyse  # noqa: E402
 from benchmarks.evidence.controls import known_effect, weight_zero  # noqa: E402
 from benchmarks.evidence.design import aliased_pairs, cells, contrast, folded  # noqa: E402
@@ -349,6 +351,17 @@ class TestRunner:
             sys.executable, '-c', 'import sys; print("the run diverges at 1 kimg"); sys.exit(1)'])
         run.Runner(plan, tmp_path / 'r.jsonl', tmp_path / 'work', {}).run(1)
         assert [r.status for r in read_results(tmp_path / 'r.jsonl')] == ['failed', 'failed']
+
+    def test_only_cells_that_are_asked_for_run(self, tmp_path, monkeypatch):
+        plan = write_plan(tmp_path, stages=PLAN['stages'][1:])
+        monkeypatch.setattr(run, 'check_data', lambda *_: None)
+        monkeypatch.setattr(run.Runner, '_result_of', lambda self, cell, *_: run.Result(
+            self.plan.sha256, cell.stage, cell.name, cell.block, 'finished'))
+        run.Runner(plan, tmp_path / 'r.jsonl', tmp_path / 'work', {}, names=('zero_',)).run(1)
+        found = [r.cell for r in read_results(tmp_path / 'r.jsonl')]
+        assert found and {*found} == {'zero_'} and len(found) == sum(cell.name == 'zero_' for cell in plan.cells())
+        refused = CliRunner().invoke(main, ['run', f'--plan={tmp_path / "test.json"}', '--cell=zero'])
+        assert refused.exit_code == 2 and '--cell=zero: the plan has ' in refused.output and 'base, zero_' in refused.output
 
     def test_other_data_than_the_plans_is_refused(self, tmp_path):
         plan = write_plan(tmp_path)

@@ -24,6 +24,26 @@ def test_no_round_begins_that_would_end_too_late():
 
 def test_a_figure_has_its_spread():
     assert methods.figure([1.0, 1.2, 1.1, 1.3, 1.4]) == '1.20 (1.10 to 1.30)'
+    assert methods.figure([1.2]) == '1.20'
+
+
+def test_a_block_is_divided_by_those_of_the_base_beside_it(monkeypatch):
+    took = iter([2.0, 3.0, 2.0, 6.0, 4.0])                        # base, base, base, method, base
+    monkeypatch.setattr(methods, 'block_sec', lambda run: next(took))
+    assert methods.one_round({'base': None, 'method': None}) == ({'base': 1.5, 'method': 2.0}, [2.0, 4.0])
+
+
+def test_what_ends_it_early_leaves_the_figures_of_the_rounds_before(tmp_path, monkeypatch, capsys):
+    page = tmp_path / 'docs' / 'methods' / 'some.md'
+    page.parent.mkdir(parents=True)
+    page.write_text('Measured: <!-- time: ggdr -->not yet<!-- end -->.')
+    monkeypatch.setattr(methods, 'ROOT', tmp_path)
+    report = methods.Report('--cfg=tiny', into_docs=True)
+    report.round({'base': 1.0, 'ggdr': 1.1}, [16.0], batch_size=4)
+    assert page.read_text() == 'Measured: <!-- time: ggdr -->1.10 times the base<!-- end -->.'
+    report.round({'base': 1.0, 'ggdr': 1.3}, [32.0], batch_size=4)
+    assert page.read_text() == 'Measured: <!-- time: ggdr -->1.20 (1.15 to 1.25) times the base<!-- end -->.'
+    assert 'base 2.7 images per sec; 2 round(s)' in capsys.readouterr().out
 
 
 def test_tdgan_is_timed_where_g_learns_from_its_new_critic_and_is_reminded():
