@@ -5,11 +5,12 @@
     python benchmarks/methods.py --minutes=20 --write                # As many rounds as fit.
     python benchmarks/methods.py --only=ggdr,diggan --cfg=auto       # Further options are those of train.py.
 
-A block is 16 iterations, with every lazy phase once or more. Each block of a method stands between two of the base, and is
-divided by their mean, so that a machine that gets slower or faster does not matter. The figure is the median over rounds,
-with the range of the middle half. On a CPU processor time counts, so that waiting for other work on the machine does not
-matter; caches that are shared still do: run it on an idle machine. A round of all methods is some fifty blocks. Whatever ends
-it early, the figures of the rounds that were finished are there. tests/zoo/test_zoo_cost.py counts the passes.
+A round is 16 iterations of each method, with every lazy phase once or more, in turn with 16 of the base: what they took, divided
+by what those took that were half a second away. So a machine that gets slower or faster does not matter. The figure is the median
+over rounds, with the range of the middle half; the base is timed like a method, too, and shows the noise. On a CPU processor time
+counts, so that waiting for other work on the machine does not matter; caches that are shared still do: run it on an idle machine.
+A round of all methods is some 750 iterations. Whatever ends it early, the figures of the rounds that were finished are there.
+tests/zoo/test_zoo_cost.py counts the passes.
 """
 import re
 import statistics
@@ -25,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
 from benchmarks.timing import SMALL, seconds  # noqa: E402
 
-BLOCK = 16
+ROUND = 16                  # Iterations of a method in a round: every lazy phase is due once or more.
 DATA = ROOT / 'datasets' / 'emoji-faces-noto-32.zip'
 METHODS = {
     'base': [],
@@ -85,14 +86,10 @@ def build(arguments, device):
     return run
 
 
-def block_sec(run, num=BLOCK):
-    """Seconds of a block of iterations, of which it has `num`."""
+def iteration_sec(run):
+    """Seconds of one iteration."""
     from training.training_loop import run_iteration
-
-    def block():
-        for _ in range(num):
-            run_iteration(run, NoTicks())
-    return seconds(block, run.device.type)
+    return seconds(lambda: run_iteration(run, NoTicks()), run.device.type)
 
 
 def another_fits(began, now, num_done, minutes):
@@ -123,13 +120,14 @@ def write(figures, sentence):
 
 
 def one_round(runs):
-    """{method: its block over those of the base beside it}, and the seconds of the base's blocks."""
-    ratios, base = {}, [block_sec(runs['base'])]
+    """{method: its iterations over those of the base that were done in turn with them}, and seconds of the base's each time."""
+    ratios, base = {}, []
     for name, run in runs.items():
-        own = block_sec(run)
-        base.append(block_sec(runs['base']))
-        ratios[name] = own / (base[-2] + base[-1]) * 2
-    return ratios, base[1:]
+        pairs = [(iteration_sec(run), iteration_sec(runs['base'])) for _ in range(ROUND)]
+        own, beside = map(sum, zip(*pairs))
+        base.append(beside)
+        ratios[name] = own / beside
+    return ratios, base
 
 
 class Report:
@@ -143,7 +141,7 @@ class Report:
         """Takes what one_round() gives."""
         self.ratios.append(ratios)
         self.base += base
-        per_sec = batch_size * BLOCK / statistics.median(self.base)
+        per_sec = batch_size * ROUND / statistics.median(self.base)
         sentence = f'{self.what}; base {per_sec:.1f} images per sec'
         figures = {name: figure([values[name] for values in self.ratios]) for name in ratios}
         print(f'\n{sentence}; {len(self.ratios)} round(s)\n\n| method | time of an iteration relative to base |\n|---|---|')
@@ -155,7 +153,7 @@ class Report:
 
 
 @click.command(context_settings=dict(ignore_unknown_options=True, allow_extra_args=True))
-@click.option('--rounds', type=click.IntRange(1), default=9, show_default=True, help='Blocks of each method.')
+@click.option('--rounds', type=click.IntRange(1), default=9, show_default=True, help='Rounds of each method.')
 @click.option('--minutes', type=click.FloatRange(min=0), help='Begin no round that would end later; one is always made.')
 @click.option('--threads', type=int, default=1, show_default=True, help='Threads of torch on the CPU.')
 @click.option('--only', help='Comma list of methods; the base is always there.')
@@ -173,7 +171,7 @@ def main(ctx, rounds, minutes, threads, only, into_docs):
     names = [name for name in METHODS if only is None or name in ['base', *only.split(',')]]
     runs = {name: build([*common, *METHODS[name]], device) for name in names}
     for run in runs.values():
-        block_sec(run, 2)                                   # Warm-up: every lazy phase is due in the first iteration.
+        iteration_sec(run)                                  # Warm-up: every lazy phase is due in the first iteration.
     say = Report(f'`{" ".join(common)}`, {device}, {threads} thread(s), torch {torch.__version__}', into_docs)
     for number in range(rounds):
         if minutes is not None and number and not another_fits(began, time.monotonic(), number, minutes):

@@ -27,10 +27,10 @@ def test_a_figure_has_its_spread():
     assert methods.figure([1.2]) == '1.20'
 
 
-def test_a_block_is_divided_by_those_of_the_base_beside_it(monkeypatch):
-    took = iter([2.0, 3.0, 2.0, 6.0, 4.0])                        # base, base, base, method, base
-    monkeypatch.setattr(methods, 'block_sec', lambda run: next(took))
-    assert methods.one_round({'base': None, 'method': None}) == ({'base': 1.5, 'method': 2.0}, [2.0, 4.0])
+def test_a_method_is_divided_by_the_base_in_turn_with_it(monkeypatch):
+    monkeypatch.setattr(methods, 'iteration_sec', lambda took: next(took))
+    runs = dict(base=iter([1.0, 1.0] * methods.ROUND + [2.0] * methods.ROUND), ggdr=iter([5.0] * methods.ROUND))
+    assert methods.one_round(runs) == (dict(base=1.0, ggdr=2.5), [1.0 * methods.ROUND, 2.0 * methods.ROUND])
 
 
 def test_what_ends_it_early_leaves_the_figures_of_the_rounds_before(tmp_path, monkeypatch, capsys):
