@@ -402,7 +402,7 @@ def test_two_processes_train_snapshot_and_end(tmp_path, data):
     done = run_train(tmp_path, data / 'plain.zip', *small, '--snapshot-format=native,pkl')
     assert done.returncode == 0, done.stderr
     run_dir, = tmp_path.iterdir()
-    assert run_dir.name == '00000-plain-tiny-mixingprob0.9-cbase64-cmax8-kimg1-batch64-pl_weight2'
+    assert run_dir.name == '00000-plain-tiny-cbase64-cmax8-mixingprob0.9-kimg1-batch64-pl_weight2'
     names = {path.name for path in run_dir.iterdir()}
     assert {'training_options.json', 'log.txt', 'stats.jsonl', 'reals.png', 'fakes_init.png', 'fakes000000.png',
             'fakes000001.png', 'network-snapshot-000001.safetensors', 'network-snapshot-000001.pkl', 'report.html'} <= names
