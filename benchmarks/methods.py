@@ -1,19 +1,19 @@
 """Times an iteration of every method of the loss zoo against the base, all in one run.
 
     python benchmarks/methods.py                                     # The demo configuration, one thread.
-    python benchmarks/methods.py --rounds=15 --write                 # And puts the figures into docs/methods/*.md.
+    python benchmarks/methods.py --rounds=8 --write                  # And puts the figures into docs/methods/*.md.
     python benchmarks/methods.py --minutes=20 --write                # As many rounds as fit.
     python benchmarks/methods.py --only=ggdr,diggan --cfg=auto       # Further options are those of train.py.
 
-A round is 16 iterations of each method, with every lazy phase once or more, in turn with 16 of the base: what they took, divided
-by what those took that were half a second away. So a machine that gets slower or faster does not matter. The figure is the median
-over rounds, with the range of the middle half; the base is timed like a method, too, and shows the noise. On a CPU processor time
-counts, so that waiting for other work on the machine does not matter; caches that are shared still do: run it on an idle machine.
-A round of all methods is some 750 iterations. Whatever ends it early, the figures of the rounds that were finished are there.
-tests/zoo/test_zoo_cost.py counts the passes.
+A round is 16 iterations, with every lazy phase once or more; every run does its first one, then every run its second, and so on,
+so that a machine that gets slower or faster does so for all. Of each of the 16 the least time of all rounds counts, since what
+else a machine does only ever adds, and their sum is divided by that of the base. In brackets is the range of what the figure is
+when any one of the rounds is left out; a second base is timed like a method, and shows the noise. On a CPU processor time counts,
+so that waiting for other work on the machine does not matter; caches that are shared still do: run it on an idle machine.
+Whatever ends it early, the figures of the rounds that were finished are there. tests/zoo/test_zoo_cost.py counts the passes.
 """
+import gc
 import re
-import statistics
 import sys
 import time
 from contextlib import nullcontext
@@ -97,12 +97,18 @@ def another_fits(began, now, num_done, minutes):
     return now + (now - began) / num_done <= began + 60 * minutes
 
 
-def figure(ratios):
-    """'1.25 (1.22 to 1.28)': the median of ratios, and the range of their middle half; of a single one there is none."""
-    if len(ratios) == 1:
-        return f'{ratios[0]:.2f}'
-    low, median, high = statistics.quantiles(ratios, n=4, method='inclusive')
-    return f'{median:.2f} ({low:.2f} to {high:.2f})'
+def ratio(own, base):
+    """What the iterations of a method cost over those of the base: the least seconds of each of them, of all rounds,
+    [rounds, iterations]."""
+    return sum(map(min, zip(*own))) / sum(map(min, zip(*base)))
+
+
+def figure(own, base):
+    """'1.25 (1.22 to 1.28)': the ratio, and its range when any one of the rounds is left out; of a single one there is none."""
+    if len(own) == 1:
+        return f'{ratio(own, base):.2f}'
+    without = [ratio(own[:i] + own[i + 1:], base[:i] + base[i + 1:]) for i in range(len(own))]
+    return f'{ratio(own, base):.2f} ({min(without):.2f} to {max(without):.2f})'
 
 
 def write(figures, sentence):
@@ -120,40 +126,38 @@ def write(figures, sentence):
 
 
 def one_round(runs):
-    """{method: its iterations over those of the base that were done in turn with them}, and seconds of the base's each time."""
-    ratios, base = {}, []
-    for name, run in runs.items():
-        pairs = [(iteration_sec(run), iteration_sec(runs['base'])) for _ in range(ROUND)]
-        own, beside = map(sum, zip(*pairs))
-        base.append(beside)
-        ratios[name] = own / beside
-    return ratios, base
+    """{method: seconds of each of its iterations}, which are done in turn."""
+    took = {name: [] for name in runs}
+    for _ in range(ROUND):
+        for name, run in runs.items():
+            took[name].append(iteration_sec(run))
+    return took
 
 
 class Report:
     """The figures of the rounds so far, printed and written anew after each of them."""
 
-    def __init__(self, what, into_docs):
-        self.what, self.into_docs = what, into_docs
-        self.base, self.ratios = [], []
+    def __init__(self, what, into_docs, batch_size):
+        self.what, self.into_docs, self.batch_size = what, into_docs, batch_size
+        self.rounds = {}                # {method: [rounds, iterations]}, seconds.
 
-    def round(self, ratios, base, batch_size):
+    def add(self, took):
         """Takes what one_round() gives."""
-        self.ratios.append(ratios)
-        self.base += base
-        per_sec = batch_size * ROUND / statistics.median(self.base)
-        sentence = f'{self.what}; base {per_sec:.1f} images per sec'
-        figures = {name: figure([values[name] for values in self.ratios]) for name in ratios}
-        print(f'\n{sentence}; {len(self.ratios)} round(s)\n\n| method | time of an iteration relative to base |\n|---|---|')
+        for name, seconds_of_each in took.items():
+            self.rounds.setdefault(name, []).append(seconds_of_each)
+        base = self.rounds['base']
+        per_sec = self.batch_size * ROUND / sum(map(min, zip(*base)))
+        sentence = f'{self.what}; base {per_sec:.1f} images per sec; {len(base)} round(s)'
+        figures = {name: figure(rounds, base) for name, rounds in self.rounds.items() if name != 'base'}
+        print(f'\n{sentence}\n\n| method | time of an iteration relative to base |\n|---|---|')
         for name, text in figures.items():
             print(f'| {name} | {text} |', flush=True)
         if self.into_docs:
-            write(figures, f'{sentence} (`python benchmarks/methods.py`, {len(self.ratios)} round(s)); '
-                           'in brackets the middle half.')
+            write(figures, f'{sentence} (`python benchmarks/methods.py`; in brackets the range when any one round is left out).')
 
 
 @click.command(context_settings=dict(ignore_unknown_options=True, allow_extra_args=True))
-@click.option('--rounds', type=click.IntRange(1), default=9, show_default=True, help='Rounds of each method.')
+@click.option('--rounds', type=click.IntRange(1), default=5, show_default=True, help='Rounds of 16 iterations.')
 @click.option('--minutes', type=click.FloatRange(min=0), help='Begin no round that would end later; one is always made.')
 @click.option('--threads', type=int, default=1, show_default=True, help='Threads of torch on the CPU.')
 @click.option('--only', help='Comma list of methods; the base is always there.')
@@ -168,15 +172,18 @@ def main(ctx, rounds, minutes, threads, only, into_docs):
     torch.set_num_threads(threads)
     device = distributed.pick_device('auto')
     common = list(ctx.args) if any(arg.startswith('--cfg') for arg in ctx.args) else [*SMALL, *ctx.args]
-    names = [name for name in METHODS if only is None or name in ['base', *only.split(',')]]
-    runs = {name: build([*common, *METHODS[name]], device) for name in names}
+    names = ['base', 'base again', *(name for name in METHODS if name != 'base' and (only is None or name in only.split(',')))]
+    runs = {name: build([*common, *METHODS[name.removesuffix(' again')]], device) for name in names}
     for run in runs.values():
-        iteration_sec(run)                                  # Warm-up: every lazy phase is due in the first iteration.
-    say = Report(f'`{" ".join(common)}`, {device}, {threads} thread(s), torch {torch.__version__}', into_docs)
+        iteration_sec(run)                                  # Warm-up.
+    gc.collect()
+    gc.freeze()                                             # So many runs at once are no work for the collector.
+    report = Report(f'`{" ".join(common)}`, {device}, {threads} thread(s), torch {torch.__version__}', into_docs,
+                    runs['base'].batch_size)
     for number in range(rounds):
         if minutes is not None and number and not another_fits(began, time.monotonic(), number, minutes):
             break
-        say.round(*one_round(runs), runs['base'].batch_size)
+        report.add(one_round(runs))
         print(f'round {number + 1}: {time.monotonic() - began:.0f} sec after the start', file=sys.stderr, flush=True)
 
 

@@ -22,15 +22,18 @@ def test_no_round_begins_that_would_end_too_late():
     assert not methods.another_fits(began=100, now=360, num_done=4, minutes=5)
 
 
-def test_a_figure_has_its_spread():
-    assert methods.figure([1.0, 1.2, 1.1, 1.3, 1.4]) == '1.20 (1.10 to 1.30)'
-    assert methods.figure([1.2]) == '1.20'
+def test_the_least_time_of_each_iteration_counts():
+    base = [[1.0, 1.0, 2.0], [1.0, 9.0, 2.0]]
+    assert methods.ratio([[2.0, 8.0, 4.0], [7.0, 2.0, 5.0]], base) == 2.0
+    assert methods.figure([[2.0, 2.0, 4.0], [2.0, 2.0, 4.0]], base) == '2.00 (0.67 to 2.00)'
+    assert methods.figure(base[:1], base[:1]) == '1.00'
 
 
-def test_a_method_is_divided_by_the_base_in_turn_with_it(monkeypatch):
-    monkeypatch.setattr(methods, 'iteration_sec', lambda took: next(took))
-    runs = dict(base=iter([1.0, 1.0] * methods.ROUND + [2.0] * methods.ROUND), ggdr=iter([5.0] * methods.ROUND))
-    assert methods.one_round(runs) == (dict(base=1.0, ggdr=2.5), [1.0 * methods.ROUND, 2.0 * methods.ROUND])
+def test_runs_do_their_iterations_in_turn(monkeypatch):
+    order = []
+    monkeypatch.setattr(methods, 'iteration_sec', lambda run: order.append(run) or len(order))
+    assert methods.one_round(dict(base='a', ggdr='b')) == dict(base=[*range(1, 32, 2)], ggdr=[*range(2, 33, 2)])
+    assert order == ['a', 'b'] * methods.ROUND
 
 
 def test_what_ends_it_early_leaves_the_figures_of_the_rounds_before(tmp_path, monkeypatch, capsys):
@@ -38,12 +41,12 @@ def test_what_ends_it_early_leaves_the_figures_of_the_rounds_before(tmp_path, mo
     page.parent.mkdir(parents=True)
     page.write_text('Measured: <!-- time: ggdr -->not yet<!-- end -->.')
     monkeypatch.setattr(methods, 'ROOT', tmp_path)
-    report = methods.Report('--cfg=tiny', into_docs=True)
-    report.round({'base': 1.0, 'ggdr': 1.1}, [16.0], batch_size=4)
-    assert page.read_text() == 'Measured: <!-- time: ggdr -->1.10 times the base<!-- end -->.'
-    report.round({'base': 1.0, 'ggdr': 1.3}, [32.0], batch_size=4)
-    assert page.read_text() == 'Measured: <!-- time: ggdr -->1.20 (1.15 to 1.25) times the base<!-- end -->.'
-    assert 'base 2.7 images per sec; 2 round(s)' in capsys.readouterr().out
+    report = methods.Report('--cfg=tiny', into_docs=True, batch_size=4)
+    report.add(dict(base=[2.0] * 16, ggdr=[3.0] * 16))
+    assert page.read_text() == 'Measured: <!-- time: ggdr -->1.50 times the base<!-- end -->.'
+    report.add(dict(base=[2.0] * 16, ggdr=[2.5] * 16))
+    assert page.read_text() == 'Measured: <!-- time: ggdr -->1.25 (1.25 to 1.50) times the base<!-- end -->.'
+    assert 'base 2.0 images per sec; 2 round(s)' in capsys.readouterr().out
 
 
 def test_tdgan_is_timed_where_g_learns_from_its_new_critic_and_is_reminded():
