@@ -174,23 +174,41 @@ def all_reduce_mean_(tensors: Sequence[torch.Tensor]) -> None:
     One exchange for all tensors of one type.
     """
     if world_size() > 1:
-        _in_one_piece(tensors, lambda flat: (dist.all_reduce(flat), flat.div_(world_size())))
+        def mean_(flat):
+            op, divisor = _mean_of(flat)
+            dist.all_reduce(flat, op=op)
+            if divisor > 1:
+                flat.div_(divisor)
+        _in_one_piece(tensors, mean_)
+
+
+def _mean_of(tensor):
+    """(operation of an exchange, what is left to divide by): nccl averages itself, gloo only adds."""
+    averages = tensor.is_cuda and dist.is_nccl_available()
+    return (dist.ReduceOp.AVG, 1) if averages else (dist.ReduceOp.SUM, world_size())
 
 
 class Mean:
-    """The mean over the ranks of tensors of one type, on its way from the start. Tensors are dense; their strides stay."""
+    """The mean over the ranks of tensors of one type, on its way from the start. Tensors are dense; their strides stay.
+
+    They travel in a type of their own, if one is given (and are added up in it).
+    """
 
     @torch.no_grad()
-    def __init__(self, tensors: Sequence[torch.Tensor]):
+    def __init__(self, tensors: Sequence[torch.Tensor], travels_as: torch.dtype | None = None):
         self._forms = [(tensor.shape, tensor.stride(), tensor.numel()) for tensor in tensors]
-        self._flat = torch.cat([tensor.as_strided([tensor.numel()], [1]) for tensor in tensors])    # As they lie in memory.
-        self._work = dist.all_reduce(self._flat, async_op=True)
+        flat = torch.cat([tensor.as_strided([tensor.numel()], [1]) for tensor in tensors])      # As they lie in memory.
+        self._dtype, self._flat = flat.dtype, flat.to(travels_as or flat.dtype)
+        op, self._divisor = _mean_of(flat)
+        self._work = dist.all_reduce(self._flat, op=op, async_op=True)
 
     @torch.no_grad()
     def tensors(self) -> list[torch.Tensor]:
         """The means, all in one piece of memory; waits for them."""
         self._work.wait()
-        self._flat.div_(world_size())
+        self._flat = self._flat.to(self._dtype)
+        if self._divisor > 1:
+            self._flat.div_(self._divisor)
         found, place = [], 0
         for shape, strides, size in self._forms:
             found.append(self._flat.as_strided(shape, strides, place))

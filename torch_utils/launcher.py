@@ -5,6 +5,7 @@ or torchrun has started them, on one or several machines, and `launch` only join
 travel by gloo, CUDA tensors by nccl.
 """
 import ctypes
+import itertools
 import json
 import math
 import multiprocessing
@@ -25,11 +26,13 @@ from typing import Any
 import click
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from dnnlib import output, torchrun, writing
 
 # How long a collective waits for a machine or network that has gone silent, which no parent process notices.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+FIRST_TIMEOUT = timedelta(hours=12)     # For what the first process alone finds out: a large folder on a slow disk.
 SECONDARY_SEC = 1  # Failures within this time after the first one count as its consequences.
 TERMINATE_SEC = 5                           # Between asking a process to end and killing it.
 INTERRUPT_SEC = 600                         # After Ctrl-C, for ranks that finish and save something.
@@ -47,6 +50,40 @@ def torchrun_world_size() -> int | None:
     """Number of processes that torchrun has started, on all machines together; None if it has not."""
     here = torchrun.place()
     return here.world_size if here else None
+
+
+_questions = itertools.count()
+
+
+def of_first(find_out: Callable[[], str]) -> str:
+    """The text that `find_out()` gives in the first of torchrun's processes, in all of them: the others wait for it.
+
+    For what takes long and is wanted before there is a process group. All ask the same questions in the same order.
+
+    Raises what `find_out` raises; in the others, click.UsageError with the same sentence.
+    """
+    here = torchrun.place()
+    if here is None or here.world_size == 1:
+        return find_out()
+    store, rank, world_size = next(rendezvous('env://', timeout=COLLECTIVE_TIMEOUT))
+    name = f'of_first/{next(_questions)}'
+    if rank > 0:
+        store.wait([name], FIRST_TIMEOUT)
+        failed, text = json.loads(store.get(name))
+        store.set(f'{name}/{rank}', '')
+        if failed:
+            raise click.UsageError(text)
+        return text
+    try:
+        failed, text = False, find_out()
+        return text
+    except Exception as error:
+        failed, text = True, str(error)
+        raise
+    finally:
+        store.set(name, json.dumps([failed, text]))
+        # The store may be this process's own, and end with it.
+        store.wait([f'{name}/{other}' for other in range(1, world_size)], COLLECTIVE_TIMEOUT)
 
 
 def launch(fn: Callable, num_processes: int, args: Sequence = ()) -> None:
@@ -79,6 +116,8 @@ def run_in_group(fn, rank, world_size, args, store=None):
     Without a store, the ranks meet where torchrun's environment says.
     """
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    # Connections of gloo as they are needed, or each process has one to every other. (A value that is set wins.)
+    os.environ.setdefault('TORCH_GLOO_LAZY_INIT', '1')
     backend = 'cpu:gloo,cuda:nccl' if nccl else 'gloo'
     dist.init_process_group(backend, rank=rank, world_size=world_size, store=store,
                             timeout=COLLECTIVE_TIMEOUT)

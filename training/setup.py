@@ -174,7 +174,12 @@ def build(config: dict, device: torch.device, dataset: Any = None) -> Run:
     streams = Streams(config['seed'], rank, device)
     return Run(config, device, streams, game, phases, stages or [Stage(config['kimg'] * 1000, [Source(dataset)])],
                build_ada(config), graphs=build_graphs(config, game, streams, device),
-               exchange=GradientExchange() if world_size > 1 else None)
+               exchange=build_exchange(config) if world_size > 1 else None)
+
+
+def build_exchange(config: dict) -> GradientExchange:
+    """The exchange of gradients between processes."""
+    return GradientExchange(travels_as=torch.bfloat16 if config.get('exchange') == 'bf16' else None)
 
 
 def open_reals(config: dict, dataset: Any, device: torch.device, start_nimg: int = 0, order: int = 0) -> RealStream:

@@ -35,7 +35,7 @@ def test_what_earlier_runs_saved_is_taken_under_the_names_of_options(path):
     config, before = Config.from_json(saved(path)), saved(path)
     names = {'kimg': 'total_kimg', 'tick': 'kimg_per_tick', 'snap': 'network_snapshot_ticks', 'log': 'logs',
              'seed': 'random_seed', 'gpus': 'num_gpus', 'batch': 'batch_size', 'p': 'augment_p', 'target': 'ada_target'}
-    later = {'cuda_graphs': 'auto', 'deterministic': False}
+    later = {'cuda_graphs': 'auto', 'deterministic': False, 'exchange': 'fp32'}
     assert without_nulls({names.get(name, name): value for name, value in config.items()}) == without_nulls({
         **later, **{name: value for name, value in before.items() if name != 'image_snapshot_ticks'}})
     assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config == pickle.loads(pickle.dumps(config))

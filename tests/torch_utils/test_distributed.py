@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import click
+import PIL.Image
 import pytest
 import torch
 import torch.distributed as dist
@@ -123,6 +125,7 @@ class Small(torch.nn.Module):
 
 
 def check_collectives(rank):
+    check_connections()
     assert distributed.rank() == distributed.local_rank() == rank and distributed.world_size() == 2
     assert distributed.pick_device('cpu') == torch.device('cpu')
     assert 2 * torch.get_num_threads() <= max(os.cpu_count(), 2)        # The cores are shared.
@@ -142,6 +145,17 @@ def check_collectives(rank):
     check_broadcast(rank)
     check_equality(rank)
     check_statistics(rank)
+
+
+def check_connections():
+    """gloo connects two processes when they have something to say to each other, not before."""
+    def sockets():
+        return sum(os.readlink(f'/proc/self/fd/{fd}').startswith('socket:') for fd in os.listdir('/proc/self/fd')
+                   if os.path.lexists(f'/proc/self/fd/{fd}'))
+    if sys.platform == 'linux':
+        before = sockets()
+        distributed.barrier()
+        assert sockets() > before
 
 
 def check_all_reduce_mean(rank):
@@ -173,6 +187,10 @@ def check_all_reduce_mean(rank):
     mixed = [torch.tensor(1. + rank), torch.tensor(2 ** 30 + 1. + 2 * rank, dtype=torch.float64)]
     distributed.all_reduce_mean_(mixed)
     assert mixed[0] == 1.5 and mixed[1] == 2 ** 30 + 2 and mixed[1].dtype == torch.float64
+    one, other = (torch.randn(1000, generator=torch.Generator().manual_seed(number)) for number in (0, 1))
+    mean, = distributed.Mean([other if rank else one], torch.bfloat16).tensors()
+    assert ((mean - (one + other) / 2).abs() <= 2 ** -8 * (one.abs() + other.abs())).all() and mean.dtype == torch.float32
+    assert all(torch.equal(mean, theirs) for theirs in distributed.gather_objects(mean))
 
 
 def check_broadcast(rank):
@@ -256,6 +274,28 @@ def test_collectives_of_two_processes(monkeypatch):
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     distributed.launch(check_collectives, 2)
     assert not dist.is_initialized()
+
+
+class OnGPU(torch.Tensor):
+    is_cuda = property(lambda self: True)
+
+
+def test_nccl_averages_itself(monkeypatch):
+    """Gradients of a GPU are not divided in a pass of their own."""
+    sent = []
+
+    def all_reduce(tensor, op=dist.ReduceOp.SUM, async_op=False):
+        sent.append((op, tensor.dtype))
+        return SimpleNamespace(wait=lambda: None)
+    monkeypatch.setattr(distributed, 'world_size', lambda: 2)
+    monkeypatch.setattr(dist, 'is_nccl_available', lambda: True)
+    monkeypatch.setattr(dist, 'all_reduce', all_reduce)
+    grads = [torch.ones(3).as_subclass(OnGPU), torch.ones(2, 2).as_subclass(OnGPU)]
+    assert all((mean == 1).all() for mean in distributed.Mean(grads).tensors())
+    distributed.all_reduce_mean_(grads)
+    mean, = distributed.Mean([torch.ones(3) + 2 ** -20], torch.bfloat16).tensors()        # On the CPU: divided here.
+    assert (mean == 0.5).all() and mean.dtype == torch.float32
+    assert sent == [(dist.ReduceOp.AVG, torch.float32), (dist.ReduceOp.AVG, torch.float32), (dist.ReduceOp.SUM, torch.bfloat16)]
 
 
 # Failures.
@@ -415,6 +455,54 @@ def script(tmp_path):
     path = tmp_path / 'script.py'
     path.write_text(SCRIPT)
     return path
+
+
+FIRST = f'''
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import train
+from training.data import storage
+read, real = [], storage.FolderFiles.size_and_crc
+storage.FolderFiles.size_and_crc = lambda self, name: read.append(name) or real(self, name)
+config = train.config_from_args(['--outdir=runs', f'--data={{sys.argv[1]}}', '--cfg=tiny', '--device=cpu', '--log=none'])
+print(len(read), *config.data_fingerprints)
+'''
+
+
+def test_of_torchruns_processes_the_first_alone_reads_a_folder(tmp_path):
+    """Each has the fingerprint; the others wait for it, and hear why there is none."""
+    (tmp_path / 'set').mkdir()
+    for name in 'ab':
+        PIL.Image.new('RGB', (16, 16), name == 'a' and 'red' or 'blue').save(tmp_path / 'set' / f'{name}.png')
+    alone, *found = [outputs(FIRST, tmp_path / 'set', num) for num in (1, 2)]
+    found, = found
+    (count, fingerprint), = alone
+    assert count == '2' and found == [['2', fingerprint], ['0', fingerprint]]
+
+
+def outputs(script, argument, num_ranks):
+    """The words that each process of torchrun prints."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = str(free.getsockname()[1])
+    shared = {**os.environ, 'WORLD_SIZE': str(num_ranks), 'MASTER_ADDR': 'localhost', 'MASTER_PORT': port}
+    ranks = [subprocess.Popen([sys.executable, '-c', script, str(argument)], stdout=subprocess.PIPE, text=True,
+                              env={**shared, 'LOCAL_WORLD_SIZE': str(num_ranks), 'RANK': str(rank), 'LOCAL_RANK': str(rank)})
+             for rank in range(num_ranks)]
+    return [rank.communicate(timeout=PATIENCE_SEC)[0].split() for rank in ranks]
+
+
+def test_why_the_first_found_nothing_out_is_known_to_all(monkeypatch):
+    store = dist.HashStore()
+    monkeypatch.setattr(launcher, 'rendezvous', lambda url, timeout: iter([(store, torchrun.place().rank, 2)]))
+    monkeypatch.setattr(launcher, '_questions', iter([0, 0]))
+    store.set('of_first/0/1', '')           # The other has heard it.
+    as_of_torchrun(monkeypatch)
+    with pytest.raises(ZeroDivisionError):
+        launcher.of_first(lambda: str(1 / 0))
+    as_of_torchrun(monkeypatch, RANK='1')
+    with pytest.raises(click.UsageError, match='division by zero'):
+        launcher.of_first(lambda: 'not asked')
 
 
 @pytest.mark.slow

@@ -1,10 +1,16 @@
 """The exchange of gradients beside the backward pass: what
 is sent when. (What comes back: test_two_processes.py.)"""
+from pathlib import Path
+
 import pytest
 import torch
 
-from training import exchange
+import train
+from training import exchange, setup
+from training.config.rules import UserError
 from training.exchange import GradientExchange
+
+FACES = Path(__file__).parents[2] / 'datasets' / 'emoji-faces-noto-32.zip'
 
 
 @pytest.fixture
@@ -13,7 +19,7 @@ def sent(monkeypatch):
     sums = []
 
     class Alone:
-        def __init__(self, tensors):
+        def __init__(self, tensors, travels_as=None):
             self._tensors = [tensor.clone() for tensor in tensors]
             sums.append([float(tensor.sum()) for tensor in tensors])
 
@@ -102,3 +108,12 @@ def test_gradients_that_are_missing_travel_as_zeros_and_keep_their_place(sent):
         assert sent[0][0] == 0 and torch.equal(mine[3].grad, torch.zeros(2))
         for w in mine:
             w.grad = None
+
+
+def test_what_travels_as_bfloat16_needs_somebody_to_travel_to():
+    options = ['--outdir=runs', f'--data={FACES}', '--cfg=tiny', '--device=cpu', '--log=none']
+    with pytest.raises(UserError, match='--exchange=bf16 is about what several processes exchange, and this run has one'):
+        train.config_from_args([*options, '--exchange=bf16'])
+    config = train.config_from_args([*options, '--exchange=bf16', '--gpus=2'])
+    assert setup.build_exchange(config)._travels_as == torch.bfloat16
+    assert setup.build_exchange({**config, 'exchange': 'fp32'})._travels_as is setup.build_exchange({})._travels_as is None

@@ -1,7 +1,7 @@
 """Two gloo processes: the same gradients as one, equal
 ranks, exact resume, one decision to stop or to give up."""
 import torch
-from tiny import assert_same_bits, make_dataset
+from tiny import assert_same_bits, make_dataset, tensors
 from two_processes import gradient_config, gradients, worker
 
 from torch_utils import distributed
@@ -24,6 +24,7 @@ def test_two_processes_train_as_one(tmp_path):
         assert_same_bits(rank['resumed'], rank['straight'])
         assert_same_bits(rank['in_the_end'], rank['straight'])      # Gradients sent while others are computed are the same.
         assert rank['num_early'] > 20
+    check_rounded(*ranks)
     one, two = (rank['straight'][1]['w_avg'] for rank in ranks)
     assert not torch.equal(one, two)            # Ranks draw their own latents.
     for one, two in zip(*(rank['without_images'] for rank in ranks)):       # Without and with a process that loads images.
@@ -32,3 +33,14 @@ def test_two_processes_train_as_one(tmp_path):
         assert two[0] == one[0]
     # Both, though one was asked in the first iteration; the answer comes with the second.
     assert [rank['stopped'] for rank in ranks] == [8, 8]
+
+
+def check_rounded(one, two):
+    """Gradients that travelled as bfloat16: the same weights on both, nearly those of unrounded gradients."""
+    for player in 'G', 'D':
+        states = one['straight'], one['rounded'], two['rounded']
+        before, mine, theirs = (tensors(state[0]['players'][player]['module']) for state in states)
+        for name, values in mine.items():
+            if name != '/mapping.w_avg':
+                assert torch.equal(values, theirs[name]), name
+        assert any(not torch.equal(mine[name], before[name]) for name in mine)

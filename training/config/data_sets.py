@@ -59,7 +59,7 @@ def resolve_data(o: Mapping[str, Any], config: dict[str, Any], names: list[str])
                     f'--cond: {path} has no labels; put them in its dataset.json, or images of each class in a subfolder '
                     f'and give --labels-from=folders (docs/data.md)')
             titles.append(dataset.name)
-            fingerprints.append(dataset.fingerprint())
+            fingerprints.append(fingerprint_of(dataset))
             nums.append(len(dataset))
     config.update(data_paths=paths, data_fingerprints=fingerprints, data_num_images=nums,
                   data_shape=shapes[0],
@@ -67,6 +67,14 @@ def resolve_data(o: Mapping[str, Any], config: dict[str, Any], names: list[str])
     names.append('+'.join(titles))
     names += ['cond'] * bool(o.get('cond')) + [f'subset{o.get("subset")}'] * ('subset' in o)
     names += [option for option in ('mirror', 'mirrory') if o.get(option)]
+
+
+def fingerprint_of(dataset: Any) -> str:
+    """The fingerprint of an open data set: every file of a folder is read for it, by one process of a run."""
+    if torchrun.place() is None:
+        return dataset.fingerprint()
+    from torch_utils.launcher import of_first
+    return of_first(dataset.fingerprint)
 
 
 def resolve_elsewhere(o: Mapping[str, Any], config: dict[str, Any], names: list[str], titles: list[str],
@@ -176,7 +184,7 @@ def data_now(config: Mapping[str, Any]) -> dict[str, Any]:
     options = {key: kwargs[key] for key in ('use_labels', 'labels_from') if key in kwargs}
     sets = [ImageFolderDataset(path, **options) for path in config['data_paths']]
     first = sets[0]
-    now = dict(data_fingerprints=[dataset.fingerprint() for dataset in sets],
+    now = dict(data_fingerprints=[fingerprint_of(dataset) for dataset in sets],
                data_num_images=[*map(len, sets)], data_shape=shape_of(first))
     if config['training_set_kwargs']:
         subset = config['command'].get('subset')

@@ -235,6 +235,9 @@ def resolve_speed(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]
     if o.get('cuda_graphs') == 'on':
         require(device == 'cuda', f'--cuda-graphs=on needs a CUDA device, and this run computes on {device}: leave it out')
         require(config['gpus'] == 1, f'--cuda-graphs=on needs one process, and there are --gpus={config["gpus"]}: leave it out')
+    require(o.get('exchange') != 'bf16' or config['gpus'] > 1,
+            '--exchange=bf16 is about what several processes exchange, and this run has one: give --exchange=fp32, or --gpus=2 '
+            'and more')
     precision = chosen_precision(o, device, base.precision)
     set_precision(precision, config)
     if precision == 'bf16' and device == 'cuda':
@@ -250,7 +253,7 @@ def resolve_speed(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]
     config.update(device=o.get('device', 'auto'), ops=o.get('ops', 'auto'),
                   cudnn_benchmark=not o.get('nobench', o.get('deterministic', False)),
                   deterministic=o.get('deterministic', False), allow_tf32=o.get('allow_tf32', is_reduced),
-                  cuda_graphs=o.get('cuda_graphs', 'auto'))
+                  cuda_graphs=o.get('cuda_graphs', 'auto'), exchange=o.get('exchange', 'fp32'))
 
 
 def chosen_precision(o: Mapping[str, Any], device: str, usual: str = 'fp16') -> str:
