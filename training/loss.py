@@ -19,6 +19,7 @@ from torch.nn.functional import softplus
 from torch_utils import training_stats
 from torch_utils.ops.conv2d_gradfix import no_weight_gradients
 from training.adversarial import Adversarial
+from training.both import judge_both, through_view
 from training.cast import Cast
 from training.context import Generated, Phase, StepContext, offers
 from training.player import Player
@@ -91,18 +92,17 @@ def g_both(game: Game, ctx: StepContext) -> None:
 def d_main(game: Game, ctx: StepContext, lazy: bool = False) -> None:
     """Tell fakes from reals; with `lazy` the terms of `d_reg` join in, on the same pass over the reals."""
     adversarial = game.adversarial
-    pair = adversarial.paired or bool(game.due('d_pair', ctx.batch_idx))            # Both alive at once?
     leaf = game.leaf(ctx, 'd_pair')
-
     ctx.gen, ctx.fake_c = game.fakes(ctx)
-    ctx.fake = game.judge_fakes(ctx, ctx.critic, leaf)
+    both = None if lazy or leaf else judge_both(game, ctx)                          # In one pass, on GPUs.
+    pair = both or adversarial.paired or game.due('d_pair', ctx.batch_idx)          # Are both alive at once?
+    ctx.fake, ctx.real = both or (game.judge_fakes(ctx, ctx.critic, leaf), None)
     loss_fake = 0 if adversarial.paired else adversarial.D_fake(ctx.fake.logits)
     loss = game.extra(loss_fake, ctx, 'd_fake')
     if not pair:
         game.accumulate(ctx, loss)                                                  # Frees the fakes' graph.
         loss = 0
-
-    ctx.real = game.judge_reals(ctx, ctx.critic, 'img' if lazy else leaf)
+    ctx.real = ctx.real or game.judge_reals(ctx, ctx.critic, 'img' if lazy else leaf)
     loss_real = adversarial.D(ctx.fake.logits, ctx.real.logits) if adversarial.paired else adversarial.D_real(ctx.real.logits)
     training_stats.report(f'Loss/{ctx.critic.name}/loss', loss_fake + loss_real)
     sites = ('d_real', 'd_pair', 'd_reg', 'd_reg_pair') if lazy else ('d_real', 'd_pair')
@@ -192,7 +192,7 @@ class Game(Cast):
             draw = ctx.draw(augment, img, use) if draw is None else draw
             seen = augment.transform(img, draw)
         if critic.view is not None:
-            seen = critic.view(seen, ctx)
+            seen = through_view(critic.view, seen, ctx)
         seen = seen.detach().requires_grad_() if leaf == 'seen' else seen
         out = (D or critic.module)(seen, c, return_feats=self.tap_D)
         logits, feats = out if self.tap_D else (out, {})

@@ -2,6 +2,7 @@
 
 Positions are pixels relative to the centre of the image, x to the right, y downwards.
 """
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,12 @@ class Warp:
             share = torch.where(shares >= (self.margins / self.size).amax(), shares, 1).amin()
             self.margins = torch.minimum((self.size * share).ceil(), self.size - 1).expand(2, 2)
         self.fetch_margins()
+
+    def of(self, part: slice) -> 'Warp':
+        """The same for some of the images; margins stay those of all."""
+        found = copy.copy(self)
+        found.linear, found.offset = self.linear[part], self.offset[part]
+        return found
 
     def fetch_margins(self) -> None:
         """Starts to copy the margins to the host; to be called

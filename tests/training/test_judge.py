@@ -1,9 +1,14 @@
 """The critic's look at images: labels, draws that are used again, another augmentation."""
+import pytest
 import torch
-from zoo_game import STREAMS, make_batch, make_game
+from zoo_game import STREAMS, gradients, make_batch, make_game, run_step
 
-from training.augment import AugmentPipe
-from training.loss import Phase, StepContext
+from losses_ext.games import RELATIVISTIC
+from training import both
+from training.augment import PIPES, AugmentPipe
+from training.diffaugment import DiffAugment
+from training.diffusion import Diffusion
+from training.loss import Phase, StepContext, d_main
 
 
 class Negative:
@@ -27,3 +32,57 @@ def test_a_verdict_has_its_labels_and_can_share_its_draw_or_have_another_augment
     assert not torch.equal(game.judge(ctx, game.D, img, c, 'b').seen, first.seen)
     assert torch.equal(game.judge(ctx, game.D, img, c, 'b', draw=first.draw).seen, first.seen)
     assert torch.equal(game.judge(ctx, game.D, img, c, 'a', augment=Negative()).seen, -img)
+
+
+@pytest.mark.parametrize('paired', [False, True])
+def test_fakes_and_reals_in_one_pass_teach_a_critic_the_same(monkeypatch, paired):
+    """As on GPUs: samples of the one have nothing to do with those of the other, also in the minibatch's statistics."""
+    game, batch, passes = make_game(), make_batch(8), []
+    if paired:
+        game.adversarial = RELATIVISTIC
+    game.tap_D = True
+    game.D.module.register_forward_hook(lambda _, inputs, out: passes.append((len(inputs[0]), len(out[1][8]))))
+    expected, found = [], []
+    for together, values in ((False, expected), (True, found)):
+        monkeypatch.setattr(both, 'takes_both', lambda critic, ctx, together=together: together)
+        ctx = run_step(game, d_main, batch)
+        values += [ctx.fake.logits, ctx.real.logits, *(half.feats[8] for half in (ctx.fake, ctx.real)), *gradients(game).values()]
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert passes == [(8, 8), (8, 8), (16, 16)]
+
+
+def test_critics_see_both_in_one_pass_on_gpus_only():
+    game, batch = make_game(), make_batch()
+    ctx = StepContext(game, Phase('D', None, [game.D], critic=game.D), STREAMS, **batch)
+    assert not both.takes_both(game.D, ctx)
+    ctx.real_img = batch['real_img'].to('meta')
+    assert both.takes_both(game.D, ctx)
+    game.D.module.takes_batches = False
+    assert not both.takes_both(game.D, ctx)
+
+
+@pytest.mark.parametrize('make', [lambda: AugmentPipe(**PIPES['bgcfnc']), lambda: DiffAugment(), lambda: Diffusion()])
+def test_a_part_of_a_draw_moves_a_part_of_the_images(make):
+    augment, img = make(), torch.randn(6, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    draw = augment.draw(img, generator=torch.Generator().manual_seed(1))
+    whole, maps = augment.transform(img, draw), img[:, :, ::4, ::4]
+    for part in slice(2), slice(2, None):
+        mine = both.of_images(draw, part)
+        torch.testing.assert_close(augment.transform(img[part], mine), whole[part])
+        torch.testing.assert_close(augment.warp(maps[part], mine), augment.warp(maps, draw)[part])
+        if draw.keep_mask(12) is not None:
+            assert torch.equal(mine.keep_mask(12), draw.keep_mask(12)[part])
+
+
+def test_each_half_is_seen_through_a_view_of_its_own(monkeypatch):
+    """Views that draw numbers draw the same for fakes and reals, however they are shown."""
+    game, batch, seen = make_game(), make_batch(), []
+    game.D.view = lambda img, ctx: seen.append(len(img)) or img + ctx.randn_like(img, 'view')
+    ctx = StepContext(game, Phase('D', None, [game.D], critic=game.D), STREAMS, **batch)
+    ctx.gen, ctx.fake_c = game.fakes(ctx)
+    monkeypatch.setattr(both, 'takes_both', lambda critic, ctx: True)
+    fake, real = both.judge_both(game, ctx)
+    assert seen == [4, 4]
+    assert torch.equal(fake.seen, game.judge_fakes(ctx, game.D).seen)
+    assert torch.equal(real.seen, game.judge_reals(ctx, game.D).seen)
