@@ -30,8 +30,8 @@ from training import layers  # noqa: E402
 from training.networks import Discriminator, Generator  # noqa: E402
 
 
-def literal_demodulation(weight, styles):
-    return ((weight * styles[:, None, :, None, None]).square().sum(dim=[2, 3, 4]) + layers.EPS).rsqrt()
+def literal_demodulation(weight, styles, eps):
+    return ((weight * styles[:, None, :, None, None]).square().sum(dim=[2, 3, 4]) + eps).rsqrt()
 
 
 def literal_modulation(x, weight, styles, demodulate=True, **kwargs):
@@ -57,7 +57,7 @@ modulated_conv2d = layers.modulated_conv2d
 
 @contextmanager
 def literal_layers():
-    with mock.patch.object(layers, '_demodulation', literal_demodulation), \
+    with mock.patch.object(layers, 'demodulation', literal_demodulation), \
             mock.patch.object(layers, 'modulated_conv2d', literal_modulation), \
             mock.patch.object(layers.FullyConnectedLayer, 'forward', literal_dense), \
             mock.patch.object(layers.Conv2dLayer, 'forward', literal_conv):

@@ -36,7 +36,7 @@ class GradientExchange:
     """The exchange of a run. `num_early` counts the buckets that were sent before the backward pass was through."""
 
     def __init__(self, bucket_bytes: int | None = None, travels_as: torch.dtype | None = None):
-        self._travels_as = travels_as               # The type of what is sent, if it is not that of the gradients.
+        self.travels_as = travels_as               # The type of what is sent, if it is not that of the gradients.
         self._bucket_bytes = BUCKET_BYTES if bucket_bytes is None else bucket_bytes
         self._known: dict[Any, dict[Tensor, int]] = {}     # By kind of phase: how often each gradient is added to.
         self._counts: Counter = Counter()
@@ -69,7 +69,7 @@ class GradientExchange:
     def finish(self) -> None:
         """Sends what is left, and puts the means in the place of the gradients."""
         for bucket in self._buckets:
-            bucket.mean = bucket.mean or _send(bucket, self._travels_as)
+            bucket.mean = bucket.mean or _send(bucket, self.travels_as)
         for bucket in self._buckets:
             for parameter, grad in zip(bucket.parameters, bucket.mean.tensors()):
                 parameter.grad = grad
@@ -90,7 +90,7 @@ class GradientExchange:
             if bucket.waits_for:
                 break
             if bucket.mean is None:
-                bucket.mean = _send(bucket, self._travels_as)
+                bucket.mean = _send(bucket, self.travels_as)
                 self.num_early += 1
 
 

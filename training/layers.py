@@ -19,6 +19,7 @@ from torch.compiler import is_compiling
 from torch_utils import misc
 from torch_utils.ops import bias_act, conv2d_resample, upfirdn2d
 from torch_utils.ops.scale_bias_act import scale_bias_act
+from training.modulation import Modulation, demodulation, prenormalize
 
 EPS = 1e-8  # Inside every root: second moment, demodulation, minibatch deviation.
 LOW_PASS = (1, 3, 3, 1)  # Taps of the filter that goes with every change of resolution.
@@ -64,84 +65,48 @@ def modulated_conv2d(
     The fused one runs a single convolution with N groups;
     the other scales the activations before and after a plain convolution.
     """
-    x, scale = convolve_modulated(
+    x, scale, fir = convolve_modulated(
         x, weight, styles, up=up, down=down, padding=padding, resample_filter=resample_filter, demodulate=demodulate,
         flip_weight=flip_weight, fused_modconv=fused_modconv)
     if scale is None:
         return x if noise is None else x + noise.to(x.dtype)
-    return scale_bias_act(x, scale, noise)
+    return scale_bias_act(x, scale, noise, fir=fir)
 
 
 def convolve_modulated(
     x: Tensor, weight: Tensor, styles: Tensor, *, up: int, padding: int, resample_filter: Tensor | None, down: int = 1,
-    demodulate: bool = True, flip_weight: bool, fused_modconv: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """`modulated_conv2d` without noise, and the factors [N, O] that its channels still need, or None."""
-    if demodulate and x.dtype == torch.float16:
-        weight, styles = _prenormalize(weight, styles)
-    demod = _demodulation(weight, styles) if demodulate else None
+    demodulate: bool = True, flip_weight: bool, fused_modconv: bool, modulation: Modulation | None = None,
+) -> tuple[Tensor, Tensor | None, dict | None]:
+    """`modulated_conv2d` without noise; the factors [N, O] that its channels still need, or None; and, only where there are
+    such, the arguments of `upfirdn2d` for the filter that it still needs before them, or None.
+
+    `modulation`: what weight and styles become, if that is known already.
+    """
+    if modulation is not None:
+        styles, demod, kernel = modulation
+        weight = weight if kernel is None else kernel
+    else:
+        if demodulate and x.dtype == torch.float16:
+            weight, styles = prenormalize(weight, styles)
+        demod = demodulation(weight, styles, EPS) if demodulate else None
 
     # A 1x1 convolution is a matrix product per pixel. With one matrix per sample there is no modulated copy
     # of x to be made, and none to be kept for the backward pass.
     is_pointwise = weight.shape[2:] == (1, 1) and up == down == 1 and padding == 0
     if is_pointwise:
-        return _mix_channels(x, _sample_weights(weight, styles, demod, x.dtype).flatten(2)), None
+        return _mix_channels(x, _sample_weights(weight, styles, demod, x.dtype).flatten(2)), None, None
 
     resample = {'f': resample_filter, 'up': up, 'down': down, 'padding': padding, 'flip_weight': flip_weight}
     if fused_modconv:
         w = _sample_weights(weight, styles, demod, x.dtype)                          # [N, O, I, kh, kw]
         x = conv2d_resample.conv2d_resample(x.reshape(1, -1, *x.shape[2:]), w.flatten(0, 1), groups=len(w), **resample)
-        return x.reshape(len(w), -1, *x.shape[2:]), None
+        return x.reshape(len(w), -1, *x.shape[2:]), None, None
 
     x = scale_bias_act(x, styles)
-    x = conv2d_resample.conv2d_resample(x, _kernel(weight, x), **resample)
-    return x, demod
-
-
-def _prenormalize(weight, styles):
-    """Scales weights and styles so that float16 sums cannot overflow; demodulation cancels the factors."""
-    with torch.no_grad():       # For this reason they have no gradient, either.
-        largest_weight = torch.linalg.vector_norm(weight, math.inf, dim=[1, 2, 3], keepdim=True)
-        largest_style = torch.linalg.vector_norm(styles, math.inf, dim=1, keepdim=True)
-    return weight / (largest_weight * math.sqrt(weight[0].numel())), styles / largest_style
-
-
-def _demodulation(weight, styles):
-    """d [N, O].
-
-    The sum over the kernel does not depend on the sample, so no weights per sample are formed.
-    """
-    return _Demodulation.apply(weight, styles)
-
-
-class _Demodulation(torch.autograd.Function):
-    """d = (S P' + eps)^(-1/2) with S = styles^2 [N, I] and P = sum over the kernel of weight^2 [O, I].
-
-    With h = -d^3 dL/dd the gradients are styles * (h P) and weight * (h' S):
-    half of what stock derivatives run, which are multiplied by 2 and 1/2 in passes of their own.
-    """
-    @staticmethod
-    def forward(ctx, weight, styles):
-        ctx.squares, ctx.power = styles.square(), _power(weight)
-        d = (ctx.squares @ ctx.power.t()).add_(EPS).rsqrt_()
-        ctx.save_for_backward(weight, styles, d)
-        return d
-
-    @staticmethod
-    def backward(ctx, grad):
-        weight, styles, d = ctx.saved_tensors
-        squares, power = ctx.squares, ctx.power
-        if torch.is_grad_enabled():                     # These have derivatives.
-            squares, power = styles.square(), _power(weight)
-        h = -(grad * d.pow(3))
-        needs_weight, needs_styles = ctx.needs_input_grad
-        d_weight = weight * (squares.t() @ h).t()[:, :, None, None] if needs_weight else None
-        return d_weight, styles * (h @ power) if needs_styles else None
-
-
-def _power(weight):
-    """[O, I] Sum of squares over the kernel."""
-    return weight.flatten(2).square().sum(dim=2)
+    if up > 1 and down == 1 and demod is not None:
+        x, fir = conv2d_resample.conv2d_unfiltered(x, _kernel(weight, x), resample_filter, up, padding, flip_weight=flip_weight)
+        return x, demod, fir
+    return conv2d_resample.conv2d_resample(x, _kernel(weight, x), **resample), demod, None
 
 
 def _mix_channels(x, matrices):
@@ -279,22 +244,25 @@ class MinibatchStdLayer(nn.Module):
         self.group_size = group_size
         self.num_channels = num_channels
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C + num_channels, H, W]; sample n belongs to group n mod (N / group size).
+    def forward(self, x: Tensor, num_batches: int = 1) -> Tensor:
+        """[N, C, H, W] -> [N, C + num_channels, H, W]; sample n of a batch belongs to group n mod (its size / group size).
 
+        x may be several batches of one size, one after the other, which have nothing to do with each other.
         Raises ValueError if the batch does not divide into groups or C into slices.
         """
         N, C, H, W = x.shape
+        N //= num_batches
         group_size = N if self.group_size is None else min(self.group_size, N)
         if N % group_size or C % self.num_channels:
             raise ValueError(
                 f'minibatch deviation: {N} samples and {C} channels do not divide into groups of {group_size} samples '
                 f'and {self.num_channels} slices of channels')
-        y = x.reshape(group_size, N // group_size, self.num_channels, C // self.num_channels, H, W)
+        y = x.unflatten(0, [num_batches, group_size, -1]).transpose(0, 1).flatten(1, 2).unflatten(2, [self.num_channels, -1])
         y = y - y.mean(dim=0)                               # Faster on CPUs than var().
         y = (y.square().mean(dim=0) + EPS).sqrt()           # [groups, slices, C / slices, H, W]
         y = y.mean(dim=[2, 3, 4])                           # [groups, slices]
-        return torch.cat([x, y.repeat(group_size, 1)[:, :, None, None].expand(-1, -1, H, W)], dim=1)
+        y = y.unflatten(0, [num_batches, 1, -1]).expand(-1, group_size, -1, -1).flatten(0, 2)       # [all samples, slices]
+        return torch.cat([x, y[:, :, None, None].expand(-1, -1, H, W)], dim=1)
 
 
 # ----------------------------------------------------------------------------
@@ -343,14 +311,17 @@ class SynthesisLayer(nn.Module):
         gain: float = 1,                    # Scales output and clamp.
         noise_generator: torch.Generator | None = None,     # Of 'random'. None = the default of x's device.
         styles: Tensor | None = None,       # affine(w), where that is known already.
+        noise: Tensor | None = None,        # [N, 1, resolution, resolution] of 'random', where it has been drawn already.
+        modulation: Modulation | None = None,   # Of the weight, where it is known already; not fused.
     ) -> Tensor:                            # [N, out_channels, resolution, resolution]
         """Applies the layer in the style w."""
-        noise = self._noise(x, noise_mode, noise_generator)
-        x, scale = convolve_modulated(
-            x, self.weight, self.affine(w) if styles is None else styles, up=self.up, padding=self.padding,
-            resample_filter=self.resample_filter, flip_weight=(self.up == 1), fused_modconv=fused_modconv)
+        noise = self._noise(x, noise_mode, noise_generator) if noise is None else noise
+        styles = styles if modulation or styles is not None else self.affine(w)
+        x, scale, fir = convolve_modulated(
+            x, self.weight, styles, up=self.up, padding=self.padding, resample_filter=self.resample_filter,
+            flip_weight=(self.up == 1), fused_modconv=fused_modconv, modulation=modulation)
         strength = None if noise is None else self.noise_strength
-        return _activate(x, self.bias, self.activation, gain, self.conv_clamp, scale, noise, strength)
+        return _activate(x, self.bias, self.activation, gain, self.conv_clamp, scale, noise, strength, fir)
 
     def _noise(self, x, mode, generator):
         """[N, 1, resolution, resolution] or [resolution, resolution] float32, without its strength, or None."""
@@ -427,11 +398,13 @@ class _Scaled(torch.autograd.Function):
         return grad * factor, None, None, None     # In the type of `factor`, which has an axis.
 
 
-def _activate(x, bias, activation, gain, clamp, scale=None, noise=None, strength=None):
-    """Bias, activation with its own gain times `gain`, clamp scaled by `gain`; before that, scale [N, C] and noise."""
+def _activate(x, bias, activation, gain, clamp, scale=None, noise=None, strength=None, fir=None):
+    """Bias, activation with its own gain times `gain`, clamp scaled by `gain`; before that, scale [N, C] and noise, and first
+    of all a filter where there is such a scale.
+    """
     options = {'act': activation, 'gain': bias_act.activation_funcs[activation].def_gain * gain,
                'clamp': None if clamp is None else clamp * gain}
     if scale is None:
         x = x if noise is None else x + (noise * strength).to(x.dtype)
         return bias_act.bias_act(x, bias, **options)
-    return scale_bias_act(x, scale, noise, bias, strength=strength, **options)
+    return scale_bias_act(x, scale, noise, bias, strength=strength, fir=fir, **options)

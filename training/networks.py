@@ -27,6 +27,7 @@ from torch.compiler import is_compiling
 from torch_utils import misc
 from torch_utils.ops import upfirdn2d
 from training.layers import (
+    EPS,
     LOW_PASS,
     Conv2dLayer,
     FullyConnectedLayer,
@@ -38,6 +39,7 @@ from training.layers import (
     normalize_2nd_moment,
     together,
 )
+from training.modulation import modulations
 
 __all__ = [
     'Conv2dLayer', 'Discriminator', 'DiscriminatorBlock', 'DiscriminatorEpilogue', 'FullyConnectedLayer', 'Generator',
@@ -206,7 +208,7 @@ class SynthesisBlock(_Block):
         force_fp32: bool = False,               # Ignore use_fp16?
         # As in modulated_conv2d. None = by mode, precision and batch, below.
         fused_modconv: bool | None = None,
-        styles: Sequence[Tensor] | None = None, # What the layers' affine layers make of ws, if that is known.
+        prepared: Sequence[dict[str, Any]] | None = None,   # Further arguments of each layer, from `SynthesisNetwork.prepared`.
         **layer_kwargs: Any,                    # Further arguments of SynthesisLayer.forward.
     ) -> tuple[Tensor, Tensor | None]:
         """Returns features [N, out_channels, resolution, resolution] in the block's dtype,
@@ -214,7 +216,7 @@ class SynthesisBlock(_Block):
         """
         misc.assert_shape(ws, [None, self.num_conv + self.num_torgb, self.w_dim])
         w = iter(ws.unbind(dim=1))
-        style = iter(styles or [None] * ws.shape[1])
+        own = iter(prepared or [{}] * ws.shape[1])
         if self.in_channels == 0:
             x = self.const.expand(ws.shape[0], -1, -1, -1)
         else:
@@ -227,19 +229,19 @@ class SynthesisBlock(_Block):
         layer_kwargs['fused_modconv'] = fused_modconv
 
         if self.in_channels == 0:
-            x = self.conv1(x, next(w), styles=next(style), **layer_kwargs)
+            x = self.conv1(x, next(w), **next(own), **layer_kwargs)
         elif self.architecture == 'resnet':
             shortcut = self.skip(x, gain=math.sqrt(0.5))
-            x = self.conv0(x, next(w), styles=next(style), **layer_kwargs)
-            x = shortcut + self.conv1(x, next(w), styles=next(style), gain=math.sqrt(0.5), **layer_kwargs)
+            x = self.conv0(x, next(w), **next(own), **layer_kwargs)
+            x = shortcut + self.conv1(x, next(w), gain=math.sqrt(0.5), **next(own), **layer_kwargs)
         else:
-            x = self.conv0(x, next(w), styles=next(style), **layer_kwargs)
-            x = self.conv1(x, next(w), styles=next(style), **layer_kwargs)
+            x = self.conv0(x, next(w), **next(own), **layer_kwargs)
+            x = self.conv1(x, next(w), **next(own), **layer_kwargs)
 
         if img is not None:
             img = upfirdn2d.upsample2d(img, self.resample_filter)
         if self.num_torgb:
-            y = self.torgb(x, next(w), fused_modconv=fused_modconv, styles=next(style))
+            y = self.torgb(x, next(w), fused_modconv=fused_modconv, **next(own))
             y = y.to(dtype=torch.float32, memory_format=torch.contiguous_format)
             img = y if img is None else img + y
         return x, img
@@ -298,15 +300,38 @@ class SynthesisNetwork(nn.Module):
         x = img = None
         feats = {}
         first_w = 0
-        styles = self.styles_of(ws) if ws.is_cuda and not is_compiling() else {}
+        # A GPU takes as long for a call as for a layer.
+        prepared = self.prepared(ws, **block_kwargs) if ws.is_cuda and not is_compiling() else {}
         for res in self.block_resolutions:
             block = getattr(self, f'b{res}')
             block_ws = ws[:, first_w : first_w + block.num_conv + block.num_torgb]
-            x, img = block(x, img, block_ws, styles=styles.get(res), **block_kwargs)
+            x, img = block(x, img, block_ws, prepared=prepared.get(res), **block_kwargs)
             first_w += block.num_conv
             if res in return_feats:
                 feats[res] = x.float()
         return (img, feats) if return_feats else img
+
+    def prepared(self, ws, force_fp32=False, fused_modconv=None, noise_mode='random', noise_generator=None):
+        """{resolution: further arguments of each of the block's layers}: styles, noise, and in training what weights become,
+        of all layers in few calls."""
+        found = {res: [{'styles': style} for style in styles] for res, styles in self.styles_of(ws).items()}
+        layers, own, dtypes = [], [], []
+        for res, arguments in found.items():
+            block = getattr(self, f'b{res}')
+            layers += [getattr(block, name) for name in ('conv0', 'conv1') if hasattr(block, name)]
+            own += arguments[:block.num_conv]
+            dtypes += block.num_conv * [block.reduced_dtype if block.use_fp16 and not force_fp32 else torch.float32]
+        if self.training and not fused_modconv:
+            styles = [arguments['styles'] for arguments in own]
+            for arguments, modulation in zip(own, modulations([layer.weight for layer in layers], styles, dtypes, EPS)):
+                arguments['modulation'] = modulation
+        if noise_mode == 'random' and layers[0].use_noise:
+            shapes = [[len(ws), 1, layer.resolution, layer.resolution] for layer in layers]
+            sizes = [*map(math.prod, shapes)]
+            drawn = torch.randn([sum(sizes)], device=ws.device, generator=noise_generator)
+            for arguments, shape, noise in zip(own, shapes, drawn.split(sizes)):
+                arguments['noise'] = noise.view(shape)
+        return found
 
     def styles_of(self, ws):
         """{resolution: styles of the block's layers}, from few products."""
@@ -467,6 +492,7 @@ class DiscriminatorEpilogue(nn.Module):
         img: Tensor | None,  # [N, img_channels, resolution, resolution]; only used by `skip`.
         cmap: Tensor | None,                    # [N, cmap_dim]; only used with labels.
         force_fp32: bool = False,               # Accepted as by the blocks; the epilogue is always float32.
+        num_batches: int = 1,                   # As in MinibatchStdLayer.forward.
     ) -> Tensor:                                # [N, 1] float32
         """Returns the logits."""
         misc.assert_shape(x, [None, self.in_channels, self.resolution, self.resolution])
@@ -475,7 +501,7 @@ class DiscriminatorEpilogue(nn.Module):
             misc.assert_shape(img, [None, self.img_channels, self.resolution, self.resolution])
             x = x + self.fromrgb(img.to(dtype=torch.float32, memory_format=torch.contiguous_format))
         if self.mbstd is not None:
-            x = self.mbstd(x)
+            x = self.mbstd(x, num_batches)
         x = self.out(self.fc(self.conv(x).flatten(1)))
         if self.cmap_dim > 0:
             misc.assert_shape(cmap, [None, self.cmap_dim])
@@ -489,6 +515,7 @@ class Discriminator(nn.Module):
 
     Raises ValueError for an img_resolution that is not a power of two of at least 8.
     """
+    takes_batches = True
 
     def __init__(
         self,
@@ -537,6 +564,7 @@ class Discriminator(nn.Module):
         img: Tensor,                            # [N, img_channels, img_resolution, img_resolution]
         c: Tensor | None,                       # [N, c_dim]; ignored if c_dim is 0.
         return_feats: bool = False,             # Are feature maps wanted?
+        num_batches: int = 1,                   # img is so many batches, of which each has statistics of its own.
         **block_kwargs: Any,                    # force_fp32.
     ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
         """Returns logits [N, 1] float32, or (logits, feats) with `return_feats`.
@@ -552,7 +580,7 @@ class Discriminator(nn.Module):
             if return_feats:
                 feats[res // 2] = x
         cmap = self.mapping(None, c) if self.c_dim > 0 else None
-        logits = self.b4(x, img, cmap)
+        logits = self.b4(x, img, cmap, num_batches=num_batches)
         return (logits, feats) if return_feats else logits
 
 

@@ -6,6 +6,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from torch_utils.ops.bias_act import activation_funcs
 from torch_utils.ops.scale_bias_act import scale_bias_act
+from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
 ACTS = [act for act in activation_funcs if act != 'swish']
 NOISES = {'own': [3, 1, 5, 7], 'shared': [1, 1, 5, 7], 'flat': [5, 7]}
@@ -37,6 +38,48 @@ def test_bfloat16_is_near_float64(native, act):  # noqa: F811
         results.append([y, *torch.autograd.grad(y.sin().sum(), converted)])
     for a, b in zip(*results):
         assert b.dtype == torch.bfloat16 and (a - b).norm() <= 0.01 * a.norm()
+
+
+def filtered(dtype, noise='own', channels=20, size=(5, 7)):
+    """Inputs whose first is larger, and the filter that makes it [.., 5, 7]: not symmetric, padding and cropping."""
+    x, *rest = tensors(dtype, noise, channels, size)
+    x = torch.randn(3, channels, size[0] + 2, size[1] + 1, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    fir = dict(f=setup_filter([[1, 2, 3, 1], [0, 1, 2, 2], [3, 1, 1, 5]]), padding=(2, 0, -1, 1), flip_filter=False, gain=4)
+    return [x.requires_grad_(), *rest], fir
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize('act', ['linear', 'lrelu', 'tanh'])
+@pytest.mark.parametrize('noise', NOISES)
+def test_a_filter_before_it_makes_one_pass(native, dtype, act, noise):  # noqa: F811
+    inputs, fir = filtered(dtype, noise)
+
+    def op(x, scale, noise, b, impl):
+        return scale_bias_act(x, scale, noise, b, act=act, gain=1.5, clamp=0.8, impl=impl, fir=fir)
+    assert_close(*both(op, *inputs), TOLERANCE[dtype])
+    with torch.no_grad():
+        one = op(*inputs, impl='native')
+        two = scale_bias_act(upfirdn2d(inputs[0], **fir), *inputs[1:], act=act, gain=1.5, clamp=0.8, impl='native')
+    assert torch.equal(one, two) and one.shape == two.shape == (3, 20, 5, 7)
+
+
+@pytest.mark.parametrize('act', ['linear', 'lrelu'])
+@pytest.mark.parametrize('noise', NOISES)
+def test_derivatives_through_the_filter(native, act, noise):  # noqa: F811
+    inputs, fir = filtered(torch.float64, noise, channels=3, size=(2, 3))
+    op = lambda *args: scale_bias_act(*args, act=act, clamp=3.0, impl='native', fir=fir)    # noqa: E731
+    assert gradcheck(op, inputs) and gradgradcheck(op, inputs)
+
+
+def test_without_what_was_filtered_derivatives_are_the_same(native):  # noqa: F811
+    """Several blocks of pixels, and rows of several units of work."""
+    inputs, fir = filtered(torch.float32, channels=37, size=(70, 40))
+    y = scale_bias_act(*inputs, act='lrelu', clamp=1.0, impl='native', fir=fir)
+    dy = torch.randn_like(y)
+    fast = torch.autograd.grad(y, inputs, dy, retain_graph=True)
+    slow = torch.autograd.grad(y, inputs, dy, create_graph=True)
+    assert all(not d.requires_grad for d in fast) and slow[0].requires_grad
+    assert_close(slow, fast, 1e-5)
 
 
 @pytest.mark.parametrize('noise', NOISES)
@@ -103,6 +146,9 @@ def test_registration_passes_torchs_own_check(native):  # noqa: F811
     options = 2, 0.2, 1.5, 0.8
     torch.library.opcheck(native.scale_bias_act.default, (x, scale, noise, b, *options))
     torch.library.opcheck(native.scale_bias_act_grad.default, (torch.randn_like(x), x, x, scale, *options))
+    place = setup_filter([1, 3, 3, 1]), [2, 1, 2, 1], False, 4.0
+    torch.library.opcheck(native.filter_act.default, (x, *place, scale, noise, b, *options))
+    torch.library.opcheck(native.filter_act_grad.default, (torch.randn_like(x), x, scale, noise, b, *options))
 
 
 # layer_act, the operator for GPUs: its CPU implementation is

@@ -115,5 +115,5 @@ def test_what_travels_as_bfloat16_needs_somebody_to_travel_to():
     with pytest.raises(UserError, match='--exchange=bf16 is about what several processes exchange, and this run has one'):
         train.config_from_args([*options, '--exchange=bf16'])
     config = train.config_from_args([*options, '--exchange=bf16', '--gpus=2'])
-    assert setup.build_exchange(config)._travels_as == torch.bfloat16
-    assert setup.build_exchange({**config, 'exchange': 'fp32'})._travels_as is setup.build_exchange({})._travels_as is None
+    assert setup.build_exchange(config).travels_as == torch.bfloat16
+    assert setup.build_exchange({**config, 'exchange': 'fp32'}).travels_as is setup.build_exchange({}).travels_as is None

@@ -8,6 +8,8 @@ By definition (all padding happens in the first step, on the upsampled grid):
 
 What runs are rearrangements of this with less work; they differ from it by rounding only.
 """
+from typing import Any
+
 from torch import Tensor
 
 from torch_utils.ops.conv2d_gradfix import conv2d, conv_transpose2d
@@ -58,12 +60,24 @@ def conv2d_resample(
         return conv2d(upfirdn2d(x, **fir, down=down, padding=pads), w, groups=groups)
     if up == 1:                         # Convolve only the pixels that stay.
         return conv2d(upfirdn2d(x, **fir, padding=pads), _oriented(w, flip_weight), stride=down, groups=groups)
-    if down == 1 and pointwise:         # Fewer pixels to convolve.
-        return upfirdn2d(conv2d(x, w, groups=groups), **fir, up=up, padding=pads, gain=up ** 2)
-
-    y, rest = _spread(x, w, up, pads, groups, flip_weight)
-    y = upfirdn2d(y, **fir, padding=rest, gain=up ** 2)
+    y, rest = _unfiltered(x, w, fir, up, pads, groups, flip_weight, pointwise and down == 1)
+    y = upfirdn2d(y, **rest)
     return upfirdn2d(y, **fir, down=down) if down > 1 else y
+
+
+def conv2d_unfiltered(x: Tensor, w: Tensor, f: Tensor | None, up: int, padding: Padding, groups: int = 1,
+                      flip_weight: bool = True) -> tuple[Tensor, dict[str, Any]]:
+    """`conv2d_resample` for factors `up` above 1 but for its last step, and the arguments of `upfirdn2d` for that."""
+    _check(x, w, up, 1, groups)
+    pads = _add(parse_padding(padding), up_padding(f, up, up))
+    return _unfiltered(x, w, {'f': f, 'flip_filter': False}, up, pads, groups, flip_weight, w.shape[2:].numel() == 1)
+
+
+def _unfiltered(x, w, fir, up, pads, groups, flip_weight, pointwise):
+    if pointwise:                       # Fewer pixels to convolve.
+        return conv2d(x, w, groups=groups), dict(fir, up=up, padding=pads, gain=up ** 2)
+    y, rest = _spread(x, w, up, pads, groups, flip_weight)
+    return y, dict(fir, padding=rest, gain=up ** 2)
 
 
 def _conv(x, w, pads, groups, flip_weight):

@@ -2,21 +2,25 @@
 
     y = clamp(gain * act(x * scale + noise * strength + b), -c, c)
 
+x may have to be filtered first, as after a convolution that upsamples; on CPUs that is one more thing done in the same pass.
 On GPUs it is one kernel (`layer_act`), and so are its first derivatives. On CPUs it is compiled for channels-last images: one
 pass over memory and, in the backward pass, one more for the gradients of all its inputs. Elsewhere, and wherever second
 derivatives are asked for, it consists of other operators.
 """
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from torch_utils.ops import backend
 from torch_utils.ops.bias_act import activation_funcs, bias_act, is_one_kernel
 from torch_utils.ops.fma import fma
+from torch_utils.ops.upfirdn2d import parse_padding, upfirdn2d
 
 
 def scale_bias_act(x: Tensor, scale: Tensor, noise: Tensor | None = None, b: Tensor | None = None, act: str = 'linear',
                    gain: float | None = None, clamp: float | None = None, impl: str = 'auto',
-                   strength: Tensor | None = None) -> Tensor:
+                   strength: Tensor | None = None, fir: dict[str, Any] | None = None) -> Tensor:
     """Scales channels, adds noise and a bias, applies an activation function, scales and clamps; twice differentiable.
 
     Args:
@@ -27,6 +31,7 @@ def scale_bias_act(x: Tensor, scale: Tensor, noise: Tensor | None = None, b: Ten
         act, gain, clamp: As in `bias_act`.
         impl:  Implementation, see `torch_utils.ops.backend`.
         strength: Factor of the noise [], or None.
+        fir:   Arguments of `upfirdn2d` that x goes through first, but for `impl`, or None.
 
     What is no image may have the dtype of `x` or float32; but on GPUs it is rounded to that of `x`.
 
@@ -35,6 +40,8 @@ def scale_bias_act(x: Tensor, scale: Tensor, noise: Tensor | None = None, b: Ten
     """
     spec = activation_funcs[act]
     options = list(activation_funcs).index(act), float(spec.def_alpha), float(spec.def_gain if gain is None else gain), clamp
+    if fir is not None and not _is_one_pass(x, noise, act, fir, impl):
+        x, fir = upfirdn2d(x, **fir, impl=impl), None
     is_fused = is_one_kernel(x, act) and not (noise is not None and noise.requires_grad) and backend.use_native(impl, x)
     if is_fused and backend.has_layer_act(x.device.type):
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -46,7 +53,11 @@ def scale_bias_act(x: Tensor, scale: Tensor, noise: Tensor | None = None, b: Ten
     scale, noise, b = (None if t is None else t.to(x.dtype) for t in (scale, noise, b))
     if _is_compiled(x, act) and backend.use_native(impl, x):
         noise = x.new_zeros([1, 1, *x.shape[2:]]) if noise is None else noise.expand(-1 if noise.ndim == 4 else 1, 1, -1, -1)
-        return _Compiled.apply(x, scale, noise, x.new_zeros(x.shape[1]) if b is None else b, options)
+        b = x.new_zeros(x.shape[1]) if b is None else b
+        if fir is not None:
+            place = parse_padding(fir['padding']), fir['flip_filter'], float(fir['gain'])
+            return _Filtered.apply(x, fir['f'], scale, noise, b, place, options)
+        return _Compiled.apply(x, scale, noise, b, options)
     scale = scale[:, :, None, None]
     x = x * scale if noise is None else fma(x, scale, noise)
     is_done = b is None and act == 'linear' and gain is None and clamp is None
@@ -56,6 +67,37 @@ def scale_bias_act(x: Tensor, scale: Tensor, noise: Tensor | None = None, b: Ten
 def _is_compiled(x, act):
     """For tensors like this? The derivative of swish needs more than its result."""
     return x.device.type == 'cpu' and act != 'swish' and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _is_one_pass(x, noise, act, fir, impl):
+    """Is there an operator that filters, too? Its derivatives do without what was filtered, where `act` can be undone."""
+    plain = fir.get('up', 1) == fir.get('down', 1) == 1 and fir['f'] is not None and fir['f'].ndim == 2
+    return plain and noise is not None and act in ('linear', 'lrelu') and _is_compiled(x, act) and backend.use_native(impl, x)
+
+
+class _Filtered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, f, scale, noise, b, place, options):
+        y = torch.ops.stylegan2_loss_zoo.filter_act(x, f, *place, scale, noise, b, *options)
+        ctx.save_for_backward(x, f, scale, noise, b, y)
+        ctx.place, ctx.options = place, options
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, f, scale, noise, b, y = ctx.saved_tensors
+        padding, flip_filter, gain = ctx.place
+        one, ops = [1, 1], torch.ops.stylegan2_loss_zoo
+        if torch.is_grad_enabled():
+            filtered = ops.upfirdn2d(x, f, one, one, padding, flip_filter, gain)
+            dx, d_scale, d_noise, d_b = _differentiable_gradients(dy, y, filtered, scale, *ctx.options)
+        else:
+            dx, d_scale, d_noise, d_b = ops.filter_act_grad(dy, y, scale, noise, b, *ctx.options)
+        if len(noise) == 1:
+            d_noise = d_noise.sum(0, keepdim=True)
+        transposed = [side for axis in (0, 1) for side in (
+            f.shape[1 - axis] - padding[2 * axis] - 1, x.shape[3 - axis] - y.shape[3 - axis] + padding[2 * axis])]
+        return ops.upfirdn2d(dx, f, one, one, transposed, not flip_filter, gain), None, d_scale, d_noise, d_b, None, None
 
 
 class _Compiled(torch.autograd.Function):

@@ -95,6 +95,12 @@ template <Act act, class S> struct Activation {
         return q * dy * bend<act>(argument(ref)) * (act == Act::swish ? gain : S(1));
     }
 
+    // What act was applied to, from a y that was not clamped; for linear and lrelu.
+    HOST_DEVICE S undone(S y) const {
+        const S v = y * inverse_gain;
+        return act == Act::lrelu && v < 0 ? v / alpha : v;
+    }
+
 private:
     HOST_DEVICE S clamped(S u) const { return u > clamp ? clamp : u < -clamp ? -clamp : u; }
 

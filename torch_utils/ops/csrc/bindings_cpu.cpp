@@ -6,6 +6,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/abs.h>
 #include <ATen/ops/clamp.h>
+#include <ATen/ops/div.h>
 #include <ATen/ops/gt.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/stack.h>
@@ -40,12 +41,14 @@ struct Cpu {
     }
 
     static void upfirdn2d(const Resample& r, const Tensor& x, const Tensor& f, const Tensor& y) {
+        with_type(x.scalar_type(), [&](auto type) { filter<decltype(type)>(r, x, f, y, nullptr); });
+    }
+
+    template <class T> static void filter(const Resample& r, const Tensor& x, const Tensor& f, const Tensor& y,
+                                          const Finish<T>* finish) {
         const int64_t units = upfirdn2d_cpu_units(r), elements = y.numel() / units + 1;
-        with_type(x.scalar_type(), [&](auto type) {
-            using T = decltype(type);
-            at::parallel_for(0, units, (least_elements + elements - 1) / elements, [&](int64_t begin, int64_t end) {
-                upfirdn2d_cpu(r, in<T>(x), in<float>(f), out<T>(y), begin, end);
-            });
+        at::parallel_for(0, units, (least_elements + elements - 1) / elements, [&](int64_t begin, int64_t end) {
+            upfirdn2d_cpu(r, in<T>(x), in<float>(f), out<T>(y), begin, end, finish);
         });
     }
 };
@@ -65,19 +68,23 @@ ScaleBiasAct scale_bias_act_arguments(const Tensor& x, const Tensor& scale, int6
     return {x.size(0), x.size(2) * x.size(3), x.size(1), false, int(act), options};
 }
 
-Tensor scale_bias_act(const Tensor& x, const Tensor& scale, const Tensor& noise, const Tensor& b, int64_t act, double alpha,
-                      double gain, std::optional<double> clamp) {
-    ScaleBiasAct p = scale_bias_act_arguments(x, scale, act, alpha, gain, clamp);
+void check_noise_and_bias(ScaleBiasAct& p, const Tensor& x, const Tensor& noise, const Tensor& b) {
     check_same(noise, "noise", x, "x");
     TORCH_CHECK(noise.dim() == 4 && noise.size(1) == 1 && noise.size(2) == x.size(2) && noise.size(3) == x.size(3) &&
                 (noise.size(0) == 1 || noise.size(0) == p.samples), "noise ", noise.sizes(), ": must be [N or 1, 1, H, W]");
     check_same(b, "b", x, "x");
     TORCH_CHECK(b.dim() == 1 && b.size(0) == p.channels, "b ", b.sizes(), ": must be [", p.channels, "]");
     p.own_noise = noise.size(0) == p.samples;
+}
+
+Tensor scale_bias_act(const Tensor& x, const Tensor& scale, const Tensor& noise, const Tensor& b, int64_t act, double alpha,
+                      double gain, std::optional<double> clamp) {
+    ScaleBiasAct p = scale_bias_act_arguments(x, scale, act, alpha, gain, clamp);
+    check_noise_and_bias(p, x, noise, b);
     const Tensor y = at::empty_like(x), s = scale.contiguous(), n = noise.contiguous(), bias = b.contiguous();
     with_type(x.scalar_type(), [&](auto type) {
         using T = decltype(type);
-        const ScaleBiasActTensors<T> tensors{in<T>(x), in<T>(s), in<T>(n), in<T>(bias), out<T>(y)};
+        const ScaleBiasActTensors<T> tensors{in<T>(x), in<T>(s), in<T>(n), in<T>(bias), out<T>(y), 0};
         const int64_t grain = least_elements / std::max<int64_t>(p.channels, 1) + 1;
         at::parallel_for(0, p.samples * p.pixels, grain, [&](int64_t begin, int64_t end) {
             scale_bias_act_cpu(p, tensors, begin, end);
@@ -86,26 +93,65 @@ Tensor scale_bias_act(const Tensor& x, const Tensor& scale, const Tensor& noise,
     return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> scale_bias_act_grad(
-        const Tensor& dy, const Tensor& y, const Tensor& x, const Tensor& scale, int64_t act, double alpha, double gain,
-        std::optional<double> clamp) {
-    const ScaleBiasAct p = scale_bias_act_arguments(x, scale, act, alpha, gain, clamp);
-    const auto dtype = x.scalar_type();
-    const auto sums = x.options().dtype(dtype == at::kDouble ? at::kDouble : at::kFloat);
-    const Tensor dx = at::empty_like(x), d_noise = at::empty({p.samples, 1, x.size(2), x.size(3)}, x.options());
+// All derivatives from y and x, or from y with noise and b; x, or noise and b, are undefined.
+std::tuple<Tensor, Tensor, Tensor, Tensor> gradients(
+        const ScaleBiasAct& p, const Tensor& dy, const Tensor& y, const Tensor& x, const Tensor& scale, const Tensor& noise,
+        const Tensor& b) {
+    const auto dtype = y.scalar_type();
+    const auto sums = y.options().dtype(dtype == at::kDouble ? at::kDouble : at::kFloat);
+    const Tensor dx = at::empty_like(y), d_noise = at::empty({p.samples, 1, y.size(2), y.size(3)}, y.options());
     const Tensor d_scale = at::empty({p.samples, p.blocks(), p.channels}, sums), d_b = at::empty_like(d_scale);
-    const Tensor cotangent = like(dy, "dy", x, channels_last), result = like(y, "y", x, channels_last), s = scale.contiguous();
+    const Tensor cotangent = like(dy, "dy", y, channels_last), s = scale.contiguous();
     with_type(dtype, [&](auto type) {
         using T = decltype(type);
         using S = compute_t<T>;
-        const ScaleBiasActGrads<T> tensors{in<T>(cotangent), in<T>(result), in<T>(x), in<T>(s),
+        const ScaleBiasActGrads<T> tensors{in<T>(cotangent), in<T>(y), in<T>(x), in<T>(s), in<T>(noise), in<T>(b),
                                            out<T>(dx), out<T>(d_noise), out<S>(d_scale), out<S>(d_b)};
         const int64_t grain = least_elements / std::max<int64_t>(p.channels * std::min(p.pixels, p.block_pixels), 1) + 1;
         at::parallel_for(0, p.samples * p.blocks(), grain, [&](int64_t begin, int64_t end) {
             scale_bias_act_grad_cpu(p, tensors, begin, end);
         });
     });
-    return {dx, d_scale.sum(1).to(dtype), d_noise, d_b.sum(at::IntArrayRef({0, 1})).to(dtype)};
+    const Tensor sum = d_scale.sum(1);
+    return {dx, (x.defined() ? sum : sum / scale).to(dtype), d_noise, d_b.sum(at::IntArrayRef({0, 1})).to(dtype)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> scale_bias_act_grad(
+        const Tensor& dy, const Tensor& y, const Tensor& x, const Tensor& scale, int64_t act, double alpha, double gain,
+        std::optional<double> clamp) {
+    const ScaleBiasAct p = scale_bias_act_arguments(x, scale, act, alpha, gain, clamp);
+    return gradients(p, dy, like(y, "y", x, channels_last), x, scale, {}, {});
+}
+
+// A filter and scale_bias_act in one pass. Its derivatives end at what has been filtered, which they do without.
+
+Tensor filter_act(const Tensor& x, const Tensor& f, at::IntArrayRef padding, bool flip_filter, double filter_gain,
+                  const Tensor& scale, const Tensor& noise, const Tensor& b, int64_t act, double alpha, double gain,
+                  std::optional<double> clamp) {
+    TORCH_CHECK(has_layer_act(act), "act=", act, ": must be linear or lrelu");
+    Resample r = upfirdn2d_arguments(x, f, {1, 1}, {1, 1}, padding, flip_filter, filter_gain);
+    TORCH_CHECK(x.is_contiguous(channels_last), "x ", x.sizes(), ": must be channels-last images");
+    r.channels_last = true;             // Of one channel, images are both.
+    const Tensor y = at::empty({r.batch, r.channels, r.y.out, r.x.out}, x.options().memory_format(channels_last));
+    ScaleBiasAct p = scale_bias_act_arguments(y, scale, act, alpha, gain, clamp);
+    check_noise_and_bias(p, y, noise, b);
+    if (y.numel() == 0) return y;
+    const Tensor taps = f.contiguous(), s = scale.contiguous(), n = noise.contiguous(), bias = b.contiguous();
+    with_type(x.scalar_type(), [&](auto type) {
+        using T = decltype(type);
+        const Finish<T> finish{p, {nullptr, in<T>(s), in<T>(n), in<T>(bias), out<T>(y), 0}};
+        Cpu::filter(r, x, taps, y, &finish);
+    });
+    return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> filter_act_grad(
+        const Tensor& dy, const Tensor& y, const Tensor& scale, const Tensor& noise, const Tensor& b, int64_t act, double alpha,
+        double gain, std::optional<double> clamp) {
+    ScaleBiasAct p = scale_bias_act_arguments(y, scale, act, alpha, gain, clamp);
+    TORCH_CHECK(has_layer_act(act), "act=", act, ": must be linear or lrelu");
+    check_noise_and_bias(p, y, noise, b);
+    return gradients(p, dy, y, {}, scale, noise.contiguous(), b.contiguous());
 }
 
 // layer_act, which has kernels on CUDA only, as its definition reads.
@@ -147,6 +193,8 @@ TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, CPU, library) {
     library.impl("layer_act_grad", layer_act_grad);
     library.impl("scale_bias_act", scale_bias_act);
     library.impl("scale_bias_act_grad", scale_bias_act_grad);
+    library.impl("filter_act", filter_act);
+    library.impl("filter_act_grad", filter_act_grad);
 }
 
 }  // namespace

@@ -318,6 +318,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> scale_bias_act_grad_meta(
     return {at::empty_like(x), at::empty_like(scale), at::empty_symint(noise, x.options()), at::empty_symint(b, x.options())};
 }
 
+Tensor filter_act_meta(const Tensor& x, const Tensor& f, c10::SymIntArrayRef padding, bool, double, const Tensor&, const Tensor&,
+                       const Tensor&, int64_t, double, double, std::optional<double>) {
+    return upfirdn2d_meta(x, f, {1, 1}, {1, 1}, padding, false, 1);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> filter_act_grad_meta(
+        const Tensor&, const Tensor& y, const Tensor& scale, const Tensor&, const Tensor&, int64_t act, double alpha, double gain,
+        std::optional<double> clamp) {
+    return scale_bias_act_grad_meta(y, y, y, scale, act, alpha, gain, clamp);
+}
+
 constexpr const char* schemas[] = {
 #include "schemas.inc"
 };
@@ -343,6 +354,8 @@ TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, Meta, m) {
     m.impl("bias_act_grad2", bias_act_grad2_meta);
     m.impl("scale_bias_act", scale_bias_act_meta);
     m.impl("scale_bias_act_grad", scale_bias_act_grad_meta);
+    m.impl("filter_act", filter_act_meta);
+    m.impl("filter_act_grad", filter_act_grad_meta);
 }
 
 }  // namespace

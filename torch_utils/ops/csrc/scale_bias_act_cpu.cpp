@@ -12,7 +12,7 @@ template <class T> void scale_bias_act_cpu(
     with_act<0>(p.act, [&](auto, auto activation) {
         const Activation<activation, S> op(p.options);
         for (int64_t pixel = begin; pixel < end; ++pixel) {
-            const T *__restrict x = tensors.x + pixel * p.channels, *__restrict b = tensors.b;
+            const T *__restrict x = tensors.x + (pixel - tensors.first) * p.channels, *__restrict b = tensors.b;
             const T* __restrict scale = tensors.scale + pixel / p.pixels * p.channels;
             T* __restrict y = tensors.y + pixel * p.channels;
             const S noise = widen(tensors.noise[p.own_noise ? pixel : pixel % p.pixels]);
@@ -22,7 +22,7 @@ template <class T> void scale_bias_act_cpu(
     });
 }
 
-template <class T> void scale_bias_act_grad_cpu(
+template <bool from_y, class T> static void grad_of_blocks(
         const ScaleBiasAct& p, const ScaleBiasActGrads<T>& tensors, int64_t begin, int64_t end) {
     using S = compute_t<T>;
     with_act<1>(p.act, [&](auto, auto activation) {
@@ -36,14 +36,15 @@ template <class T> void scale_bias_act_grad_cpu(
             std::fill_n(d_b, p.channels, S(0));
             for (int64_t pixel = start; pixel < stop; ++pixel) {
                 const T *__restrict dy = tensors.dy + pixel * p.channels, *__restrict y = tensors.y + pixel * p.channels;
-                const T* __restrict x = tensors.x + pixel * p.channels;
+                const T* __restrict x = from_y ? tensors.b : tensors.x + pixel * p.channels;
                 T* __restrict dx = tensors.dx + pixel * p.channels;
+                const S noise = from_y ? S(widen(tensors.noise[p.own_noise ? pixel : pixel % p.pixels])) : S(0);
                 S sum = 0;
 #pragma omp simd reduction(+ : sum)
                 for (int64_t c = 0; c < p.channels; ++c) {
                     const S d = op.template apply<1>(S(0), widen(dy[c]), widen(y[c]));
                     narrow(d * widen(scale[c]), dx[c]);
-                    d_scale[c] += d * widen(x[c]);
+                    d_scale[c] += d * (from_y ? op.undone(widen(y[c])) - noise - widen(x[c]) : widen(x[c]));
                     d_b[c] += d;
                     sum += d;
                 }
@@ -51,6 +52,14 @@ template <class T> void scale_bias_act_grad_cpu(
             }
         }
     });
+}
+
+template <class T> void scale_bias_act_grad_cpu(
+        const ScaleBiasAct& p, const ScaleBiasActGrads<T>& tensors, int64_t begin, int64_t end) {
+    if (tensors.x)
+        grad_of_blocks<false>(p, tensors, begin, end);
+    else
+        grad_of_blocks<true>(p, tensors, begin, end);
 }
 
 template void scale_bias_act_cpu(const ScaleBiasAct&, const ScaleBiasActTensors<float>&, int64_t, int64_t);

@@ -118,15 +118,20 @@ template <class T> class Pixels {
     using S = compute_t<T>;
 
 public:
-    Pixels(const Resample& r, const T* x, const float* f, T* y)
-        : r(r), x(x), end(x + r.batch * r.y.in * r.x.in * r.channels), y(y), taps(weights<S>(r, f)),
-          columns(stretches(r.x)), sum(r.x.taps * r.y.taps) {}
+    Pixels(const Resample& r, const T* x, const float* f, T* y, const Finish<T>* finish)
+        : r(r), x(x), end(x + r.batch * r.y.in * r.x.in * r.channels), y(y), finish(finish), taps(weights<S>(r, f)),
+          columns(stretches(r.x)), unfinished(finish ? r.x.out * r.channels : 0), sum(r.x.taps * r.y.taps) {}
 
     void band(int64_t n, int top, int bottom) {
         for (int out = top; out < bottom; ++out) {
             const Span rows = span(r.y, out);
-            for (const Stretch& stretch : columns)
-                filter(n, rows, stretch, y + ((n * r.y.out + out) * r.x.out + stretch.out) * r.channels);
+            const int64_t pixel = (n * r.y.out + out) * r.x.out;
+            T* const row = finish ? unfinished.data() : y + pixel * r.channels;
+            for (const Stretch& stretch : columns) filter(n, rows, stretch, row + stretch.out * r.channels);
+            if (!finish) continue;
+            ScaleBiasActTensors<T> tensors = finish->tensors;
+            tensors.x = row, tensors.first = pixel;
+            scale_bias_act_cpu(finish->p, tensors, pixel, pixel + r.x.out);
         }
     }
 
@@ -164,8 +169,10 @@ private:
     const Resample& r;
     const T *const x, *const end;
     T* const y;
+    const Finish<T>* const finish;
     const std::vector<S> taps;
     const std::vector<Stretch> columns;
+    std::vector<T> unfinished;          // A row.
     Sum<T> sum;
 };
 
@@ -332,7 +339,7 @@ int bands(const Resample& r) { return (r.y.out + band_rows - 1) / band_rows; }
 int64_t upfirdn2d_cpu_units(const Resample& r) { return (planes(r) + segments(r) - 1) / segments(r) * bands(r); }
 
 template <class T> void upfirdn2d_cpu(
-        const Resample& r, const T* x, const float* f, T* y, int64_t begin, int64_t end) {
+        const Resample& r, const T* x, const float* f, T* y, int64_t begin, int64_t end, const Finish<T>* finish) {
     const auto for_bands = [&](auto band) {
         for (int64_t unit = begin; unit < end; ++unit) {
             const int top = int(unit % bands(r)) * band_rows;
@@ -340,7 +347,7 @@ template <class T> void upfirdn2d_cpu(
         }
     };
     if (r.channels_last) {
-        Pixels<T> worker(r, x, f, y);
+        Pixels<T> worker(r, x, f, y, finish);
         for_bands([&](int64_t n, int top, int bottom) { worker.band(n, top, bottom); });
     } else {
         Planes<T> worker(r, x, f, y, segments(r));
@@ -350,8 +357,8 @@ template <class T> void upfirdn2d_cpu(
     }
 }
 
-template void upfirdn2d_cpu(const Resample&, const float*, const float*, float*, int64_t, int64_t);
-template void upfirdn2d_cpu(const Resample&, const double*, const float*, double*, int64_t, int64_t);
-template void upfirdn2d_cpu(const Resample&, const BFloat16*, const float*, BFloat16*, int64_t, int64_t);
+template void upfirdn2d_cpu(const Resample&, const float*, const float*, float*, int64_t, int64_t, const Finish<float>*);
+template void upfirdn2d_cpu(const Resample&, const double*, const float*, double*, int64_t, int64_t, const Finish<double>*);
+template void upfirdn2d_cpu(const Resample&, const BFloat16*, const float*, BFloat16*, int64_t, int64_t, const Finish<BFloat16>*);
 
 }  // namespace zoo
