@@ -189,15 +189,16 @@ def _mean_of(tensor):
 
 
 class Mean:
-    """The mean over the ranks of tensors of one type, on its way from the start. Tensors are dense; their strides stay.
+    """The mean over the ranks of tensors of one type, on its way from the start.
 
-    They travel in a type of their own, if one is given (and are added up in it).
+    Tensors are dense; their strides stay. They travel in a type of their own, if one is given (and are added up in it).
     """
 
     @torch.no_grad()
     def __init__(self, tensors: Sequence[torch.Tensor], travels_as: torch.dtype | None = None):
         self._forms = [(tensor.shape, tensor.stride(), tensor.numel()) for tensor in tensors]
-        flat = torch.cat([tensor.as_strided([tensor.numel()], [1]) for tensor in tensors])      # As they lie in memory.
+        # As they lie in memory.
+        flat = torch.cat([tensor.as_strided([tensor.numel()], [1]) for tensor in tensors])
         self._dtype, self._flat = flat.dtype, flat.to(travels_as or flat.dtype)
         op, self._divisor = _mean_of(flat)
         self._work = dist.all_reduce(self._flat, op=op, async_op=True)

@@ -32,7 +32,7 @@ from dnnlib import output, torchrun, writing
 
 # How long a collective waits for a machine or network that has gone silent, which no parent process notices.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-FIRST_TIMEOUT = timedelta(hours=12)     # For what the first process alone finds out: a large folder on a slow disk.
+FIRST_TIMEOUT = timedelta(hours=12)     # For what the first process alone finds out: of a folder on a slow disk.
 SECONDARY_SEC = 1  # Failures within this time after the first one count as its consequences.
 TERMINATE_SEC = 5                           # Between asking a process to end and killing it.
 INTERRUPT_SEC = 600                         # After Ctrl-C, for ranks that finish and save something.
@@ -56,9 +56,10 @@ _questions = itertools.count()
 
 
 def of_first(find_out: Callable[[], str]) -> str:
-    """The text that `find_out()` gives in the first of torchrun's processes, in all of them: the others wait for it.
+    """The text that `find_out()` gives in the first of torchrun's processes, in all of them; the others wait.
 
-    For what takes long and is wanted before there is a process group. All ask the same questions in the same order.
+    For what takes long and is wanted before there is a process group.
+    All ask the same questions in the same order.
 
     Raises what `find_out` raises; in the others, click.UsageError with the same sentence.
     """
@@ -116,7 +117,7 @@ def run_in_group(fn, rank, world_size, args, store=None):
     Without a store, the ranks meet where torchrun's environment says.
     """
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
-    # Connections of gloo as they are needed, or each process has one to every other. (A value that is set wins.)
+    # gloo connects when it needs to; else each process has a socket to every other. (A value that is set wins.)
     os.environ.setdefault('TORCH_GLOO_LAZY_INIT', '1')
     backend = 'cpu:gloo,cuda:nccl' if nccl else 'gloo'
     dist.init_process_group(backend, rank=rank, world_size=world_size, store=store,

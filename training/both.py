@@ -1,5 +1,6 @@
-"""A critic's look at fakes and reals in one pass, on GPUs: they take as long for a call as for a few images, and a kernel does
-more images at once in less time. On CPUs there is nothing to win, and larger products round in another way.
+"""A critic's look at fakes and reals in one pass, on GPUs: they take as long for a call as for a few images.
+
+On CPUs there is nothing to win, and larger products round in another way.
 """
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def judge_both(game: Game, ctx: StepContext) -> tuple[Verdict, Verdict] | None:
-    """The critic's verdicts on the fakes and on the reals of this micro-batch, from one pass; None if it has to be two."""
+    """The critic's verdicts on the fakes and the reals of this micro-batch, from one pass; None if it has to be two."""
     if not takes_both(ctx.critic, ctx):
         return None
     img, c = torch.cat([ctx.gen.img, ctx.real_img]), torch.cat([ctx.fake_c, ctx.real_c])
@@ -35,14 +36,14 @@ def takes_both(critic: Player, ctx: StepContext) -> bool:
 
 
 def through_view(view: Callable[[Tensor, StepContext], Tensor], img: Tensor, ctx: StepContext) -> Tensor:
-    """What a critic sees of images: one that draws numbers draws the same for fakes and reals, however many are shown at once."""
+    """What a critic sees of images: a view that draws numbers draws the same for fakes and reals, if both are shown."""
     num = len(img) if ctx.real_img is None else max(len(ctx.real_img), 1)
     views = [view(batch, ctx) for batch in img.split(num)]
     return views[0] if len(views) == 1 else torch.cat(views)
 
 
 def of_images(value: Any, part: slice) -> Any:
-    """A verdict, or a draw of an augmentation, for some of its images: all tensors in it have an entry for each."""
+    """A verdict, or a draw of an augmentation, for some of its images: its tensors have an entry for each."""
     if isinstance(value, Tensor):
         return value[part]
     if hasattr(value, 'of'):

@@ -36,7 +36,7 @@ class GradientExchange:
     """The exchange of a run. `num_early` counts the buckets that were sent before the backward pass was through."""
 
     def __init__(self, bucket_bytes: int | None = None, travels_as: torch.dtype | None = None):
-        self.travels_as = travels_as               # The type of what is sent, if it is not that of the gradients.
+        self.travels_as = travels_as        # The type of what is sent, if it is not that of the gradients.
         self._bucket_bytes = BUCKET_BYTES if bucket_bytes is None else bucket_bytes
         self._known: dict[Any, dict[Tensor, int]] = {}     # By kind of phase: how often each gradient is added to.
         self._counts: Counter = Counter()

@@ -77,8 +77,8 @@ def convolve_modulated(
     x: Tensor, weight: Tensor, styles: Tensor, *, up: int, padding: int, resample_filter: Tensor | None, down: int = 1,
     demodulate: bool = True, flip_weight: bool, fused_modconv: bool, modulation: Modulation | None = None,
 ) -> tuple[Tensor, Tensor | None, dict | None]:
-    """`modulated_conv2d` without noise; the factors [N, O] that its channels still need, or None; and, only where there are
-    such, the arguments of `upfirdn2d` for the filter that it still needs before them, or None.
+    """`modulated_conv2d` without noise; the factors [N, O] that its channels still need, or None; and, where there
+    are such, the arguments of `upfirdn2d` for the filter that it needs before them, or None.
 
     `modulation`: what weight and styles become, if that is known already.
     """
@@ -104,7 +104,8 @@ def convolve_modulated(
 
     x = scale_bias_act(x, styles)
     if up > 1 and down == 1 and demod is not None:
-        x, fir = conv2d_resample.conv2d_unfiltered(x, _kernel(weight, x), resample_filter, up, padding, flip_weight=flip_weight)
+        x, fir = conv2d_resample.conv2d_unfiltered(
+            x, _kernel(weight, x), resample_filter, up, padding, flip_weight=flip_weight)
         return x, demod, fir
     return conv2d_resample.conv2d_resample(x, _kernel(weight, x), **resample), demod, None
 
@@ -245,7 +246,7 @@ class MinibatchStdLayer(nn.Module):
         self.num_channels = num_channels
 
     def forward(self, x: Tensor, num_batches: int = 1) -> Tensor:
-        """[N, C, H, W] -> [N, C + num_channels, H, W]; sample n of a batch belongs to group n mod (its size / group size).
+        """[N, C, H, W] -> [N, C + num_channels, H, W]; sample n belongs to group n mod (N / group size).
 
         x may be several batches of one size, one after the other, which have nothing to do with each other.
         Raises ValueError if the batch does not divide into groups or C into slices.
@@ -257,11 +258,12 @@ class MinibatchStdLayer(nn.Module):
             raise ValueError(
                 f'minibatch deviation: {N} samples and {C} channels do not divide into groups of {group_size} samples '
                 f'and {self.num_channels} slices of channels')
-        y = x.unflatten(0, [num_batches, group_size, -1]).transpose(0, 1).flatten(1, 2).unflatten(2, [self.num_channels, -1])
+        y = x.unflatten(0, [num_batches, group_size, -1]).transpose(0, 1).flatten(1, 2)
+        y = y.unflatten(2, [self.num_channels, -1])
         y = y - y.mean(dim=0)                               # Faster on CPUs than var().
         y = (y.square().mean(dim=0) + EPS).sqrt()           # [groups, slices, C / slices, H, W]
         y = y.mean(dim=[2, 3, 4])                           # [groups, slices]
-        y = y.unflatten(0, [num_batches, 1, -1]).expand(-1, group_size, -1, -1).flatten(0, 2)       # [all samples, slices]
+        y = y.unflatten(0, [num_batches, 1, -1]).expand(-1, group_size, -1, -1).flatten(0, 2)   # [samples, slices]
         return torch.cat([x, y[:, :, None, None].expand(-1, -1, H, W)], dim=1)
 
 
@@ -311,7 +313,7 @@ class SynthesisLayer(nn.Module):
         gain: float = 1,                    # Scales output and clamp.
         noise_generator: torch.Generator | None = None,     # Of 'random'. None = the default of x's device.
         styles: Tensor | None = None,       # affine(w), where that is known already.
-        noise: Tensor | None = None,        # [N, 1, resolution, resolution] of 'random', where it has been drawn already.
+        noise: Tensor | None = None,        # [N, 1, resolution, resolution] of 'random', where it is drawn already.
         modulation: Modulation | None = None,   # Of the weight, where it is known already; not fused.
     ) -> Tensor:                            # [N, out_channels, resolution, resolution]
         """Applies the layer in the style w."""
@@ -353,11 +355,36 @@ class ToRGBLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros([out_channels]))
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size ** 2)
 
-    def forward(self, x: Tensor, w: Tensor, fused_modconv: bool = True, styles: Tensor | None = None) -> Tensor:
-        """x [N, in_channels, H, W] in the style w [N, w_dim] -> [N, out_channels, H, W]; `styles`: affine(w), if known."""
-        styles = (self.affine(w) if styles is None else styles) * self.weight_gain
-        x = modulated_conv2d(x, self.weight, styles, demodulate=False, fused_modconv=fused_modconv)
+    def forward(self, x: Tensor, w: Tensor, fused_modconv: bool = True, matrices: Tensor | None = None) -> Tensor:
+        """x [N, in_channels, H, W] in the style w [N, w_dim] -> [N, out_channels, H, W].
+
+        `matrices`: its own of `matrices_of`, if they are known already.
+        """
+        if matrices is None:
+            styles = self.affine(w) * self.weight_gain
+            x = modulated_conv2d(x, self.weight, styles, demodulate=False, fused_modconv=fused_modconv)
+        else:
+            x = _mix_channels(x, matrices)
         return _activate(x, self.bias, 'linear', 1, self.conv_clamp)
+
+
+def matrices_of(layers: Sequence[ToRGBLayer], styles: Sequence[Tensor],
+                dtypes: Sequence[torch.dtype]) -> list[Tensor]:
+    """What ToRGB layers of one pixel multiply pixels with, [N, out_channels, in_channels], of all in few calls.
+
+    styles: what their affine layers yield. dtypes: of the results; layers of one type are neighbours.
+    """
+    sizes = [style.shape[1] for style in styles]
+    gains = [layer.weight_gain for layer, size in zip(layers, sizes) for _ in range(size)]
+    gains = misc.constant(gains, dtype=styles[0].dtype, device=styles[0].device)
+    factors = torch.cat(list(styles), dim=1) * gains
+    every = torch.cat([layer.weight.flatten(1) for layer in layers], dim=1) * factors[:, None]
+    found, place = [], 0
+    for dtype in dict.fromkeys(dtypes):
+        group = [size for size, other in zip(sizes, dtypes) if other == dtype]
+        found += every[:, :, place:place + sum(group)].to(dtype).split(group, dim=2)
+        place += sum(group)
+    return found
 
 
 # ----------------------------------------------------------------------------
@@ -399,8 +426,8 @@ class _Scaled(torch.autograd.Function):
 
 
 def _activate(x, bias, activation, gain, clamp, scale=None, noise=None, strength=None, fir=None):
-    """Bias, activation with its own gain times `gain`, clamp scaled by `gain`; before that, scale [N, C] and noise, and first
-    of all a filter where there is such a scale.
+    """Bias, activation with its own gain times `gain`, clamp scaled by `gain`; before that, scale [N, C] and noise,
+    and first of all a filter where there is such a scale.
     """
     options = {'act': activation, 'gain': bias_act.activation_funcs[activation].def_gain * gain,
                'clamp': None if clamp is None else clamp * gain}

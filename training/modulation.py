@@ -1,14 +1,14 @@
-"""What modulated convolutions have before they convolve: kernels, styles, and the factors of channels that demodulate.
+"""What modulated convolutions have before they convolve: kernels, styles, and factors of channels that demodulate.
 
-First of one layer. Then of several at once, in few calls, as GPUs want it, to rounding the same; there, for a layer with
-weight W [O,I,kh,kw] and styles s [N,I],
+First of one layer. Then of several at once, in few calls, as GPUs want it, to rounding the same; there, for a layer
+with weight W [O,I,kh,kw] and styles s [N,I],
 
     W' = m W        m[o] = 1 / (sqrt(I kh kw) max |W[o]|) in float16, so that sums cannot overflow, else 1
-    s' = c s        c[n] = 1 / max |s[n]| in float16, else 1; demodulation cancels both, so they have no gradients
+    s' = c s        c[n] = 1 / max |s[n]| in float16, else 1; demodulation cancels both: they have no gradients
     d  = (S P' + eps)^(-1/2)                with S = s'^2 and P = sum over the kernel of W'^2 [O,I]
 
-With h = -d^3 dL/dd the gradients of d are s' * (h P) and W' * (h' S). What all layers have of one kind lies in one piece of
-memory, `flat`, so that one call does for all.
+With h = -d^3 dL/dd the gradients of d are s' * (h P) and W' * (h' S). What all layers have of one kind lies in one
+piece of memory, `flat`, so that one call does for all.
 """
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _power(weight):
 
 
 class Modulation(NamedTuple):
-    """What a layer convolves with: styles [N,I]; factors of channels [N,O]; kernel [O,I,kh,kw], None where it is the weight."""
+    """Styles [N,I]; factors of channels [N,O]; the kernel [O,I,kh,kw], None where it is the weight."""
     styles: Tensor
     demod: Tensor
     kernel: Tensor | None
@@ -82,7 +82,7 @@ def modulations(weights: Sequence[Tensor], styles: Sequence[Tensor], dtypes: Seq
                 eps: float) -> list[Modulation]:
     """Those of layers that compute in these types.
 
-    Layers of float16, and all others, are worked on together: a weight's gradient is complete when those of its group are.
+    Layers of float16, and all others, are worked on together: a weight's gradient is there when those of its group are.
     """
     found = {}
     for is_half in (True, False):
@@ -119,7 +119,8 @@ class _Modulations(torch.autograd.Function):
         for squares, power, part in zip(ctx.squares, ctx.power, demod):
             torch.mm(squares, power.t(), out=part)
         ctx.flat_demod.add_(eps).rsqrt_()
-        kernels = [torch.mul(w, m, out=torch.empty_like(w, dtype=torch.float16)) for w, m in zip(weights, ctx.m or [])]
+        kernels = [torch.mul(w, m, out=torch.empty_like(w, dtype=torch.float16))
+                   for w, m in zip(weights, ctx.m or [])]
         ctx.save_for_backward(*tensors, *demod)
         return *own, *demod, *kernels
 
@@ -133,7 +134,8 @@ class _Modulations(torch.autograd.Function):
         needs = ctx.needs_input_grad[2:2 + num]
         if not torch.is_grad_enabled():
             return None, None, *_gradients(ctx, weights, d_own, d_demod, d_kernels, needs)
-        each = zip(weights, styles, demod, d_own, d_demod, d_kernels, ctx.m or [1] * num, ctx.c or [1] * num, needs)
+        scales = ctx.m or [1] * num, ctx.c or [1] * num
+        each = zip(weights, styles, demod, d_own, d_demod, d_kernels, *scales, needs)
         d_weights, d_styles = zip(*(_differentiable_gradients(*layer) for layer in each))
         return None, None, *d_weights, *d_styles
 
@@ -144,7 +146,8 @@ def _gradients(ctx, weights, d_own, d_demod, d_kernels, needs):
     flat_products, products = _pieces([d.shape for d in d_own], d_own[0])
     for one, power, part in zip(h, ctx.power, products):
         torch.mm(one, power, out=part)
-    d_styles = _cut(torch.addcmul(torch.cat([d.flatten() for d in d_own]), ctx.flat_styles, flat_products), d_own)
+    flat_own = torch.cat([d.flatten() for d in d_own])
+    d_styles = _cut(torch.addcmul(flat_own, ctx.flat_styles, flat_products), d_own)
     if ctx.c is not None:
         d_styles = [d * c for d, c in zip(d_styles, ctx.c)]
     d_weights = []
@@ -158,7 +161,8 @@ def _gradients(ctx, weights, d_own, d_demod, d_kernels, needs):
         if d_kernels[i] is None:
             d_weights.append(weight * factors)
         else:
-            d_weights.append(torch.mul(d_kernels[i], ctx.m[i], out=torch.empty_like(weight)).addcmul_(weight, factors))
+            d_weight = torch.mul(d_kernels[i], ctx.m[i], out=torch.empty_like(weight))
+            d_weights.append(d_weight.addcmul_(weight, factors))
     return *d_weights, *d_styles
 
 

@@ -77,8 +77,8 @@ class Critic(Network, Protocol):
     """D: images and labels to logits. Further critics of a method are of the same class.
 
     Only for ggdr: `channels`, {resolution: number of feature maps} for resolutions from half the image's down.
-    Only to be faster on GPUs: `takes_batches = True` says that it takes `num_batches`, too; `img` then holds so many batches,
-    one after the other, whose samples have nothing to do with those of the others.
+    Only to be faster on GPUs: `takes_batches = True` says that it takes `num_batches`, too; `img` is then so many
+    batches, one after the other, whose samples have nothing to do with those of the others.
     """
     c_dim: int
 

@@ -35,6 +35,7 @@ from training.layers import (
     SynthesisLayer,
     ToRGBLayer,
     check_choice,
+    matrices_of,
     modulated_conv2d,
     normalize_2nd_moment,
     together,
@@ -208,7 +209,7 @@ class SynthesisBlock(_Block):
         force_fp32: bool = False,               # Ignore use_fp16?
         # As in modulated_conv2d. None = by mode, precision and batch, below.
         fused_modconv: bool | None = None,
-        prepared: Sequence[dict[str, Any]] | None = None,   # Further arguments of each layer, from `SynthesisNetwork.prepared`.
+        prepared: Sequence[dict[str, Any]] | None = None,   # Further arguments of each layer.
         **layer_kwargs: Any,                    # Further arguments of SynthesisLayer.forward.
     ) -> tuple[Tensor, Tensor | None]:
         """Returns features [N, out_channels, resolution, resolution] in the block's dtype,
@@ -312,25 +313,32 @@ class SynthesisNetwork(nn.Module):
         return (img, feats) if return_feats else img
 
     def prepared(self, ws, force_fp32=False, fused_modconv=None, noise_mode='random', noise_generator=None):
-        """{resolution: further arguments of each of the block's layers}: styles, noise, and in training what weights become,
-        of all layers in few calls."""
-        found = {res: [{'styles': style} for style in styles] for res, styles in self.styles_of(ws).items()}
-        layers, own, dtypes = [], [], []
+        """{resolution: further arguments of each of the block's layers}: styles, noise, and in training what weights
+        become, of all layers in few calls."""
+        styles_of = self.styles_of(ws)
+        found = {res: [{} for _ in styles] for res, styles in styles_of.items()}
+        convs, rgbs = [], []                # (layer, its styles, its type, its arguments)
         for res, arguments in found.items():
             block = getattr(self, f'b{res}')
-            layers += [getattr(block, name) for name in ('conv0', 'conv1') if hasattr(block, name)]
-            own += arguments[:block.num_conv]
-            dtypes += block.num_conv * [block.reduced_dtype if block.use_fp16 and not force_fp32 else torch.float32]
+            dtype = block.reduced_dtype if block.use_fp16 and not force_fp32 else torch.float32
+            names = [name for name in ('conv0', 'conv1', 'torgb') if hasattr(block, name)]
+            for name, style, own in zip(names, styles_of[res], arguments):
+                (rgbs if name == 'torgb' else convs).append((getattr(block, name), style, dtype, own))
+        for (*_, own), matrices in zip(rgbs, matrices_of(*[*zip(*rgbs)][:3])):
+            own['matrices'] = matrices
+        layers, styles, dtypes, owns = zip(*convs)
+        for own, style in zip(owns, styles):
+            own['styles'] = style
         if self.training and not fused_modconv:
-            styles = [arguments['styles'] for arguments in own]
-            for arguments, modulation in zip(own, modulations([layer.weight for layer in layers], styles, dtypes, EPS)):
-                arguments['modulation'] = modulation
+            weights = [layer.weight for layer in layers]
+            for own, modulation in zip(owns, modulations(weights, styles, dtypes, EPS)):
+                own['modulation'] = modulation
         if noise_mode == 'random' and layers[0].use_noise:
             shapes = [[len(ws), 1, layer.resolution, layer.resolution] for layer in layers]
             sizes = [*map(math.prod, shapes)]
             drawn = torch.randn([sum(sizes)], device=ws.device, generator=noise_generator)
-            for arguments, shape, noise in zip(own, shapes, drawn.split(sizes)):
-                arguments['noise'] = noise.view(shape)
+            for own, shape, noise in zip(owns, shapes, drawn.split(sizes)):
+                own['noise'] = noise.view(shape)
         return found
 
     def styles_of(self, ws):
@@ -564,7 +572,7 @@ class Discriminator(nn.Module):
         img: Tensor,                            # [N, img_channels, img_resolution, img_resolution]
         c: Tensor | None,                       # [N, c_dim]; ignored if c_dim is 0.
         return_feats: bool = False,             # Are feature maps wanted?
-        num_batches: int = 1,                   # img is so many batches, of which each has statistics of its own.
+        num_batches: int = 1,                   # img is so many batches, each with statistics of its own.
         **block_kwargs: Any,                    # force_fp32.
     ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
         """Returns logits [N, 1] float32, or (logits, feats) with `return_feats`.

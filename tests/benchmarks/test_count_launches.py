@@ -14,7 +14,7 @@ from torch_utils.ops import build, upfirdn2d
 
 # Launches, GB. What costs less lowers them.
 SIZE = 256, 16384, ['--aug=ada', '--batch=32', '--nhwc=0']    # As the figures of before; channels last has 2 GB more to convert.
-MOST = {'base': (2655, 107), 'ggdr': (2805, 117), 'diggan': (2795, 119), 'genco': (5670, 240), 'osgan': (2130, 91)}
+MOST = {'base': (2000, 106), 'ggdr': (2805, 117), 'diggan': (2795, 119), 'genco': (5670, 240), 'osgan': (2130, 91)}
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def test_an_iteration_costs_no_more_than_it_did(name):
     launches, size, waits = count_launches.totals(
         count_launches.count(res, channel_base, [*arguments, *count_launches.METHODS[name]]))
     assert launches <= MOST[name][0] and size <= MOST[name][1]
-    assert waits <= 3.5 if name == 'base' else True     # ADA's, and its margins'.
+    assert waits <= 2.5 if name == 'base' else True     # ADA's, and its margins'.
 
 
 def test_known_operations_are_counted():

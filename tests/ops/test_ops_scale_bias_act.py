@@ -41,10 +41,12 @@ def test_bfloat16_is_near_float64(native, act):  # noqa: F811
 
 
 def filtered(dtype, noise='own', channels=20, size=(5, 7)):
-    """Inputs whose first is larger, and the filter that makes it [.., 5, 7]: not symmetric, padding and cropping."""
+    """Inputs whose first is larger, and a filter that makes it fit: not symmetric, it pads and crops."""
     x, *rest = tensors(dtype, noise, channels, size)
-    x = torch.randn(3, channels, size[0] + 2, size[1] + 1, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    fir = dict(f=setup_filter([[1, 2, 3, 1], [0, 1, 2, 2], [3, 1, 1, 5]]), padding=(2, 0, -1, 1), flip_filter=False, gain=4)
+    x = torch.randn(3, channels, size[0] + 2, size[1] + 1, dtype=dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    taps = [[1, 2, 3, 1], [0, 1, 2, 2], [3, 1, 1, 5]]
+    fir = dict(f=setup_filter(taps), padding=(2, 0, -1, 1), flip_filter=False, gain=4)
     return [x.requires_grad_(), *rest], fir
 
 
@@ -59,7 +61,8 @@ def test_a_filter_before_it_makes_one_pass(native, dtype, act, noise):  # noqa: 
     assert_close(*both(op, *inputs), TOLERANCE[dtype])
     with torch.no_grad():
         one = op(*inputs, impl='native')
-        two = scale_bias_act(upfirdn2d(inputs[0], **fir), *inputs[1:], act=act, gain=1.5, clamp=0.8, impl='native')
+        options = dict(act=act, gain=1.5, clamp=0.8, impl='native')
+        two = scale_bias_act(upfirdn2d(inputs[0], **fir), *inputs[1:], **options)
     assert torch.equal(one, two) and one.shape == two.shape == (3, 20, 5, 7)
 
 

@@ -150,8 +150,8 @@ def check_collectives(rank):
 def check_connections():
     """gloo connects two processes when they have something to say to each other, not before."""
     def sockets():
-        return sum(os.readlink(f'/proc/self/fd/{fd}').startswith('socket:') for fd in os.listdir('/proc/self/fd')
-                   if os.path.lexists(f'/proc/self/fd/{fd}'))
+        paths = [f'/proc/self/fd/{fd}' for fd in os.listdir('/proc/self/fd')]
+        return sum(os.readlink(path).startswith('socket:') for path in paths if os.path.lexists(path))
     if sys.platform == 'linux':
         before = sockets()
         distributed.barrier()
@@ -189,7 +189,8 @@ def check_all_reduce_mean(rank):
     assert mixed[0] == 1.5 and mixed[1] == 2 ** 30 + 2 and mixed[1].dtype == torch.float64
     one, other = (torch.randn(1000, generator=torch.Generator().manual_seed(number)) for number in (0, 1))
     mean, = distributed.Mean([other if rank else one], torch.bfloat16).tensors()
-    assert ((mean - (one + other) / 2).abs() <= 2 ** -8 * (one.abs() + other.abs())).all() and mean.dtype == torch.float32
+    assert ((mean - (one + other) / 2).abs() <= 2 ** -8 * (one.abs() + other.abs())).all()
+    assert mean.dtype == torch.float32
     assert all(torch.equal(mean, theirs) for theirs in distributed.gather_objects(mean))
 
 
@@ -293,9 +294,9 @@ def test_nccl_averages_itself(monkeypatch):
     grads = [torch.ones(3).as_subclass(OnGPU), torch.ones(2, 2).as_subclass(OnGPU)]
     assert all((mean == 1).all() for mean in distributed.Mean(grads).tensors())
     distributed.all_reduce_mean_(grads)
-    mean, = distributed.Mean([torch.ones(3) + 2 ** -20], torch.bfloat16).tensors()        # On the CPU: divided here.
+    mean, = distributed.Mean([torch.ones(3) + 2 ** -20], torch.bfloat16).tensors()      # On the CPU: divided here.
     assert (mean == 0.5).all() and mean.dtype == torch.float32
-    assert sent == [(dist.ReduceOp.AVG, torch.float32), (dist.ReduceOp.AVG, torch.float32), (dist.ReduceOp.SUM, torch.bfloat16)]
+    assert sent == [*2 * [(dist.ReduceOp.AVG, torch.float32)], (dist.ReduceOp.SUM, torch.bfloat16)]
 
 
 # Failures.
@@ -464,7 +465,8 @@ import train
 from training.data import storage
 read, real = [], storage.FolderFiles.size_and_crc
 storage.FolderFiles.size_and_crc = lambda self, name: read.append(name) or real(self, name)
-config = train.config_from_args(['--outdir=runs', f'--data={{sys.argv[1]}}', '--cfg=tiny', '--device=cpu', '--log=none'])
+options = '--outdir=runs --cfg=tiny --device=cpu --log=none'.split()
+config = train.config_from_args([*options, f'--data={{sys.argv[1]}}'])
 print(len(read), *config.data_fingerprints)
 '''
 
@@ -485,17 +487,19 @@ def outputs(script, argument, num_ranks):
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = str(free.getsockname()[1])
-    shared = {**os.environ, 'WORLD_SIZE': str(num_ranks), 'MASTER_ADDR': 'localhost', 'MASTER_PORT': port}
+    num = str(num_ranks)
+    shared = {**os.environ, 'WORLD_SIZE': num, 'LOCAL_WORLD_SIZE': num, 'MASTER_ADDR': 'localhost', 'MASTER_PORT': port}
     ranks = [subprocess.Popen([sys.executable, '-c', script, str(argument)], stdout=subprocess.PIPE, text=True,
-                              env={**shared, 'LOCAL_WORLD_SIZE': str(num_ranks), 'RANK': str(rank), 'LOCAL_RANK': str(rank)})
+                              env={**shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank)})
              for rank in range(num_ranks)]
     return [rank.communicate(timeout=PATIENCE_SEC)[0].split() for rank in ranks]
 
 
 def test_why_the_first_found_nothing_out_is_known_to_all(monkeypatch):
     said = []
-    store = SimpleNamespace(wait=lambda names, timeout: None, get=lambda name: said[0], set=lambda name, text: said.append(text))
-    monkeypatch.setattr(launcher, 'rendezvous', lambda url, timeout: iter([(store, torchrun.place().rank, 2)]))
+    store = SimpleNamespace(wait=lambda names, timeout: None, get=lambda name: said[0],
+                            set=lambda name, text: said.append(text))
+    monkeypatch.setattr(launcher, 'rendezvous', lambda *_, **__: iter([(store, torchrun.place().rank, 2)]))
     as_of_torchrun(monkeypatch)
     with pytest.raises(ZeroDivisionError):
         launcher.of_first(lambda: str(1 / 0))

@@ -36,20 +36,22 @@ def test_a_verdict_has_its_labels_and_can_share_its_draw_or_have_another_augment
 
 @pytest.mark.parametrize('paired', [False, True])
 def test_fakes_and_reals_in_one_pass_teach_a_critic_the_same(monkeypatch, paired):
-    """As on GPUs: samples of the one have nothing to do with those of the other, also in the minibatch's statistics."""
+    """As on GPUs: samples of the one have nothing to do with those of the other, also in statistics."""
     game, batch, passes = make_game(), make_batch(8), []
     if paired:
         game.adversarial = RELATIVISTIC
     game.tap_D = True
-    game.D.module.register_forward_hook(lambda _, inputs, out: passes.append((len(inputs[0]), len(out[1][8]))))
+    game.D.module.register_forward_hook(lambda _, inputs, out: passes.append(len(out[1][8])))
     expected, found = [], []
     for together, values in ((False, expected), (True, found)):
         monkeypatch.setattr(both, 'takes_both', lambda critic, ctx, together=together: together)
         ctx = run_step(game, d_main, batch)
-        values += [ctx.fake.logits, ctx.real.logits, *(half.feats[8] for half in (ctx.fake, ctx.real)), *gradients(game).values()]
+        for verdict in ctx.fake, ctx.real:
+            values += [verdict.logits, verdict.feats[8]]
+        values += gradients(game).values()
     for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    assert passes == [(8, 8), (8, 8), (16, 16)]
+    assert passes == [8, 8, 16]
 
 
 def test_critics_see_both_in_one_pass_on_gpus_only():
@@ -62,7 +64,7 @@ def test_critics_see_both_in_one_pass_on_gpus_only():
     assert not both.takes_both(game.D, ctx)
 
 
-@pytest.mark.parametrize('make', [lambda: AugmentPipe(**PIPES['bgcfnc']), lambda: DiffAugment(), lambda: Diffusion()])
+@pytest.mark.parametrize('make', [lambda: AugmentPipe(**PIPES['bgcfnc']), DiffAugment, Diffusion])
 def test_a_part_of_a_draw_moves_a_part_of_the_images(make):
     augment, img = make(), torch.randn(6, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     draw = augment.draw(img, generator=torch.Generator().manual_seed(1))

@@ -475,14 +475,17 @@ def test_what_is_prepared_for_all_layers_at_once_gives_the_same_images(architect
     """As on GPUs: images, and derivatives of both orders, of weights and latents."""
     torch.manual_seed(0)
     reduced = dict(num_fp16_res=2, conv_clamp=256) if dtype == torch.float16 else {}
-    G = SynthesisNetwork(8, 16, 3, channel_base=256, channel_max=16, architecture=architecture, **reduced).train()
+    channels = dict(channel_base=256, channel_max=16)
+    G = SynthesisNetwork(8, 16, 3, architecture=architecture, **channels, **reduced).train()
     set_noise_strength(G, 0.5)
     ws = torch.randn(2, G.num_ws, 8, requires_grad=True)
     generators = [torch.Generator().manual_seed(1) for _ in range(2)]
     prepared = G.prepared(ws, noise_generator=generators[0])
-    drawn = torch.cat([own['noise'].flatten() for each in prepared.values() for own in each if 'noise' in own])
+    arguments = [own for each in prepared.values() for own in each]
+    drawn = torch.cat([own['noise'].flatten() for own in arguments if 'noise' in own])
     assert torch.equal(drawn, torch.randn(drawn.shape, generator=generators[1]))
-    assert 'noise' not in G.prepared(ws, noise_mode='const')[4][0] and 'modulation' not in G.eval().prepared(ws)[4][0]
+    assert 'noise' not in G.prepared(ws, noise_mode='const')[4][0]
+    assert 'modulation' not in G.eval().prepared(ws)[4][0]
     found, params = [], [ws, *G.train().parameters()]
     for at_once in (False, True):
         arguments, x, img = G.prepared(ws, noise_generator=generators[0].manual_seed(1)), None, None
@@ -490,11 +493,13 @@ def test_what_is_prepared_for_all_layers_at_once_gives_the_same_images(architect
             block = getattr(G, f'b{res}')
             for own in arguments[res]:
                 own.pop('nothing' if at_once else 'modulation', None)
-            x, img = block(x, img, ws[:, first:first + block.num_conv + block.num_torgb], prepared=arguments[res])
+            block_ws = ws[:, first:first + block.num_conv + block.num_torgb]
+            x, img = block(x, img, block_ws, prepared=arguments[res])
         first = torch.autograd.grad(img.square().sum(), params, retain_graph=True, allow_unused=True)
         slope, = torch.autograd.grad(img.sin().sum(), ws, create_graph=True)
-        found.append([img, *first, slope, *torch.autograd.grad(slope.square().sum(), params, allow_unused=True)])
+        second = torch.autograd.grad(slope.square().sum(), params, allow_unused=True)
+        found.append([img, *first, slope, *second])
     for a, b in zip(*found, strict=True):
         if a is not None:
-            tolerance = 2e-2 * float(a.detach().abs().max()) if dtype == torch.float16 else 1e-4 * float(a.detach().abs().max())
-            torch.testing.assert_close(a, b, rtol=0, atol=tolerance + 1e-7)
+            share = 2e-2 if dtype == torch.float16 else 1e-4
+            torch.testing.assert_close(a, b, rtol=0, atol=share * float(a.detach().abs().max()) + 1e-7)

@@ -108,7 +108,8 @@ def worker(rank, data, folder, z, real):
     _, rounded = run_iterations({**config, 'exchange': 'bf16'}, 6)
     setup.build_exchange = lambda config: None
     _, in_the_end = run_iterations(config, 6)
-    found = dict(grads=grads, straight=straight, in_the_end=in_the_end, num_early=num_early, resumed=resumed, rounded=rounded,
+    found = dict(grads=grads, straight=straight, in_the_end=in_the_end, num_early=num_early, resumed=resumed,
+                 rounded=rounded,
                  stopped=images_until_one_is_asked(config),
                  without_images=[end_without_images(config, Path(folder) / f'run{num}', num) for num in (0, 1)])
     torch.save(found, Path(folder) / f'rank{rank}.pt')

@@ -43,7 +43,7 @@ class FilesOfOperations(TorchFunctionMode):
         aside = {'training/networks.py', 'training/layers.py', 'training/augment.py', 'torch_utils/training_stats.py',
                  'training/data/stages.py', 'training/run/health.py'}
         helpers = {('training/player.py', 'reported'), ('training/player.py', 'in_layout_of'),
-                   ('training/context.py', 'randn_like')}
+                   ('training/context.py', 'randn_like'), ('training/both.py', 'takes_both')}
         if not files & aside and not helpers & set(calls):
             where = next(file for file, _ in calls if not file.startswith('torch_utils/'))
             (self.of_steps if 'training/loss.py' in files else self.of_loop).add(where)

@@ -67,10 +67,11 @@ def conv2d_resample(
 
 def conv2d_unfiltered(x: Tensor, w: Tensor, f: Tensor | None, up: int, padding: Padding, groups: int = 1,
                       flip_weight: bool = True) -> tuple[Tensor, dict[str, Any]]:
-    """`conv2d_resample` for factors `up` above 1 but for its last step, and the arguments of `upfirdn2d` for that."""
+    """`conv2d_resample` for `up` above 1 but for its last step, and the arguments of `upfirdn2d` for that."""
     _check(x, w, up, 1, groups)
     pads = _add(parse_padding(padding), up_padding(f, up, up))
-    return _unfiltered(x, w, {'f': f, 'flip_filter': False}, up, pads, groups, flip_weight, w.shape[2:].numel() == 1)
+    pointwise = w.shape[2:].numel() == 1
+    return _unfiltered(x, w, {'f': f, 'flip_filter': False}, up, pads, groups, flip_weight, pointwise)
 
 
 def _unfiltered(x, w, fir, up, pads, groups, flip_weight, pointwise):

@@ -2,7 +2,7 @@
 
     y = clamp(gain * act(x * scale + noise * strength + b), -c, c)
 
-x may have to be filtered first, as after a convolution that upsamples; on CPUs that is one more thing done in the same pass.
+x may have to be filtered first, as after a convolution that upsamples; on CPUs that is done in the same pass.
 On GPUs it is one kernel (`layer_act`), and so are its first derivatives. On CPUs it is compiled for channels-last images: one
 pass over memory and, in the backward pass, one more for the gradients of all its inputs. Elsewhere, and wherever second
 derivatives are asked for, it consists of other operators.
@@ -70,9 +70,10 @@ def _is_compiled(x, act):
 
 
 def _is_one_pass(x, noise, act, fir, impl):
-    """Is there an operator that filters, too? Its derivatives do without what was filtered, where `act` can be undone."""
+    """Is there an operator that filters, too? Its derivatives do without what was filtered if `act` can be undone."""
     plain = fir.get('up', 1) == fir.get('down', 1) == 1 and fir['f'] is not None and fir['f'].ndim == 2
-    return plain and noise is not None and act in ('linear', 'lrelu') and _is_compiled(x, act) and backend.use_native(impl, x)
+    fits = plain and noise is not None and act in ('linear', 'lrelu') and _is_compiled(x, act)
+    return fits and backend.use_native(impl, x)
 
 
 class _Filtered(torch.autograd.Function):
@@ -95,9 +96,10 @@ class _Filtered(torch.autograd.Function):
             dx, d_scale, d_noise, d_b = ops.filter_act_grad(dy, y, scale, noise, b, *ctx.options)
         if len(noise) == 1:
             d_noise = d_noise.sum(0, keepdim=True)
-        transposed = [side for axis in (0, 1) for side in (
-            f.shape[1 - axis] - padding[2 * axis] - 1, x.shape[3 - axis] - y.shape[3 - axis] + padding[2 * axis])]
-        return ops.upfirdn2d(dx, f, one, one, transposed, not flip_filter, gain), None, d_scale, d_noise, d_b, None, None
+        left, _, top, _ = padding
+        transposed = [f.shape[1] - left - 1, x.shape[3] - y.shape[3] + left, f.shape[0] - top - 1, x.shape[2] - y.shape[2] + top]
+        dx = ops.upfirdn2d(dx, f, one, one, transposed, not flip_filter, gain)
+        return dx, None, d_scale, d_noise, d_b, None, None
 
 
 class _Compiled(torch.autograd.Function):

@@ -236,8 +236,8 @@ def resolve_speed(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any]
         require(device == 'cuda', f'--cuda-graphs=on needs a CUDA device, and this run computes on {device}: leave it out')
         require(config['gpus'] == 1, f'--cuda-graphs=on needs one process, and there are --gpus={config["gpus"]}: leave it out')
     require(o.get('exchange') != 'bf16' or config['gpus'] > 1,
-            '--exchange=bf16 is about what several processes exchange, and this run has one: give --exchange=fp32, or --gpus=2 '
-            'and more')
+            '--exchange=bf16 is about what several processes exchange, and this run has one: give --exchange=fp32, '
+            'or --gpus=2 and more')
     precision = chosen_precision(o, device, base.precision)
     set_precision(precision, config)
     if precision == 'bf16' and device == 'cuda':

@@ -292,9 +292,9 @@ class Config(Mapping):
     cuda_graphs: str = setting('Replay each phase as a CUDA graph, one launch in place of thousands (docs/gpu.md); auto: on one '
                                'GPU, where the methods can', choices=('auto', 'off', 'on'), changes=YES, default='auto',
                                typed=Typed(SPEED, 'auto'))
-    exchange: str = setting('Type in which gradients travel between processes; bf16 is half the bytes, and rounds '
-                            '(docs/scaling.md)', choices=('fp32', 'bf16'), changes=YES, default='fp32',
-                            typed=Typed(SPEED, 'fp32'))
+    exchange: str = setting(
+        'Type in which gradients travel between processes; bf16 is half the bytes, and rounds (docs/scaling.md)',
+        choices=('fp32', 'bf16'), changes=YES, default='fp32', typed=Typed(SPEED, 'fp32'))
     workers: int = setting('Processes that load images; 0: none', within=WORKERS, changes=YES,
                            at=('data_loader_kwargs.num_workers',), typed=Typed(SPEED, '3; tiny: 1'))
     data_loader_kwargs: dict = setting('How images are loaded, beside that', table=Loading, changes=YES)
