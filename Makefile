@@ -46,7 +46,7 @@ demo: $(RUNS)   ## Train on the bundled images for five to fifteen minutes on tw
 
 sites-demo: $(RUNS) ## Train TDGAN between three processes with test certificates, a few minutes, and draw what G draws for every centre.
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[sites]'
-	@$(BIN)/python benchmarks/sites_demo.py --outdir=sites-$(DEMO)
+	@trap : INT; $(BIN)/python benchmarks/sites_demo.py --outdir=sites-$(DEMO) || [ $$? = 75 ]
 
 test: $(READY)   ## Run the test suite (about ten minutes on two cores).
 	@$(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadfile

@@ -16,7 +16,7 @@ import click
 from dnnlib import output, writing
 from dnnlib.program import Program
 
-BLOCK = 1024                    # Images of the centre that are compared at once.
+BLOCK = 2 ** 24                 # Numbers of the centre's images that are compared at once.
 
 
 @click.command(cls=Program, context_settings=dict(max_content_width=110),
@@ -29,21 +29,26 @@ def main(folder, data, out):
     if out:
         require_place(out)
     from torch_utils.wire import record  # Only now, so that --help need not wait for it.
+    parts = []
     try:
-        kinds = tensors_by_kind(record.read(folder))
+        kinds = tensors_by_kind(record.read(folder, parts.append))
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     if not kinds:
         raise click.ClickException(f'{folder} holds no recorded message')
     for kind, (number, size, tensors) in kinds.items():
         click.echo(f'{kind:<10} {number:>8} messages {size:>14,} bytes    {", ".join(tensors) or "no tensors"}')
-    found = dict(kinds={kind: dict(messages=number, bytes=size, tensors=tensors)
+    if parts:
+        click.echo(f'{len(parts)} files hold the beginning of a message alone, and are not among these: {printable(parts[0].name)}'
+                   + ' and others.' * (len(parts) > 1))
+    found = dict(incomplete=len(parts), kinds={kind: dict(messages=number, bytes=size, tensors=tensors)
                         for kind, (number, size, tensors) in kinds.items()})
     if data:
         found['nearest'] = nearest(record.read(folder), images_of(data))
         for name, values in found['nearest'].items():
             click.echo(f'{name}: {values["images"]} like images; largest correlation with an image of the centre '
-                       f'{values["correlation"]:.3f}, with a shuffled one {values["shuffled"]:.3f}')
+                       f'{values["correlation"]:.3f}, with a shuffled one {values["shuffled"]:.3f}'
+                       + f'; {values["not_finite"]} numbers are not finite, and count as 0' * (values['not_finite'] > 0))
         click.echo('A correlation near 1 would be a copy. A small one does not prove that nothing can be learnt (docs/sites.md).')
     if out:
         try:
@@ -96,26 +101,36 @@ def nearest(messages, images):
     same images whose pixels are shuffled."""
     import numpy as np
     order = np.random.default_rng(0).permutation(images[0].size)
+    step = max(BLOCK // images[0].size, 1)
     found = {}
     for message, _ in messages:
         for name, tensor in message.tensors.items():
             if tuple(tensor.shape[1:]) == images.shape[1:] and len(tensor):
-                values = found.setdefault(printable(name), dict(images=0, correlation=0.0, shuffled=0.0))
+                values = found.setdefault(printable(name), dict(images=0, correlation=0.0, shuffled=0.0, not_finite=0))
                 values['images'] += len(tensor)
-                array = tensor.float().numpy()
-                for start in range(0, len(images), BLOCK):
-                    block = images[start:start + BLOCK].reshape(-1, len(order)).astype(np.float32)
+                array = tensor.double().numpy()
+                values['not_finite'] += int((~np.isfinite(array)).sum())
+                for start in range(0, len(images), step):
+                    block = images[start:start + step].reshape(-1, len(order))
                     for key, others in (('correlation', block), ('shuffled', block[:, order])):
                         values[key] = max(values[key], float(np.abs(correlations(array, others)).max()))
     return found
 
 
 def correlations(a, b):
-    """Between all images of a [n,C,H,W] and of b [m,C,H,W] or [m,C*H*W]: [n,m]."""
-    import numpy as np
-    a, b = (x.reshape(len(x), -1) - x.reshape(len(x), -1).mean(1, keepdims=True) for x in (a, b))
-    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
+    """Between all images of a [n,C,H,W] and of b [m,C,H,W] or [m,C*H*W]: [n,m]. What is not finite counts as 0, so that it hides
+    nothing of the rest."""
+    a, b = (normalized(x.reshape(len(x), -1)) for x in (a, b))
     return a @ b.T
+
+
+def normalized(rows):
+    """Rows [n,k] of mean 0 and length 1, as far as they are not constant; of numbers of any size."""
+    import numpy as np
+    rows = np.nan_to_num(rows.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    rows = rows / np.maximum(np.abs(rows).max(1, keepdims=True), 1e-300)
+    rows = rows - rows.mean(1, keepdims=True)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 if __name__ == '__main__':

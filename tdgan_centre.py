@@ -54,6 +54,7 @@ Example, on one machine (--insecure: without certificates):
 @click.option('--share-moments', is_flag=True,
               help='Give mean and covariance of the features of all images for Frechet distances, if the run asks for them.')
 @click.option('--record-wire', metavar='DIR', help='Keep every message that leaves, for tdgan_audit.py.')
+@click.option('--override', is_flag=True, help='Go on with the images as they are now, if they have changed since a state was saved.')
 @click.option('--patience', type=Real('[0, inf)'), metavar='SECONDS',
               help='End when the generator\'s site has not been there for so long [default: wait for ever]')
 @click.option('-n', '--dry-run', is_flag=True, help='Check the options, images and certificates, and stop.')
@@ -73,6 +74,8 @@ def main(**o):
 
 def checked(o):
     """The certificates of this end, None without; everything that can be refused is refused here."""
+    for option in ('private', 'record_wire'):
+        require_elsewhere(option, o[option], o['data'])
     try:
         check_security('--', o['connect'], o['tls'], o['insecure'])
         if o['connect'] == NVFLARE:
@@ -87,6 +90,14 @@ def checked(o):
         raise click.UsageError(f'--name={o["name"]}: the certificate in {o["tls"]} is for '
                                f'{", ".join(identity.names) or "nobody"}')
     return identity
+
+
+def require_elsewhere(option, folder, data):
+    """A usage error if what this program writes would lie among the images, and be learnt from as one of them."""
+    inner, outer = os.path.realpath(folder or os.sep), os.path.realpath(data)
+    if inner == outer or inner.startswith(os.path.join(outer, '')):
+        raise click.UsageError(f'--{option.replace("_", "-")}={folder} lies in --data={data}: what is written there would become part '
+                               'of the images; name a folder elsewhere')
 
 
 def num_images(o):
@@ -119,7 +130,7 @@ def take_part(o, identity):
         distributed.check_device(o['device'], 1)
         centre = part.Centre(o['name'], o['data'], Path(o['private']), o['device'], dict(labels_from=o['labels_from']),
                              part.Hardening(o['grad_clip'], o['grad_noise']), part.Limits(o['max_network'], o['max_message']),
-                             moments_for if o['share_moments'] else None)
+                             moments_for if o['share_moments'] else None, o['override'])
         with private_directory(centre.private):
             dial = recorded(dialled(o['connect'], identity), o['record_wire'])
             page = part.Page(centre, refresh)

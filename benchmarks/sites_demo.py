@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import click
@@ -21,6 +21,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 NAMES = ('north', 'south')
 DATA = ROOT / 'datasets' / 'emoji-faces-noto-32.zip'
 STOPPED = 75
+END_SEC = 60                         # That a centre may take to end.
+PATIENCE_SEC = 600                   # Then centres end whose generator's site was killed.
 SCALE, LINE = 3, 26                  # Of the picture: its size, and the height of a line of text in pixels.
 PLAIN = ('--aug=noaug', '--mirror=1')
 
@@ -53,7 +55,7 @@ def run_sites(folder: Path, paths: list[Path], kimg: float, port: int) -> Path:
     for name, path in zip(NAMES, paths):
         processes.append(start(folder / f'{name}.txt', 'tdgan_centre.py', f'--data={path}', f'--private={folder / name}',
                                f'--connect={address}', f'--name={name}', f'--tls={certs / name}',
-                               f'--record-wire={folder / "wire" / name}', '--device=cpu'))
+                               f'--record-wire={folder / "wire" / name}', f'--patience={PATIENCE_SEC}', '--device=cpu'))
     try:
         command = ['train.py', f'--outdir={folder / "generator"}', '--reg_type=tdgan', '--tdgan_mode=remote',
                    f'--tdgan_centres={",".join(NAMES)}', f'--tdgan_listen={address}', f'--tdgan_tls={certs / "generator"}',
@@ -61,19 +63,30 @@ def run_sites(folder: Path, paths: list[Path], kimg: float, port: int) -> Path:
                    f'--tdgan_schedule=0:{kimg:g},1:{kimg:g},0+1:{kimg / 2:g}']
         wait_for(subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment()))
         for process in processes:
-            process.wait(60)
+            process.wait(END_SEC)
     finally:
-        for process in processes:
-            process.terminate()
+        end(processes)
     return max((folder / 'generator').glob('0*'))
 
 
+def end(processes: list[subprocess.Popen]) -> None:
+    """Centres, of which nothing is lost: they have saved what they were asked to."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(END_SEC)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
 def wait_for(generator: subprocess.Popen) -> None:
-    """Until a run is through. It hears Ctrl-C, too, and has time to save; then, or if it fails, this program ends."""
-    try:
-        status = generator.wait()
-    except KeyboardInterrupt:
-        status = generator.wait()
+    """Until a run is through. It hears Ctrl-C, too, as often as there is one, and has time to save; then, or if it fails, this
+    program ends."""
+    status = None
+    while status is None:
+        with suppress(KeyboardInterrupt):
+            status = generator.wait()
     if status == STOPPED:
         click.echo('The same command goes on.')
     if status:
@@ -86,9 +99,10 @@ def environment() -> dict[str, str]:
 
 
 def start(log: Path, *args: str) -> subprocess.Popen:
-    """A program of this project, whose output goes into a file."""
+    """A centre, whose output goes into a file. It does not hear Ctrl-C: the generator's site asks it to save first."""
     with open(log, 'a') as file:
-        return subprocess.Popen([sys.executable, *args], cwd=ROOT, stdout=file, stderr=file, env=environment())
+        return subprocess.Popen([sys.executable, *args], cwd=ROOT, stdout=file, stderr=file, env=environment(),
+                                start_new_session=True)
 
 
 def draw(run_dir: Path, paths: list[Path], dest: Path) -> None:

@@ -17,13 +17,16 @@ from loss_zoo import programs
 CALL_SEC = 600.0            # In which a message must be taken.
 END_SEC = 30.0              # That a centre may take to end.
 VARIABLE = 'TDGAN_OPTIONS'
+MAX_OPTIONS = 2 ** 20        # Bytes.
 
 
 def options_of(site: str) -> list[str]:
     """What a site wants of its program. Raises ClickException."""
+    programs.make_importable()
+    from dnnlib.reading import read_file
     path = Path(os.environ.get(VARIABLE, '').replace('{site}', site))
     try:
-        return shlex.split(path.read_text(encoding='utf-8'), comments=True)
+        return shlex.split(read_file(path, MAX_OPTIONS).decode(), comments=True)
     except (OSError, ValueError) as error:
         raise click.ClickException(f'{VARIABLE}={os.environ.get(VARIABLE, "")}: must name a file with the options of {site}, '
                                    f'with {{site}} for the name of a site: {error}') from error

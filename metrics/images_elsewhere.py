@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import writing
+from dnnlib.reading import read_file
 from metrics.detector import Detector
 from metrics.detectors import load_detector
 from metrics.features import FeatureOptions, feature_moments
@@ -21,6 +22,7 @@ from metrics.names import Metric, MetricError, find_metric
 from metrics.weights import WeightOptions
 
 MIN_SHARED = 100            # Images whose moments may leave: those of a few are nearly their features.
+MAX_SHARED = 2 ** 20        # Bytes of that file.
 SHARED_FILE = 'shared-moments.json'     # In the directory of the cache: of which images moments have left, for each detector.
 
 
@@ -93,7 +95,7 @@ def note_shared(path: Path, detector: str, fingerprint: str | None) -> None:
     """Keeps of which images moments have left. Raises ValueError if those were others: both together would tell which images came
     or went."""
     try:
-        known = json.loads(path.read_text(encoding='utf-8'))
+        known = json.loads(read_file(path, MAX_SHARED).decode())
     except FileNotFoundError:
         known = {}
     except (OSError, ValueError) as error:

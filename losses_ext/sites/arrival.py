@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dnnlib import writing
+from dnnlib.reading import read_file
 from losses_ext.sites import agreement
 from losses_ext.sites.agreement import Disagreement, Kind
 from torch_utils.wire.channel import Channel, Closed
@@ -17,6 +18,7 @@ from torch_utils.wire.message import BadMessage, Header, Message, TensorForm
 
 HANDSHAKE_SEC = 120
 RUN_FILE = 'sites-run'          # In the run's directory: what centres know it by.
+MAX_RUN_FILE = 1000         # Bytes.
 LINGER_SEC = 0.2            # What was said last still leaves.
 
 
@@ -88,7 +90,7 @@ def run_id(run_dir: str | os.PathLike | None) -> bytes:
         return secrets.token_bytes(16)
     path = Path(run_dir, RUN_FILE)
     try:
-        found = bytes.fromhex(path.read_text(encoding='ascii'))
+        found = bytes.fromhex(read_file(path, MAX_RUN_FILE).decode('ascii'))
         if len(found) == 16:
             return found
     except (OSError, ValueError):

@@ -5,6 +5,7 @@ G is not: in its place is a `Mailbox`, which gives what has come.
 """
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,12 @@ class Seat:
 
     def __init__(self, config: dict, index: int, kinds: Mapping[str, str], device: torch.device, private: Path,
                  hardening: Hardening, on_stage: Callable[['Seat'], None] = lambda seat: None,
-                 share: Callable[..., dict] | None = None):
+                 share: Callable[..., dict] | None = None, override: bool = False):
         self.config, self.index, self.device, self.private, self.kinds = config, index, device, private, dict(kinds)
         self.session = Session()
         self.health = Health()
         self.place = Place()
-        self._hardening, self._on_stage, self._share = hardening, on_stage, share
+        self._hardening, self._on_stage, self._share, self._override = hardening, on_stage, share, override
         private.mkdir(parents=True, exist_ok=True)
         self._build()
 
@@ -88,12 +89,22 @@ class Seat:
         indices = [centre.index for centre in self.run.stages[self.place.stage].sources]
         return indices.index(self.index)
 
-    def contents(self) -> tuple[int, tuple]:
-        """(number of images, (labels, how many images have them))."""
+    @property
+    def here(self) -> Any:
+        """What the run knows of this centre. Raises ValueError."""
         found = [centre for stage in self.run.stages for centre in stage.sources if centre.index == self.index]
         if not found:
             raise ValueError('the schedule of the run has no stage for this centre')
-        centre = found[0]
+        return found[0]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the images and labels, as they were when this process first looked."""
+        return self.here.dataset.fingerprint()
+
+    def contents(self) -> tuple[int, tuple]:
+        """(number of images, (labels, how many images have them))."""
+        centre = self.here
         if centre.labels is None:
             centre.note_contents()
         return centre.num, centre.labels
@@ -417,7 +428,7 @@ class Seat:
         game = self.run.game
         return dict(critics={critic.name: critic.state_dict() for critic in game.critics_of(self.source)},
                     regularizers={type(r).__name__: [r.state_dict(), r.shared_state_dict()] for r in game.regularizers},
-                    place=dict(stage=self.place.stage, nimg=self.place.nimg))
+                    place=dict(stage=self.place.stage, nimg=self.place.nimg, data=self.fingerprint))
 
     def _load(self, nimg: int) -> None:
         """Goes back to a saved state. Raises CannotGoOn."""
@@ -425,6 +436,9 @@ class Seat:
         if not path.exists():
             raise CannotGoOn(f'it has no state after {max(nimg, 0)} images')
         state, _ = load_state(path)
+        if state['place'].get('data', self.fingerprint) != self.fingerprint and not self._override:    # Older states lack it.
+            raise CannotGoOn('its images or labels have changed since it saved its state; with --override, which its own program '
+                             'takes, it goes on with them as they are now')
         self._build()
         self.place = Place(state['place']['stage'], state['place']['nimg'])
         for name, critic in state['critics'].items():

@@ -47,6 +47,7 @@ class Centre:
     hardening: Hardening = Hardening()
     limits: Limits = Limits()
     share: Callable[..., dict] | None = None        # Gives moments of features (metrics/images_elsewhere.py); None: they stay.
+    override: bool = False          # Go on where the images are others than those of a saved state?
 
 
 class Participant:
@@ -170,7 +171,7 @@ class Participant:
         self.centre.limits.check(config, config['regularizers'][apart.METHOD]['schedule'])
         require_room(self.centre.private, run.hex())
         return Seat(config, index, kinds, distributed.pick_device(self.centre.device), self.centre.private / run.hex(),
-                    self._hardening(config), self._on_stage, self.centre.share)
+                    self._hardening(config), self._on_stage, self.centre.share, self.centre.override)
 
     def _hardening(self, config: Mapping[str, Any]) -> Hardening:
         """What is done to image gradients: what this centre wants and what the run wants, whichever is stricter."""

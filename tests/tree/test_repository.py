@@ -84,3 +84,16 @@ def test_packages_hold_nothing_that_another_program_has_left_there():
     if tracked.returncode:
         pytest.skip(f'git does not tell what is in this folder: {tracked.stderr.strip()}')
     assert [path for path in tracked.stdout.split() if '/.' in path and not path.startswith('.')] == []
+
+
+@pytest.mark.skipif(shutil.which('make') is None, reason='make is not installed')
+@pytest.mark.parametrize('status', [0, 75, 1])
+def test_a_demo_between_sites_that_is_stopped_is_no_error(tmp_path, status):
+    for name in ('python', 'pip'):
+        program = tmp_path / 'env/bin' / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f'#!/bin/sh\nexit {status if name == "python" else 0}\n')
+        program.chmod(0o755)
+    (tmp_path / 'env/.runs').touch()
+    made = subprocess.run(['make', f'VENV={tmp_path / "env"}', 'sites-demo'], cwd=ROOT, capture_output=True, text=True)
+    assert (made.returncode != 0) == (status == 1), made.stdout + made.stderr

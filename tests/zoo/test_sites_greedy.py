@@ -254,3 +254,35 @@ def test_a_centre_with_few_images_is_told_so_before_anything_starts(tmp_path, da
     found = CliRunner().invoke(tdgan_centre.main, [*args, '--share-moments'])
     assert found.exit_code == 2 and '--share-moments: moments of 12 images are nearly their features' in found.output
     assert CliRunner().invoke(tdgan_centre.main, [*args, '--dry-run']).exit_code == 0 and not (tmp_path / 'private').exists()
+
+
+def test_images_that_have_changed_since_a_state_was_saved_are_noticed(tmp_path, data):
+    """As on one machine: neither gone on with in silence nor for ever."""
+    def first_answer(path, **more):
+        generator = Generator(path, tmp_path / 'private', *options(), **more)
+        generator.send(Kind.ENTER, 1, dict(nimg=0, order=0, seed=0, resumed=True, stage=0, early=[]))
+        return generator.end.receive(agreement.answer_forms(None), 60)
+
+    generator = Generator(data, tmp_path / 'private', *options())
+    generator.enter()
+    generator.send(Kind.SAVE, 2, dict(nimg=0, keep=[]))
+    assert generator.end.receive(agreement.answer_forms(None), 60).header.kind == Kind.ANSWER
+    generator.end.close()
+    assert first_answer(data).header.kind == Kind.ANSWER
+    other = make_dataset(tmp_path / 'other.zip', num=12, seed=1)
+    said = first_answer(other)
+    assert said.header.kind == Kind.FAILED and 'have changed since' in said.values['text'] and '--override' in said.values['text']
+    assert first_answer(other, override=True).header.kind == Kind.ANSWER
+
+
+@pytest.mark.parametrize('option', ['--private', '--record-wire'])
+@pytest.mark.parametrize('place', ['', 'below', 'linked'])
+def test_what_a_centre_writes_does_not_join_its_images(tmp_path, data, option, place):
+    images = tmp_path / 'images'
+    zipfile.ZipFile(data).extractall(images)
+    (tmp_path / 'linked').symlink_to(images)
+    where = tmp_path / 'linked' if place == 'linked' else images / place
+    args = [f'--data={images}', f'--private={tmp_path / "private"}', '--connect=localhost:1', '--name=a', '--insecure', '-n']
+    assert CliRunner().invoke(tdgan_centre.main, args).exit_code == 0
+    said = CliRunner().invoke(tdgan_centre.main, [*args, f'{option}={where}'])
+    assert said.exit_code == 2 and f'{option}={where} lies in --data={images}' in ' '.join(said.output.split())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import writing
+from dnnlib.reading import read_file
 
 AUTHORITY, CERTIFICATE, KEY = 'authority.pem', 'own.pem', 'own.key'
 MAX_BYTES = 2 ** 16
@@ -70,8 +71,7 @@ def _require_key(path: Path, data: bytes, certificate: Any) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        with open(path, 'rb') as file:
-            return file.read(MAX_BYTES)
+        return read_file(path, MAX_BYTES)
     except OSError as error:
         raise CertificateError(f'{path} cannot be read ({error.strerror}); a directory of certificates has {AUTHORITY}, '
                                f'{CERTIFICATE} and {KEY}') from error

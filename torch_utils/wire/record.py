@@ -10,6 +10,7 @@ from functools import partial
 from io import FileIO
 from pathlib import Path
 
+from dnnlib.reading import read_file
 from torch_utils.wire.channel import Channel
 from torch_utils.wire.message import (
     DIGEST_BYTES,
@@ -24,7 +25,8 @@ from torch_utils.wire.message import (
     parsed,
 )
 
-NAME = re.compile(r'message-(\d{9})\.bin')
+NAME = re.compile(r'message-([0-9]{9,18})\.bin')
+MAX_BYTES = 2 ** 32         # Of a recorded message.
 
 
 class RecordError(Exception):
@@ -76,18 +78,21 @@ def recorded(connect: Callable[[], Channel], folder: str | None) -> Callable[[],
     return lambda: recorder.record(connect())
 
 
-def read(folder: str | os.PathLike) -> Iterator[tuple[Message, int]]:
-    """(message, its bytes) in the order in which they left. One that did not leave completely is passed over.
+def read(folder: str | os.PathLike, on_part: Callable[[Path], None] = lambda path: None) -> Iterator[tuple[Message, int]]:
+    """(message, its bytes) in the order in which they left. One that did not leave completely is given to `on_part` instead.
 
-    Raises ValueError for a file that is no record.
+    Raises OSError, and ValueError for a file that is no record.
     """
-    for path in sorted(path for path in Path(folder).iterdir() if NAME.fullmatch(path.name)):
-        data = path.read_bytes()
+    found = {int(match[1]): path for path in Path(folder).iterdir() if (match := NAME.fullmatch(path.name))}
+    for _, path in sorted(found.items()):
+        data = read_file(path, MAX_BYTES)
         try:
             message = parse(data)
         except BadMessage as error:
             raise ValueError(f'{path}: {error}') from error
-        if message is not None:
+        if message is None:
+            on_part(path)
+        else:
             yield message, len(data)
 
 

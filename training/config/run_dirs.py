@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import writing
+from dnnlib.reading import read_file
 from training.config.schema import NO, YES, Config, may_change, option_name, problem_of, with_names_of_now
 from training.config.setting import leaves
-from training.run.run_files import OPTIONS_FILE, RunFileError, read_options_file
+from training.run.run_files import MAX_ROWS_BYTES, OPTIONS_FILE, RunFileError, read_options_file
 
 # They follow from --subset and what there is.
 OF_THE_DATA = ('subset', 'training_set_kwargs.random_seed', 'centre_kwargs.random_seed')
@@ -163,7 +164,6 @@ def lost_progress(run_dir: str | os.PathLike, batch_size: int) -> str | None:
 
 def _num_lines(path):
     try:
-        with open(path, 'rb') as file:
-            return sum(1 for _ in file)
+        return len(read_file(path, MAX_ROWS_BYTES).splitlines())
     except OSError:
         return 0

@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 
 from dnnlib import writing
+from dnnlib.reading import read_file
 from training.run.image_grid import corner, to_grid
 from training.run.services import Services
 
@@ -23,6 +24,7 @@ LOGGED_TILES = (8, 5)       # Columns and rows of a grid that are shown.
 LOGGED_RES = 64             # Of a tile there, in pixels, at most.
 WANDB_PROJECT = 'stylegan2-loss-zoo'        # Unless the environment variable of that name says otherwise.
 MLFLOW_ID_FILE = 'mlflow-id'
+MAX_ID = 1000               # Bytes.
 WANDB_ID_FILE = 'wandb-id'                  # In the run directory: a continued run goes on there, too.
 
 
@@ -65,7 +67,7 @@ class WeightsAndBiases:
         self._make_image = wandb.Image
         self._run = wandb.init(
             project=os.environ.get('WANDB_PROJECT', WANDB_PROJECT), name=run_dir.name, dir=os.fspath(run_dir),
-            id=id_file.read_text(encoding='utf-8'), resume='allow', config=config,
+            id=read_file(id_file, MAX_ID).decode(), resume='allow', config=config,
             settings=wandb.Settings(console='off'))
         # Their own step cannot go back, a continued run can.
         self._run.define_metric('*', step_metric='kimg')
@@ -98,7 +100,7 @@ class MLflow:
             run = self._client.create_run(experiment, run_name=run_dir.name).info.run_id
             self._client.log_dict(run, config, 'training_options.json')
             writing.write_text(id_file, run, 'any')
-        self._run = id_file.read_text(encoding='utf-8')
+        self._run = read_file(id_file, MAX_ID).decode()
         self._client.update_run(self._run, status='RUNNING')
 
     def scalars(self, values: dict[str, float], nimg: int) -> None:

@@ -5,13 +5,16 @@ afterwards, or never if a signal interrupts the metrics. Older runs have the sco
 """
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dnnlib import writing
+from dnnlib.reading import read_file
 
 SCORES_FILE = 'scores.json'
+MAX_BYTES = 2 ** 26
 
 
 class Scores:
@@ -47,7 +50,7 @@ class Scores:
 def _read(path: Path) -> dict[int, dict[str, Any]]:
     """The valid entries of the file, which may be damaged, or a stranger's."""
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(read_file(path, MAX_BYTES).decode('utf-8'))
         items = [(int(nimg), entry) for nimg, entry in content.items() if _is_entry(entry)]
     except FileNotFoundError:
         return {}
@@ -66,7 +69,7 @@ def _is_entry(entry):
 
 
 def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def scored_set(config: Mapping[str, Any]) -> dict[str, Any] | None:

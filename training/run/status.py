@@ -15,7 +15,9 @@ from tqdm import tqdm
 
 import dnnlib
 from dnnlib import writing
+from dnnlib.reading import read_file
 from torch_utils import training_stats
+from training.run.run_files import MAX_ROWS_BYTES
 
 # Fields of the status line: (label, format, statistic).
 FIELDS = (
@@ -152,7 +154,7 @@ def mend_rows(path: Path, num_ticks: int, elsewhere: Collection[int | None] = ()
     """
     with writing.append(path):          # Makes the file.
         pass
-    content = path.read_bytes()
+    content = read_file(path, MAX_ROWS_BYTES)
     lines = content.splitlines(keepends=True)
     ticks = [tick_of(line) if line.endswith(b'\n') else None for line in lines]
     rows = {tick: line for tick, line in zip(ticks, lines) if tick is not None and tick < num_ticks}
