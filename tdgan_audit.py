@@ -39,8 +39,8 @@ def main(folder, data, out):
     for kind, (number, size, tensors) in kinds.items():
         click.echo(f'{kind:<10} {number:>8} messages {size:>14,} bytes    {", ".join(tensors) or "no tensors"}')
     if parts:
-        click.echo(f'{len(parts)} files hold the beginning of a message alone, and are not among these: {printable(parts[0].name)}'
-                   + ' and others.' * (len(parts) > 1))
+        click.echo(f'{len(parts)} files hold the beginning of a message alone, and are not among these: '
+                   + printable(parts[0].name) + ' and others' * (len(parts) > 1))
     found = dict(incomplete=len(parts), kinds={kind: dict(messages=number, bytes=size, tensors=tensors)
                         for kind, (number, size, tensors) in kinds.items()})
     if data:

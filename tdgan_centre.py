@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from dnnlib import output
+from dnnlib import output, writing
 from dnnlib.computing import device_option
 from dnnlib.numbers import Real
 from dnnlib.program import Program
@@ -54,7 +54,8 @@ Example, on one machine (--insecure: without certificates):
 @click.option('--share-moments', is_flag=True,
               help='Give mean and covariance of the features of all images for Frechet distances, if the run asks for them.')
 @click.option('--record-wire', metavar='DIR', help='Keep every message that leaves, for tdgan_audit.py.')
-@click.option('--override', is_flag=True, help='Go on with the images as they are now, if they have changed since a state was saved.')
+@click.option('--override', is_flag=True,
+              help='Go on with the images as they are now, if they have changed since a state was saved.')
 @click.option('--patience', type=Real('[0, inf)'), metavar='SECONDS',
               help='End when the generator\'s site has not been there for so long [default: wait for ever]')
 @click.option('-n', '--dry-run', is_flag=True, help='Check the options, images and certificates, and stop.')
@@ -94,10 +95,9 @@ def checked(o):
 
 def require_elsewhere(option, folder, data):
     """A usage error if what this program writes would lie among the images, and be learnt from as one of them."""
-    inner, outer = os.path.realpath(folder or os.sep), os.path.realpath(data)
-    if inner == outer or inner.startswith(os.path.join(outer, '')):
-        raise click.UsageError(f'--{option.replace("_", "-")}={folder} lies in --data={data}: what is written there would become part '
-                               'of the images; name a folder elsewhere')
+    if folder and writing.lies_in(folder, data):
+        raise click.UsageError(f'--{option.replace("_", "-")}={folder} lies in --data={data}: what is written there would become '
+                               'part of the images; name a folder elsewhere')
 
 
 def num_images(o):

@@ -97,6 +97,12 @@ def made_folder(path: str | os.PathLike) -> Iterator[Path]:
                 folder.rmdir()
 
 
+def lies_in(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
+    """Would what is written to `path`, there or not, be in the folder, wherever links lead?"""
+    inner, outer = os.path.realpath(path), os.path.realpath(folder)
+    return inner == outer or inner.startswith(os.path.join(outer, ''))
+
+
 def is_empty_folder(path: str | os.PathLike) -> bool:
     """Is there a folder, not a link to one, with nothing in it?"""
     path = Path(path)

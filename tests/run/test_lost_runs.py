@@ -250,3 +250,13 @@ def test_a_filter_that_is_wider_than_the_images_is_refused_before_anything_is_wr
 def test_without_options_an_example_is_given():
     assert 'For example: python train.py --outdir=runs --data=' in refusal()
     assert 'For example: python train.py --outdir=runs --data=' in refusal('--outdir=runs')
+
+
+@pytest.mark.parametrize('place', ['', 'runs', 'linked/runs'])
+def test_a_runs_own_pictures_do_not_join_its_data(tmp_path, place):
+    images = tmp_path / 'images'
+    zipfile.ZipFile(make_dataset(tmp_path / 'set.zip', num=16, res=8)).extractall(images)
+    (tmp_path / 'linked').symlink_to(images)
+    outdir = tmp_path / place if place.startswith('linked') else images / place
+    assert f'--outdir={outdir} lies in the data set {images}' in refusal(f'--outdir={outdir}', f'--data={images}', *TINY)
+    assert invoke(f'--outdir={tmp_path}', f'--data={images}', *TINY).exit_code == 0

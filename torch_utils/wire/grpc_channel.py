@@ -10,6 +10,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any
 
 from torch_utils.wire.certificates import Identity
@@ -22,7 +23,7 @@ os.environ['GRPC_SSL_CIPHER_SUITES'] = 'ECDHE-PSK-CHACHA20-POLY1305'
 
 import grpc  # noqa: E402
 
-SERVICE, METHOD = 'loss_zoo.Sites', 'Exchange'
+PATH = '/loss_zoo.Sites/Exchange'
 LENGTH = struct.Struct('<I')
 MAX_FRAMES = 16                 # In a parcel. Honest ones have three.
 MAX_BYTES = PARCEL_BYTES + MAX_FRAMES * LENGTH.size
@@ -61,8 +62,7 @@ class Listener:
         self._channels: dict[frozenset[str] | None, list[Channel]] = {}
         self._lock = threading.Lock()
         self._server = grpc.server(Threads(), options=OPTIONS, maximum_concurrent_rpcs=MAX_STREAMS)
-        handler = grpc.stream_stream_rpc_method_handler(self._exchange)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        self._server.add_generic_rpc_handlers((_Calls(self._exchange),))
         try:
             self.port = self._server.add_insecure_port(address) if identity is None else \
                 self._server.add_secure_port(address, server_credentials(identity))
@@ -76,14 +76,14 @@ class Listener:
         """Ends all channels."""
         self._server.stop(grace=1).wait(5)
 
-    def _exchange(self, frames: Any, context: Any):
-        incoming, outgoing = queue.Queue(WAITING_PARCELS), queue.Queue(WAITING_PARCELS)
+    def _exchange(self, incoming: 'Incoming', datas: Any, context: Any):
+        outgoing: queue.Queue = queue.Queue(WAITING_PARCELS)
         channel = _Streamed(incoming, outgoing, names_of(context.auth_context()) if self._is_secure else None)
         channel.is_protected = self._is_secure
         if not context.add_callback(lambda: channel.close('the connection is gone')):
             return
         self._make_room_for(channel)
-        threading.Thread(target=_read, args=(frames, incoming, channel), daemon=True).start()
+        threading.Thread(target=_read, args=(datas, incoming, channel), daemon=True).start()
         threading.Thread(target=self._on_channel, args=(channel,), daemon=True).start()
         yield from outgoing_parcels(outgoing)
 
@@ -107,12 +107,49 @@ def connect(address: str, identity: Identity | None, timeout: float = 20) -> Cha
         target.close()
         raise OSError(f'{address}: no connection within {timeout:g} seconds; is the generator\'s site listening there, and '
                       'are both certificates of one authority?') from None
-    incoming, outgoing = queue.Queue(WAITING_PARCELS), queue.Queue(WAITING_PARCELS)
-    call = target.stream_stream(f'/{SERVICE}/{METHOD}')(outgoing_parcels(outgoing))
+    incoming, outgoing = Incoming(), queue.Queue(WAITING_PARCELS)
+    call = target.stream_stream(PATH, response_deserializer=incoming.take)(outgoing_parcels(outgoing))
     channel = _Dialled(incoming, outgoing, target)
     channel.is_protected = identity is not None
     threading.Thread(target=_read, args=(call, incoming, channel), daemon=True).start()
     return channel
+
+
+class _Calls(grpc.GenericRpcHandler):
+    """Gives every call a place of its own for what comes."""
+
+    def __init__(self, exchange: Callable):
+        self._exchange = exchange
+
+    def service(self, handler_call_details: Any) -> Any:
+        if handler_call_details.method != PATH:
+            return None
+        incoming = Incoming()
+        return grpc.stream_stream_rpc_method_handler(partial(self._exchange, incoming), request_deserializer=incoming.take)
+
+
+class Incoming(queue.Queue):
+    """The parcels that have come. gRPC's own thread puts them here, in the place where it takes messages apart otherwise: handing
+    one from thread to thread once more takes longer than to copy it."""
+
+    def __init__(self):
+        super().__init__(WAITING_PARCELS)
+        self.problem = ''       # What came and is none.
+
+    def take(self, data: bytes) -> bool:
+        """Never waits: the next one is asked for when there is room."""
+        try:
+            self.put_nowait(list(unpacked(data)))
+        except ValueError as error:
+            self.problem = str(error)
+        except queue.Full:      # By what ends the channel.
+            pass
+        return True
+
+    def wait_for_room(self, seconds: float) -> bool:
+        """Is there any, then?"""
+        with self.not_full:
+            return self.not_full.wait_for(lambda: self._qsize() < self.maxsize, seconds)
 
 
 def packed(parcel: list[Frame]) -> bytes:
@@ -151,22 +188,20 @@ def unpacked(data: bytes) -> Iterator[memoryview]:
         begin = end
 
 
-def _read(datas: Any, incoming: queue.Queue, channel: Channel) -> None:
-    """Moves what comes into a queue, as long as the channel is there."""
+def _read(datas: Any, incoming: Incoming, channel: Channel) -> None:
+    """Asks for what comes, as long as there is room for it and the channel is there."""
     why = 'the other end has closed it'
     try:
-        for data in datas:
-            parcel = list(unpacked(data))
-            while channel.is_open:
-                try:
-                    incoming.put(parcel, timeout=1)
-                    break
-                except queue.Full:
-                    continue
+        for _ in datas:
+            if incoming.problem:
+                why = incoming.problem
+                break
+            while channel.is_open and not incoming.wait_for_room(1):
+                pass
+            if not channel.is_open:
+                break
     except grpc.RpcError as error:
         why = reason_of(error)
-    except ValueError as error:
-        why = str(error)
     except Exception as error:          # noqa: BLE001 (gRPC's iterators raise bare exceptions when a call is gone.)
         why = type(error).__name__
     channel.ended = why

@@ -162,8 +162,8 @@ class Assembler:
             raise BadMessage('the description of a message has another length than it says')
         values, self._places, size = described(bytes(frame[start:]), forms(header))
         self._hasher = hashlib.sha256(frame)
-        self._data, self._filled = bytearray(size), 0
-        self._view = memoryview(self._data)     # Assigning to a part of a bytearray makes a copy before.
+        self._data, self._filled = np.empty(size, np.uint8), 0      # Not written before it is filled.
+        self._view = memoryview(self._data)
         self._message = Message(header, values)
 
     def _fill(self, frame: Frame) -> None:
@@ -177,8 +177,7 @@ class Assembler:
     def _tensor(self, dtype: torch.dtype, shape: tuple[int, ...], begin: int, end: int) -> Tensor:
         if begin == end:
             return torch.empty(shape, dtype=dtype)
-        values = np.frombuffer(self._data, np.uint8, end - begin, begin)
-        return torch.from_numpy(values).view(dtype).view(shape)
+        return torch.from_numpy(self._data[begin:end]).view(dtype).view(shape)
 
 
 def described(text: bytes, forms: Mapping[str, TensorForm]) -> tuple[dict[str, Any], dict[str, tuple], int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dnnlib import torchrun
+from dnnlib import torchrun, writing
 from training.config import run_dirs
 from training.config.data_sets import data_size, example
 from training.config.going_on import options_of, refuse_changes, refuse_damaged_options, refuse_lost_states
@@ -23,6 +23,10 @@ def started_run(o: Mapping[str, Any]) -> Config:
     require('outdir' in o, f"Missing option '--outdir'. {example()}")
     o = with_preset(o)
     run_name, resolved = resolve(o)
+    for path in resolved['data_paths']:
+        require(not writing.lies_in(o['outdir'], path),
+                f'--outdir={o["outdir"]} lies in the data set {path}, of whose images its pictures would be some the next time; '
+                'name a folder elsewhere')
     config = Config.from_json({
         **resolved, 'run_dir': os.path.join(o['outdir'], f'{next_run_id(o["outdir"]):05d}-{run_name}')})
     return config if 'new' in o else same_run(o, run_name, config) or config
