@@ -5,6 +5,7 @@ if __name__ == '__main__':
     ctrl_c.hear()
 
 import math
+import os
 
 import click
 
@@ -59,6 +60,8 @@ def main(source, dest, check, report, max_images, background, labels_from, skip_
     """
     if bool(dest) + check + bool(report) != 1:
         raise click.UsageError('give one of --dest, the folder or .zip archive to write, --check, and --report')
+    if dest:
+        _require_apart(source, dest)
     _require_sizes(**transform_options)
     # Imported only now, so that --help need not wait for them.
     from dnnlib import hf_hub
@@ -87,6 +90,14 @@ def main(source, dest, check, report, max_images, background, labels_from, skip_
             _report_labels(summary.labels, originals)
     except OSError as error:
         raise click.ClickException(f'{error.filename}: {error.strerror}' if error.filename else str(error)) from error
+
+
+def _require_apart(source: str, dest: str) -> None:
+    """A usage error if a set would be written over what it is made of, or into it."""
+    from dnnlib import writing
+    is_same = os.path.realpath(source) == os.path.realpath(dest)
+    if is_same or (not dest.lower().endswith('.zip') and writing.lies_in(dest, source)):
+        raise click.UsageError(f'--dest={dest} {"is" if is_same else "lies in"} the source, which is never changed; name another place')
 
 
 def _write_report(originals, path: str, max_images: int | None) -> None:

@@ -111,6 +111,8 @@ def main(run_dirs: Sequence[str], out: str | None, table: str | None) -> None:
     path = Path(out or Path(run_dirs[0], PAGE))
     if table is not None and Path(table).suffix not in run_table.FORMATS:
         raise click.BadParameter(f'{table}: a table is {" or ".join(run_table.FORMATS)}', param_hint='--table')
+    if table is not None and os.path.realpath(table) == os.path.realpath(path):
+        raise click.BadParameter(f'{table} is the page, too; name another file', param_hint='--table')
     try:
         if table is not None:
             writing.require_place(table)

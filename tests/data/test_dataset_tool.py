@@ -739,3 +739,16 @@ def test_a_picture_of_a_phone_that_is_damaged_or_too_large(tmp_path):
     said = run(f'--source={tmp_path}', '--check', '--max-pixels=900', code=1)
     assert 'half.heic: cannot be read (' in said and 'none.heic: cannot be read (not an image in a known format)' in said
     assert 'whole.heic: cannot be read (' in said and 'pixels are more than the 900 that are allowed' in said
+
+
+def test_a_set_is_not_written_over_what_it_is_made_of_nor_into_it(tmp_path):
+    write_set(tmp_path / 'photos', {f'{i}.png': encoded(noise(seed=i)) for i in range(3)})
+    run(f'--source={tmp_path / "photos"}', f'--dest={tmp_path / "set.zip"}')
+    before = (tmp_path / 'set.zip').read_bytes()
+    (tmp_path / 'link.zip').symlink_to('set.zip')
+    for source, dest, how in (('set.zip', 'set.zip', 'is'), ('link.zip', 'set.zip', 'is'), ('photos', 'photos', 'is'),
+                              ('photos', 'photos/new', 'lies in')):
+        said = run(f'--source={tmp_path / source}', f'--dest={tmp_path / dest}', '--max-images=1', code=2)
+        assert f'{how} the source, which is never changed' in ' '.join(said.split())
+    assert (tmp_path / 'set.zip').read_bytes() == before
+    run(f'--source={tmp_path / "photos"}', f'--dest={tmp_path / "photos/set.zip"}')        # Not among its pictures.

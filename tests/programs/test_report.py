@@ -350,6 +350,14 @@ def test_a_table_goes_over_no_other_file(tmp_path):
         assert status in (1, 2) and message in ' '.join(output.split()).replace('│ ', '') and not (tmp_path / 'a.html').exists()
 
 
+def test_page_and_table_are_two_files(tmp_path):
+    folder = write_run(tmp_path / 'run')
+    (tmp_path / 'b.md').symlink_to(tmp_path / 'a.md')
+    for table in ('a.md', '../' + tmp_path.name + '/a.md', 'b.md'):
+        status, output = run_command(report.main, folder, '--out', tmp_path / 'a.md', '--table', tmp_path / table)
+        assert status == 2 and 'is the page, too' in ' '.join(output.split()) and not (tmp_path / 'a.md').exists()
+
+
 @pytest.mark.slow
 def test_the_largest_page_opens_within_a_second(tmp_path):
     """100 ticks with a picture of noise each."""
