@@ -97,7 +97,8 @@ def _require_apart(source: str, dest: str) -> None:
     from dnnlib import writing
     is_same = os.path.realpath(source) == os.path.realpath(dest)
     if is_same or (not dest.lower().endswith('.zip') and writing.lies_in(dest, source)):
-        raise click.UsageError(f'--dest={dest} {"is" if is_same else "lies in"} the source, which is never changed; name another place')
+        how = 'is' if is_same else 'lies in'
+        raise click.UsageError(f'--dest={dest} {how} the source, which is never changed; name another place')
 
 
 def _write_report(originals, path: str, max_images: int | None) -> None:
