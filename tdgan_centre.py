@@ -124,8 +124,10 @@ def take_part(o, identity):
     from metrics.images_elsewhere import moments_for
     from report import refresh
     from torch_utils import distributed
+    from torch_utils.allocator import keep_freed_memory
     from torch_utils.wire.record import RecordError, recorded
     part = losses_ext.centre_program()
+    keep_freed_memory()             # As train.py does: messages are of one size, again and again.
     try:
         distributed.check_device(o['device'], 1)
         centre = part.Centre(o['name'], o['data'], Path(o['private']), o['device'], dict(labels_from=o['labels_from']),

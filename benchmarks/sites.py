@@ -51,8 +51,10 @@ def forms_of(num):
 
 def echo(folder, sizes):
     """The other process: sends everything back, over gRPC and over a socket. Prints both ports."""
+    from torch_utils.allocator import keep_freed_memory
     from torch_utils.wire import certificates, grpc_channel
     from torch_utils.wire.channel import Closed
+    keep_freed_memory()             # As both programs do.
 
     def serve(channel):
         with suppress(Closed):
@@ -95,8 +97,10 @@ def exchange(folder, rounds):
     """[{bytes, grpc_ms, tls_ms, ratio}], medians over rounds."""
     import torch
 
+    from torch_utils.allocator import keep_freed_memory
     from torch_utils.wire import certificates, grpc_channel
     from torch_utils.wire.message import Header, Message
+    keep_freed_memory()
     certificates.make_authority(folder, 'generator', ['localhost'], ['north'])
     other = subprocess.Popen([sys.executable, __file__, '--echo', str(folder)], stdout=subprocess.PIPE, text=True)
     try:
