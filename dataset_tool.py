@@ -5,7 +5,6 @@ if __name__ == '__main__':
     ctrl_c.hear()
 
 import math
-import os
 
 import click
 
@@ -93,12 +92,11 @@ def main(source, dest, check, report, max_images, background, labels_from, skip_
 
 
 def _require_apart(source: str, dest: str) -> None:
-    """A usage error if a set would be written over what it is made of, or into it."""
+    """A usage error if a folder would be written into what it is made of. (An archive may replace itself.)"""
     from dnnlib import writing
-    is_same = os.path.realpath(source) == os.path.realpath(dest)
-    if is_same or (not dest.lower().endswith('.zip') and writing.lies_in(dest, source)):
-        how = 'is' if is_same else 'lies in'
-        raise click.UsageError(f'--dest={dest} {how} the source, which is never changed; name another place')
+    if not dest.lower().endswith('.zip') and writing.lies_in(dest, source):
+        raise click.UsageError(f'--dest={dest} lies in the source, of whose images its own would be some the '
+                               'next time; name a folder elsewhere')
 
 
 def _write_report(originals, path: str, max_images: int | None) -> None:

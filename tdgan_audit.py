@@ -118,8 +118,8 @@ def nearest(messages, images):
 
 
 def correlations(a, b):
-    """Between all images of a [n,C,H,W] and of b [m,C,H,W] or [m,C*H*W]: [n,m]. What is not finite counts as 0, so that it hides
-    nothing of the rest."""
+    """Between all images of a [n,C,H,W] and of b [m,C,H,W] or [m,C*H*W]: [n,m]. What is not finite counts as 0,
+    so that it hides nothing of the rest."""
     a, b = (normalized(x.reshape(len(x), -1)) for x in (a, b))
     return a @ b.T
 

@@ -94,10 +94,10 @@ def checked(o):
 
 
 def require_elsewhere(option, folder, data):
-    """A usage error if what this program writes would lie among the images, and be learnt from as one of them."""
+    """A usage error if what this program writes would lie among the images, and be learnt from."""
     if folder and writing.lies_in(folder, data):
-        raise click.UsageError(f'--{option.replace("_", "-")}={folder} lies in --data={data}: what is written there would become '
-                               'part of the images; name a folder elsewhere')
+        raise click.UsageError(f'--{option.replace("_", "-")}={folder} lies in --data={data}: what is written there '
+                               'would become part of the images; name a folder elsewhere')
 
 
 def num_images(o):

@@ -81,8 +81,8 @@ def end(processes: list[subprocess.Popen]) -> None:
 
 
 def wait_for(generator: subprocess.Popen) -> None:
-    """Until a run is through. It hears Ctrl-C, too, as often as there is one, and has time to save; then, or if it fails, this
-    program ends."""
+    """Until a run is through. It hears Ctrl-C, too, however often, and has time to save; then, or if it fails,
+    this program ends."""
     status = None
     while status is None:
         with suppress(KeyboardInterrupt):
@@ -99,10 +99,10 @@ def environment() -> dict[str, str]:
 
 
 def start(log: Path, *args: str) -> subprocess.Popen:
-    """A centre, whose output goes into a file. It does not hear Ctrl-C: the generator's site asks it to save first."""
+    """A centre, whose output goes into a file. It does not hear Ctrl-C: it saves when it is asked to."""
     with open(log, 'a') as file:
-        return subprocess.Popen([sys.executable, *args], cwd=ROOT, stdout=file, stderr=file, env=environment(),
-                                start_new_session=True)
+        return subprocess.Popen([sys.executable, *args], cwd=ROOT, stdout=file, stderr=file,
+                                env=environment(), start_new_session=True)
 
 
 def draw(run_dir: Path, paths: list[Path], dest: Path) -> None:

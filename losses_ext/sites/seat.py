@@ -436,9 +436,10 @@ class Seat:
         if not path.exists():
             raise CannotGoOn(f'it has no state after {max(nimg, 0)} images')
         state, _ = load_state(path)
-        if state['place'].get('data', self.fingerprint) != self.fingerprint and not self._override:    # Older states lack it.
-            raise CannotGoOn('its images or labels have changed since it saved its state; with --override, which its own program '
-                             'takes, it goes on with them as they are now')
+        known = state['place'].get('data', self.fingerprint)        # Older states lack it.
+        if known != self.fingerprint and not self._override:
+            raise CannotGoOn('its images or labels have changed since it saved its state; with --override, which '
+                             'its own program takes, it goes on with them as they are now')
         self._build()
         self.place = Place(state['place']['stage'], state['place']['nimg'])
         for name, critic in state['critics'].items():

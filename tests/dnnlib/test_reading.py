@@ -62,8 +62,12 @@ def test_certificates_are_files(special):
 
 
 def test_the_name_of_a_run_is_in_a_file(special):
+    folder = special('sites-run')
+    if (folder / 'sites-run').is_file():            # A damaged one begins anew.
+        assert len(arrival.run_id(folder)) == 16
+        return
     with pytest.raises(OSError, match='sites-run'):
-        arrival.run_id(special('sites-run'))
+        arrival.run_id(folder)
 
 
 @pytest.mark.parametrize('entry', [dict(score=10 ** 400, metrics={}), dict(score=0, metrics=dict(fid=10 ** 400))])

@@ -34,13 +34,13 @@ def audit(*args):
     return result.output
 
 
-@pytest.mark.parametrize('bad', [float('nan'), float('inf'), 1e38])
+@pytest.mark.parametrize('bad', [float('nan'), float('inf'), 3e38])
 def test_a_copy_does_not_hide_behind_a_number_that_is_none(tmp_path, data, bad):
     dataset = ImageFolderDataset(data)
     copies = torch.tensor(np.stack([dataset[i][0] for i in range(2)])).float()
     noise = torch.randn(4, 3, 8, 8)
     if abs(bad) < float('inf'):
-        noise[2] *= bad
+        noise[2] = bad
     else:
         noise[2, 0, 0, 0], copies[1, 0, 0, 0] = bad, bad
     said = audit(recorded(tmp_path / 'wire', torch.cat([noise, copies])), f'--data={data}')
@@ -52,7 +52,8 @@ def test_the_beginning_of_a_message_is_named(tmp_path):
     folder = recorded(tmp_path / 'wire', torch.zeros(1), torch.zeros(1))
     os.truncate(folder / 'message-000000001.bin', 170)
     said = audit(folder)
-    assert '1 messages' in said and '1 files hold the beginning of a message alone' in said and 'message-000000001.bin' in said
+    assert '1 messages' in said and '1 files hold the beginning of a message alone' in said
+    assert 'message-000000001.bin' in said
 
 
 def test_messages_are_read_in_their_order_however_many_there_are(tmp_path):
@@ -61,4 +62,3 @@ def test_messages_are_read_in_their_order_however_many_there_are(tmp_path):
     (folder / 'message-000000000.bin').rename(folder / 'message-1000000000.bin')
     recorded(folder, torch.ones(1))
     assert [float(message.tensors['grad']) for message, _ in record.read(folder)] == [1, 0]
-    assert record.Recorder(folder)._next == 10 ** 9 + 1

@@ -24,7 +24,8 @@ def test_ctrl_c_saves_both_sides_of_the_demo_and_ends_all_and_the_same_command_g
     with socket.socket() as probe:
         probe.bind(('localhost', 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, 'benchmarks/sites_demo.py', f'--outdir={tmp_path}', '--kimg=0.2', f'--port={port}']
+    command = [sys.executable, 'benchmarks/sites_demo.py', f'--outdir={tmp_path}', '--kimg=0.2',
+               f'--port={port}']
     with open(tmp_path / 'said.txt', 'w') as said:
         demo = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
     try:

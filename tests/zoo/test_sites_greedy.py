@@ -271,7 +271,8 @@ def test_images_that_have_changed_since_a_state_was_saved_are_noticed(tmp_path, 
     assert first_answer(data).header.kind == Kind.ANSWER
     other = make_dataset(tmp_path / 'other.zip', num=12, seed=1)
     said = first_answer(other)
-    assert said.header.kind == Kind.FAILED and 'have changed since' in said.values['text'] and '--override' in said.values['text']
+    assert said.header.kind == Kind.FAILED
+    assert 'have changed since' in said.values['text'] and '--override' in said.values['text']
     assert first_answer(other, override=True).header.kind == Kind.ANSWER
 
 
@@ -282,7 +283,8 @@ def test_what_a_centre_writes_does_not_join_its_images(tmp_path, data, option, p
     zipfile.ZipFile(data).extractall(images)
     (tmp_path / 'linked').symlink_to(images)
     where = tmp_path / 'linked' if place == 'linked' else images / place
-    args = [f'--data={images}', f'--private={tmp_path / "private"}', '--connect=localhost:1', '--name=a', '--insecure', '-n']
+    args = [f'--data={images}', f'--private={tmp_path / "private"}', '--connect=localhost:1', '--name=a',
+            '--insecure', '-n']
     assert CliRunner().invoke(tdgan_centre.main, args).exit_code == 0
     said = CliRunner().invoke(tdgan_centre.main, [*args, f'{option}={where}'])
     assert said.exit_code == 2 and f'{option}={where} lies in --data={images}' in ' '.join(said.output.split())

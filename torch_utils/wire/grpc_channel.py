@@ -125,12 +125,13 @@ class _Calls(grpc.GenericRpcHandler):
         if handler_call_details.method != PATH:
             return None
         incoming = Incoming()
-        return grpc.stream_stream_rpc_method_handler(partial(self._exchange, incoming), request_deserializer=incoming.take)
+        return grpc.stream_stream_rpc_method_handler(partial(self._exchange, incoming),
+                                                     request_deserializer=incoming.take)
 
 
 class Incoming(queue.Queue):
-    """The parcels that have come. gRPC's own thread puts them here, in the place where it takes messages apart otherwise: handing
-    one from thread to thread once more takes longer than to copy it."""
+    """The parcels that have come. gRPC's own thread puts them here, in the place where it takes messages apart
+    otherwise: handing one from thread to thread once more takes longer than to copy it."""
 
     def __init__(self):
         super().__init__(WAITING_PARCELS)

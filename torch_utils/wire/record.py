@@ -78,8 +78,10 @@ def recorded(connect: Callable[[], Channel], folder: str | None) -> Callable[[],
     return lambda: recorder.record(connect())
 
 
-def read(folder: str | os.PathLike, on_part: Callable[[Path], None] = lambda path: None) -> Iterator[tuple[Message, int]]:
-    """(message, its bytes) in the order in which they left. One that did not leave completely is given to `on_part` instead.
+def read(folder: str | os.PathLike,
+         on_part: Callable[[Path], None] = lambda path: None) -> Iterator[tuple[Message, int]]:
+    """(message, its bytes) in the order in which they left. One that did not leave completely is given to
+    `on_part` instead.
 
     Raises OSError, and ValueError for a file that is no record.
     """

@@ -25,8 +25,8 @@ def started_run(o: Mapping[str, Any]) -> Config:
     run_name, resolved = resolve(o)
     for path in resolved['data_paths']:
         require(not writing.lies_in(o['outdir'], path),
-                f'--outdir={o["outdir"]} lies in the data set {path}, of whose images its pictures would be some the next time; '
-                'name a folder elsewhere')
+                f'--outdir={o["outdir"]} lies in the data set {path}, of whose images its pictures would be some '
+                'the next time; name a folder elsewhere')
     config = Config.from_json({
         **resolved, 'run_dir': os.path.join(o['outdir'], f'{next_run_id(o["outdir"]):05d}-{run_name}')})
     return config if 'new' in o else same_run(o, run_name, config) or config
