@@ -143,11 +143,13 @@ class Runner:
             return Result(status='failed', reason=reason, facts=facts, **common)
         run_dir = run_dir_in(folder)
         self._call(score_command(self.plan, run_dir, self.device), folder / 'score.txt', claim)
-        self._call([sys.executable, '-m', 'benchmarks.evidence.memorised', str(run_dir),
-                    str(folder / 'memorised.json'), self.device],
-                   folder / 'score.txt', claim)
+        memorised = None
+        if cell.block.num_images < self.plan['data'][cell.block.data]['images']:        # Else no image is held out.
+            self._call([sys.executable, '-m', 'benchmarks.evidence.memorised', str(run_dir),
+                        str(folder / 'memorised.json'), self.device],
+                       folder / 'score.txt', claim)
+            memorised = json.loads((folder / 'memorised.json').read_text(encoding='utf-8'))['share']
         curve = curve_of(run_dir)
-        memorised = json.loads((folder / 'memorised.json').read_text(encoding='utf-8'))['share']
         facts['weights'] = weights_of(run_dir)
         clean_up(run_dir)
         return Result(status='finished', curve=curve, sec_per_kimg=sec_per_kimg, memorised=memorised,

@@ -363,6 +363,24 @@ class TestRunner:
         refused = CliRunner().invoke(main, ['run', f'--plan={tmp_path / "test.json"}', '--cell=zero'])
         assert refused.exit_code == 2 and '--cell=zero: the plan has ' in refused.output and 'base, zero_' in refused.output
 
+    @pytest.mark.parametrize('num_images', [921, 100])
+    def test_what_is_memorised_is_asked_where_images_are_held_out(self, tmp_path, monkeypatch, num_images):
+        plan = write_plan(tmp_path, data=dict(faces=dict(images=921)),
+                          stages=[dict(PLAN['stages'][1], blocks=[['faces', num_images, 0]])])
+        called = []
+
+        def call(_, command, *rest):
+            called.append('memorised' if 'benchmarks.evidence.memorised' in command else 'scored')
+            (tmp_path / 'memorised.json').write_text('{"share": 0.25}')
+        for name, value in dict(curve_of=[], weights_of='', clean_up=None, facts_of_here={}, run_dir_in=tmp_path).items():
+            monkeypatch.setattr(run, name, lambda *_, value=value: value)
+        monkeypatch.setattr(run.Runner, '_call', call)
+        monkeypatch.setattr(run.Runner, '_train', lambda *_: (1.0, ''))
+        result = run.Runner(plan, tmp_path / 'r.jsonl', tmp_path, dict(faces=tmp_path))._result_of(
+            next(iter(plan.cells())), tmp_path, 0)
+        assert called == ['scored', 'memorised'][:1 if num_images == 921 else 2]
+        assert result.memorised == (None if num_images == 921 else 0.25)
+
     def test_other_data_than_the_plans_is_refused(self, tmp_path):
         plan = write_plan(tmp_path)
         faces = ROOT / 'datasets' / 'emoji-faces-noto-32.zip'
