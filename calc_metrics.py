@@ -17,6 +17,7 @@ import click
 import dnnlib.util
 from dnnlib import output, writing
 from dnnlib.computing import OPERATORS, device_option
+from dnnlib.kinds_of_file import not_a_network
 from dnnlib.numbers import BATCH, PROCESSES, PSI, SEED, WORKERS, Real, Whole
 from dnnlib.program import Program
 from metrics.names import MetricError, is_valid_metric, list_valid_metrics, parse_names
@@ -234,7 +235,7 @@ def find_snapshots(network: str, which: str) -> list[str]:
     from torch_utils.checkpoint import snapshots
     found = [str(path) for path in snapshots(network)]
     if not found:
-        raise click.BadParameter(f'{network} holds no network snapshots', param_hint='--network')
+        raise click.BadParameter(not_a_network(network) or f'{network} holds no network snapshots', param_hint='--network')
     return found if which == 'all' else found[-1:]
 
 

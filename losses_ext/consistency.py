@@ -5,12 +5,14 @@
 
 A acts on what the critic has been shown, after the augmentation of the run.
 """
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import losses_ext
 from training.loss import Game, StepContext, Verdict
 from training.regularizer import Regularizer
 
@@ -52,6 +54,7 @@ class Moving(Regularizer):
     @classmethod
     def configure(cls, config: dict, options: Any) -> Any:
         require_motion(f'--{cls.__name__.lower()}', options.shift, options.flip, config['data_shape']['img_resolution'])
+        warn_without_scale(cls.__name__.lower(), config)
         return options
 
 
@@ -67,6 +70,15 @@ def require_motion(prefix: str, shift: float, flip: float, res: int) -> None:
     if shift * res <= 0.5 and flip == 0:
         raise ValueError(f'{prefix}_shift={shift:g} moves nothing at {res} pixels: give {prefix}_shift={1.5 / res:g} or more, '
                          f'or {prefix}_flip=0.5')
+
+
+def warn_without_scale(name: str, config: dict) -> None:
+    """Warns of a game whose logits have no natural scale: neither have the weights of terms in them."""
+    rules = losses_ext.rules_of(config['loss_kwargs']['game'])
+    if not rules.zero_decides and not rules.paired:
+        print(f'Warning: --reg_type={name} with --loss={config["loss"]}: its logits have no natural scale, and so '
+              f'the weights of {name} have none: see what share of the gradient it has (Loss/share/{name}).',
+              file=sys.stderr)
 
 
 def change_of_logits(game: Game, ctx: StepContext, verdict: Verdict, moved: Shift, use: str) -> Tensor:

@@ -253,6 +253,13 @@ def require_views(name: str, config: dict) -> None:
                          'give --aug=ada, --aug=fixed or --aug=diffaug')
 
 
+def require_trained_head(name: str, options: Any) -> None:
+    """Raises ValueError if G were rewarded by a head for fakes that never learns."""
+    if options.weight_fake == 0 < options.weight_g:
+        raise ValueError(f'--{name}_weight_fake=0: the head by which --{name}_weight_g={options.weight_g:g} '
+                         f'rewards G would learn nothing; give --{name}_weight_g=0, too')
+
+
 def require_entries(option: str, length: int | None, config: dict) -> None:
     """Raises ValueError if a data set of the run is too small for a queue whose length is not given."""
     kwargs = config.get('training_set_kwargs') or config.get('centre_kwargs') or {}

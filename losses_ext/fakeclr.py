@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from losses_ext.contrast import Contrast, Queue, require_entries, require_views
+from losses_ext.contrast import Contrast, Queue, require_entries, require_trained_head, require_views
 from losses_ext.option import option
 from training.loss import Game, StepContext
 from training.regularizer import Term
@@ -50,6 +50,7 @@ class FakeCLR(Contrast):
     @classmethod
     def configure(cls, config: dict, options: Options) -> Options:
         require_views('fakeclr', config)
+        require_trained_head('fakeclr', options)
         require_entries('--fakeclr_queue', options.queue, config)
         return options
 

@@ -12,7 +12,7 @@ takes fakes G(z), seen by D and projected by the head of the momentum copy.
 import sys
 from dataclasses import dataclass
 
-from losses_ext.contrast import Contrast, require_entries, require_views
+from losses_ext.contrast import Contrast, require_entries, require_trained_head, require_views
 from losses_ext.option import option
 from training.loss import Game, StepContext
 from training.regularizer import Term
@@ -49,6 +49,7 @@ class InsGen(Contrast):
         if 'fakeclr' in config['regularizers']:
             raise ValueError('--reg_type=insgen,fakeclr: fakeclr is insgen without its real part, at the same place: choose one')
         require_views('insgen', config)
+        require_trained_head('insgen', options)
         require_entries('--insgen_queue_real', options.queue_real, config)
         require_entries('--insgen_queue_fake', options.queue_fake, config)
         if 'apa' in config['regularizers']:

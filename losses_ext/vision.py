@@ -204,8 +204,10 @@ class Eyes(torch.nn.Module):
             problem = None if fits else f'its maps of an image are {list(maps.shape[1:])}, or not finite'
         except KeyError as error:
             problem = f'it has no {error}'
-        except (MetricError, RuntimeError) as error:
+        except MetricError as error:
             problem = str(error)
+        except RuntimeError:
+            problem = 'its tensors have other shapes'
         if problem is not None:
             raise ValueError(f'--vision_network={options.network}: {found.path} does not have its weights: {problem}')
 

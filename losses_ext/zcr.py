@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from losses_ext.consistency import warn_without_scale
 from losses_ext.option import option
 from torch_utils import training_stats
 from training.loss import StepContext
@@ -34,6 +35,11 @@ class ZCR(Regularizer):
     Options = Options
 
     @classmethod
+    def configure(cls, config: dict, options: Options) -> Options:
+        warn_without_scale('zcr', config)
+        return options
+
+    @classmethod
     def is_off(cls, options: Options) -> bool:
         return options.weight_d == options.weight_g == 0
 
@@ -41,7 +47,7 @@ class ZCR(Regularizer):
         if self.options.weight_d == 0:
             return None
         img = self._shared_neighbours(ctx)
-        near = self.game.judge(ctx, ctx.critic, img, ctx.fake.c, f'zcr/{ctx.critic.name}', draw=ctx.fake.draw)
+        near = self.game.judge(ctx, ctx.critic, img, ctx.fake_c, f'zcr/{ctx.critic.name}', draw=ctx.fake.draw)
         change = (ctx.fake.logits - near.logits).square()                           # [N]
         training_stats.report(f'Loss/zcr/critic{ctx.critic.suffix}', change)
         return self.options.weight_d * change

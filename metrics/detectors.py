@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from dnnlib.kinds_of_file import WEIGHTS, what_is
 from metrics.detector import Detector
 from metrics.efficientnet_lite import EfficientNetLite0
 from metrics.inception import Inception, TorchScriptInception
@@ -30,7 +31,8 @@ def load_detector(metric: Metric, options: WeightOptions, device: torch.device |
             detector = _build(metric.detector, found)
         except (KeyError, RuntimeError, ValueError, OSError) as error:
             paths = ' and '.join(str(file.path) for file in found.values())
-            raise MetricError(f'{paths}: not the weights of the detector {metric.detector}: {error}') from error
+            reason = f'it has no {error}' if isinstance(error, KeyError) else 'damaged, or of another network'
+            raise MetricError(f'{paths}: not the weights of the detector {metric.detector}: {reason}') from error
         _loaded[key] = detector.eval().requires_grad_(False).to(device)
     return _loaded[key]
 
@@ -65,7 +67,9 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:      # torch names no common base for what it raises about damaged files.
-        raise MetricError(f'{path} cannot be read as a file of weights: {str(error).partition(chr(10))[0]}') from error
+        found = what_is(path)
+        what = 'damaged, or holds more than tensors' if found in (None, WEIGHTS) else found
+        raise MetricError(f'{path} cannot be read as a file of weights (.pth): it is {what}') from error
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor)
                                                 for value in content.values()):
         raise MetricError(f'{path} holds something other than named tensors')

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from metrics.generator_inputs import DatasetLabels, GeneratorInputs, Labels, with_noise
 from metrics.image_streams import frozen_copy, open_dataset
@@ -110,7 +111,7 @@ def _scores_of_items(D, dataset, indices, batch_size, device):
         items = [dataset[int(i)] for i in batch]
         images = torch.from_numpy(np.stack([item[0] for item in items])).to(device)
         c = torch.from_numpy(np.stack([item[1] for item in items])).to(device)
-        scores.append(D(images.float() / 127.5 - 1, c).flatten().cpu().double())
+        scores.append(_judge(D, images.float() / 127.5 - 1, c))
     return torch.cat(scores)
 
 
@@ -125,5 +126,11 @@ def _scores_of_fakes(D, G, dataset, num, batch_size, seed, device):
         indices = range(i, i + batch_size)
         z, c, _ = inputs.latents(indices)
         images = with_noise(G, inputs.noise(G, indices), z[:, 0], c)
-        scores.append(D(images, c).flatten().cpu().double())
+        scores.append(_judge(D, images, c))
     return torch.cat(scores)
+
+
+def _judge(D, images, c):
+    """Logits, float64 [N]. A discriminator that is told of the augmentation, too, is told that there was none."""
+    untold = max(getattr(D, 'c_dim', 0) - c.shape[1], 0)
+    return D(images, pad(c, (0, untold))).flatten().cpu().double()

@@ -12,6 +12,7 @@ import torch
 
 import dnnlib.util
 from dnnlib.download import discard_download
+from dnnlib.kinds_of_file import not_a_network
 from torch_utils import checkpoint, network_schema
 from torch_utils.foreign import inert_pickle, reference, rosinality, tensorflow, tensors
 from torch_utils.foreign.network_record import NetworkRecord
@@ -73,13 +74,15 @@ def load_network(network: str | os.PathLike, force_fp16: bool = False,
         network = dnnlib.util.open_url(str(network), return_filename=True)
     if not os.path.exists(network):
         raise FileNotFoundError(f'No such file or directory: {network}')
-    if os.path.isdir(network):
-        network = checkpoint.newest_snapshot(network)
     try:
+        if os.path.isdir(network):
+            network = checkpoint.newest_snapshot(network)
         return load_network_pkl(network, force_fp16, only)
-    except checkpoint.CheckpointError as error:
+    except (checkpoint.CheckpointError, FileNotFoundError) as error:
         if discard_download(network):
             raise checkpoint.CheckpointError(f'{error}; the download was not kept') from None
+        if (sentence := not_a_network(network)) is not None:
+            raise checkpoint.CheckpointError(sentence) from None
         raise
 
 

@@ -44,6 +44,11 @@ class Generated:
     feats: dict[int, Tensor]        # {res: [N,Ch,res,res]}, the maps that somebody tapped.
 
 
+def with_told(augment: Any, c: Tensor, draw: Any) -> Tensor:
+    """Labels c [N,c_dim] as critics get them: with what an augmentation tells them of a draw behind, if it does."""
+    return augment.with_told(c, draw) if getattr(augment, 'tells', False) else c
+
+
 @dataclass
 class StepContext:
     """One micro-batch of one phase, and everything already computed from it. N is the size of the micro-batch."""

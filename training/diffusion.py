@@ -5,7 +5,8 @@
     T = 10 + round(990 p),   0 <= p <= 1
 
 Half of the images have t = 0 and stay as they are; the others have t in 1 ... T, with a chance in proportion to t - 1
-(priority) or all alike (uniform). p is adapted as that of adaptive augmentation is.
+(priority) or all alike (uniform). p is adapted as that of adaptive augmentation is. On request t stands behind the labels
+that critics get.
 
 Same interface as `training.augment.AugmentPipe`: draw, transform, warp, forward.
 """
@@ -27,6 +28,7 @@ CHANCES = ('priority', 'uniform')
 class Draw:
     """Everything random about one augmentation of one batch."""
     shape: tuple                    # N, C, H, W of the images.
+    t: Tensor                       # [N] int64, steps of each image.
     kept: Tensor                    # [N], abar_t.
     noise: Tensor                   # [N,C,H,W], eps.
 
@@ -37,16 +39,17 @@ class Draw:
 class Diffusion(torch.nn.Module):
     """Diffusion of image batches [N,C,H,W], float32. No parameters; the buffer `p` is the strength.
 
-    Arguments: `chance`, of CHANCES. Raises ValueError for others.
+    Arguments: `chance`, of CHANCES (raises ValueError for others); `append`: are critics told t?
     """
     most_p = 1.0                    # An adapted p is no larger.
 
-    def __init__(self, chance: str = 'priority'):
+    def __init__(self, chance: str = 'priority', append: bool = False):
         super().__init__()
         if chance not in CHANCES:
             raise ValueError(f'Diffusion: chance {chance!r} is none of {", ".join(CHANCES)}')
-        self.init_kwargs = dict(chance=chance)
+        self.init_kwargs = dict(chance=chance, append=append)
         self.chance = chance
+        self.tells = append
         self.register_buffer('p', torch.ones([]))
 
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -61,13 +64,17 @@ class Diffusion(torch.nn.Module):
         T = chain_length(self.p)
         u, is_touched = torch.rand([2, shape[0]], **options)                        # [N], [N]
         t = draw_t(u, T, self.chance) * (is_touched < 0.5)
-        return Draw(shape, kept_share(T)[t], torch.randn(shape, **options))
+        return Draw(shape, t, kept_share(T)[t], torch.randn(shape, **options))
 
     def transform(self, images: Tensor, draw: Draw) -> Tensor:
         """Applies `draw`, made for this shape: [N,C,H,W] -> [N,C,H,W]."""
         assert images.shape == draw.shape, f'images {list(images.shape)}, drawn for {list(draw.shape)}'
         kept = draw.kept[:, None, None, None]
         return kept.sqrt() * images + NOISE * (1 - kept).sqrt() * draw.noise
+
+    def with_told(self, c: Tensor, draw: Draw) -> Tensor:
+        """Labels c [N,c_dim] with t of each image behind, [N,c_dim + 1], as a plain number."""
+        return torch.cat([c, draw.t[:, None].to(c.dtype)], dim=1)
 
     def warp(self, maps: Tensor, draw: Draw, form: str = 'aligned') -> Tensor:
         """The maps themselves: nothing moves."""

@@ -21,7 +21,7 @@ from torch_utils.ops.conv2d_gradfix import no_weight_gradients
 from training.adversarial import Adversarial
 from training.both import judge_both, through_view
 from training.cast import Cast
-from training.context import Generated, Phase, StepContext, offers
+from training.context import Generated, Phase, StepContext, offers, with_told
 from training.player import Player
 from training.regularizer import LAZY_SITES
 
@@ -190,7 +190,7 @@ class Game(Cast):
         augment, seen = augment or self.augment, img
         if augment is not None:
             draw = ctx.draw(augment, img, use) if draw is None else draw
-            seen = augment.transform(img, draw)
+            seen, c = augment.transform(img, draw), with_told(augment, c, draw)
         if critic.view is not None:
             seen = through_view(critic.view, seen, ctx)
         seen = seen.detach().requires_grad_() if leaf == 'seen' else seen
@@ -237,7 +237,7 @@ class Verdict:
     logits: Tensor                  # [N]
     feats: dict[int, Tensor]        # {res: [N,Ch,res,res]} of the critic's trunk, if `game.tap_D`.
     draw: Any                       # The augmentation draw, or None.
-    c: Tensor | None = None         # [N,c_dim], the labels that the critic got.
+    c: Tensor | None = None         # [N,c_dim], the labels that the critic got, with what it was told of the draw.
     _grads: dict[str, Tensor] = field(default_factory=dict)
 
     def input_grad(self, wrt: str = 'img') -> Tensor:

@@ -261,7 +261,7 @@ def build_graphs(config: dict, game: Game, streams: Streams, device: torch.devic
     wanted = config.get('cuda_graphs', 'auto')
     if wanted == 'off':
         return None
-    reason = 'its learning rates change from step to step' if config.get('ramps') else why_not(game, device)
+    reason = 'its learning rates change from step to step' if 'lr' in (config.get('ramps') or {}) else why_not(game, device)
     if reason:
         if (wanted == 'on' or device.type == 'cuda') and distributed.rank() == 0:
             print(f'Without CUDA graphs, which this run cannot have: {reason}.', flush=True)

@@ -28,8 +28,8 @@ COMMON = ('data_shape', 'centre_kwargs', 'G_kwargs', 'D_kwargs', 'G_opt_kwargs',
 
 # Options of the command that cross, so that a centre can make the same configuration of them. No path is among them.
 CROSSING = ('cfg', 'seed', 'kimg', 'batch', 'batch_gpu', 'gamma', 'glr', 'dlr', 'cbase', 'cmax', 'map_depth', 'mbstd_group',
-            'mixing_prob', 'aug', 'p', 'target', 'ada_kimg', 'augpipe', 'diffaugment', 'loss', 'reg_type', 'freezed', 'nhwc',
-            'allow_tf32', 'cond', 'mirror')
+            'mixing_prob', 'aug', 'p', 'target', 'ada_kimg', 'augpipe', 'diffaugment', 'diffusion_t', 'diffusion_append', 'loss',
+            'reg_type', 'freezed', 'nhwc', 'allow_tf32', 'cond', 'mirror')
 
 
 class Disagreement(BadMessage):

@@ -81,6 +81,8 @@ def refusals(config: Mapping[str, Any], options: Any):
     for name, option in (('init_from', '--init-from'), ('resume_pkl', '--resume=FILE')):
         if config.get(name):
             yield f'{option} cannot give the critics of centres their weights yet; leave it out'
+    if (config.get('ramps') or {}).keys() - {'p'}:
+        yield 'learning rates and weights that change on the way are not told to centres yet; give another --cfg'
     for name in ('G', 'D'):
         if name in config['command']:
             yield f'--{name} names a class, and no names of classes cross; leave it out'

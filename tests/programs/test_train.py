@@ -129,6 +129,17 @@ def test_low_shot_and_its_snapshots(data):
                                                             '--gpus=16', '-n').output
 
 
+def test_the_average_of_g(data):
+    name, config = resolve(data, '--cfg=low_shot', '--ema-kimg=2.5', '--ema-rampup=0.1')
+    assert name == 'plain-low_shot-emakimg2.5-emarampup0.1' and (config['ema_kimg'], config['ema_rampup']) == (2.5, 0.1)
+    config = dry_run(data, '--ema-rampup=0')
+    assert config['ema_rampup'] is None and config['ema_kimg'] == auto_config(16, 1).ema_kimg
+    assert dry_run(data, '--resume=ffhq512')['ema_rampup'] is None
+    assert dry_run(data, '--resume=ffhq512', '--ema-rampup=0.2')['ema_rampup'] == 0.2
+    assert dry_run(data, '--cfg=r3gan', '--batch=16', '--batch-gpu=16', '--ema-kimg=30')['ramps']['ema_kimg'] == [0, 30]
+    assert '--ema-rampup=2: must be' in invoke('--outdir=o', f'--data={data}/plain.zip', '--ema-rampup=2', '-n').output
+
+
 def test_tiny_is_what_draws_soonest(data):
     """And `make demo` trains it as it is. In a run of its length, and in one of fine-tuning, ADA can reach any strength."""
     config = dry_run(data, '--cfg=tiny').to_json()

@@ -72,7 +72,12 @@ def test_options(tmp_path):
     assert (config['target'], config['ada_kimg'], config['augment_kwargs']) == (0.6, 100, dict(PIPE, chance='priority'))
     _, config = resolve(dict(data=data, aug='diffusion', p=0.3, diffusion_t='uniform', loss='relativistic'))
     assert (config.get('target'), config['p'], config['augment_kwargs']['chance']) == (None, 0.3, 'uniform')
-    for options, words in [(dict(aug='diffusion', loss='wgan'), '--aug=diffusion cannot follow --loss=wgan.*give --p=0.3'),
+    name, config = resolve(dict(data=data, aug='diffusion', diffusion_append=True))
+    assert name.endswith('diffusion-append') and config['augment_kwargs'] == dict(PIPE, chance='priority', append=True)
+    assert config['D_kwargs']['c_dim'] == 1 and 'c_dim' not in config['G_kwargs']
+    for options, words in [(dict(aug='ada', diffusion_append=True), '--diffusion-append has no effect without --aug=diffusion'),
+                           (dict(aug='diffusion', diffusion_append=True, cfg='r3gan'), '--diffusion-append=1 is for StyleGAN2'),
+                           (dict(aug='diffusion', loss='wgan'), '--aug=diffusion cannot follow --loss=wgan.*give --p=0.3'),
                            (dict(aug='diffusion', p=0.3, target=0.5), '--target has no effect with --p, which holds'),
                            (dict(aug='diffusion', p=0.3, ada_kimg=5), '--ada-kimg has no effect with --p, which holds'),
                            (dict(aug='noaug', target=0.5), '--target has no effect without --aug=ada or --aug=diffusion'),

@@ -192,6 +192,15 @@ def test_critics_elsewhere_are_refused(name):
     assert not {'insgen': InsGen, 'fakeclr': FakeCLR}[name].works_apart
 
 
+@pytest.mark.parametrize('method', [InsGen, FakeCLR], ids=['insgen', 'fakeclr'])
+def test_a_head_that_would_learn_nothing_rewards_nobody(data, method):
+    name = method.__module__.split('.')[1]
+    config, queues = zoo_config(data, [name]), dict(queue=5) if method is FakeCLR else dict(queue_real=5, queue_fake=5)
+    with pytest.raises(ValueError, match=f'--{name}_weight_fake=0: the head .* give --{name}_weight_g=0, too'):
+        method.configure(config, method.Options(weight_fake=0.0, **queues))
+    method.configure(config, method.Options(weight_fake=0.0, weight_g=0.0, **queues))
+
+
 def test_a_queue_is_a_twentieth_of_the_images():
     assert [queue_length(num) for num in (4000, 140000, 200)] == [200, 7000, 10]
     few = dict(data_num_images=[9], training_set_kwargs=dict(max_size=9, xflip=True))

@@ -276,6 +276,15 @@ def test_pairs_that_have_little_to_do_for_each_other_are_warned_about(data, caps
     assert f'Warning: --reg_type={",".join(pair)}: ' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('name', ['cr', 'bcr', 'zcr'])
+def test_logits_without_a_scale_are_warned_about(data, capsys, name):
+    for loss, game, is_warned in [('wgan', None, True), ('osgan', 'wgan', True), ('relativistic', None, False),
+                                  ('hinge', None, False)]:
+        zoo_config(data, [name], loss, game)
+        said = capsys.readouterr().err
+        assert (f'Warning: --reg_type={name} with --loss={loss}: its logits have no natural scale' in said) == is_warned
+
+
 NAN, INF = float('nan'), float('inf')
 IMPOSSIBLE = [
     ('ggdr', 'weight', -1.0, 'at least 0'), ('ggdr', 'weight', NAN, 'at least 0'),

@@ -2,17 +2,19 @@
 import io
 import os
 from collections.abc import Mapping
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import click
 
 from dnnlib import torchrun
 from training.config import run_dirs
 from training.config.config_file import converted
 from training.config.data_sets import data_now
 from training.config.going_on import options_of, refuse_changes, refuse_lost_states, ways_on
-from training.config.methods import problem_of_methods
+from training.config.methods import method_with_data, problem_of_methods
 from training.config.options import NOT_OF_THE_RUN, OPTIONS, given, with_whole_paths
 from training.config.resolve import require_power_of_two, require_whole_groups, require_whole_pieces, resolve
 from training.config.rules import UserError, require
@@ -96,14 +98,30 @@ def resolve_again(saved: Config, command: dict[str, Any], options: dict[str, Any
     follows from their number, and is to stay. What does not follow from these options stays as well: defaults
     may be others today."""
     gpus = command.get('gpus', saved['gpus'])
-    asked = resolve(with_whole_paths({**command, **options, 'gpus': gpus}))[1]
+    asked = resolve_for(command, {**options, 'gpus': gpus})
     try:
         with redirect_stderr(io.StringIO()):                # Warnings have been printed.
             before = resolve(with_whole_paths({**command, 'gpus': gpus}))[1]
     except (OSError, UserError):  # The data have moved, say: then there is nothing to compare with.
         before = {}
     now = {key: asked[key] for key in AS_IT_IS_NOW if key in asked}
+    if 'kimg' in options and 'ramp_kimg' in saved and 'ramp_kimg' not in options:
+        click.echo(f'Note: --ramp-kimg stays at {saved["ramp_kimg"]:g}, with which the run began: its numbers '
+                   'have their last values from there on.', err=True)
     return run_dirs.with_classes_of(saved, {**with_changes(saved, before, asked), **now})
+
+
+def resolve_for(command: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a command with other options. Of another --kimg it has the length, but nothing else
+    that follows from it: a run that goes on for longer is the same run. (Unless its data come in stages, which
+    divide it.)"""
+    if 'kimg' in options and method_with_data({**command, **options}) is None:
+        length = {'kimg': options['kimg']}
+        others = {key: value for key, value in options.items() if key != 'kimg'}
+        with suppress(UserError):       # What is wrong for the length of before may be right for this one.
+            asked = resolve(with_whole_paths({**command, **others}))[1]
+            return {**asked, **length, 'command': {**asked['command'], **length}}
+    return resolve(with_whole_paths({**command, **options}))[1]
 
 
 def with_changes(saved: Mapping[str, Any], before: Mapping[str, Any],

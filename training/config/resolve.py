@@ -16,7 +16,7 @@ from training.config.sources import check_source, resolve_source
 
 DETAILS = {             # Options, and what they are called in a base configuration.
     'cbase': 'channel_base', 'cmax': 'channel_max', 'map_depth': 'mapping_layers', 'mbstd_group': 'mbstd',
-    'mixing_prob': 'mixing_prob',
+    'mixing_prob': 'mixing_prob', 'ema_kimg': 'ema_kimg', 'ema_rampup': 'ema_rampup',
 }
 OFFICIAL = ('training.networks.Generator', 'training.networks.Discriminator')     # Classes that pickles can have.
 LOG_NAMES = ('tensorboard', 'wandb', 'mlflow', 'trackio')
@@ -67,7 +67,15 @@ def without_implied(names: list[str], implied: Mapping[str, Any]) -> list[str]:
 
 def resolve_ramps(o: Mapping[str, Any], base: BaseConfig, config: dict[str, Any], implied: Mapping[str, Any]) -> None:
     """--ramp-kimg, and the numbers that change on the way."""
-    require(base.r3gan or 'ramp_kimg' not in o, '--ramp-kimg has no effect without --cfg=r3gan')
+    is_linear = o.get('aug') == 'linear' and not o.get('diffaugment')
+    require(base.r3gan or is_linear or 'ramp_kimg' not in o,
+            '--ramp-kimg has no effect without --cfg=r3gan or --aug=linear')
+    require(not (base.r3gan and is_linear),
+            '--aug=linear has no effect with --cfg=r3gan, whose strength goes another way: leave it out, or give '
+            '--aug=fixed')
+    if is_linear:
+        config.update(ramps=dict(p=[0, o.get('target', 0.6)]), ramp_shape='linear',
+                      ramp_kimg=o.get('ramp_kimg', config['kimg']))
     if base.r3gan:
         config['ramps'] = dict(lr=[1, 0.25], beta2=[0.9, 0.99], ema_kimg=[0, base.ema_kimg])
         if 'p' in implied:
@@ -81,9 +89,11 @@ def base_name(o: Mapping[str, Any]) -> str:
 
 
 def with_details(o: Mapping[str, Any], base: BaseConfig, names: list[str]) -> BaseConfig:
-    """--cbase, --cmax, --map-depth, --mbstd-group, --mixing-prob:
+    """--cbase, --cmax, --map-depth, --mbstd-group, --mixing-prob, --ema-kimg, --ema-rampup:
     a base configuration with what else was given."""
     given = {field: o[option] for option, field in DETAILS.items() if option in o}
+    if given.get('ema_rampup') == 0:
+        given['ema_rampup'] = None              # No ramp-up.
     names += [f'{option.replace("_", "")}{o[option]:g}' for option in DETAILS if option in o]
     return replace(base, **given)
 

@@ -64,7 +64,7 @@ class OfTheCommand:
 class Bundles:
     """Options that stand for several entries."""
     cfg: str = setting('Base configuration', choices=CONFIG_NAMES, typed=Typed(BASE, 'auto'))
-    aug: str = setting('Augmentation', choices=('noaug', 'ada', 'fixed', 'diffaug', 'diffusion'),
+    aug: str = setting('Augmentation', choices=('noaug', 'ada', 'fixed', 'linear', 'diffaug', 'diffusion'),
                        typed=Typed(AUGMENTATION, 'ada'))
     augpipe: str = setting('Which transformations', choices=AUGMENT_PIPES, typed=Typed(AUGMENTATION, 'bgc'))
     reg_type: str = setting(f'Methods: none, {", ".join(METHODS)}',
@@ -223,24 +223,29 @@ class Config(Mapping):
     mixing_prob: float = setting('Share of the images that are made of two latents (style mixing)', within='[0, 1]',
                                  at=('loss_kwargs.style_mixing_prob',), typed=Typed(BASE, 'by --cfg'))
     ramp_kimg: float | None = setting(
-        'In how many thousands of images the numbers of --cfg=r3gan go from their first to their last values', unit='kimg',
-        within='(0, inf)', changes=YES, default=None, typed=Typed(BASE, '--kimg, at most 20000', 'KIMG'))
+        'In how many thousands of images the numbers of --cfg=r3gan, or the strength of --aug=linear, go from their first to '
+        'their last values', unit='kimg', within='(0, inf)', changes=YES, default=None,
+        typed=Typed(BASE, '--kimg; r3gan: at most 20000', 'KIMG'))
     ramps: dict | None = setting('Those numbers (training/ramp.py): [first, last]', default=None)
+    ramp_shape: str | None = setting('Their way there', choices=('cosine', 'linear'), default=None)
     G_kwargs: dict = setting('Further arguments of the generator')
     D_kwargs: dict = setting('Further arguments of the discriminator', table=CriticArguments)
     G_opt_kwargs: dict = setting("Further arguments of G's optimizer, before the rates of lazy regularization",
                                  table=OptimizerArguments)
     D_opt_kwargs: dict = setting("Further arguments of D's optimizer, before the rates of lazy regularization",
                                  table=OptimizerArguments)
-    ema_kimg: float = setting('Half-life of the average of G', unit='kimg', within='[0, inf)')
-    ema_rampup: float | None = setting('Share of the images shown so far that it is at most; null: no ramp-up', within='[0, inf)')
+    ema_kimg: float = setting('Half-life of the average of G; 0: it is G', unit='kimg', within='[0, inf)',
+                              typed=Typed(BASE, 'by --cfg', 'KIMG'))
+    ema_rampup: float | None = setting(
+        'Share of the images shown so far that this half-life is at most; 0: no ramp-up', within='[0, inf)',
+        typed=Typed(BASE, 'by --cfg; fine-tuning: 0', kind=Real('[0, 1]')))
 
     # Augmentation.
     augment_kwargs: dict | None = setting('Arguments of the augmentation; not given: none', default=None)
     p: float | None = setting('Strength for --aug=fixed; one that --aug=diffusion keeps instead of adapting it',
                               within='[0, 1]', default=None, typed=Typed(AUGMENTATION))
-    target: float | None = setting('What --aug=ada holds the sign statistic at', within='[0, 1]', default=None,
-                                   typed=Typed(AUGMENTATION, '0.6'))
+    target: float | None = setting('What --aug=ada holds the sign statistic at; the last strength of --aug=linear',
+                                   within='[0, 1]', default=None, typed=Typed(AUGMENTATION, '0.6'))
     ada_signal: str | None = setting(
         "What --aug=ada holds at --target: the mean sign of D's logits on reals, or how much worse D rates images that it does "
         'not learn from (--held-out, --subset), r_v', choices=('heldout',), default=None,
@@ -251,6 +256,9 @@ class Config(Mapping):
     diffusion_t: str | None = setting(
         'Of --aug=diffusion: are long diffusions likelier, or all alike?', choices=('priority', 'uniform'), default=None,
         at=('augment_kwargs.chance',), typed=Typed(AUGMENTATION, 'priority'))
+    diffusion_append: bool | None = setting(
+        'Of --aug=diffusion: is D told how many steps an image went, as one more number of its labels?', default=None,
+        at=('augment_kwargs.append',), typed=Typed(AUGMENTATION, 'no'))
     diffaugment: str | None = setting('Policies of DiffAugment (color,translation,cutout); implies --aug=diffaug', default=None,
                                       at=('augment_kwargs.policy',),
                                       typed=Typed(AUGMENTATION, metavar='LIST', words=('--DiffAugment', 'diffaugment')))

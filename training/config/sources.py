@@ -64,7 +64,7 @@ def resolve_weights(net: str, config: dict[str, Any]) -> None:
 
 def pace_of_fine_tuning(o: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """ADA is faster, the average has no ramp-up."""
-    return dict(ada_kimg=o.get('ada_kimg', min(100, config['ada_kimg'])), ema_rampup=None)
+    return dict(ada_kimg=o.get('ada_kimg', min(100, config['ada_kimg'])), ema_rampup=o.get('ema_rampup') or None)
 
 
 def short_name(source: str) -> str:

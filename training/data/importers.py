@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dnnlib.kinds_of_file import not_a_data_set
 from dnnlib.picture_files import MAX_PIXELS
 from training.data import listing, passed_over
 from training.data.cifar10 import read_cifar10
@@ -68,6 +69,8 @@ def open_originals(path: str, labels_from: str = 'json', background: tuple[int, 
         return _cifar10(path)
     if file_name == MNIST_FILE:
         return _mnist(path)
+    if (sentence := not_a_data_set(path)) is not None:
+        raise DatasetError(sentence)
     raise DatasetError(f'{path}: not a source of a known kind; there are folders, .zip archives, LSUN folders named '
                        f'..._lmdb, {TAR} and {PARQUET} files, {CIFAR10_FILE} and {MNIST_FILE}')
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dnnlib import writing
+from dnnlib.kinds_of_file import not_a_data_set
 from dnnlib.output import printable
 from training.data import passed_over
 
@@ -127,12 +128,14 @@ def open_files(path: str) -> FolderFiles | ZipFiles:
         DatasetError: there is nothing, or neither a folder nor a readable zip archive.
     """
     path = os.fspath(path)
-    if os.path.isdir(path):
-        return FolderFiles(path)
+    is_folder, is_zip = os.path.isdir(path), path.lower().endswith('.zip')
     if not os.path.exists(path):
         raise DatasetError(f'{path}: no such file or folder')
-    if not path.lower().endswith('.zip'):
-        raise DatasetError(f'{path}: neither a folder nor a .zip archive')
+    if is_folder or not is_zip:             # What is in an archive is found out when it is read.
+        sentence = not_a_data_set(path)
+        if sentence is not None or not is_folder:
+            raise DatasetError(sentence or f'{path}: neither a folder nor a .zip archive')
+        return FolderFiles(path)
     return ZipFiles(path)
 
 

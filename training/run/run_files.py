@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dnnlib.kinds_of_file import not_a_run
 from training.config.schema import problem_of, with_names_of_now
 
 OPTIONS_FILE = 'training_options.json'
@@ -88,7 +89,7 @@ def read_options_file(folder: str | os.PathLike) -> Any:
         if isinstance(error, RunFileError):
             raise
         reason = getattr(error, 'strerror', None) or error
-        raise RunFileError(f'{folder} is not a run directory: {OPTIONS_FILE}: {reason}') from None
+        raise RunFileError(not_a_run(folder) or f'{folder} is not a run directory: {OPTIONS_FILE}: {reason}') from None
     if len(data) > MAX_OPTIONS_BYTES:
         raise RunFileError(f'{path} has more than {MAX_OPTIONS_BYTES} bytes, which no configuration has')
     try:
