@@ -148,6 +148,8 @@ def weights32() -> dict:
 
 LATER = {                   # What came after gpu32. VGG16, since the scores of the plans are by EfficientNet-Lite0.
     'diffusion': ['--aug=diffusion', '--ada-kimg=20'],
+    'diffusion, t told': ['--aug=diffusion', '--ada-kimg=20', '--diffusion-append=1'],
+    'r3gan': ['--cfg=r3gan', '--cbase=1024', '--cmax=64', '--batch-gpu=4', '--glr=0.001', '--dlr=0.001', '--ema-kimg=2'],
     'vision': ['--aug=noaug', '--reg_type=vision', '--vision_network=vgg16', '--vision_warmup=1'],
 }
 
