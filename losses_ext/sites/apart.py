@@ -81,7 +81,7 @@ def refusals(config: Mapping[str, Any], options: Any):
     for name, option in (('init_from', '--init-from'), ('resume_pkl', '--resume=FILE')):
         if config.get(name):
             yield f'{option} cannot give the critics of centres their weights yet; leave it out'
-    if (config.get('ramps') or {}).keys() - {'p'}:
+    if config['loss_kwargs'].get('r1_final') is not None:
         yield 'learning rates and weights that change on the way are not told to centres yet; give another --cfg'
     for name in ('G', 'D'):
         if name in config['command']:

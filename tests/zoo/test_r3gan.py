@@ -217,3 +217,9 @@ def test_the_base_configuration_is_the_recipe(tmp_path):
 def test_what_it_has_not_is_refused(tmp_path, options, words):
     with pytest.raises(UserError, match=words):
         resolve(dict(data=make_dataset(tmp_path / 'data.zip', num=12, res=32), batch=16, batch_gpu=16, **options))
+
+
+def test_critics_elsewhere_would_not_follow_its_schedule():
+    with pytest.raises(UserError, match='--tdgan_mode=remote: learning rates and weights that change on the way are not told'):
+        resolve(dict(cfg='r3gan', reg_type='tdgan', tdgan_mode='remote', tdgan_centres='a,b', tdgan_insecure=True,
+                     tdgan_listen='localhost:7300', tdgan_res=32, metrics='none', batch=8, batch_gpu=8))

@@ -193,7 +193,6 @@ def test_what_may_be_combined_is_equal_as_well(sites, args):
     (['--cond=1'], 'belong together'),
     (['--subset=5'], '--subset is about images on this machine'),
     (['--snapshot-format=native,pkl'], '--snapshot-format=pkl needs a critic'),
-    (['--cfg=r3gan', '--batch=8', '--batch-gpu=8'], 'that change on the way are not told to centres'),
     (['--tdgan_mode=local', '--tdgan_data=a.zip'], '--tdgan_centres has no effect without'),
 ])
 def test_what_cannot_be_divided_is_refused_by_name(args, sentence, tmp_path):
