@@ -234,7 +234,7 @@ def find_file(options: Options) -> Found:
     given = {options.network: options.file} if options.file else {}
     switch = f'--vision_file={options.file}' if options.file else f'--vision_network={options.network}'
     if options.file and not os.path.isfile(options.file):
-        raise ValueError(f'{switch}: there is no such file')
+        raise ValueError(f'{switch}: {"is a folder" if os.path.isdir(options.file) else "there is no such file"}')
     try:
         found = find_weights(options.network, switch, WeightOptions(given, allow_unknown=bool(given)))
     except (MetricError, OSError) as error:

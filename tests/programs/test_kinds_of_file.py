@@ -107,6 +107,11 @@ def test_what_is_no_run_is_called_by_its_name(files, tmp_path):
         assert f'is {kind}, not the directory of a run' in said, said
         assert ('such as the one it lies in' in said) == (kind in ('a network', 'a web page', 'a picture'))
     assert not (tmp_path / 'out.html').exists()
+    said = answer('train', f'--resume={files["a folder of pictures"]}', '-n')
+    assert 'is a folder of pictures, not the directory of a run' in said and '--init-from' not in said
+    (tmp_path / 'empty').mkdir()
+    said = answer('train', f'--resume={tmp_path / "empty"}', '-n')
+    assert 'is not the directory of a run' in said and '--init-from' not in said
 
 
 def test_weights_that_cannot_be_read_are_named_in_our_own_words(files, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from dnnlib import torchrun
+from dnnlib.kinds_of_file import not_a_run
 from training.config import run_dirs
 from training.config.config_file import converted
 from training.config.data_sets import data_now
@@ -34,7 +35,9 @@ def continued_run(o: Mapping[str, Any]) -> Config:
     try:
         saved = options_of(run_dir)
     except ValueError as error:
-        raise UserError(f'--resume: {error}; --init-from={run_dir} starts from the newest network in it') from error
+        has_networks = any(Path(run_dir).glob('network-snapshot-*'))
+        way_on = f'; --init-from={run_dir} starts from the newest network in it' if has_networks else ''
+        raise UserError(f'--resume: {not_a_run(run_dir) or f"{error}{way_on}"}') from error
     refuse_lost_states(run_dir, saved)
     require_buildable(run_dir, saved)
     asked = {key: value for key, value in o.items() if key not in (*NOT_OF_THE_RUN, 'resume')}
