@@ -95,10 +95,10 @@ template <Act act, class S> struct Activation {
         return q * dy * bend<act>(argument(ref)) * (act == Act::swish ? gain : S(1));
     }
 
-    // What act was applied to, from a y that was not clamped; for linear and lrelu.
-    HOST_DEVICE S undone(S y) const {
+    // What act was applied to, from a y that was not clamped; for linear and lrelu, with 1 / alpha.
+    HOST_DEVICE S undone(S y, S inverse_alpha) const {
         const S v = y * inverse_gain;
-        return act == Act::lrelu && v < 0 ? v / alpha : v;
+        return act == Act::lrelu && v < 0 ? v * inverse_alpha : v;
     }
 
 private:

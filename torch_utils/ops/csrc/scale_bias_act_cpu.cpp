@@ -27,6 +27,7 @@ template <bool from_y, class T> static void grad_of_blocks(
     using S = compute_t<T>;
     with_act<1>(p.act, [&](auto, auto activation) {
         const Activation<activation, S> op(p.options);
+        const S inverse_alpha = S(1 / p.options.alpha);
         for (int64_t block = begin; block < end; ++block) {
             const int64_t sample = block / p.blocks(), start = sample * p.pixels + block % p.blocks() * p.block_pixels;
             const int64_t stop = std::min(start + p.block_pixels, (sample + 1) * p.pixels);
@@ -44,7 +45,7 @@ template <bool from_y, class T> static void grad_of_blocks(
                 for (int64_t c = 0; c < p.channels; ++c) {
                     const S d = op.template apply<1>(S(0), widen(dy[c]), widen(y[c]));
                     narrow(d * widen(scale[c]), dx[c]);
-                    d_scale[c] += d * (from_y ? op.undone(widen(y[c])) - noise - widen(x[c]) : widen(x[c]));
+                    d_scale[c] += d * (from_y ? op.undone(widen(y[c]), inverse_alpha) - noise - widen(x[c]) : widen(x[c]));
                     d_b[c] += d;
                     sum += d;
                 }
