@@ -101,7 +101,7 @@ class Runner:
                     return
                 cell, folder, claim = claimed
                 try:
-                    result = self._result_of(cell, folder, claim)
+                    result = self.result_of(cell, folder, claim)
                 except Interrupted:
                     continue
                 append_result(self.results, result)
@@ -133,7 +133,7 @@ class Runner:
                 os.close(claim)
         yield None
 
-    def _result_of(self, cell: Cell, folder: Path, claim: int) -> Result:
+    def result_of(self, cell: Cell, folder: Path, claim: int) -> Result:
         """Trains and scores. Raises Interrupted, PlanError."""
         command = train_command(self.plan, cell, self.data, folder, self.device)
         facts = facts_of_here(command, self.device)

@@ -307,7 +307,7 @@ from benchmarks.evidence import run
 from benchmarks.evidence.plan import Plan
 
 class Quick(run.Runner):
-    def _result_of(self, cell, folder, claim):
+    def result_of(self, cell, folder, claim):
         status, _ = self._child([sys.executable, '-c', {FAKE_WORK!r}, str(folder)], folder / 'train.txt', claim)
         if status:
             raise run.Interrupted
@@ -355,7 +355,7 @@ class TestRunner:
     def test_only_cells_that_are_asked_for_run(self, tmp_path, monkeypatch):
         plan = write_plan(tmp_path, stages=PLAN['stages'][1:])
         monkeypatch.setattr(run, 'check_data', lambda *_: None)
-        monkeypatch.setattr(run.Runner, '_result_of', lambda self, cell, *_: run.Result(
+        monkeypatch.setattr(run.Runner, 'result_of', lambda self, cell, *_: run.Result(
             self.plan.sha256, cell.stage, cell.name, cell.block, 'finished'))
         run.Runner(plan, tmp_path / 'r.jsonl', tmp_path / 'work', {}, names=('zero_',)).run(1)
         found = [r.cell for r in read_results(tmp_path / 'r.jsonl')]
@@ -376,7 +376,7 @@ class TestRunner:
             monkeypatch.setattr(run, name, lambda *_, value=value: value)
         monkeypatch.setattr(run.Runner, '_call', call)
         monkeypatch.setattr(run.Runner, '_train', lambda *_: (1.0, ''))
-        result = run.Runner(plan, tmp_path / 'r.jsonl', tmp_path, dict(faces=tmp_path))._result_of(
+        result = run.Runner(plan, tmp_path / 'r.jsonl', tmp_path, dict(faces=tmp_path)).result_of(
             next(iter(plan.cells())), tmp_path, 0)
         assert called == ['scored', 'memorised'][:1 if num_images == 921 else 2]
         assert result.memorised == (None if num_images == 921 else 0.25)
