@@ -138,14 +138,14 @@ class Runner:
         command = train_command(self.plan, cell, self.data, folder, self.device)
         facts = facts_of_here(command, self.device)
         common = dict(plan=self.plan.sha256, stage=cell.stage, cell=cell.name, block=cell.block)
-        sec_per_kimg, reason = self._train(command, folder, claim)
+        sec_per_kimg, reason = self.train(command, folder, claim)
         if reason:
             return Result(status='failed', reason=reason, facts=facts, **common)
         run_dir = run_dir_in(folder)
-        self._call(score_command(self.plan, run_dir, self.device), folder / 'score.txt', claim)
+        self.call(score_command(self.plan, run_dir, self.device), folder / 'score.txt', claim)
         memorised = None
         if cell.block.num_images < self.plan['data'][cell.block.data]['images']:        # Else no image is held out.
-            self._call([sys.executable, '-m', 'benchmarks.evidence.memorised', str(run_dir),
+            self.call([sys.executable, '-m', 'benchmarks.evidence.memorised', str(run_dir),
                         str(folder / 'memorised.json'), self.device],
                        folder / 'score.txt', claim)
             memorised = json.loads((folder / 'memorised.json').read_text(encoding='utf-8'))['share']
@@ -155,7 +155,7 @@ class Runner:
         return Result(status='finished', curve=curve, sec_per_kimg=sec_per_kimg, memorised=memorised,
                       facts=facts, **common)
 
-    def _train(self, command: list[str], folder: Path, claim: int) -> tuple[float | None, str]:
+    def train(self, command: list[str], folder: Path, claim: int) -> tuple[float | None, str]:
         """(seconds of processor time a kimg, why it failed or nothing); a GPU's time is shared and not known."""
         log = folder / 'train.txt'
         for _ in range(TRIES):
@@ -173,7 +173,8 @@ class Runner:
                 break
         return None, reason
 
-    def _call(self, command: list[str], log: Path, claim: int) -> None:
+    def call(self, command: list[str], log: Path, claim: int) -> None:
+        """Runs a command to its end. Raises Interrupted, PlanError."""
         status, _ = self._child(command, log, claim)
         if status < 0 or status > 128 or self._stop.is_set():
             raise Interrupted

@@ -374,8 +374,8 @@ class TestRunner:
             (tmp_path / 'memorised.json').write_text('{"share": 0.25}')
         for name, value in dict(curve_of=[], weights_of='', clean_up=None, facts_of_here={}, run_dir_in=tmp_path).items():
             monkeypatch.setattr(run, name, lambda *_, value=value: value)
-        monkeypatch.setattr(run.Runner, '_call', call)
-        monkeypatch.setattr(run.Runner, '_train', lambda *_: (1.0, ''))
+        monkeypatch.setattr(run.Runner, 'call', call)
+        monkeypatch.setattr(run.Runner, 'train', lambda *_: (1.0, ''))
         result = run.Runner(plan, tmp_path / 'r.jsonl', tmp_path, dict(faces=tmp_path)).result_of(
             next(iter(plan.cells())), tmp_path, 0)
         assert called == ['scored', 'memorised'][:1 if num_images == 921 else 2]
