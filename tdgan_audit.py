@@ -32,7 +32,9 @@ def main(folder, data, out):
     parts = []
     try:
         kinds = tensors_by_kind(record.read(folder, parts.append))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise click.ClickException(f'{error.filename}: {error.strerror}') from error
+    except ValueError as error:
         raise click.ClickException(str(error)) from error
     if not kinds:
         raise click.ClickException(f'{folder} holds no recorded message')

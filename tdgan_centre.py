@@ -138,8 +138,11 @@ def take_part(o, identity):
             page = part.Page(centre, refresh)
             finished = part.Participant(centre, page.begin_stage, page.after).take_part(
                 dial, float('inf') if o['patience'] is None else o['patience'])
-    except (part.Refused, part.CannotGoOn, RecordError, OSError) as error:
+    except (part.Refused, part.CannotGoOn, RecordError) as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        reason = f'{error.filename}: {error.strerror}' if error.filename else str(error)
+        raise click.ClickException(reason) from error
     if not finished:
         click.echo('The generator\'s site has not come back; the same command goes on.')
         sys.exit(75)

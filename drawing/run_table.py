@@ -33,9 +33,15 @@ def as_csv(runs: Sequence[TableRun]) -> str:
     for run in runs:
         for metric, curve in run.metrics.items():
             for kimg, value in curve:
-                words = [printable(word, '') for word in (run.name, run.setting, str(run.seed), metric)]
+                words = [harmless(word) for word in (run.name, run.setting, str(run.seed), metric)]
                 lines.writerow([*words, f'{kimg:g}', repr(value), date.today()])
     return text.getvalue()
+
+
+def harmless(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula, which could start a program: a run may be a stranger's."""
+    text = printable(text, '')
+    return f' {text}' if text.startswith(tuple('=+-@')) else text
 
 
 def as_markdown(runs: Sequence[TableRun], is_better_high: Mapping[str, bool]) -> str:

@@ -1,4 +1,5 @@
 """Options of the scripts that make pictures with a generator, and the forms that their values take."""
+import io
 import re
 from collections.abc import Sequence
 from itertools import chain
@@ -8,10 +9,12 @@ import click
 
 from dnnlib.computing import OPERATORS, device_option
 from dnnlib.numbers import BATCH, PSI, SEED, Real, Whole, is_within
+from dnnlib.reading import read_file
 
 MAX_SEEDS = 1_000_000  # Seeds of one command. A longer list is a mistake, or work for several commands.
 MAX_COLUMNS = 1000              # Numbers of --trunc-sheet.
 LABEL = '[-1000000, 1000000]'   # Each number of a label that is a vector.
+MAX_NPY_HEADER = 2 ** 16        # Bytes.
 
 
 class SeedList(click.ParamType):
@@ -88,18 +91,18 @@ class Label(NumberList):
         return super().convert(value, param, ctx)
 
     def _read(self, path: str, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
-        import numpy as np
+        from numpy.lib import format as npy
         try:
-            array = np.load(path, mmap_mode='r', allow_pickle=False)
-            if array.size > self.max_length or array.dtype.kind not in 'fiu' or array.ndim == 0:
-                raise ValueError(f'{array.dtype} {list(array.shape)}')
-            if array.size != array.shape[-1]:
-                raise ValueError(f'{array.dtype} {list(array.shape)}')
-            return array.astype(float).reshape(-1).tolist()
+            data = read_file(path, self.max_length * 8 + MAX_NPY_HEADER)
         except OSError as error:
             self.fail(f'{path} cannot be read: {error.strerror or error}', param, ctx)
-        except Exception as error:      # NumPy raises many things on a file that is something else.
-            self.fail(f'{path} is not an .npy file with one vector of numbers ({error})', param, ctx)
+        try:
+            array = npy.read_array(io.BytesIO(data), allow_pickle=False)
+        except Exception:               # NumPy raises many things on a file that is something else.
+            self.fail(f'{path} is not an .npy file with one vector of numbers', param, ctx)
+        if array.dtype.kind not in 'fiu' or array.ndim == 0 or not 0 < array.size == array.shape[-1]:
+            self.fail(f'{path} is not an .npy file with one vector of numbers ({array.dtype} {list(array.shape)})', param, ctx)
+        return array.astype(float).reshape(-1).tolist()
 
 
 def shortened(text: str) -> str:

@@ -105,7 +105,10 @@ class Hub:
     def open(self) -> None:
         """Lets centres connect, from the first time that somebody needs them."""
         if self._end is None:
-            self._run = arrival.run_id(self._config.get('run_dir'))
+            try:
+                self._run = arrival.run_id(self._config.get('run_dir'))
+            except OSError as error:
+                raise CannotGoOn(f'{error.filename}: {error.strerror}') from error
             self._end = self._listen(self.connect)
             atexit.register(self.close)
 

@@ -1,11 +1,13 @@
 """generate.py: the pictures a seed promises, and one clear sentence for every mistake."""
 import importlib
 import io
+import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from reference_files import reference_pickle
 import generate
 import legacy
 from drawing.named import labels_of_seeds
-from drawing.tool_options import SeedList
+from drawing.tool_options import Label, SeedList
 from torch_utils import checkpoint
 from training.networks import Discriminator
 
@@ -215,6 +217,21 @@ def test_a_mistake_is_answered_in_a_sentence_with_status_2(folder, args, message
     status, output = run(generate.main, *(arg.format(folder) for arg in defaults + args))
     assert status == 2
     assert message in ' '.join(output.split()).replace('│ ', '')
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='special files are those of POSIX')
+@pytest.mark.parametrize('kind', ['pipe', 'endless', 'pickle'])
+def test_a_label_that_is_no_small_file_is_refused(tmp_path, kind):
+    path = tmp_path / 'label.npy'
+    if kind == 'pipe':
+        os.mkfifo(path)
+    elif kind == 'endless':
+        path.symlink_to('/dev/zero')
+    else:
+        np.save(path, np.array([{}]), allow_pickle=True)
+    with pytest.raises(click.BadParameter) as refused:
+        Label().convert(str(path), None, None)
+    assert ('cannot be read' in str(refused.value)) == (kind != 'pickle') and 'allow_pickle' not in str(refused.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has what is asked for')

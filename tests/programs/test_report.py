@@ -338,7 +338,7 @@ def test_the_table_has_means_over_seeds_where_all_runs_were_measured(tmp_path):
     assert run_command(report.main, *folders, '--out', tmp_path / 'cats.html', '--table', tmp_path / 'cats.csv')[0] == 0
     rows = list(csv.DictReader(io.StringIO((tmp_path / 'cats.csv').read_text())))
     assert [row['kimg'] for row in rows] == ['8', '16', '8', '16', '8', '16', '24']
-    assert list(rows[-2].values())[:-1] == ['2-ggdr', '--reg_type=ggdr', '6', 'fd5k', '16', '26.0']
+    assert list(rows[-2].values())[:-1] == ['2-ggdr', ' --reg_type=ggdr', '6', 'fd5k', '16', '26.0']
 
 
 def test_a_table_goes_over_no_other_file(tmp_path):
@@ -348,6 +348,16 @@ def test_a_table_goes_over_no_other_file(tmp_path):
                           ('no/a.md', 'no folder that can be written to')):
         status, output = run_command(report.main, folder, '--out', tmp_path / 'a.html', '--table', tmp_path / name)
         assert status in (1, 2) and message in ' '.join(output.split()).replace('│ ', '') and not (tmp_path / 'a.html').exists()
+
+
+@pytest.mark.parametrize('name', ['=cmd|1', '+1', '-1', '@sum', '\t=1', '\r=1'])
+def test_no_cell_of_a_table_is_a_formula(tmp_path, name):
+    folder = write_run(tmp_path / '=1', command={'data': '=1'})
+    (folder / 'metric-fd5k.jsonl').write_text(json.dumps(dict(results={name: 1}, snapshot_pkl='network-snapshot-000016.pkl')))
+    other = write_run(tmp_path / 'other', command={'data': '2'})
+    assert run_command(report.main, folder, other, '--out', tmp_path / 'a.html', '--table', tmp_path / 'a.csv')[0] == 0
+    cells = [cell for row in csv.reader(io.StringIO((tmp_path / 'a.csv').read_text())) for cell in row]
+    assert any('data' in cell for cell in cells) and not any(cell[:1] in set('=+-@\t\r') for cell in cells)
 
 
 def test_page_and_table_are_two_files(tmp_path):

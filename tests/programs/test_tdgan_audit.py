@@ -62,3 +62,10 @@ def test_messages_are_read_in_their_order_however_many_there_are(tmp_path):
     (folder / 'message-000000000.bin').rename(folder / 'message-1000000000.bin')
     recorded(folder, torch.ones(1))
     assert [float(message.tensors['grad']) for message, _ in record.read(folder)] == [1, 0]
+
+
+def test_a_record_that_is_no_file_is_named_in_a_sentence(tmp_path):
+    os.mkdir(tmp_path / 'message-000000000.bin')
+    said = CliRunner().invoke(tdgan_audit.main, [str(tmp_path)])
+    assert said.exit_code == 1 and 'Errno' not in said.output
+    assert f'{tmp_path / "message-000000000.bin"}: ' in said.output.replace('\n', '')
