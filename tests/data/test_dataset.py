@@ -1,9 +1,12 @@
 """Image sets: order, labels, subsets, mirror images, processes, errors."""
 import io
 import json
+import os
 import pickle
 import re
 import shutil
+import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -587,3 +590,43 @@ def test_odd_label_files_only_raise_dataset_errors(tmp_path_factory, content):
 def test_a_huge_image_in_a_set_is_refused(small_set):
     with pytest.raises(DatasetError, match='a.png cannot be read .3600000000 pixels are more than the'):
         small_set({'a.png': png((60000, 60000, 8, 2), [])})
+
+
+@pytest.mark.parametrize('kind', ['zip', 'folder'])
+def test_a_label_file_beyond_all_labels_is_not_read(tmp_path, kind):
+    """In a small archive: the objects that it stands for take twenty times its length."""
+    size = 2 ** 26 + 2 ** 14 + 1
+    if kind == 'zip':
+        path = tmp_path / 'set.zip'
+        with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr('0.png', picture())
+            archive.writestr('dataset.json', bytes(size))
+    else:
+        path = write_set(tmp_path / 'set', {'0.png': picture()})
+        with open(path / 'dataset.json', 'wb') as file:
+            file.truncate(size)
+    with pytest.raises(DatasetError, match=f'dataset.json cannot be read .{size} bytes are more than the {size - 1} that'):
+        assert ImageFolderDataset(str(path), use_labels=True).label_dim
+
+
+def test_a_member_that_is_longer_than_its_archive_says_takes_no_memory(tmp_path):
+    """The directory says 1000 bytes, 100 MB are behind it."""
+    path = tmp_path / 'set.zip'
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('0.png', picture() + bytes(10 ** 8))
+    data = bytearray(path.read_bytes())
+    struct.pack_into('<I', data, data.rindex(b'PK\1\2') + 24, 1000)
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DatasetError, match='0.png cannot be read .Bad CRC-32'):
+            ImageFolderDataset(str(path))[0]
+        assert tracemalloc.get_traced_memory()[1] < 10 ** 7
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_archive_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / 'set.zip')
+    with pytest.raises(DatasetError, match='set.zip: no regular file'):
+        ImageFolderDataset(str(tmp_path / 'set.zip'))

@@ -7,8 +7,9 @@ from dnnlib.reading import read_file
 from losses_ext.sites import arrival
 from torch_utils.wire import certificates, record
 from training.config.run_dirs import lost_progress
+from training.run.health import CannotGoOn
 from training.run.scores import SCORES_FILE, Scores
-from training.run.status import mend_rows
+from training.run.status import StatsWriter
 
 MAKERS = {
     'pipe': os.mkfifo,
@@ -52,8 +53,8 @@ def test_scores_are_not_waited_for(special, capsys):
 def test_a_run_of_a_stranger_has_statistics_that_end(special):
     folder = special('stats.jsonl')
     assert lost_progress(folder, 8) is None
-    with pytest.raises(OSError):
-        mend_rows(folder / 'stats.jsonl', 3)
+    with pytest.raises(CannotGoOn, match='stats.jsonl cannot be gone on with'):
+        StatsWriter(folder, 3)
 
 
 def test_certificates_are_files(special):

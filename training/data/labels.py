@@ -16,9 +16,11 @@ import numpy as np
 
 from dnnlib.output import printable
 from training.data.matching import AmbiguousError, match
-from training.data.storage import DatasetError, FolderFiles, ZipFiles
+from training.data.storage import MAX_FILE_BYTES, DatasetError, FolderFiles, ZipFiles
 
 LABEL_FILE = 'dataset.json'
+MAX_BYTES = 2 ** 26             # Of the file, and ...
+MAX_IMAGE_BYTES = 2 ** 14       # ... more of it for each image: its objects take twenty times the memory.
 MAX_CLASSES = 10 ** 6           # A one-hot label has one entry per class.
 FEW_CLASSES = 1000              # Numbers of up to so many classes may have gaps of any size;
 MAX_GAPS = 10                   # of more, at most so many numbers per class that occurs.
@@ -57,7 +59,8 @@ def find_labels(files: FolderFiles | ZipFiles, image_names: Sequence[str],
         _refuse_scattered(files, image_names)
         return Labels(None)
     try:
-        found = _parse(files.read(name), f'{files.path}: {name}')
+        most = min(MAX_BYTES + MAX_IMAGE_BYTES * len(image_names), MAX_FILE_BYTES)
+        found = _parse(files.read(name, most), f'{files.path}: {name}')
     except DatasetError:
         raise
     except OSError as error:

@@ -53,10 +53,10 @@ class FolderFiles:
         except OSError as error:
             raise OSError(error.strerror or str(error)) from error
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int | None = None) -> bytes:
         """The bytes of one file; OSError with the reason alone."""
         with self.open(name) as file:
-            return _read_all(file, os.fstat(file.fileno()).st_size)
+            return _read_all(file, os.fstat(file.fileno()).st_size, most)
 
     def size_and_crc(self, name: str) -> tuple[int, int]:
         """Length in bytes and CRC-32 of one file, which is read for it."""
@@ -95,10 +95,10 @@ class ZipFiles:
         with _zip_errors():
             return self._archive().open(name)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int | None = None) -> bytes:
         """The bytes of one member, their checksum verified; OSError with the reason alone."""
         with _zip_errors(), self._archive().open(name) as file:
-            return _read_all(file, self._archive().getinfo(name).file_size)
+            return _read_all(file, self._archive().getinfo(name).file_size, most)
 
     def size_and_crc(self, name: str) -> tuple[int, int]:
         """Length in bytes and CRC-32 of one member as the archive's directory states them;
@@ -136,6 +136,8 @@ def open_files(path: str) -> FolderFiles | ZipFiles:
         if sentence is not None or not is_folder:
             raise DatasetError(sentence or f'{path}: neither a folder nor a .zip archive')
         return FolderFiles(path)
+    if not os.path.isfile(path):            # A pipe would be waited for.
+        raise DatasetError(f'{path}: no regular file')
     return ZipFiles(path)
 
 
@@ -273,7 +275,8 @@ def _zip_errors() -> Iterator[None]:
         raise OSError(str(error) or type(error).__name__) from error
 
 
-def _read_all(file: BinaryIO, size: int) -> bytes:
-    if size > MAX_FILE_BYTES:
-        raise OSError(f'{size} bytes are more than the {MAX_FILE_BYTES} that are allowed')
-    return file.read()
+def _read_all(file: BinaryIO, size: int, most: int | None) -> bytes:
+    most = MAX_FILE_BYTES if most is None else most
+    if size > most:
+        raise OSError(f'{size} bytes are more than the {most} that are allowed')
+    return file.read(size)          # Without a number, a member is decompressed beyond what its archive says of it.

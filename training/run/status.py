@@ -17,6 +17,7 @@ import dnnlib
 from dnnlib import writing
 from dnnlib.reading import read_file
 from torch_utils import training_stats
+from training.run.health import CannotGoOn
 from training.run.run_files import MAX_ROWS_BYTES
 
 # Fields of the status line: (label, format, statistic).
@@ -97,7 +98,10 @@ class StatsWriter:
     def __init__(self, run_dir: str | os.PathLike, num_ticks: int = 0, unwritten: Sequence[str] = ()):
         self._path = Path(run_dir) / 'stats.jsonl'
         self._unwritten = list(unwritten)
-        self._end, sentence = mend_rows(self._path, num_ticks, {tick_of(row) for row in unwritten})
+        try:
+            self._end, sentence = mend_rows(self._path, num_ticks, {tick_of(row) for row in unwritten})
+        except OSError as error:
+            raise CannotGoOn(f'{self._path} cannot be gone on with: {error.strerror}') from error
         if sentence:
             print(f'Warning: {sentence}', flush=True)
 
