@@ -2,7 +2,8 @@
 
     python tdgan_centre.py --data=images/ --private=private --connect=generator.example.org:7300 --name=north --tls=certs/north
 
-The generator's site listens (train.py --reg_type=tdgan --tdgan_mode=remote), centres connect: no port has to be open here.
+The generator's site listens (train.py --reg_type=tdgan --tdgan_mode=remote), centres connect: no port has to be
+open here.
 """
 if __name__ == '__main__':
     from dnnlib import ctrl_c

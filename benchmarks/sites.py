@@ -3,12 +3,12 @@
     python benchmarks/sites.py                        # On loopback, with mutual TLS; needs the extra "sites".
     python benchmarks/sites.py --only=exchange --rounds=50
 
-Exchange: so many bytes there and back between two processes, by messages as centres send them (gRPC, digests, checks), and over a
-plain TLS socket with the same certificates. Rounds alternate, so that a machine that gets slower matters to both; medians, and
-the best of each, for which nobody had to wait.
-Share: the part of the time of a run in which neither end computes: the generator's site sends or waits, and the centre is not
-at an answer. On loopback, and over a line that has 10 ms each way and 100 Mbit/s, emulated by a process that holds bytes
-back (`tc netem` needs a kernel module that is often missing).
+Exchange: so many bytes there and back between two processes, by messages as centres send them (gRPC,
+digests, checks), and over a plain TLS socket with the same certificates. Rounds alternate, so that a
+machine that gets slower matters to both; medians, and the best of each, for which nobody had to wait.
+Share: the part of the time of a run in which neither end computes: the generator's site sends or waits, and
+the centre is not at an answer. On loopback, and over a line that has 10 ms each way and 100 Mbit/s,
+emulated by a process that holds bytes back (`tc netem` needs a kernel module that is often missing).
 """
 import json
 import os

@@ -1,8 +1,9 @@
 """The generator's site: who is connected, requests and answers, and what happens when somebody is away.
 
-Every request to a centre has a number in a session, which begins when the centre enters a stage. A centre that was cut off and
-comes back in the same session gets the unanswered request again, and answers what it has answered already from memory. One that
-comes back in another, as its process was killed, makes the run go back to the newest state that all have.
+Every request to a centre has a number in a session, which begins when the centre enters a stage. A centre
+that was cut off and comes back in the same session gets the unanswered request again, and answers what it
+has answered already from memory. One that comes back in another, as its process was killed, makes the run
+go back to the newest state that all have.
 """
 import atexit
 import secrets

@@ -1,8 +1,8 @@
 """Channels over a network: one bidirectional gRPC stream each, which the centre opens.
 
-Hospitals' firewalls let connections out, not in: the generator's site listens, centres dial. Both ends show certificates
-(mutual TLS), and nothing older than TLS 1.3 is spoken. There is no protocol buffer: a parcel crosses as its frames, each
-after its length.
+Hospitals' firewalls let connections out, not in: the generator's site listens, centres dial. Both ends show
+certificates (mutual TLS), and nothing older than TLS 1.3 is spoken. There is no protocol buffer: a parcel
+crosses as its frames, each after its length.
 """
 import os
 import queue
@@ -17,8 +17,9 @@ from torch_utils.wire.certificates import Identity
 from torch_utils.wire.channel import PARCEL_BYTES, WAITING_PARCELS, Channel, outgoing_parcels
 from torch_utils.wire.message import Frame
 
-# gRPC has no option for the oldest TLS. Without a key that both ends know beforehand, which nobody here has, this cipher of
-# TLS 1.2 cannot be agreed on; those of TLS 1.3 are not chosen by this variable. It is read once, when gRPC is loaded.
+# gRPC has no option for the oldest TLS. Without a key that both ends know beforehand, which nobody here
+# has, this cipher of TLS 1.2 cannot be agreed on; those of TLS 1.3 are not chosen by this variable. It is
+# read once, when gRPC is loaded.
 os.environ['GRPC_SSL_CIPHER_SUITES'] = 'ECDHE-PSK-CHACHA20-POLY1305'
 
 import grpc  # noqa: E402
