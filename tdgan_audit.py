@@ -17,6 +17,7 @@ from dnnlib import output, writing
 from dnnlib.program import Program
 
 BLOCK = 2 ** 24                 # Numbers of the centre's images that are compared at once.
+KEPT = 2 ** 28                  # Of no more than so many, what they are compared by is kept for all messages.
 
 
 @click.command(cls=Program, context_settings=dict(max_content_width=110),
@@ -102,20 +103,26 @@ def nearest(messages, images):
     """{name of a tensor: how near its images come to those of a centre}, by correlation of pixels; for comparison with the
     same images whose pixels are shuffled."""
     import numpy as np
-    order = np.random.default_rng(0).permutation(images[0].size)
-    step = max(BLOCK // images[0].size, 1)
+    size = images[0].size
+    order, step = np.random.default_rng(0).permutation(size), max(BLOCK // size, 1)
+    starts = range(0, len(images), step)
+
+    def block(start):
+        return normalized(images[start:start + step].reshape(-1, size)).astype(np.float32)
+
+    kept = [block(start) for start in starts] if images.size <= KEPT else None
     found = {}
     for message, _ in messages:
         for name, tensor in message.tensors.items():
             if tuple(tensor.shape[1:]) == images.shape[1:] and len(tensor):
                 values = found.setdefault(printable(name), dict(images=0, correlation=0.0, shuffled=0.0, not_finite=0))
                 values['images'] += len(tensor)
-                array = tensor.double().numpy()
+                array = tensor.double().numpy().reshape(-1, size)
                 values['not_finite'] += int((~np.isfinite(array)).sum())
-                for start in range(0, len(images), step):
-                    block = images[start:start + step].reshape(-1, len(order))
-                    for key, others in (('correlation', block), ('shuffled', block[:, order])):
-                        values[key] = max(values[key], float(np.abs(correlations(array, others)).max()))
+                rows = normalized(array).astype(np.float32)
+                for part in kept or map(block, starts):
+                    for key, own in (('correlation', rows), ('shuffled', rows[:, order])):
+                        values[key] = max(values[key], float(np.abs(own @ part.T).max()))
     return found
 
 
