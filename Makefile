@@ -8,11 +8,12 @@ RUNS   := $(VENV)/.runs
 READY  := $(VENV)/.ready
 
 # What the demo trains: for example `make demo REG=ggdr LOSS=osgan KIMG=50 DATA=photos/`. Networks so small are faster on one thread.
+# The game and R2: docs/evidence-demo.md.
 DATA ?= datasets/emoji-faces-noto-32.zip
 DEMO ?= demo-out
 KIMG ?= 20
-REG  ?= none
-LOSS ?= logistic
+REG  ?= r2
+LOSS ?= relativistic
 
 .PHONY: help demo sites-demo test slow lint bench gpu-check docs clean
 

@@ -23,7 +23,7 @@ GENERATORS = {'apa': 'ggdr diggan lecam', 'daco': 'ada diggan lecam', 'r2': 'ada
               'osgan': 'ada ggdr lecam'}
 BASIC = ['ada', 'ggdr', 'diggan', 'lecam']
 NO_REGULARIZERS = ('ada', 'osgan')
-# As in `make demo`.
+# What `--cfg=tiny` stands for, written out.
 RECIPE = ['--batch=4', '--glr=0.005', '--dlr=0.005', '--cbase=512', '--gamma=1', '--pl_weight=0',
           '--mixing-prob=0']
 METRICS = ['fd1k_efflite0_64px', 'kid1k_efflite0_64px', 'prdc1k_efflite0_64px']

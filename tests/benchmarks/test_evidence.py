@@ -240,7 +240,8 @@ class TestPage:
         assert known_effect(weak, 'ada', is_complete=False).holds is None
         assert known_effect(weak, 'ada', is_complete=True).holds is False
 
-    @pytest.mark.parametrize('plan, path', [('gpu32', 'docs/evidence.md'), ('small', 'docs/evidence-small.md')])
+    @pytest.mark.parametrize('plan, path', [('gpu32', 'docs/evidence.md'), ('small', 'docs/evidence-small.md'),
+                                            ('demo32', 'docs/evidence-demo.md')])
     def test_pages_are_those_of_the_results(self, plan, path):
         plan = Plan.load(plan)
         answer = analyse(plan, read_results(ROOT / f'benchmarks/evidence/results/{plan["name"]}.jsonl', plan))

@@ -149,8 +149,13 @@ def test_tiny_is_what_draws_soonest(data):
         del config[other], typed[other]
     assert config == typed
     assert dry_run(data, '--cfg=tiny', '--resume=ffhq512')['ada_kimg'] == config['ada_kimg'] < config['kimg'] / 5
-    commands, = [line for line in (ROOT / 'Makefile').read_text().splitlines() if 'train.py' in line and '--cfg=tiny' in line]
+    makefile = (ROOT / 'Makefile').read_text()
+    commands, = [line for line in makefile.splitlines() if 'train.py' in line and '--cfg=tiny' in line]
     assert not re.findall('--(batch|glr|dlr|cbase|gamma|pl_weight|mixing-prob)', commands)
+    plan = json.loads((ROOT / 'benchmarks/evidence/plans/demo32.json').read_text())         # Its game was measured.
+    measured = plan['stages'][0]['cells']['relativistic+r2']['options']
+    game = {name: re.search(rf'^{name} *\?= (.*)$', makefile, re.M)[1] for name in ('LOSS', 'REG')}
+    assert measured == ['--aug=noaug', f'--loss={game["LOSS"]}', f'--reg_type={game["REG"]}']
 
 
 def test_details_of_a_base_configuration_can_be_given(data):
