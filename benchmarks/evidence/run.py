@@ -86,7 +86,7 @@ class Runner:
         except KeyboardInterrupt:
             self._stop.set()
             for child in list(self._children):
-                child.send_signal(signal.SIGINT)        # train.py saves and stops.
+                child.send_signal(signal.SIGTERM)       # train.py saves and stops; SIGINT is ignored behind `&`.
             raise
         finally:
             for thread in threads:

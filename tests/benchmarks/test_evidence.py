@@ -338,6 +338,20 @@ class TestRunner:
         found = read_results(results, plan)
         assert len(found) == 8 == len({(r.cell, r.block) for r in found})
 
+    def test_what_it_trains_stops_with_it_also_behind_a_shell_that_ignores_interrupts(self, tmp_path):
+        write_plan(tmp_path, stages=PLAN['stages'][1:])
+        started = tmp_path / 'started'
+        work = f'import time; open({str(started)!r}, "w").close(); time.sleep(600)'
+        command = [sys.executable, '-c', DRIVER.replace(repr(FAKE_WORK), repr(work)), str(tmp_path / 'test.json'),
+                   str(tmp_path / 'results.jsonl'), str(tmp_path / 'work')]
+        runner = subprocess.Popen(command, cwd=ROOT, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+                                  stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not started.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        runner.terminate()
+        assert runner.wait(timeout=120) != 0 and not read_results(tmp_path / 'results.jsonl')
+
     def test_a_run_that_train_refuses_is_told(self, tmp_path, monkeypatch):
         plan = write_plan(tmp_path)
         monkeypatch.setattr(run, 'check_data', lambda *_: None)
