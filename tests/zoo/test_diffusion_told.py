@@ -1,7 +1,7 @@
 """Diffusion-GAN's critics that are told how many steps an image went (`--diffusion-append=1`)."""
 import pytest
 import torch
-from test_zoo import zoo_config
+from test_zoo import METHODS, check_that_it_runs, zoo_config
 from tiny import Silent, assert_resumes_exactly, make_config, make_dataset
 
 from metrics.overfitting import overfitting_gap
@@ -47,6 +47,17 @@ def test_every_look_of_every_critic_is_told_of(tmp_path, names, c_dim):
     told = torch.cat([t for t, _ in looks])
     assert (told == told.round()).all() and 0.2 < (told == 0).float().mean() < 0.8
     assert all(p.isfinite().all() for player in run.game.players for p in player.module.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('told', [False, True])
+@pytest.mark.parametrize('name', METHODS)
+def test_it_goes_with_every_method(tmp_path, name, told):
+    data = [make_dataset(tmp_path / f'{i}.zip', num=12, seed=i) for i in range(2)]
+    config = zoo_config(data, [name], p=0.5)
+    config['augment_kwargs'] = dict(PIPE, append=told)
+    config['D_kwargs']['c_dim'] = config['data_shape']['c_dim'] + told
+    check_that_it_runs(config)
 
 
 def test_an_image_of_the_overfitting_gap_went_no_step(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from test_zoo import check_that_it_runs, zoo_config
+from test_zoo import METHODS, check_that_it_runs, zoo_config
 from tiny import assert_resumes_exactly, make_dataset, run_iterations
 from zoo_game import STREAMS
 
@@ -160,6 +160,17 @@ def test_the_steps_are_those_of_the_recipe(data):
 @pytest.mark.parametrize('names', [['r2', 'ggdr', 'insgen'], ['r2', 'weco', 'bcr'], ['r2', 'apa', 'diggan', 'zcr']], ids=','.join)
 def test_it_goes_with_methods(data, names):
     check_that_it_runs(r3_config(data, names))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [name for name in METHODS if name != 'tdgan'])        # Its sets are two.
+def test_it_goes_with_every_method_or_refuses_it_by_name(data, name):
+    try:
+        config = r3_config(data, [name])
+    except ValueError as error:
+        assert f'--reg_type={name}' in str(error)
+        return
+    check_that_it_runs(config)
 
 
 def test_resume_is_exact(data):
