@@ -107,8 +107,9 @@ def figure(own, base):
     """'1.25 (1.22 to 1.28)': the ratio, and its range when any one of the rounds is left out; of a single one there is none."""
     if len(own) == 1:
         return f'{ratio(own, base):.2f}'
+    of_all = ratio(own, base)
     without = [ratio(own[:i] + own[i + 1:], base[:i] + base[i + 1:]) for i in range(len(own))]
-    return f'{ratio(own, base):.2f} ({min(without):.2f} to {max(without):.2f})'
+    return f'{of_all:.2f} ({min(of_all, *without):.2f} to {max(of_all, *without):.2f})'
 
 
 def write(figures, sentence):
