@@ -146,7 +146,7 @@ def test_what_a_run_that_goes_on_may_change():
         'data_shape.c_dim', 'data_shape.img_resolution', 'data_shape.img_channels'}
 
 
-@pytest.mark.parametrize(('method', 'field'), zoo_fields(), ids=lambda value: getattr(value, 'name', value))
+@pytest.mark.parametrize(('method', 'field'), [*zoo_fields()], ids=lambda value: getattr(value, 'name', value))
 def test_every_option_of_a_method_may_be_what_it_says_and_nothing_else(method, field):
     assert all(is_possible(value, field) for value in (field.default, *field.choices))
     for value in ([], {}, [0.5], *['junk'] * bool(field.choices), *[float('nan'), 10 ** 400] * bool(field.within)):
