@@ -324,7 +324,8 @@ class SynthesisNetwork(nn.Module):
             names = [name for name in ('conv0', 'conv1', 'torgb') if hasattr(block, name)]
             for name, style, own in zip(names, styles_of[res], arguments):
                 (rgbs if name == 'torgb' else convs).append((getattr(block, name), style, dtype, own))
-        for (*_, own), matrices in zip(rgbs, matrices_of(*[*zip(*rgbs)][:3])):
+        *of_rgbs, owns = zip(*rgbs)
+        for own, matrices in zip(owns, matrices_of(*of_rgbs)):
             own['matrices'] = matrices
         layers, styles, dtypes, owns = zip(*convs)
         for own, style in zip(owns, styles):
