@@ -77,6 +77,7 @@ def with_heif() -> Iterator[None]:
     except ImportError:
         yield
         return
+    Image.init()        # Once in a process: readers that it adds later would be taken away below, for good.
     before = dict(Image.OPEN), list(Image.ID), dict(Image.EXTENSION)
     try:
         register_heif_opener()

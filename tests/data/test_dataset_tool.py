@@ -722,13 +722,22 @@ def test_pictures_of_phones_are_read_upright(tmp_path):
 
 
 def test_only_the_tool_reads_pictures_of_phones(tmp_path):
-    phone_picture(tmp_path / 'IMG_1.HEIC')
-    (tmp_path / 'IMG_2.png').write_bytes(picture())
-    assert 'out: 2 images' in run(f'--source={tmp_path}', f'--dest={tmp_path / "out"}', '--color=rgb', '--transform=center-crop',
-                                  '--width=16', '--height=16')
+    (tmp_path / 'photos').mkdir()
+    phone_picture(tmp_path / 'photos/IMG_1.HEIC')
+    (tmp_path / 'photos/IMG_2.png').write_bytes(picture())
+    assert 'out: 2 images' in run(f'--source={tmp_path / "photos"}', f'--dest={tmp_path / "out"}', '--color=rgb',
+                                  '--transform=center-crop', '--width=16', '--height=16')
     assert len(ImageFolderDataset(str(tmp_path / 'out'))) == 2
-    (tmp_path / 'out/IMG_3.heic').write_bytes((tmp_path / 'IMG_1.HEIC').read_bytes())
+    (tmp_path / 'out/IMG_3.heic').write_bytes((tmp_path / 'photos/IMG_1.HEIC').read_bytes())
     assert '1 .heic' in ImageFolderDataset(str(tmp_path / 'out')).passed_over()
+
+
+def test_reading_pictures_of_phones_leaves_all_other_readers():
+    pytest.importorskip('pillow_heif', reason='needs the extra "heic"')
+    code = ('from PIL import Image\nfrom dnnlib.picture_files import FORMATS, installed_among, with_heif\n'
+            'with with_heif():\n    inside = installed_among(FORMATS)\n'
+            'after = installed_among(FORMATS)\nassert set(inside) - set(after) == {"HEIF"} and "WEBP" in after, after')
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
 
 
 def test_a_picture_of_a_phone_that_is_damaged_or_too_large(tmp_path):
