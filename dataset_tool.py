@@ -13,6 +13,7 @@ from dnnlib.numbers import Whole
 from dnnlib.program import Program
 
 MAX_SIDE = 8192                 # What is larger is not read as training data.
+DARK = 2 ** 12 >> 8             # What is below everywhere may be 12 bits in 16.
 
 
 @click.command(cls=Program, name='dataset_tool.py', context_settings={'max_content_width': 120},
@@ -147,9 +148,10 @@ def _parse_color(name: str) -> tuple[int, int, int]:
 def _report_problems(originals, outcomes) -> None:
     """Prints a line per image that will not do; exit status 1 if there is any."""
     from tqdm import tqdm
-    num_images, labels, remedies = 0, [], []
+    num_images, labels, remedies, brightest = 0, [], [], 0
     for outcome in outcomes:
         num_images += 1
+        brightest = max(brightest, 0 if outcome.pixels is None else int(outcome.pixels.max()))
         labels.append(outcome.item.label)
         if outcome.problem:
             remedies.append(outcome.remedy)
@@ -160,6 +162,7 @@ def _report_problems(originals, outcomes) -> None:
             f'{originals.path}: {len(remedies)} of {num_images} images will not do',
             *dict.fromkeys(remedies)]))
     click.echo(f'{originals.path}: {num_images} images, nothing wrong')
+    _report_darkness(brightest)
     _report_labels(labels, originals)
 
 
@@ -168,6 +171,14 @@ def _report_summary(dest: str, summary) -> None:
     kind = 'RGB' if channels == 3 else 'grey'
     click.echo(f'{dest}: {summary.num_written} images, {width}x{height} {kind}; '
                f'{summary.num_dropped} dropped as too small, {summary.num_bad} skipped as unreadable')
+    _report_darkness(summary.brightest)
+
+
+def _report_darkness(brightest: int) -> None:
+    """A word on sets that are as good as black."""
+    if brightest < DARK:
+        click.echo(f'Warning: of all pixels none is brighter than {brightest} of 255; of 16 bits the upper eight are '
+                   'taken, so scale files that hold fewer bits first', err=True)
 
 
 def _report_labels(labels: list, originals) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -188,11 +189,22 @@ _fingerprints: dict[tuple, str] = {}
 
 def _stamp(path):
     """Changes when files do: names, sizes and times of modification of everything at a path."""
-    files = [path] if os.path.isfile(path) else [os.path.join(folder, name)
-                                                 for folder, _, names in os.walk(path)
-                                                 for name in names]
-    stats = [(file, os.stat(file)) for file in sorted(files)]
-    return hash(tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats))
+    found, folders = [(path, os.stat(path))], [path] if os.path.isdir(path) else []
+    while folders:
+        with suppress(PermissionError), os.scandir(folders.pop()) as entries:   # The set passes it over.
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                found.append((entry.path, _status(entry)))
+    return hash(tuple(sorted((file, status.st_size, status.st_mtime_ns) for file, status in found)))
+
+
+def _status(entry):
+    """Of what a link leads to; of the link itself, where that is nothing."""
+    try:
+        return entry.stat()
+    except OSError:
+        return entry.stat(follow_symlinks=False)
 
 
 def _stack(items):

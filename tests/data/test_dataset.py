@@ -414,6 +414,22 @@ def test_oversized_member(small_set, monkeypatch):
         dataset[0]
 
 
+def test_a_label_file_of_any_size_is_not_read_for_the_fingerprint(tmp_path):
+    """A file with holes takes no space and has no end; labels that are not used are part of the fingerprint, too."""
+    path = write_set(tmp_path / 'set', {'a.png': picture()})
+    with open(path / 'dataset.json', 'wb') as file:
+        file.truncate(2 ** 40)
+    with pytest.raises(DatasetError, match=f'set: dataset.json cannot be read .{2 ** 40} bytes are more than'):
+        ImageFolderDataset(path).fingerprint()
+
+
+def test_a_file_that_cannot_be_read_for_the_fingerprint_is_named(tmp_path):
+    dataset = ImageFolderDataset(write_set(tmp_path / 'set', {'a.png': picture(), 'b.png': picture()}))
+    (tmp_path / 'set/b.png').unlink()
+    with pytest.raises(DatasetError, match='set: b.png cannot be read .No such file'):
+        dataset.fingerprint()
+
+
 @pytest.mark.parametrize('image, problem', [
     (picture(16, 8), 'is 8x16; all images must be 16x16 like the first one'),
     (picture(16, 16, channels=1), 'is grey; all images must be RGB like the first one'),

@@ -76,6 +76,15 @@ def test_images_and_labels_arrive_unchanged(convert, tmp_path, dest):
     ImageFolderDataset(str(tmp_path / dest), use_labels=True).require_trainable()
 
 
+@pytest.mark.parametrize('bits, warned', [(12, True), (16, False)])
+def test_sixteen_bits_that_hold_fewer_are_told(tmp_path, bits, warned):
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) << (bits - 6)
+    source = write_set(tmp_path / 'scans', {'0.png': encoded(pixels), '1.png': encoded(pixels.T.copy())})
+    warning = 'Warning: of all pixels none is brighter than 15 of 255; of 16 bits the upper eight are taken'
+    assert (warning in run(f'--source={source}', '--check')) == warned
+    assert (warning in run(f'--source={source}', f'--dest={tmp_path / "out.zip"}')) == warned
+
+
 def test_a_folder_is_read_by_path_components_and_an_archive_by_strings(convert, tmp_path):
     files = {'a-z.png': picture(seed=0), 'a/x.png': picture(seed=1)}
     for name, order in (('cats', [1, 0]), ('cats.zip', [0, 1])):
@@ -445,6 +454,7 @@ def test_a_folder_that_is_no_lsun_database(tmp_path):
 SKIP = 'use --skip-bad=N to leave up to N such images out'
 CROP = 'use --transform=center-crop with --width and --height'
 RECOLOR = 'use --color=rgb or --color=gray'
+WITHOUT = '; --labels-from=none leaves the labels out'
 LIST = ' (--check lists all images that will not do)'
 
 
@@ -469,9 +479,9 @@ LIST = ' (--check lists all images that will not do)'
     ({'a.txt': b''}, [],
      'no images in it (.png, .jpg, .webp and so on), nor in its subfolders; 1 file passed over: 1 .txt'),
     ({'a.png': picture(), 'dataset.json': b'{}'}, [],
-     'dataset.json must hold {"labels": [[FILE NAME, LABEL], ...]} or {"labels": null}'),
+     'dataset.json must hold {"labels": [[FILE NAME, LABEL], ...]} or {"labels": null}' + WITHOUT),
     ({'a.png': picture(), 'dataset.json': b'{"labels": [["a.png", -1]]}'}, [],
-     'image a.png has class label -1; classes are numbered from 0, up to 999999'),
+     'image a.png has class label -1; classes are numbered from 0, up to 999999' + WITHOUT),
     ({'a.png': picture()}, ['--labels-from=folders'],
      'image a.png lies in no class folder; labels from folders need every image in one of several subfolders'),
 ])

@@ -102,6 +102,31 @@ def test_labels_in_the_one_top_folder_are_found(tmp_path, name):
     assert [label for _, label in json.loads((tmp_path / 'out/dataset.json').read_bytes())['labels']] == [0, 1, 0]
 
 
+def test_archives_of_windows_have_their_labels_too(tmp_path):
+    files = {f'cats\\{"ab"[i % 2]}\\{i}.png': picture(seed=i) for i in range(4)}
+    source = write_set(tmp_path / 'set.zip', files)
+    assert run(f'--source={source}', '--check', '--labels-from=folders').endswith(
+        '  class  images  name\n      0       2  a\n      1       2  b\n')
+    files['cats\\dataset.json'] = label_file([[f'{"ab"[i % 2]}/{i}.png', i % 2] for i in range(4)])
+    assert 'Labels: 2 classes\n' in run(f'--source={write_set(source, files)}', '--check')
+    dataset = ImageFolderDataset(str(source), use_labels=True)
+    assert dataset.label_dim == 2 and dataset.passed_over() == ''
+    files['cats\\a\\dataset.json'] = files.pop('cats\\dataset.json')
+    assert 'is not where labels are looked for' in run(f'--source={write_set(source, files)}', '--check', code=1)
+
+
+@pytest.mark.parametrize('content, problem', [
+    (b'{"images": []}', 'must hold {"labels": [[FILE NAME, LABEL], ...]} or {"labels": null}'),
+    (b'\xff\xfe', 'is not valid JSON'),
+    (b'{"labels": [["0.png", "cat"]]}', "image 0.png has the label 'cat', which is neither a finite number nor a list"),
+])
+def test_a_label_file_that_cannot_be_read_can_be_left_out(tmp_path, content, problem):
+    source = write_set(tmp_path / 'set', {'0.png': picture(), 'dataset.json': content})
+    output = run(f'--source={source}', '--check', code=1)
+    assert problem in output and output.endswith('; --labels-from=none leaves the labels out\n')
+    assert run(f'--source={source}', '--check', '--labels-from=none').endswith('Labels: none\n')
+
+
 @pytest.mark.parametrize('files, problem', [
     ({'dataset.json': label_file([['0.jpg', 0], ['1.jpg', 1]])},
      'dataset.json names no image of the set: it has 0.jpg and 1 more, the set has a/0.png and 1 more; names must be '

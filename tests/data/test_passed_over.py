@@ -1,9 +1,11 @@
 """What lies in a data set and is none of its images."""
 import json
 import os
+import subprocess
 import sys
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -87,6 +89,24 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path):
     assert ImageFolderDataset(str(source)).passed_over() == sentence
     result = CliRunner().invoke(dataset_tool.main, [f'--source={source}', '--check'])
     assert result.exit_code == 0 and f'{source}: {sentence}' in result.output.splitlines()
+
+
+def test_folders_may_be_nested_deeper_than_functions(tmp_path):
+    """About as deep as a path of 4096 bytes can be."""
+    here = os.getcwd()
+    try:
+        os.chdir(tmp_path)
+        for _ in range(1500):
+            os.mkdir('d')
+            os.chdir('d')
+        Path('0.png').write_bytes(picture())
+        os.chdir(here)
+        found = ImageFolderDataset(str(tmp_path))
+        assert len(found) == 1
+        assert CliRunner().invoke(dataset_tool.main, [f'--source={tmp_path}', '--check']).exit_code == 0
+    finally:
+        os.chdir(here)
+        subprocess.run(['rm', '-rf', str(tmp_path / 'd')])      # What pytest removes it with is not made for that.
 
 
 def test_links_in_an_archive_are_no_images(tmp_path):

@@ -61,7 +61,9 @@ class TestTar:
         assert len(images) == 2 and labels['labels'] is None
 
     def test_what_is_no_picture_is_counted(self, samples):
-        assert open_originals(samples).passed_over == '2 files passed over: 1 .json, 1 .png'
+        assert open_originals(samples).passed_over == (
+            '2 files passed over: 1 further picture (of those in a .tar archive that are named alike up to the first '
+            'dot the first counts), 1 .json')
         assert '4 images, nothing wrong' in run(f'--source={samples}', '--check')
 
     def test_links_and_devices_are_not_followed(self, tmp_path):
@@ -138,6 +140,24 @@ class TestTar:
                               capture_output=True, text=True, timeout=60)
         assert done.returncode == 1 and 'it is no regular file' in done.stderr
 
+    @pytest.mark.parametrize('where', ['a.tar: x/dataset.json', 'dataset.json'])
+    def test_a_label_file_is_not_passed_over_in_silence(self, tmp_path, where):
+        members = [('x/a.png', image(0)), ('x/b.png', image(1))]
+        content = b'{"labels": [["a.png", 0], ["b.png", 1]]}'
+        if where == 'dataset.json':
+            (tmp_path / where).write_bytes(content)
+        else:
+            members.append(('x/dataset.json', content))
+        write_tar(tmp_path / 'a.tar', members)
+        output = run(f'--source={tmp_path}', '--check', code=1)
+        assert f'{where}: in .tar archives the label of a picture is a .cls file' in output
+        assert 'nothing wrong' in run(f'--source={tmp_path}', '--check', '--labels-from=none')
+
+    def test_classes_that_are_no_numbers_can_be_left_out(self, tmp_path):
+        path = write_tar(tmp_path / 'a.tar', [('a.png', image(0)), ('a.cls', b'cat')])
+        assert run(f'--source={path}', '--check', code=1).endswith('; --labels-from=none leaves the labels out\n')
+        assert 'nothing wrong' in run(f'--source={path}', '--check', '--labels-from=none')
+
     def test_other_labels_are_not_there(self, samples):
         assert 'has no folders to take labels from' in run(f'--source={samples}', '--check', '--labels-from=folders', code=1)
 
@@ -173,6 +193,12 @@ class TestParquet:
                      z=[[1], [2]])
         items = list(open_originals(path).items)
         assert [item.label for item in items] == [None, None] and np.array_equal(items[1].load(), noise(seed=1))
+
+    def test_labels_of_another_name_are_mentioned(self, write):
+        path = write('a.parquet', img=self.cells(0, 1), fine_label=[0, 1], Class=[0, 1], width=[8, 8])
+        assert ('labels are those of a column label, which is not there; there is fine_label, Class, to be renamed '
+                'if it is meant' in run(f'--source={path}', '--check'))
+        assert open_originals(path, 'none').label_note is None
 
     def test_pictures_that_lie_elsewhere_are_bad_pictures(self, write):
         path = write('a.parquet', image=[dict(bytes=None, path='/etc/passwd'), *self.cells(0)])

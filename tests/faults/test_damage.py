@@ -232,6 +232,12 @@ def test_a_damaged_file_does_not_count_as_one_of_the_newest(tmp_path, damage):
         'training-state-000003000.safetensors', 'training-state-000002000.safetensors']
 
 
+def test_a_folder_with_the_name_of_a_half_written_state_is_left_alone(tmp_path):
+    (tmp_path / '.training-state-000000100.safetensors.1.tmp').mkdir()
+    path = write_state(tmp_path, {'a': torch.zeros([1])}, dict(nimg=100, finished=False), Keep(1, best=False))
+    assert saved_states(tmp_path) == [path]
+
+
 def test_what_a_killed_process_left_is_cleared_away(tmp_path):
     left = Path(tmp_path, '.training-state-000001000.safetensors.123.tmp')
     left.touch()

@@ -161,6 +161,14 @@ class TestImages:
         os.rename(tmp_path / 'a' / 'img0000.png', tmp_path / 'a' / 'img0009.png')
         assert DatasetImages(kwargs).fingerprint() != first and len(asked) == 2
 
+    def test_what_a_set_passes_over_does_not_matter_to_its_fingerprint(self, tmp_path):
+        with zipfile.ZipFile(make_dataset(tmp_path / 'a.zip', num=4)) as archive:
+            archive.extractall(tmp_path / 'a')
+        first = DatasetImages(dataset_kwargs(tmp_path / 'a')).fingerprint()
+        (tmp_path / 'a/gone.png').symlink_to('nowhere')
+        (tmp_path / 'a/round.png').symlink_to('round.png')
+        assert DatasetImages(dataset_kwargs(tmp_path / 'a')).fingerprint() == first
+
     def test_no_such_data_set(self, tmp_path):
         with pytest.raises(MetricError, match='gone.zip'):
             DatasetImages(dataset_kwargs(tmp_path / 'gone.zip'))

@@ -465,6 +465,23 @@ def test_a_cache_that_cannot_be_used_leaves_plain_operators(fresh_backend, small
         bias_act(torch.ones(2, 3), impl='native')
 
 
+def test_a_library_that_anybody_could_have_put_there_is_not_loaded(small_library, tmp_path):
+    (tmp_path / 'ops').mkdir()
+    (tmp_path / 'ops').chmod(0o777)
+    with pytest.raises(build.Unavailable, match='anybody may write to .*/ops, and what is there would be executed'):
+        build.build('cpu')
+    assert not list((tmp_path / 'ops').iterdir())
+
+
+def test_a_library_is_its_owners_whatever_the_umask(small_library):
+    before = os.umask(0)
+    try:
+        path = build.build('cpu')
+        assert build.build('cpu') == path
+    finally:
+        os.umask(before)
+
+
 def test_a_home_that_is_a_file_leaves_plain_operators(compiler, tmp_path):
     (tmp_path / 'home').touch()
     code = ('import torch; from torch_utils.ops.bias_act import bias_act\n'

@@ -27,6 +27,22 @@ def test_two_runs_in_one_directory_are_refused_and_the_dead_hold_nothing(tmp_pat
         pass
 
 
+def test_whatever_the_lock_file_says_it_is_text_without_control(tmp_path):
+    (tmp_path / '.lock').write_bytes(b'\xff\x1b[2J process 1 on x')
+    with lock.locked(tmp_path):
+        assert (tmp_path / '.lock').read_text().startswith(f'process {os.getpid()} on ')
+    holder = subprocess.Popen([sys.executable, '-c', HOLD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                              start_new_session=True)
+    try:
+        assert holder.stdout.readline() == 'held\n'
+        (tmp_path / '.lock').write_bytes(b'\xff\x1b[2J process 1')
+        with pytest.raises(lock.BusyError, match=r'\(.\?\[2J process 1\)'), lock.locked(tmp_path):
+            pass
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.wait()
+
+
 HOLD = 'import os, sys, time; from training.run.lock import locked\n' \
        'with locked(sys.argv[1]):\n' \
        '    if os.fork(): print("held", flush=True)\n' \

@@ -25,6 +25,7 @@ from typing import NoReturn
 import torch
 
 from dnnlib import writing
+from dnnlib.cache import who_else_writes
 from dnnlib.commands import how_to_build
 from dnnlib.util import make_cache_dir_path
 
@@ -132,6 +133,10 @@ def build(library: str, again: bool = False) -> Path:
 
 def kept(path: Path, library: str, make: Callable[[Path], None], again: bool) -> Path:
     """`path`, which `make(path)` makes if need be, by `finish` or `give_up`, in one process while others wait."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if (clause := who_else_writes(path)) is not None:
+        raise Unavailable(f'{clause}, and what is there would be executed; DNNLIB_CACHE_DIR may name a folder '
+                          'of your own')
     if is_whole(path):
         return path
     if not again:
@@ -147,6 +152,7 @@ def kept(path: Path, library: str, make: Callable[[Path], None], again: bool) ->
 def finish(path: Path, content: bytes) -> None:
     """Keeps what was built."""
     writing.write_bytes(path, content + _digest(content), 'any')
+    path.chmod(path.stat().st_mode & 0o755)             # Whatever the umask: who_else_writes() looks at it.
     path.with_suffix('.log').unlink(missing_ok=True)
 
 

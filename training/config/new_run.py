@@ -88,6 +88,6 @@ def directories_of(outdir: str, run_name: str) -> list[str]:
     found = []
     for entry in os.scandir(outdir) if os.path.isdir(outdir) else []:
         number, _, name = entry.name.partition('-')
-        if number.isdigit() and name == run_name and entry.is_dir():
+        if number.isdecimal() and name == run_name and entry.is_dir():
             found.append((int(number), entry.path))
     return [path for _, path in sorted(found, reverse=True)]

@@ -16,8 +16,8 @@ from dnnlib.picture_files import MAX_PIXELS
 from training.data import listing, passed_over
 from training.data.cifar10 import read_cifar10
 from training.data.images import WHITE, decode, recolor
-from training.data.labels import MAX_CLASSES, Labels, MisplacedLabels, find_labels, label_array
-from training.data.shards import CIFAR10_FILE, PARQUET, TAR, open_shards, shards_at
+from training.data.labels import LABEL_FILE, MAX_CLASSES, Labels, MisplacedLabels, find_labels, label_array
+from training.data.shards import CIFAR10_FILE, PARQUET, TAR, not_labels_of_tars, open_shards, shards_at
 from training.data.storage import MAX_FILE_BYTES, DatasetError, FolderFiles, ZipFiles, open_files
 
 MNIST_FILE = 'train-images-idx3-ubyte.gz'
@@ -84,9 +84,6 @@ def _files(path: str, labels_from: str, read: Callable[[bytes], np.ndarray]) -> 
         names.sort(key=lambda name: name.split('/'))
     found = _labels(files, names, labels_from)
     labels = found.by_name or {}
-    labelled = [name for name in names if labels.get(name) is not None]
-    if labelled:
-        label_array(labels, labelled, path)         # Refuses what no data set could use.
 
     def load(name: str) -> np.ndarray:
         return read(files.read(name))
@@ -99,15 +96,32 @@ def _files(path: str, labels_from: str, read: Callable[[bytes], np.ndarray]) -> 
 def _labels(files: FolderFiles | ZipFiles, names: list[str], labels_from: str) -> Labels:
     if labels_from == 'none':
         return Labels(None)
+    if labels_from == 'folders':
+        return find_labels(files, names, 'natural-folders')
+    with _naming_the_remedy(DatasetError):
+        found = find_labels(files, names, labels_from)
+        labelled = [name for name in names if found.by_name and found.by_name.get(name) is not None]
+        if labelled:
+            label_array(found.by_name, labelled, files.path)        # Refuses what no data set could use.
+    return found
+
+
+@contextmanager
+def _naming_the_remedy(kind: type[DatasetError]) -> Iterator[None]:
+    """An error of this kind is about labels."""
     try:
-        return find_labels(files, names, 'natural-folders' if labels_from == 'folders' else labels_from)
-    except MisplacedLabels as error:
+        yield
+    except kind as error:
         raise DatasetError(f'{error}; --labels-from=none leaves the labels out') from error
 
 
 def _shards(path: str, paths: list[str], read: Callable[[bytes], np.ndarray], labels_from: str) -> Originals:
     """WebDataset and Parquet: encoded pictures in the order of the shards."""
-    found = open_shards(paths)
+    with _naming_the_remedy(MisplacedLabels):
+        beside = os.path.join(path, LABEL_FILE)
+        if labels_from != 'none' and paths[0].lower().endswith(TAR) and os.path.exists(beside):
+            raise not_labels_of_tars(beside)
+        found = open_shards(paths, labels_from != 'none')
 
     def items() -> Iterator[Item]:
         for picture in found.pictures:

@@ -33,7 +33,7 @@ _MAX_ROWS = 24                  # Of the table of classes.
 
 
 class MisplacedLabels(DatasetError):
-    """There are labels, but not for the images, or not where they count."""
+    """There are labels, but none for the images, not where they count, or none that can be read."""
 
 
 class Labels(NamedTuple):
@@ -73,21 +73,36 @@ def label_file(files: FolderFiles | ZipFiles, image_names: Sequence[str]) -> str
     as file managers make archives."""
     if LABEL_FILE in files.names:
         return LABEL_FILE
-    common = '/'.join([*os.path.commonprefix([name.split('/')[:-1] for name in image_names]), ''])
+    common = '/'.join([*os.path.commonprefix([folders_of(name) for name in image_names]), ''])
     found = [name for name in files.names
-             if name.endswith(f'/{LABEL_FILE}') and common.startswith(name.removesuffix(LABEL_FILE))]
+             if base_of(name) == LABEL_FILE and common.startswith(with_slashes(name).removesuffix(LABEL_FILE))]
     return min(found, key=len, default=None)
+
+
+def with_slashes(name: str) -> str:
+    """A name in a set; some archives of Windows have backslashes."""
+    return name.replace('\\', '/')
+
+
+def base_of(name: str) -> str:
+    """'a/b.png' -> 'b.png'."""
+    return with_slashes(name).rpartition('/')[2]
+
+
+def folders_of(name: str) -> list[str]:
+    """'a/b/c.png' -> ['a', 'b']."""
+    return with_slashes(name).split('/')[:-1]
 
 
 def _refuse_scattered(files: FolderFiles | ZipFiles, image_names: Sequence[str]) -> None:
     """Raises MisplacedLabels if there are several label files, each beside a part of the images."""
-    in_order = [*sorted(image_names), '']
+    in_order = [*sorted(map(with_slashes, image_names)), '']
 
     def has_images(folder: str) -> bool:
         return in_order[bisect_left(in_order, folder, hi=len(image_names))].startswith(folder)
 
     found = [name for name in files.names
-             if name.split('/')[-1].lower() == LABEL_FILE and has_images(name[:-len(LABEL_FILE)])]
+             if base_of(name).lower() == LABEL_FILE and has_images(with_slashes(name)[:-len(LABEL_FILE)])]
     if found:
         raise MisplacedLabels(f'{files.path}: {_and_more(found[0], len(found))} is not where labels are looked for: those '
                               f'of all images must be in one {LABEL_FILE} at the root of the set')
@@ -234,7 +249,7 @@ def _is_pair(pair: Any) -> bool:
 
 def _labels_from_folders(image_names: Sequence[str], path: str, natural: bool) -> Labels:
     """One class per folder, of those right below the innermost one that holds everything."""
-    parents = [name.split('/')[:-1] for name in image_names]
+    parents = [folders_of(name) for name in image_names]
     depth = len(os.path.commonprefix(parents))
     outside = [name for name, parent in zip(image_names, parents) if len(parent) == depth]
     if outside:

@@ -2,7 +2,7 @@
 
 from training.data import passed_over
 from training.data.images import is_image_name
-from training.data.labels import LABEL_FILE
+from training.data.labels import LABEL_FILE, base_of
 from training.data.storage import DatasetError, FolderFiles, ZipFiles
 
 
@@ -19,5 +19,5 @@ def image_names(files: FolderFiles | ZipFiles) -> list[str]:
 def what_is_passed_over(files: FolderFiles | ZipFiles) -> str:
     """All that is neither an image nor a label file, in words; '' if there is nothing."""
     others = (name for name in files.names
-              if name.rpartition('/')[2] != LABEL_FILE and not is_image_name(name))
+              if base_of(name) != LABEL_FILE and not is_image_name(name))
     return passed_over.in_words(files.left_out + passed_over.kinds_by_ending(others))

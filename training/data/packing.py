@@ -38,6 +38,7 @@ class Summary(NamedTuple):
     num_dropped: int                        # By the transform.
     num_bad: int                            # Unreadable and skipped.
     labels: list                            # Of the written images, None for one that has none.
+    brightest: int                          # Of all values of their pixels, 0 to 255.
 
 
 def pack(
@@ -57,7 +58,7 @@ def pack(
         others, or
             none is left.
     """
-    shape, labels, num_dropped, num_bad = None, {}, 0, 0
+    shape, labels, num_dropped, num_bad, brightest = None, {}, 0, 0, 0
     with open_writer(dest) as add:
         for outcome in outcomes(originals, transform, max_images):
             if outcome.problem:
@@ -70,6 +71,7 @@ def pack(
                 num_dropped += 1
             else:
                 shape = outcome.pixels.shape
+                brightest = max(brightest, int(outcome.pixels.max()))
                 name = _file_name(outcome.index)
                 labels[name] = outcome.item.label
                 add(name, encode_png(outcome.pixels))
@@ -77,7 +79,7 @@ def pack(
             raise DatasetError(f'{originals.path}: no image left to write ({num_dropped} dropped, {num_bad} unreadable)')
         pairs = None if None in labels.values() else list(labels.items())
         add(LABEL_FILE, dump_labels(pairs, originals.class_names))
-    return Summary(shape, len(labels), num_dropped, num_bad, list(labels.values()))
+    return Summary(shape, len(labels), num_dropped, num_bad, list(labels.values()), brightest)
 
 
 def outcomes(originals: Originals, transform: Transform, max_images: int | None = None) -> Iterator[Outcome]:

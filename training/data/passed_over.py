@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 LINKED_FOLDER, DANGLING_LINK, SPECIAL_FILE, ARCHIVED_LINK = 'linked folder', 'dangling link', 'special file', 'archived link'
+FURTHER_PICTURE = 'further picture'             # Of a sample in an archive.
 _NOTE = 'note of macOS (._*)'
 
 # In lower case. All names that begin with a dot count, too: .ipynb_checkpoints, ._NAME,
@@ -35,6 +36,7 @@ _PILLOW_HEIF = 'dataset_tool.py reads them with the extra "heic": pip install pi
 _HINTS = {
     **dict.fromkeys(_UNREAD_PICTURES, 'convert them first'),
     **dict.fromkeys(('.heic', '.heif', '.hif'), _PILLOW_HEIF),
+    FURTHER_PICTURE: 'of those in a .tar archive that are named alike up to the first dot the first counts',
     LINKED_FOLDER: 'links to folders are not followed: name the folder itself, or copy it',
 }
 _MAX_KINDS = 8                  # Named one by one.
@@ -90,5 +92,5 @@ def _part(kind: str, num: int) -> str:
         kind_in_words = f'folders {kind.removeprefix("folder ")}'
     else:
         kind_in_words = kind + 's' * (num > 1
-                                      and kind in (LINKED_FOLDER, DANGLING_LINK, SPECIAL_FILE, ARCHIVED_LINK))
+                                      and kind in (LINKED_FOLDER, DANGLING_LINK, SPECIAL_FILE, ARCHIVED_LINK, FURTHER_PICTURE))
     return f'{num} {kind_in_words}' + (f' ({_HINTS[kind]})' if kind in _HINTS else '')

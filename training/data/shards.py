@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 from training.data import passed_over
 from training.data.images import is_image_name
-from training.data.storage import MAX_FILE_BYTES, DatasetError
+from training.data.labels import LABEL_FILE, MisplacedLabels
+from training.data.passed_over import FURTHER_PICTURE
+from training.data.storage import MAX_FILE_BYTES, DatasetError, folders_below
 
 TAR, PARQUET = '.tar', '.parquet'
 CIFAR10_FILE = 'cifar-10-python.tar.gz'     # Read whole, by a reader of its own.
@@ -51,13 +53,14 @@ def shards_at(path: str) -> list[str]:
         refuse_compressed([path])
         return [path] if path.lower().endswith((TAR, PARQUET)) else []
     found, others = [], []
-    for folder, folders, names in os.walk(path):
-        folders.sort()
+    for folder, entries in folders_below(path):
+        names = [entry.name for entry in entries if not os.path.isdir(entry.path)]
         if any(is_image_name(name) for name in names):
             return []
-        found += [os.path.join(folder, name) for name in sorted(names)
+        inside = os.path.join(path, folder)
+        found += [os.path.join(inside, name) for name in names
                   if name.lower().endswith((TAR, PARQUET)) and not passed_over.is_left_behind(name)]
-        others += [os.path.join(folder, name) for name in sorted(names)]
+        others += [os.path.join(inside, name) for name in names]
     if not found or found[0].lower().endswith(TAR):
         refuse_compressed(others)       # Beside others, too: a part of the set would be left out.
     if len({os.path.splitext(name)[1].lower() for name in found}) > 1:
@@ -74,9 +77,16 @@ def refuse_compressed(paths: Sequence[str]) -> None:
                                f'first ({COMPRESSED[ending]} {os.path.basename(path)})')
 
 
-def open_shards(paths: Sequence[str]) -> Shards:
-    """What is in them. Raises DatasetError."""
-    return open_tars(paths) if paths[0].lower().endswith(TAR) else open_parquets(paths)
+def open_shards(paths: Sequence[str], with_labels: bool = True) -> Shards:
+    """What is in them; without labels, what would be wrong with those is no error. Raises DatasetError."""
+    return open_tars(paths, with_labels) if paths[0].lower().endswith(TAR) else open_parquets(paths)
+
+
+def not_labels_of_tars(where: str) -> MisplacedLabels:
+    """The error of a label file beside or in archives that do not have their labels from one."""
+    return MisplacedLabels(
+        f'{where}: in {TAR} archives the label of a picture is a .cls file beside it; unpack them, and name the folder, '
+        f'whose {LABEL_FILE} counts')
 
 
 def _require_file(path: str) -> None:
@@ -88,7 +98,7 @@ def _require_file(path: str) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 # WebDataset.
 
-def open_tars(paths: Sequence[str]) -> Shards:
+def open_tars(paths: Sequence[str], with_labels: bool = True) -> Shards:
     """Pictures by their places in uncompressed archives; a sample's first picture counts."""
     places: dict[tuple[str, str], tuple[str, tarfile.TarInfo]] = {}     # (archive, sample): (name, member)
     labels: dict[tuple[str, str], int] = {}
@@ -101,10 +111,15 @@ def open_tars(paths: Sequence[str]) -> Shards:
             if not info.isreg() or info.issparse():
                 if not info.isdir():
                     left_out[passed_over.ARCHIVED_LINK if info.issym() or info.islnk() else passed_over.SPECIAL_FILE] += 1
-            elif is_image_name(info.name) and key not in places:
-                places[key] = f'{os.path.basename(path)}/{info.name}', info
+            elif is_image_name(info.name):
+                if key in places:
+                    left_out[FURTHER_PICTURE] += 1
+                else:
+                    places[key] = f'{os.path.basename(path)}/{info.name}', info
+            elif with_labels and name.lower() == LABEL_FILE:
+                raise not_labels_of_tars(f'{path}: {info.name}')
             elif ending.lower() == 'cls':
-                labels[key] = class_of(path, info)
+                labels[key] = class_of(path, info) if with_labels else 0
             else:
                 left_out += passed_over.kinds_by_ending([info.name])
     if not places:
@@ -150,7 +165,7 @@ def class_of(path: str, info: tarfile.TarInfo) -> int:
             raise ValueError(repr(text.decode('utf-8', 'replace')))
         return int(text)
     except (OSError, ValueError) as error:
-        raise DatasetError(f'{path}: {info.name} is no class, a whole number ({error})') from error
+        raise MisplacedLabels(f'{path}: {info.name} is no class, a whole number ({error})') from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -218,8 +233,14 @@ def is_whole(kind: Any) -> bool:
 
 
 def note_on_labels(schema: Any) -> str | None:
-    """What a user should know of a column `label` that cannot be used."""
-    if 'label' not in schema.names or is_whole(schema.field('label').type):
+    """What a user should know of a column `label` that cannot be used, or of those that may be what it should be.
+    """
+    if 'label' not in schema.names:
+        others = [field.name for field in schema
+                  if re.search('label|class', field.name.lower()) and is_whole(field.type)]
+        return (f'labels are those of a column label, which is not there; there is {", ".join(others[:5])}, '
+                'to be renamed if it is meant') if others else None
+    if is_whole(schema.field('label').type):
         return None
     return f'the column label holds {schema.field("label").type}, not whole numbers, so that there are no labels'
 

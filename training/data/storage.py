@@ -59,11 +59,15 @@ class FolderFiles:
             return _read_all(file, os.fstat(file.fileno()).st_size, most)
 
     def size_and_crc(self, name: str) -> tuple[int, int]:
-        """Length in bytes and CRC-32 of one file, which is read for it."""
+        """Length in bytes and CRC-32 of one file, which is read for it. DatasetError if that cannot be."""
         size, crc = 0, 0
-        with self.open(name) as file:
-            while block := file.read(_COPY_BYTES):
-                size, crc = size + len(block), zlib.crc32(block, crc)
+        try:
+            with self.open(name) as file:
+                _require_bytes(os.fstat(file.fileno()).st_size, MAX_FILE_BYTES)
+                while block := file.read(_COPY_BYTES):
+                    size, crc = size + len(block), zlib.crc32(block, crc)
+        except OSError as error:
+            raise DatasetError(f'{self.path}: {name} cannot be read ({error})') from error
         return size, crc
 
     def close(self) -> None:
@@ -211,29 +215,53 @@ def _in_place_of(path: str) -> Iterator[Path]:
         yield temporary
 
 
-def _walk(root: str, left_out: Counter[str]) -> Iterator[str]:
-    """Names of the regular files below a folder; links to files count, links to folders are not followed.
+def folders_below(root: str) -> Iterator[tuple[str, list[os.DirEntry]]]:
+    """Each folder, however deep, outer ones first: (its name below the root, '' for that; what is in it, by name).
 
-    What is left out is counted; a folder that a program left behind is not even looked into.
+    Links to folders are not followed, and a folder that a program left behind is not looked into.
     """
+    folders = ['']
+    while folders:
+        folder = folders.pop()
+        path = os.path.join(root, folder) if folder else root
+        try:
+            with os.scandir(path) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            raise DatasetError(f'{path}: {error.strerror}') from error
+        yield folder, entries
+        folders += [_inside(folder, entry.name) for entry in reversed(entries)
+                    if entry.is_dir(follow_symlinks=False) and not passed_over.is_left_behind(entry.name)]
+
+
+def _inside(folder: str, name: str) -> str:
+    return f'{folder}/{name}' if folder else name
+
+
+def _walk(root: str, left_out: Counter[str]) -> Iterator[str]:
+    """Names of the regular files below a folder; links to files count. What is left out is counted."""
+    for folder, entries in folders_below(root):
+        for entry in entries:
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if passed_over.is_left_behind(entry.name):
+                left_out[passed_over.kind_left_behind(entry.name, is_folder)] += 1
+            elif is_folder:
+                continue
+            elif _is_file(entry):
+                yield _inside(folder, entry.name)
+            else:
+                left_out[_kind_of_special(entry)] += 1
+
+
+def _is_file(entry: os.DirEntry) -> bool:
     try:
-        entries = list(os.scandir(root))
-    except OSError as error:
-        raise DatasetError(f'{root}: {error.strerror}') from error
-    for entry in entries:
-        is_folder = entry.is_dir(follow_symlinks=False)
-        if passed_over.is_left_behind(entry.name):
-            left_out[passed_over.kind_left_behind(entry.name, is_folder)] += 1
-        elif is_folder:
-            yield from (f'{entry.name}/{name}' for name in _walk(entry.path, left_out))
-        elif entry.is_file():
-            yield entry.name
-        else:
-            left_out[_kind_of_special(entry)] += 1
+        return entry.is_file()
+    except OSError:                 # A link that leads to itself.
+        return False
 
 
 def _kind_of_special(entry: os.DirEntry) -> str:
-    if entry.is_dir():
+    if os.path.isdir(entry.path):
         return passed_over.LINKED_FOLDER
     return passed_over.DANGLING_LINK if entry.is_symlink() else passed_over.SPECIAL_FILE
 
@@ -276,7 +304,10 @@ def _zip_errors() -> Iterator[None]:
 
 
 def _read_all(file: BinaryIO, size: int, most: int | None) -> bytes:
-    most = MAX_FILE_BYTES if most is None else most
+    _require_bytes(size, MAX_FILE_BYTES if most is None else most)
+    return file.read(size)          # Without a number, a member is decompressed beyond what its archive says of it.
+
+
+def _require_bytes(size: int, most: int) -> None:
     if size > most:
         raise OSError(f'{size} bytes are more than the {most} that are allowed')
-    return file.read(size)          # Without a number, a member is decompressed beyond what its archive says of it.

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dnnlib import writing
+from dnnlib.output import printable
 
 try:
     import fcntl
@@ -33,9 +34,9 @@ def locked(run_dir: str | os.PathLike) -> Iterator[None]:
     """
     path = Path(run_dir, LOCK_FILE)
     writing.require_free(path, 'any')
-    with open(path, 'a+', encoding='utf-8') as file, _open_folder(run_dir) as folder:
+    with open(path, 'a+', encoding='utf-8', errors='replace') as file, _open_folder(run_dir) as folder:
         file.seek(0)
-        holder = file.read(MAX_HOLDER).strip()
+        holder = printable(file.read(MAX_HOLDER).strip(), keep='')
         try:
             is_locked = fcntl is None or _try_lock('flock', folder) + _try_lock('lockf', file.fileno()) > 0
         except BlockingIOError:

@@ -86,16 +86,15 @@ def prune(run_dir: Path, keep: Keep, scores: Mapping[int, float] = MappingProxyT
     for path, state in found:
         if state.nimg not in kept:
             path.unlink()
-    for partial in Path(run_dir).glob('.*.safetensors.*.tmp'):
-        partial.unlink()
+    sweep(run_dir, '.*.safetensors.*.tmp')
 
 
-def sweep(run_dir: Path) -> None:
-    """Removes what killed processes left half written, of files of all kinds.
+def sweep(run_dir: Path, names: str = '.*.tmp') -> None:
+    """Removes what killed processes left half written, of files of all kinds or of these names.
 
-    Nobody else may write there now.
+    Nobody else may write them now.
     """
-    for partial in Path(run_dir).glob('.*.tmp'):
+    for partial in Path(run_dir).glob(names):
         if partial.is_file() and not partial.is_symlink():
             partial.unlink()
 
