@@ -19,7 +19,8 @@ from torch_utils.wire import certificates
 
 
 @click.command(cls=Program, context_settings=dict(max_content_width=110),
-               epilog='Example: python tdgan_authority.py --outdir=certs --hosts=localhost --centres=north,south')
+               epilog='\b\nExample:\n'
+                      '  python tdgan_authority.py --outdir=certs --hosts=localhost --centres=north,south')
 @click.option('--outdir', required=True, metavar='DIR', help='Where each end gets a directory of its own.')
 @click.option('--hosts', default='localhost', show_default=True, metavar='LIST',
               help='Names and addresses at which centres reach the generator\'s site.')

@@ -27,6 +27,8 @@ from torch_utils.wire.address import NVFLARE, check_security
 
 # Threads that wait should sleep, as in train.py.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+# Why there is no connection is said here in a sentence, where gRPC would write pages.
+os.environ.setdefault('GRPC_VERBOSITY', 'NONE')
 
 
 @click.command(cls=Program, context_settings=dict(max_content_width=110), epilog='''

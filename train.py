@@ -52,6 +52,8 @@ Examples:
   python train.py --outdir=runs --data=cats.zip --gpus=2 --cfg=auto --kimg=5000
   python train.py --outdir=runs --data=cats.zip --resume=ffhq256 --snap=10
   python train.py --outdir=runs --data=cats.zip --dry-run          Print the configuration and stop.
+  python train.py --outdir=runs --reg_type=tdgan --tdgan_mode=remote --tdgan_centres=a,b --tdgan_res=64 \\
+      --tdgan_listen=localhost:7300 --tdgan_insecure=1             Images stay at the centres a and b (docs/sites.md).
 ''')
 @with_options
 def main(**options):

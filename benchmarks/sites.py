@@ -123,14 +123,10 @@ def exchange(folder, rounds):
                     end.sendall(bytes([kind]) + raw)
                     received(end, num)
 
-                times = [(timed(by_message), timed(by_socket)) for _ in range(rounds + 2)][2:]
-                grpc_ms, tls_ms = (statistics.median(column) * 1000 for column in zip(*times))
-                ratio = statistics.median(a / b for a, b in times)
-                best, tls_best = (min(column) * 1000 for column in zip(*times))
-                found.append(dict(bytes=num, grpc_ms=round(grpc_ms, 2), tls_ms=round(tls_ms, 2), ratio=round(ratio, 2),
-                                  best_ms=round(best, 2), tls_best_ms=round(tls_best, 2)))
-                click.echo(f'{num / 2 ** 20:8.2f} MiB each way: {grpc_ms:8.2f} ms by messages, {tls_ms:8.2f} ms by a TLS socket, '
-                           f'{ratio:.2f} times; best {best:.2f} and {tls_best:.2f}, {best / tls_best:.2f} times')
+                both = [(timed(by_message, other.pid), timed(by_socket, other.pid))
+                        for _ in range(rounds + 2)][2:]
+                found.append(dict(bytes=num, **compared(both)))
+                click.echo(f'{num / 2 ** 20:8.2f} MiB each way: ' + sentence_of(found[-1]))
         channel.close()
         return found
     finally:
@@ -138,11 +134,34 @@ def exchange(folder, rounds):
         other.wait()
 
 
-def timed(function):
-    """Seconds."""
-    begin = time.perf_counter()
+def timed(function, pid):
+    """(seconds, seconds of processors that this process and another one took; 0 where Linux is not)."""
+    clock = (~pid << 3) | 2                 # clock_getcpuclockid(3).
+
+    def now():
+        cpu = time.process_time() + time.clock_gettime(clock) if sys.platform == 'linux' else 0
+        return time.perf_counter(), cpu
+
+    begin = now()
     function()
-    return time.perf_counter() - begin
+    return tuple(end - before for end, before in zip(now(), begin))
+
+
+def compared(both):
+    """What rounds [(timed by messages, timed by the socket)] come to, in milliseconds."""
+    (grpc, grpc_cpu), (tls, tls_cpu) = (zip(*column) for column in zip(*both))
+    found = dict(grpc_ms=statistics.median(grpc), tls_ms=statistics.median(tls),
+                 best_ms=min(grpc), tls_best_ms=min(tls),
+                 grpc_cpu_ms=statistics.mean(grpc_cpu), tls_cpu_ms=statistics.mean(tls_cpu))
+    return dict({name: round(sec * 1000, 2) for name, sec in found.items()},
+                ratio=round(statistics.median(a / b for a, b in zip(grpc, tls)), 2))
+
+
+def sentence_of(row):
+    """The same, for people."""
+    return (f'{row["grpc_ms"]:8.2f} ms by messages, {row["tls_ms"]:8.2f} ms by a TLS socket, '
+            f'{row["ratio"]:.2f} times; best {row["best_ms"]:.2f} and {row["tls_best_ms"]:.2f}; '
+            f'of processors {row["grpc_cpu_ms"]:.2f} and {row["tls_cpu_ms"]:.2f} ms')
 
 
 # A share of an iteration.

@@ -15,11 +15,12 @@ from losses_ext.sites.hardening import Hardening
 from losses_ext.sites.limits import Limits
 from losses_ext.sites.seat import Seat, StaysHere
 from torch_utils import distributed
-from torch_utils.wire.channel import Channel, Closed
+from torch_utils.wire.channel import Channel, Closed, NotTrusted
 from torch_utils.wire.message import BadMessage, Header, Message
 from training.run.health import CannotGoOn
 
 RETRY_SEC = 2.0
+DISTRUST_SEC = 30.0         # Between two tries where somebody has to change certificates first.
 MAX_RUNS = 100              # That a private directory holds: a generator's site could invent runs until the disk is full.
 LINGER_SEC = 0.2            # What was said last still leaves.
 HANDSHAKE_SEC = 120
@@ -64,11 +65,12 @@ class Participant:
     def take_part(self, connect: Callable[[], Channel], patience: float = float('inf')) -> bool:
         """Connects, again and again, until the run is over; returns whether it is finished, or has stopped for now and did not
         come back for so many seconds. Raises Refused, CannotGoOn."""
-        until, has_said = time.monotonic() + patience, False
+        until, said = time.monotonic() + patience, ''
         while True:
+            pause = RETRY_SEC
             try:
                 channel = connect()
-                has_said = False
+                said = ''
                 try:
                     if self.attend(channel):
                         return True
@@ -76,12 +78,14 @@ class Participant:
                     channel.close()
                     until = time.monotonic() + patience
             except (OSError, Closed, TimeoutError) as error:
-                if not has_said:
-                    print(f'Waiting for the generator\'s site: {error}.', flush=True)
-                    has_said = True
-            if time.monotonic() > until:
+                if said != str(error):
+                    said = str(error)
+                    print(f'Waiting for the generator\'s site: {said}.', flush=True)
+                if isinstance(error, NotTrusted):
+                    pause = DISTRUST_SEC
+            if (left := until - time.monotonic()) < 0:
                 return False
-            time.sleep(RETRY_SEC)
+            time.sleep(min(pause, max(left, RETRY_SEC)))
 
     def attend(self, channel: Channel) -> bool:
         """Does what it is asked as long as the connection lasts; returns whether the run is finished."""
@@ -221,7 +225,14 @@ def check_data(centre: Centre, config: Mapping[str, Any]) -> None:
         dataset.require_trainable()
         shape = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
     if shape != dict(config['data_shape']):
-        raise Refused(f'the images of {centre.data} have the shape {shape}, agreed is {dict(config["data_shape"])}')
+        raise Refused(f'the images of {centre.data} have {in_words(shape)}; '
+                      f'agreed are {in_words(config["data_shape"])}')
+
+
+def in_words(shape: Mapping[str, int]) -> str:
+    """What items of a data set are like."""
+    res, channels, width = shape['img_resolution'], shape['img_channels'], shape['c_dim']
+    return f'{res} pixels, {channels} channels, {width} numbers in a label'
 
 
 def tell(channel: Channel, kind: Kind, text: str) -> None:

@@ -4,10 +4,16 @@ import hashlib
 import json
 import queue
 import random
+import re
+import shutil
 import socket
 import ssl
 import struct
+import subprocess
+import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,6 +62,40 @@ def test_values_arrive_with_all_their_bits():
     sent.tensors['img'] = torch.tensor([float('nan'), float('inf'), -0.0, 1e-45]).repeat(192).reshape(4, 3, 8, 8)
     found = received(list(frames_of(sent))).tensors['img']
     assert torch.equal(found.view(torch.int32), sent.tensors['img'].view(torch.int32))
+
+
+def test_data_that_come_in_one_piece_lie_where_they_came():
+    grpc_channel = pytest.importorskip('torch_utils.wire.grpc_channel')
+    sent = message()
+    data = grpc_channel.packed(list(frames_of(sent)))
+    found = received(grpc_channel.unpacked(data)).tensors['img']
+    assert 0 < found.data_ptr() - np.frombuffer(data, np.uint8).ctypes.data < len(data) - found.nbytes
+
+
+def test_the_largest_tensor_comes_first_as_it_need_not_be_copied():
+    sent = message()
+    sent.tensors = dict(reversed(sent.tensors.items()))
+    assert [len(frame) for frame in frames_of(sent)][1:] == [3072, 16, 32]
+    assert list(received(list(frames_of(sent))).tensors) == ['img', 'n']
+
+
+@pytest.mark.parametrize('shift', [0, 1, 8])
+def test_data_that_lie_crooked_are_put_straight_and_all_may_be_changed(shift):
+    grpc_channel = pytest.importorskip('torch_utils.wire.grpc_channel')
+    sent = message()
+    data = memoryview(bytes(shift) + grpc_channel.packed(list(frames_of(sent))))[shift:]
+    found = received(grpc_channel.unpacked(data)).tensors['img']
+    assert found.data_ptr() % 16 == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert torch.equal(found.add_(1), sent.tensors['img'] + 1)
+
+
+def test_what_has_come_is_no_tensor_of_who_sent_it():
+    sent = message()
+    found, expected = received(list(frames_of(sent))), sent.tensors['img'].clone()
+    sent.tensors['img'].zero_()
+    assert torch.equal(found.tensors['img'], expected)
 
 
 def test_where_the_line_protects_data_the_digest_is_of_what_stands_before_them():
@@ -143,7 +183,7 @@ def test_a_centres_certificate_does_not_do_for_the_other_end(tmp_path):
             if works:
                 grpc_channel.connect(f'localhost:{listener.port}', certificates.load(folders[-1]), 20).close()
             else:
-                with pytest.raises(OSError, match='no connection'):
+                with pytest.raises(OSError, match='unsuitable certificate purpose'):
                     grpc_channel.connect(f'localhost:{listener.port}', certificates.load(folders[-1]), 5)
         finally:
             listener.close()
@@ -251,6 +291,29 @@ def test_certificates_that_would_be_refused_are_refused_at_once(ends, tmp_path):
     assert (ends['north'] / 'own.key').stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.skipif(not all(map(shutil.which, ('openssl', 'sh'))), reason='openssl and a shell are needed')
+def test_certificates_that_are_made_as_the_page_says_are_accepted(tmp_path):
+    """The commands of docs/sites.md as they stand there, for a centre and for the generator's site."""
+    grpc_channel = pytest.importorskip('torch_utils.wire.grpc_channel')
+    page = (Path(__file__).parents[2] / 'docs/sites.md').read_text(encoding='utf-8').replace('\\\n', ' ')
+    authority, *of_centre = [line for line in page.splitlines() if re.match('    (openssl|printf) ', line)]
+    of_site = '\n'.join(of_centre).replace('clientAuth', 'serverAuth').replace('north', 'localhost')
+    found = []
+    for name, script in (('north', '\n'.join([authority, *of_centre])), ('localhost', of_site)):
+        subprocess.run(['sh', '-e', '-c', script], cwd=tmp_path, check=True, capture_output=True)
+        own = tmp_path / f'of {name}'
+        own.mkdir()
+        for source, dest in (('authority.pem',) * 2, ('own.key',) * 2, (f'{name}.pem', 'own.pem')):
+            shutil.copyfile(tmp_path / source, own / dest)
+        found.append(certificates.load(own))
+    assert [identity.names for identity in found] == [('north',), ('localhost',)]
+    listener = grpc_channel.Listener('localhost:0', found[1], lambda end: None)
+    try:
+        grpc_channel.connect(f'localhost:{listener.port}', found[0]).close()
+    finally:
+        listener.close()
+
+
 @pytest.mark.parametrize('taken', ['generator/own.key', 'north/own.key', 'north/authority.pem'])
 def test_certificates_that_are_there_are_never_written_over(tmp_path, taken):
     pytest.importorskip('cryptography')
@@ -321,6 +384,41 @@ def test_nothing_older_than_tls_1_3_is_spoken_and_nobody_without_a_certificate(e
     finally:
         listener.close()
     assert names == [frozenset({'south'})]
+
+
+@pytest.mark.parametrize('server, client, sentence', [
+    ('aa', 'bb', 'the certificate shown there is refused: unable to get local issuer'),
+    ('ww', 'ww', 'the certificate shown there is refused: Hostname mismatch'),
+    ('oo', 'oo', 'the certificate shown there is refused: certificate has expired'),
+    ('an', 'aa', 'the certificate shown there is refused: unsuitable certificate purpose'),
+    ('aa', 'ab', 'whoever listens there does not accept the certificate in .*north'),
+    ('oa', 'ao', r'own\.pem has expired'),
+    ('', 'aa', 'what listens there speaks no TLS'),
+    ('aa', '', 'what listens there wants certificates'),
+], ids=['authority', 'host', 'expired', 'use', 'own authority', 'own expired', 'no TLS there', 'no TLS here'])
+def test_an_end_that_is_not_trusted_is_told_why(tmp_path, monkeypatch, server, client, sentence):
+    """Of each end: the authority that it trusts, and the certificate that it shows.
+    a and b: two authorities, w: for another host, o: expired, n: that of a centre."""
+    grpc_channel = pytest.importorskip('torch_utils.wire.grpc_channel')
+    monkeypatch.setattr(grpc_channel, 'DOUBT_SEC', 0.3)
+    hosts = dict(a='localhost', b='localhost', w='elsewhere', o='localhost')
+    made = {name: certificates.make_authority(tmp_path / name, 'generator', [host], ['north'], int(name != 'o'))
+            for name, host in hosts.items()}
+
+    def identity(parts, end):
+        if not parts:
+            return None
+        trusted, shown = parts
+        own = made['a'][1] if shown == 'n' else made[shown][end]
+        files = made[trusted][0] / 'authority.pem', own / 'own.pem', own / 'own.key'
+        return certificates.Identity(*[path.read_bytes() for path in files], (), str(own))
+
+    listener = grpc_channel.Listener('localhost:0', identity(server, 0), lambda end: None)
+    try:
+        with pytest.raises(channel.NotTrusted, match=sentence):
+            grpc_channel.connect(f'localhost:{listener.port}', identity(client, 1), 30)
+    finally:
+        listener.close()
 
 
 @pytest.mark.parametrize('args, sentence', [

@@ -30,6 +30,7 @@ class Identity:
     certificate: bytes
     key: bytes
     names: tuple[str, ...] = ()
+    folder: str = ''            # Where they lie, if that is known.
 
 
 def load(folder: str | os.PathLike) -> Identity:
@@ -55,7 +56,8 @@ def load(folder: str | os.PathLike) -> Identity:
         raise CertificateError(f'{Path(folder, CERTIFICATE)} was not issued by {Path(folder, AUTHORITY)}') from None
     _require_key(Path(folder, KEY), parts[KEY], own)
     common = own.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    return Identity(parts[AUTHORITY], parts[CERTIFICATE], parts[KEY], tuple(str(name.value) for name in common))
+    names = tuple(str(name.value) for name in common)
+    return Identity(parts[AUTHORITY], parts[CERTIFICATE], parts[KEY], names, str(folder))
 
 
 def _require_key(path: Path, data: bytes, certificate: Any) -> None:

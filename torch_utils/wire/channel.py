@@ -22,6 +22,10 @@ class Closed(ConnectionError):
     """The channel is not there any more; the text says why, as far as it is known."""
 
 
+class NotTrusted(ConnectionError):
+    """One end does not accept the certificate of the other; somebody has to change one first."""
+
+
 class Channel:
     """One end, over two queues of parcels of frames. `names` are what the other end may call itself, None if nobody has said."""
 

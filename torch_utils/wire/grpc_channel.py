@@ -10,11 +10,13 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from torch_utils.wire.certificates import Identity
-from torch_utils.wire.channel import PARCEL_BYTES, WAITING_PARCELS, Channel, outgoing_parcels
+from torch_utils.wire.channel import PARCEL_BYTES, WAITING_PARCELS, Channel, NotTrusted, outgoing_parcels
+from torch_utils.wire.handshake import distrust
 from torch_utils.wire.message import Frame
 
 # gRPC has no option for the oldest TLS. Without a key that both ends know beforehand, which nobody here
@@ -28,6 +30,7 @@ PATH = '/loss_zoo.Sites/Exchange'
 LENGTH = struct.Struct('<I')
 MAX_FRAMES = 16                 # In a parcel. Honest ones have three.
 MAX_BYTES = PARCEL_BYTES + MAX_FRAMES * LENGTH.size
+DOUBT_SEC = 3.0                 # Without a connection for so long, the certificates are looked at.
 MAX_STREAMS = 512
 MAX_STREAMS_OF_ONE = 4          # Of those who show the same certificate; the oldest gives way.
 OPTIONS = [
@@ -99,21 +102,34 @@ class Listener:
 
 
 def connect(address: str, identity: Identity | None, timeout: float = 20) -> Channel:
-    """A channel to whoever listens there. Raises OSError with one sentence."""
+    """A channel to whoever listens there. Raises OSError with one sentence, NotTrusted among them."""
     target = grpc.insecure_channel(address, OPTIONS) if identity is None else \
         grpc.secure_channel(address, client_credentials(identity), OPTIONS)
     try:
-        grpc.channel_ready_future(target).result(timeout)
-    except grpc.FutureTimeoutError:
+        _wait_for(target, address, identity, timeout)
+    except OSError:
         target.close()
-        raise OSError(f'{address}: no connection within {timeout:g} seconds; is the generator\'s site listening there, and '
-                      'are both certificates of one authority?') from None
+        raise
     incoming, outgoing = Incoming(), queue.Queue(WAITING_PARCELS)
     call = target.stream_stream(PATH, response_deserializer=incoming.take)(outgoing_parcels(outgoing))
     channel = _Dialled(incoming, outgoing, target)
     channel.is_protected = identity is not None
     threading.Thread(target=_read, args=(call, incoming, channel), daemon=True).start()
     return channel
+
+
+def _wait_for(target: Any, address: str, identity: Identity | None, timeout: float) -> None:
+    """Until a connection is there. Raises OSError: of certificates that do not fit soon, else in the end."""
+    ready, first = grpc.channel_ready_future(target), min(DOUBT_SEC, timeout)
+    try:
+        with suppress(grpc.FutureTimeoutError):
+            return ready.result(first)
+        if reason := distrust(address, identity):
+            raise NotTrusted(f'{address}: {reason}')
+        ready.result(timeout - first)
+    except grpc.FutureTimeoutError:
+        raise OSError(f'{address}: no connection within {timeout:g} seconds; is the generator\'s site listening '
+                      'there, and does the way there let connections through?') from None
 
 
 class _Calls(grpc.GenericRpcHandler):

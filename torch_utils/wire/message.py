@@ -7,13 +7,14 @@
     digest      32 bytes, SHA-256 of everything before; of header and description alone where the line itself lets no change
                 through (TLS does that once more, and for 1 MiB the hash costs as much as the way)
 
-It crosses as frames: header and description, then the data in pieces, then the digest. Whoever receives the first frame
-compares every tensor with what was agreed, before there is memory for the data.
+It crosses as frames: header and description, then the data of each tensor in pieces, then the digest. Whoever
+receives the first frame compares every tensor with what was agreed, before there is memory for the data.
 """
 import hashlib
 import json
 import math
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ DIGEST_BYTES = 32
 MAX_DESCRIPTION = 2 ** 18       # Bytes.
 PIECE_BYTES = 2 ** 20           # Of one frame of data.
 MAX_FRAME = max(HEADER.size + LENGTH.size + MAX_DESCRIPTION, PIECE_BYTES)
+ALIGNMENT = 16                  # Of data in a parcel of gRPC, where they then may lie as a tensor.
 MAX_DEPTH = 6                   # Of lists and objects in `values`.
 NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}'))
 STEPS = bytes.maketrans(b'[{]}', bytes([1, 1, 255, 255]))      # As int8: 1 deeper, or 1 less.
@@ -107,23 +109,30 @@ def frames_of(message: Message, hashes_data: bool = True) -> Iterator[Frame]:
     """The frames of a message; its `digest` is known when all are out."""
     entries: dict[str, Any] = {'__metadata__': {'values': json.dumps(message.values, allow_nan=False)}}
     end, datas = 0, []
-    for name, tensor in message.tensors.items():
+    # The first one may lie where it comes.
+    for name, tensor in sorted(message.tensors.items(), key=lambda item: -item[1].nbytes):
         datas.append(bytes_of(tensor))
         begin, end = end, end + len(datas[-1])
         entries[name] = {'dtype': NAMES[tensor.dtype], 'shape': list(tensor.shape), 'data_offsets': [begin, end]}
     text = json.dumps(entries, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % ALIGNMENT)
     assert len(text) <= MAX_DESCRIPTION, f'a description of {len(text)} bytes'
     first = message.header.packed() + LENGTH.pack(len(text)) + text
     hasher = hashlib.sha256(first)
     yield first
     for data in datas:
-        for begin in range(0, len(data), PIECE_BYTES):
-            piece = data[begin:begin + PIECE_BYTES]
+        for piece in pieces_of(data):
             if hashes_data:
                 hasher.update(piece)
             yield piece
     message.digest = hasher.digest()
     yield message.digest
+
+
+def pieces_of(data: Frame) -> Iterator[Frame]:
+    """The data of a tensor as they cross."""
+    for begin in range(0, len(data), PIECE_BYTES):
+        yield data[begin:begin + PIECE_BYTES]
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
@@ -143,14 +152,15 @@ class Assembler:
         if self._message is None:
             self._begin(frame, forms)
             return None
-        if self._filled < len(self._data):
+        if self._missing:
             self._fill(frame)
             return None
         message, self._message = self._message, None
         if frame != self._hasher.digest():
             raise BadMessage('a message was changed on its way: its digest is another')
         message.digest = bytes(frame)
-        message.tensors = {name: self._tensor(*where) for name, where in self._places.items()}
+        message.tensors = {name: self._tensor(name, *where) for name, where in self._places.items()}
+        self._arrays = {}
         return message
 
     def _begin(self, frame: Frame, forms: Forms) -> None:
@@ -160,28 +170,56 @@ class Assembler:
         header = Header.parse(bytes(frame[:HEADER.size]))
         if LENGTH.unpack_from(frame, HEADER.size)[0] != len(frame) - start:
             raise BadMessage('the description of a message has another length than it says')
-        values, self._places, size = described(bytes(frame[start:]), forms(header))
+        values, self._places = described(bytes(frame[start:]), forms(header))
         self._hasher = hashlib.sha256(frame)
-        self._data, self._filled = np.empty(size, np.uint8), 0      # Not written before it is filled.
-        self._view = memoryview(self._data)
+        self._missing = deque((name, size) for name, (_, _, size) in self._places.items() if size)
+        self._arrays: dict[str, np.ndarray] = {}
+        self._filled = 0                        # Of the first one that is missing.
         self._message = Message(header, values)
 
     def _fill(self, frame: Frame) -> None:
-        if not 1 <= len(frame) <= min(PIECE_BYTES, len(self._data) - self._filled):
-            raise BadMessage(f'{len(frame)} bytes of data came, {len(self._data) - self._filled} are missing')
-        self._view[self._filled:self._filled + len(frame)] = frame
+        name, size = self._missing[0]
+        if not 1 <= len(frame) <= min(PIECE_BYTES, size - self._filled):
+            raise BadMessage(f'{len(frame)} bytes of {name} came, {size - self._filled} are missing')
+        if len(frame) == size:
+            self._arrays[name] = array_of(frame)
+        else:
+            if self._filled == 0:
+                self._arrays[name] = np.empty(size, np.uint8)           # Not written before it is filled.
+            self._arrays[name][self._filled:self._filled + len(frame)] = memoryview(frame)
         self._filled += len(frame)
+        if self._filled == size:
+            self._missing.popleft()
+            self._filled = 0
         if self._hashes_data:
             self._hasher.update(frame)
 
-    def _tensor(self, dtype: torch.dtype, shape: tuple[int, ...], begin: int, end: int) -> Tensor:
-        if begin == end:
+    def _tensor(self, name: str, dtype: torch.dtype, shape: tuple[int, ...], size: int) -> Tensor:
+        if size == 0:
             return torch.empty(shape, dtype=dtype)
-        return torch.from_numpy(self._data[begin:end]).view(dtype).view(shape)
+        return torch.from_numpy(self._arrays[name]).view(dtype).view(shape)
 
 
-def described(text: bytes, forms: Mapping[str, TensorForm]) -> tuple[dict[str, Any], dict[str, tuple], int]:
-    """(values, {name: (dtype, shape, begin, end)}, bytes of all data) of a description. Raises BadMessage."""
+class Arrived:
+    """Bytes that nobody else has, as what numpy makes a writable array of. (That of `np.frombuffer` may not be
+    written, of which torch warns.)"""
+
+    def __init__(self, frame: Frame):
+        self.frame = frame
+        there = np.frombuffer(frame, np.uint8).__array_interface__
+        self.__array_interface__ = {**there, 'data': (there['data'][0], False)}
+
+
+def array_of(frame: Frame) -> np.ndarray:
+    """The bytes of a frame that has come, where they lie if that may be: a copy of what is in no cache takes
+    long."""
+    is_mine = type(frame.obj if isinstance(frame, memoryview) else frame) is bytes      # No tensor's memory.
+    found = np.asarray(Arrived(frame)) if is_mine else np.frombuffer(frame, np.uint8).copy()
+    return found if found.ctypes.data % ALIGNMENT == 0 else found.copy()
+
+
+def described(text: bytes, forms: Mapping[str, TensorForm]) -> tuple[dict[str, Any], dict[str, tuple]]:
+    """(values, {name: (dtype, shape, bytes)}) of a description. Raises BadMessage."""
     entries = parsed(text)
     metadata = entries.pop('__metadata__', None)
     if not isinstance(metadata, dict) or set(metadata) != {'values'} or not isinstance(metadata['values'], str):
@@ -198,8 +236,8 @@ def described(text: bytes, forms: Mapping[str, TensorForm]) -> tuple[dict[str, A
         begin, end = end, end + math.prod(shape) * dtype.itemsize
         if entry.get('data_offsets') != [begin, end]:
             raise BadMessage(f'{name} does not lie where it should')
-        places[name] = dtype, shape, begin, end
-    return values, places, end
+        places[name] = dtype, shape, end - begin
+    return values, places
 
 
 def entry_form(name: str, entry: Any) -> tuple[torch.dtype, tuple[int, ...]]:

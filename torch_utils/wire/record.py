@@ -16,13 +16,13 @@ from torch_utils.wire.message import (
     DIGEST_BYTES,
     HEADER,
     LENGTH,
-    PIECE_BYTES,
     Assembler,
     BadMessage,
     Message,
     TensorForm,
     entry_form,
     parsed,
+    pieces_of,
 )
 
 NAME = re.compile(r'message-([0-9]{9,18})\.bin')
@@ -106,11 +106,14 @@ def parse(data: bytes) -> Message | None:
     entries = parsed(data[start:begin])
     entries.pop('__metadata__', None)
     forms = {name: TensorForm(*entry_form(name, entry)) for name, entry in entries.items()}
-    if sum(form.dtype.itemsize * math.prod(form.shape) for form in forms.values()) > len(data):
+    sizes = [form.dtype.itemsize * math.prod(form.shape) for form in forms.values()]
+    if sum(sizes) > len(data):
         return None                     # No memory for what a file only says it has.
     of_all = hashlib.sha256(data[:-DIGEST_BYTES]).digest() == data[-DIGEST_BYTES:]
-    assembler, body = Assembler(of_all), data[begin:-DIGEST_BYTES]
-    pieces = [body[i:i + PIECE_BYTES] for i in range(0, len(body), PIECE_BYTES)]
-    for frame in (data[:begin], *pieces, data[-DIGEST_BYTES:]):
+    assembler, frames, body = Assembler(of_all), [data[:begin]], memoryview(data)[begin:-DIGEST_BYTES]
+    for size in sizes:
+        frames += pieces_of(body[:size])
+        body = body[size:]
+    for frame in (*frames, *pieces_of(body), data[-DIGEST_BYTES:]):
         message = assembler.add(frame, lambda header: forms)
     return message
