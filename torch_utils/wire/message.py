@@ -17,6 +17,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ MAX_FRAME = max(HEADER.size + LENGTH.size + MAX_DESCRIPTION, PIECE_BYTES)
 ALIGNMENT = 16                  # Of data in a parcel of gRPC, where they then may lie as a tensor.
 MAX_DEPTH = 6                   # Of lists and objects in `values`.
 NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}'))
+FEW_BRACKETS = 200
 STEPS = bytes.maketrans(b'[{]}', bytes([1, 1, 255, 255]))      # As int8: 1 deeper, or 1 less.
 
 DTYPES = {
@@ -207,15 +209,18 @@ class Arrived:
     def __init__(self, frame: Frame):
         self.frame = frame
         there = np.frombuffer(frame, np.uint8).__array_interface__
-        self.__array_interface__ = {**there, 'data': (there['data'][0], False)}
+        self.address = there['data'][0]
+        self.__array_interface__ = {**there, 'data': (self.address, False)}
 
 
 def array_of(frame: Frame) -> np.ndarray:
     """The bytes of a frame that has come, where they lie if that may be: a copy of what is in no cache takes
     long."""
-    is_mine = type(frame.obj if isinstance(frame, memoryview) else frame) is bytes      # No tensor's memory.
-    found = np.asarray(Arrived(frame)) if is_mine else np.frombuffer(frame, np.uint8).copy()
-    return found if found.ctypes.data % ALIGNMENT == 0 else found.copy()
+    if type(frame.obj if isinstance(frame, memoryview) else frame) is bytes:        # No tensor's memory.
+        arrived = Arrived(frame)
+        if arrived.address % ALIGNMENT == 0:
+            return np.asarray(arrived)
+    return np.frombuffer(frame, np.uint8).copy()
 
 
 def described(text: bytes, forms: Mapping[str, TensorForm]) -> tuple[dict[str, Any], dict[str, tuple]]:
@@ -268,8 +273,10 @@ def parsed(text: bytes) -> dict[str, Any]:
 
 def depth_of(text: bytes) -> int:
     """How deep brackets lie in one another at most, those in texts among them."""
-    steps = np.frombuffer(text.translate(STEPS, NO_BRACKETS), np.int8)
-    return int(steps.cumsum(dtype=np.int64).max(initial=0))
+    steps = text.translate(STEPS, NO_BRACKETS)
+    if len(steps) <= FEW_BRACKETS:              # As in honest messages, each of which waits for this.
+        return max(accumulate(step if step == 1 else -1 for step in steps), default=0)
+    return int(np.frombuffer(steps, np.int8).cumsum(dtype=np.int64).max(initial=0))
 
 
 def _no_number(text: str) -> None:
