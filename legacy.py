@@ -10,4 +10,6 @@ __all__ = ['load_network', 'load_network_pkl']
 
 if __name__ == '__main__':
     from convert import legacy
+    from dnnlib import output
+    output.prepare()
     legacy()

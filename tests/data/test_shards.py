@@ -195,8 +195,8 @@ class TestParquet:
         assert [item.label for item in items] == [None, None] and np.array_equal(items[1].load(), noise(seed=1))
 
     def test_labels_of_another_name_are_mentioned(self, write):
-        path = write('a.parquet', img=self.cells(0, 1), fine_label=[0, 1], Class=[0, 1], width=[8, 8])
-        assert ('labels are those of a column label, which is not there; there is fine_label, Class, to be renamed '
+        path = write('a.parquet', img=self.cells(0, 1), fine_label=[0, 1], Cls=[0, 1], width=[8, 8])
+        assert ('labels are those of a column label, which is not there; there is fine_label, Cls, to be renamed '
                 'if it is meant' in run(f'--source={path}', '--check'))
         assert open_originals(path, 'none').label_note is None
 

@@ -74,6 +74,14 @@ def test_every_command_prepares_its_output(name):
     assert lines[0].strip() == f'output.prepare({"may_fail=True" if name in ("train", "tdgan_centre") else ""})'
 
 
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='there is no such device')
+@pytest.mark.parametrize('command', ['legacy.py', '-m torch_utils.ops'])
+def test_what_forwards_to_a_command_prepares_it_too(command):
+    done = subprocess.run(['sh', '-c', f'exec "$0" {command} --help > /dev/full', sys.executable], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == 'Error: stdout: No space left on device\n'
+
+
 def test_there_is_no_other_command():
     assert {path.stem for path in ROOT.glob('*.py') if "__name__ == '__main__'" in path.read_text()} <= {*COMMANDS, 'legacy'}
 

@@ -6,6 +6,7 @@ from datetime import datetime
 import click
 import torch
 
+from dnnlib import output
 from dnnlib.commands import how_to_build
 from torch_utils.ops import backend, build, nvrtc
 
@@ -104,4 +105,5 @@ def _states_of(library, paths, way=''):
 
 
 if __name__ == '__main__':
+    output.prepare()
     main()

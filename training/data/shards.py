@@ -237,7 +237,7 @@ def note_on_labels(schema: Any) -> str | None:
     """
     if 'label' not in schema.names:
         others = [field.name for field in schema
-                  if re.search('label|class', field.name.lower()) and is_whole(field.type)]
+                  if re.search('label|class|cls', field.name.lower()) and is_whole(field.type)]
         return (f'labels are those of a column label, which is not there; there is {", ".join(others[:5])}, '
                 'to be renamed if it is meant') if others else None
     if is_whole(schema.field('label').type):
