@@ -94,7 +94,7 @@ class Hub:
         """Takes part in a run, which has been built."""
         self._num_stages = num_stages
         self.game, self._config, self._options, self._digests = game, config, options, digests
-        self._total_nimg = config['kimg'] * 1000
+        self._total_nimg = round(config['kimg'] * 1000)
         self._stage, self.is_over = None, False
         self._pending.clear()
         for link in self.links:

@@ -1,6 +1,7 @@
 """TDGAN between sites: peers that do not fit each other are refused, with a sentence at both ends."""
 import re
 import threading
+from types import SimpleNamespace
 
 import pytest
 from site_runs import BASE
@@ -12,6 +13,7 @@ from losses_ext.sites.agreement import Kind
 from losses_ext.sites.take_part import Centre, Participant, Refused
 from torch_utils.wire import channel
 from torch_utils.wire.message import Header, Message
+from training.config import going_on
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +88,21 @@ def test_a_centre_of_another_version_is_refused_and_told_why(capsys):
     thread.join(60)
     sentence = f'the centre speaks another version of this protocol than {agreement.PROTOCOL}'
     assert answer.values == dict(text=sentence, for_good=True) and sentence in capsys.readouterr().err
+
+
+def test_a_run_whose_stages_add_up_crookedly_ends_as_finished(tmp_path, monkeypatch):
+    """0.1 + 0.1 + 0.1 is more than 0.3: such a run was stopped and continued for ever."""
+    config = dict(kimg=0.1 + 0.1 + 0.1, run_dir=None)
+    monkeypatch.setattr(going_on, 'kimg_of', lambda config: 0.3)
+    assert going_on.is_finished(config)
+    there, here = channel.pair()
+    generator = hub.Hub(['north'], 5, lambda on_channel: lambda: None)
+    generator.serve(SimpleNamespace(shares=None), config, {}, {})
+    generator.open()
+    generator.links[0].presence = SimpleNamespace(channel=here)
+    generator.end_iteration(300, 75)
+    generator.close()
+    assert there.receive(agreement.of_kinds({Kind.END: {}}), 60).values == dict(finished=True)
 
 
 def test_who_waits_for_another_certificate_says_so_once(tmp_path, monkeypatch, capsys):

@@ -128,8 +128,8 @@ def _wait_for(target: Any, address: str, identity: Identity | None, timeout: flo
             raise NotTrusted(f'{address}: {reason}')
         ready.result(timeout - first)
     except grpc.FutureTimeoutError:
-        raise OSError(f'{address}: no connection within {timeout:g} seconds; is the generator\'s site listening '
-                      'there, and does the way there let connections through?') from None
+        raise OSError(f'{address}: no connection within {timeout:g} seconds: nobody listens there, or what is '
+                      'between lets no connection through') from None
 
 
 class _Calls(grpc.GenericRpcHandler):

@@ -35,7 +35,7 @@ def _distrust(plain: socket.socket, host: str, identity: Identity) -> str:
         return f'the certificate shown there is refused: {error.verify_message.rstrip(".")}'
     except ssl.SSLError as error:
         if error.reason in ('WRONG_VERSION_NUMBER', 'RECORD_LAYER_FAILURE'):
-            return 'what listens there speaks no TLS; was it started without certificates?'
+            return 'what listens there speaks no TLS: it may have been started without certificates'
         is_accepted = 'ALERT' not in (error.reason or '')
     return _distrust_of(identity.folder) if identity.folder and not is_accepted else ''
 
@@ -46,8 +46,8 @@ def _distrust_of(folder: str) -> str:
         load(folder)
     except CertificateError as error:
         return str(error)
-    return (f'whoever listens there does not accept the certificate in {folder}; does it trust the same '
-            'authority?')
+    return (f'whoever listens there does not accept the certificate in {folder}: it may trust another '
+            'authority')
 
 
 def _distrust_without(plain: socket.socket) -> str:

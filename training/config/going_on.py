@@ -28,7 +28,7 @@ def options_of(run_dir: str) -> Config:
 
 def is_finished(config: Mapping[str, Any]) -> bool:
     """Is there nothing left to do in the run's directory?"""
-    return kimg_of(config) >= config['kimg']
+    return kimg_of(config) >= round(config['kimg'] * 1000) / 1000       # Stages may add up to 0.30000000000000004.
 
 
 def kimg_of(config: Mapping[str, Any]) -> float:
