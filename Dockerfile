@@ -12,7 +12,8 @@ RUN pip install --no-cache-dir -r /src/requirements.txt && \
 
 # The operators are compiled once, into the image; for CUDA's, /cache must outlive a container (-v loss-zoo:/cache).
 ENV DNNLIB_CACHE_DIR=/cache
-RUN mkdir -m 777 /cache /work && loss-zoo doctor --build && chmod -R a+rwX /cache
+# Whoever runs it may add operators for another processor; those that are there nobody may change (dnnlib/cache.py).
+RUN mkdir -m 777 /cache /work && loss-zoo doctor --build && chmod -R go-w,a+rX /cache && chmod 1777 /cache /cache/ops
 WORKDIR /work
 ENTRYPOINT ["loss-zoo"]
 CMD ["--help"]

@@ -37,7 +37,7 @@ def who_else_writes(path: str | os.PathLike) -> str | None:
         status = _status(part)
         if status is not None and status.st_uid not in trusted:
             return f'{part} belongs to another user'
-        if status is not None and status.st_mode & stat.S_IWOTH:
+        if status is not None and status.st_mode & stat.S_IWOTH and not _keeps_owners(status):
             return f'anybody may write to {part}'
     return None
 
@@ -49,6 +49,11 @@ def _place():
         return named, ''
     home = os.environ.get('HOME') or os.environ.get('USERPROFILE') or tempfile.gettempdir()
     return home, os.path.join('.cache', 'dnnlib')
+
+
+def _keeps_owners(status):
+    """Is it a folder like that of temporary files, where all may make files, and nobody replaces those of others?"""
+    return stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
 
 
 def _status(path):

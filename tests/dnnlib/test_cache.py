@@ -1,6 +1,7 @@
 """Who else could have written what is kept for later, and would then be executed."""
 import os
 import stat
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,7 @@ def rights(monkeypatch):
 
     def status(path, **_):
         owner, mode = known.get(os.fspath(path), (ADMINISTRATOR, PRIVATE))
-        return SimpleNamespace(st_uid=owner, st_mode=stat.S_IFDIR | mode)
+        return SimpleNamespace(st_uid=owner, st_mode=(stat.S_IFREG if path == library() else stat.S_IFDIR) | mode)
 
     for name in ('DNNLIB_CACHE_DIR', 'USERPROFILE'):
         monkeypatch.delenv(name, raising=False)
@@ -65,3 +66,15 @@ def test_without_a_home_anybody_may_have_been_first(rights, monkeypatch):
 def test_what_anybody_may_write_to_is_not_trusted(rights, part):
     rights[part(library())] = ME, 0o777
     assert who_else_writes(library()) == f'anybody may write to {part(library())}'
+
+
+def test_a_folder_where_all_may_make_files_and_none_replaces_those_of_others_will_do(rights, monkeypatch):
+    """As in the image that the Dockerfile makes."""
+    assert 'chmod 1777 /cache /cache/ops' in (Path(__file__).parents[2] / 'Dockerfile').read_text()
+    monkeypatch.setenv('DNNLIB_CACHE_DIR', '/cache')
+    rights['/cache'] = rights['/cache/ops'] = ADMINISTRATOR, FOR_ALL
+    assert who_else_writes(library()) is None
+    rights[library()] = OTHER, PRIVATE
+    assert who_else_writes(library()) == '/cache/ops/cpu.so belongs to another user'
+    rights[library()] = ME, FOR_ALL
+    assert who_else_writes(library()) == 'anybody may write to /cache/ops/cpu.so'
