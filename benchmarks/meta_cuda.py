@@ -51,7 +51,7 @@ LAUNCHES = {                        # {operation: (arguments) -> kernels}
     '_foreach_norm': lambda args: 2 * of_list(args[0], 110),
     'sort': lambda args: 4, 'argsort': lambda args: 4, 'topk': lambda args: 4,
     '_fft_r2c': lambda args: 2, '_fft_c2r': lambda args: 2, '_fft_c2c': lambda args: 2,
-    'layer_act_grad': lambda args: 2,                   # And sums over tiles.
+    'layer_act_grad': lambda args: 2, 'layer_act_grad2': lambda args: 2,        # And sums over tiles.
     'diag_embed': lambda args: 2, 'cosine_similarity': lambda args: 8,
 }
 

@@ -220,16 +220,40 @@ class Conv2dLayer(nn.Module):
             self.register_buffer('weight', weight)
             self.register_buffer('bias', bias)
 
-    def forward(self, x: Tensor, gain: float = 1) -> Tensor:
-        """[N, in_channels, H, W] -> [N, out_channels, H * up / down, W * up / down];
-        `gain` scales output and clamp."""
-        # Without bias, activation and clamp the gain joins the weight's, which saves a pass over the output.
-        is_plain = self.bias is None and self.activation == 'linear' and self.conv_clamp is None
-        weight_gain = self.weight_gain * gain if is_plain else self.weight_gain
-        x = conv2d_resample.conv2d_resample(
-            x, _kernel(self.weight, x, weight_gain), f=self.resample_filter,
-            up=self.up, down=self.down, padding=self.padding, flip_weight=(self.up == 1))
-        return x if is_plain else _activate(x, self.bias, self.activation, gain, self.conv_clamp)
+    def forward(
+        self,
+        x: Tensor,                          # [N, in_channels, H, W]
+        gain: float = 1,                    # Scales output and clamp.
+        before: 'Conv2dLayer | None' = None,    # A layer that x has been convolved by, and not yet activated.
+        base: Tensor | None = None,         # Added to the result.
+    ) -> Tensor:                            # [N, out_channels, H * up / down, W * up / down]
+        """Applies the layer."""
+        x = self.convolved(x, gain, before)
+        if self._is_plain():
+            return x if base is None else base + x
+        return bias_act.bias_act(x, base=base, **self._activation(gain))
+
+    def convolved(self, x: Tensor, gain: float = 1, before: 'Conv2dLayer | None' = None) -> Tensor:
+        """`forward` but for what follows the convolution."""
+        return conv2d_resample.conv2d_resample(
+            x, self._scaled(x, gain), f=self.resample_filter, up=self.up, down=self.down, padding=self.padding,
+            flip_weight=(self.up == 1), before=None if before is None else before._activation(1))
+
+    def beside(self, x: Tensor, gain: float = 1) -> tuple[Tensor, Tensor]:
+        """x itself, for what else it is needed, and `forward` of it; for a plain layer of one pixel that does not upsample."""
+        assert self._is_plain() and self.weight.shape[2:] == (1, 1) and self.up == 1, 'only plain layers of one pixel'
+        return conv2d_resample.conv2d_beside(x, self._scaled(x, gain), self.resample_filter, self.down)
+
+    def _is_plain(self):
+        return self.bias is None and self.activation == 'linear' and self.conv_clamp is None
+
+    def _scaled(self, x, gain):
+        """The kernel for x. Of a plain layer the gain joins it, which saves a pass over the output."""
+        return _kernel(self.weight, x, self.weight_gain * gain if self._is_plain() else self.weight_gain)
+
+    def _activation(self, gain):
+        """Arguments of `bias_act`."""
+        return {'b': self.bias, **_options(self.activation, gain, self.conv_clamp)}
 
 
 class MinibatchStdLayer(nn.Module):
@@ -429,9 +453,14 @@ def _activate(x, bias, activation, gain, clamp, scale=None, noise=None, strength
     """Bias, activation with its own gain times `gain`, clamp scaled by `gain`; before that, scale [N, C] and noise,
     and first of all a filter where there is such a scale.
     """
-    options = {'act': activation, 'gain': bias_act.activation_funcs[activation].def_gain * gain,
-               'clamp': None if clamp is None else clamp * gain}
+    options = _options(activation, gain, clamp)
     if scale is None:
         x = x if noise is None else x + (noise * strength).to(x.dtype)
         return bias_act.bias_act(x, bias, **options)
     return scale_bias_act(x, scale, noise, bias, strength=strength, fir=fir, **options)
+
+
+def _options(activation, gain, clamp):
+    """Those of `bias_act` for an activation whose own gain, and clamp, are scaled by `gain`."""
+    return {'act': activation, 'gain': bias_act.activation_funcs[activation].def_gain * gain,
+            'clamp': None if clamp is None else clamp * gain}

@@ -455,9 +455,9 @@ class DiscriminatorBlock(_Block):
             img = upfirdn2d.downsample2d(img, self.resample_filter) if self.architecture == 'skip' else None
 
         if self.architecture == 'resnet':
-            shortcut = self.skip(x, gain=math.sqrt(0.5))
-            return shortcut + self.conv1(self.conv0(x), gain=math.sqrt(0.5)), img
-        return self.conv1(self.conv0(x)), img
+            x, shortcut = self.skip.beside(x, gain=math.sqrt(0.5))
+            return self.conv1(self.conv0.convolved(x), gain=math.sqrt(0.5), before=self.conv0, base=shortcut), img
+        return self.conv1(self.conv0.convolved(x), before=self.conv0), img
 
 
 class DiscriminatorEpilogue(nn.Module):

@@ -56,7 +56,11 @@ def calls(x):
     scale, noise, b = (torch.randn(shape, device=x.device, dtype=wide) for shape in ((n, c), (n, 1, h, w), (c,)))
     strength, f = torch.tensor(0.5, device=x.device, dtype=wide), torch.randn(4, 4, device=x.device)
     options = 2, 0.2, 2 ** 0.5, 256.0
-    return {'layer_act': (x, scale, noise, strength, b, *options), 'layer_act_grad': (x, x, x, scale, noise, *options),
+    r, place = torch.ones([3, n, c], device=x.device, dtype=wide), (f, [2, 1, 2, 1], False, 4.0)
+    return {'layer_act': (x, scale, noise, strength, b, x, *options),
+            'layer_act_grad': (x, x, x, scale, noise, strength, b, *options),
+            'layer_act_grad2': (x, r, x, x, x, scale, noise, strength, b, *options),
+            'act_filter': (x, b, *place, *options), 'filter_layer_act': (x, *place, scale, noise, strength, b, *options),
             'upfirdn2d': (x, f, [2, 2], [1, 1], [2, 1, 2, 1], False, 4.0)}
 
 

@@ -42,8 +42,14 @@ def check_registration(ops):
     for layout in (torch.contiguous_format, torch.channels_last):
         image = x.detach().contiguous(memory_format=layout).requires_grad_()
         check(ops.upfirdn2d.default, (image, f, [2, 1], [1, 2], [2, 1, 1, 0], False, 2.0))
-        check(ops.layer_act.default, (image, None, None, None, b, 2, 0.2, 1.5, 0.8))
-        check(ops.layer_act_grad.default, (image.detach(), image.detach(), image.detach(), None, None, 0, 0.2, 1.5, None))
+        check(ops.layer_act.default, (image, None, None, None, b, image, 2, 0.2, 1.5, 0.8))
+        three = [image.detach()] * 3
+        check(ops.layer_act_grad.default, (*three, *[None] * 4, 0, 0.2, 1.5, None))
+        check(ops.layer_act_grad2.default, (three[0], torch.ones(3, 2, 3), *three, *[None] * 4, 0, 0.2, 1.5, None))
+        place = torch.randn(4, 4), [2, 1, 2, 1], False, 2.0
+        check(ops.act_filter.default, (three[0], b.detach(), *place, 2, 0.2, 1.5, 0.8))
+        check(ops.filter_layer_act.default, (three[0], *place, None, None, None, b.detach(), 2, 0.2, 1.5, 0.8))
+        check(ops.filter_add.default, (three[0], place[0], [1, 1], [1, 1], [2, 1, 2, 1], False, 2.0, three[0]))
     torch.library.opcheck(ops.upfirdn2d.default, (x, f, [2, 1], [1, 2], [2, 1, 1, 0], False, 2.0))
     torch.library.opcheck(ops.bias_act.default, (x, b, 1, 2, 0.2, 1.5, 0.8))
     for act in (0, 8):
@@ -81,7 +87,7 @@ def check_layers(ops):
         parts = {name: torch.randn(shape, dtype=torch.float64, requires_grad=name != 'noise') for name, shape in SCALES.items()}
         for act, clamp in ((0, None), (2, 0.8)):
             def op(x, scale, strength, b, options=(act, 0.2, 1.3, clamp), noise=parts['noise']):
-                return ops.layer_act(x, scale, noise, strength, b, *options)
+                return ops.layer_act(x, scale, noise, strength, b, None, *options)
             inputs = x, parts['scale'], parts['strength'], parts['b']
             assert gradcheck(op, inputs) and gradgradcheck(op, inputs, fast_mode=True)
             y = op(*inputs)
@@ -94,7 +100,7 @@ def check_layers(ops):
             assert launched.layout_of(y) == layout
     noise = parts['noise'].requires_grad_()
     try:
-        ops.layer_act(x, None, noise, None, None, 0, 0.0, 1.0, None).sum().backward()
+        ops.layer_act(x, None, noise, None, None, None, 0, 0.0, 1.0, None).sum().backward()
     except RuntimeError as error:
         assert 'noise has no derivative' in str(error)
     else:

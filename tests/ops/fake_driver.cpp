@@ -16,17 +16,22 @@ constexpr int not_found = 500, wrong_argument = 1, wrong_kernel = 2, wrong_block
 template <class T, int order, zoo::Act act, class F> void choose(const zoo::BiasActKernel<T, order, act>& k, F f) {
     zoo::with_kernel<T>(order, k.p, int(act), k.tensors, f);
 }
-template <class T, class F> void choose(const zoo::GatherKernel<T>& k, F f) { zoo::with_kernel(k.r, k.x, k.f, k.y, f); }
-template <class T, class X, class Y, bool last, int lanes, class F> void choose(const zoo::StripKernel<T, X, Y, last, lanes>& k, F f) {
-    zoo::with_kernel(k.r, k.x, k.f, k.y, f);
+template <class T, class F> void choose(const zoo::GatherKernel<T>& k, F f) { zoo::with_kernel(k.r, k.x, k.f, k.y, k.base, f); }
+template <class T, class X, class Y, bool last, int lanes, class Parts, class F>
+void choose(const zoo::StripKernel<T, X, Y, last, lanes, Parts>& k, F f) {
+    if constexpr (std::is_same_v<Parts, zoo::Alone<T>>)
+        zoo::with_kernel(k.r, k.x, k.f, k.y, k.parts.base, f);
+    else
+        zoo::with_joint_kernel(k.r, k.x, k.f, k.y, k.parts, f);
 }
 template <class T, zoo::Act act, bool last, int size, class F> void choose(const zoo::LayerActKernel<T, act, last, size>& k, F f) {
-    zoo::with_kernel(k.p, int(act), zoo::layer_act_pack(k.p, sizeof(T), k.tensors), k.tensors, nullptr, f);
+    zoo::with_kernel(0, k.p, int(act), zoo::layer_act_pack(k.p, sizeof(T), k.tensors), k.tensors, nullptr, f);
 }
-template <class T, zoo::Act act, bool last, int size, class F> void choose(const zoo::LayerActGradKernel<T, act, last, size>& k, F f) {
+template <class T, zoo::Act act, bool last, int size, int order, class F>
+void choose(const zoo::LayerActGradKernel<T, act, last, size, order>& k, F f) {
     const int pack = zoo::layer_act_pack(k.p, sizeof(T), k.tensors);
     const zoo::LayerActTiles tiles = zoo::layer_act_tiles(k.p, pack);
-    zoo::with_kernel(k.p, int(act), pack, k.tensors, &tiles, f);
+    zoo::with_kernel(order, k.p, int(act), pack, k.tensors, &tiles, f);
 }
 
 // Bytes between fields are not compared.

@@ -96,21 +96,27 @@ def pair(value):
     return (value, value) if isinstance(value, int) else value
 
 
-def on_host(host, x, f, up=1, down=1, padding=(0, 0, 0, 0), flip_filter=False, gain=1, general=False):
-    """(result of the kernel bodies, whether a strip kernel did it)."""
-    layout = torch.channels_last if not x.is_contiguous() else torch.contiguous_format
-    f = f.contiguous()
+def axes_of(x, f, up, down, padding):
+    """(numbers that the kernels have of both axes, size of the result)."""
     axes, out = [], []
     for axis in (0, 1):
         u, d, before, after = pair(up)[axis], pair(down)[axis], padding[2 * axis], padding[2 * axis + 1]
         size, taps = x.shape[3 - axis], f.shape[1 - axis]
         out.append((size * u + before + after - taps) // d + 1)
         axes += [u, d, before, size, out[-1], taps]
-    y = torch.full([*x.shape[:2], *out[::-1]], float('nan'), dtype=x.dtype).contiguous(memory_format=layout)
+    return (ctypes.c_int * 12)(*axes), [*x.shape[:2], *out[::-1]]
+
+
+def on_host(host, x, f, up=1, down=1, padding=(0, 0, 0, 0), flip_filter=False, gain=1, general=False, base=None):
+    """(result of the kernel bodies, whether a strip kernel did it)."""
+    layout = torch.channels_last if not x.is_contiguous() else torch.contiguous_format
+    f = f.contiguous()
+    axes, shape = axes_of(x, f, up, down, padding)
+    y = torch.full(shape, float('nan'), dtype=x.dtype).contiguous(memory_format=layout)
     host.host_upfirdn2d.restype = ctypes.c_bool
     special = host.host_upfirdn2d(
-        TYPES[x.dtype], (ctypes.c_int * 12)(*axes), ctypes.c_int64(x.shape[0]), ctypes.c_int64(x.shape[1]),
-        layout == torch.channels_last, flip_filter, ctypes.c_float(gain), pointer(x), pointer(f), pointer(y), general)
+        TYPES[x.dtype], axes, ctypes.c_int64(x.shape[0]), ctypes.c_int64(x.shape[1]), layout == torch.channels_last, flip_filter,
+        ctypes.c_float(gain), pointer(x), pointer(f), pointer(y), pointer(base), general)
     return y, special
 
 
@@ -150,6 +156,20 @@ def test_strip_kernels_compute_what_plain_operators_do(host, shape, options, dty
         y, special = on_host(host, x, f, **options)
         assert special == has_strips(x, shape)
         check(y, x, f, **options)
+
+
+@layouts
+@dtypes
+def test_another_image_is_added_to_what_is_filtered(host, dtype, layout):
+    """By kernels for common filters, and by that for any."""
+    for (shape, options), (channels, height, width) in itertools.product([COMMON['up'], ((3, 5), COMMON['up'][1])], SIZES):
+        x, f = torch.randn(2, channels, height, width).to(dtype).contiguous(memory_format=layout), torch.randn(shape)
+        expected = upfirdn2d(x.double(), f, impl='ref', **options)
+        base = torch.randn_like(expected).to(dtype).contiguous(memory_format=layout)
+        y, special = on_host(host, x, f, base=base, **options)
+        assert special == (has_strips(x, shape) and shape == (4, 4))
+        expected = expected + base.double()
+        assert (y.double() - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
 
 
 @dtypes
@@ -229,55 +249,162 @@ def test_bias_act_kernels_compute_value_and_derivatives(host, act, dtype, layout
 LAYER_SIZES = (3, 7, 1, 1), (2, 20, 4, 4), (2, 3, 5, 7), (1, 64, 9, 12), (2, 96, 20, 31), (1, 5, 70, 90), (3, 513, 1, 2)
 
 
-def layer_act_on_host(host, images, others, act, gain, clamp, derivatives):
-    """The value, or (dx, sums [3, N, C])."""
-    x = images[0]
+def arguments_of_layer(x, act, gain, clamp, noise):
+    """(sizes, channels last, noise for each sample, numbers, activation), as the host's functions take them."""
     sizes = (ctypes.c_int64 * 3)(len(x), x.shape[1], x.shape[2] * x.shape[3])
     numbers = (ctypes.c_double * 3)(0.2, gain, float('nan') if clamp is None else clamp)
+    return sizes, not x.is_contiguous(), noise is not None and len(noise) == len(x), numbers, list(activation_funcs).index(act)
+
+
+def addresses(tensors):
+    return (ctypes.c_void_p * len(tensors))(*map(pointer, tensors))
+
+
+def layer_act_on_host(host, order, act, gain, clamp, images, scale=None, noise=None, strength=None, b=None, r=None):
+    """Order 0: the value; 1: (dx, sums [3, N, C]); 2: (for dy, for x, sums [1, N, C]). images: x, y, dy, base, q."""
+    x, y, dy, base, q = map(images.get, ('x', 'y', 'dy', 'base', 'q'))
+    like = next(t for t in (x, y, dy) if t is not None)
+    sizes, last, own_noise, numbers, index = arguments_of_layer(like, act, gain, clamp, noise)
     host.host_layer_act.restype = ctypes.c_int64
-    out = torch.full_like(x, float('nan'))
-    arguments = [TYPES[x.dtype], sizes, not x.is_contiguous(), others[1] is not None and len(others[1]) == len(x), numbers,
-                 list(activation_funcs).index(act), (ctypes.c_void_p * 3)(*map(pointer, images)),
-                 (ctypes.c_void_p * 4)(*map(pointer, others)), pointer(out)]
-    if not derivatives:
-        host.host_layer_act(*arguments, None, False)
+    images, others = addresses([x, y, dy, base, q]), addresses([scale, noise, strength, b, r])
+    out, out_x = (torch.full_like(like, float('nan')) for _ in range(2))
+
+    def start(sums):
+        results = addresses([out, out_x if order == 2 else None, sums])
+        return host.host_layer_act(TYPES[like.dtype], order, sizes, last, own_noise, numbers, index, images, others, results)
+    if order == 0:
+        start(None)
         return out
-    tiles = host.host_layer_act(*arguments, None, True)
-    sums = torch.full([3, len(x), tiles, x.shape[1]], float('nan'), dtype=torch.promote_types(x.dtype, torch.float32))
-    host.host_layer_act(*arguments, pointer(sums), True)
-    return out, sums.sum(2)
+    wide = torch.promote_types(like.dtype, torch.float32)
+    sums = torch.full([3 if order == 1 else 1, len(like), start(None), like.shape[1]], float('nan'), dtype=wide)
+    start(sums)
+    return (out, sums.sum(2)) if order == 1 else (out, out_x, sums.sum(2))
+
+
+def layers(dtype, layout):
+    """(images x, y, dy, base, q and parts that are there, of sizes with which packs of four fit and do not; whether noise is)."""
+    wide = torch.promote_types(dtype, torch.float32)
+    for number, size in enumerate(LAYER_SIZES):
+        n, c, h, w = size
+        images = {name: torch.randn(size).to(dtype).contiguous(memory_format=layout) for name in ('x', 'dy', 'base', 'q')}
+        scale, noise, b = (torch.randn(shape).to(wide) for shape in ([n, c], [n if number % 2 else 1, 1, h, w], [c]))
+        strength, scale = torch.tensor(0.5, dtype=wide), scale + scale.sign() / 2
+        for parts in (dict(scale=scale, noise=noise, strength=strength, b=b), dict(b=b), dict(scale=scale)):
+            yield images, parts
+
+
+def argument_of(x, scale=None, noise=None, strength=None, b=None):
+    """What the activation is applied to, in float64."""
+    t = x.double() * (1 if scale is None else scale.double()[:, :, None, None])
+    t = t if noise is None else t + noise.double() * strength.double()
+    return t if b is None else t + b.double()[:, None, None]
+
+
+def is_near(obtained, expected, tolerance):
+    return (obtained.double() - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+ACTIVATIONS = pytest.mark.parametrize('act, clamp', [('linear', None), ('lrelu', 0.7), ('lrelu', None), ('linear', 0.9)])
+
+
+def rounded(clamp, dtype):
+    """As the operators round it."""
+    return clamp and torch.tensor(clamp, dtype=torch.float64).to(dtype).item()
 
 
 @layouts
 @dtypes
-@pytest.mark.parametrize('act, clamp', [('linear', None), ('lrelu', 0.7), ('lrelu', None), ('linear', 0.9)])
+@ACTIVATIONS
 def test_layer_act_kernels_compute_value_and_first_derivatives(host, act, clamp, dtype, layout):
-    """Sizes with which packs of four fit and do not, and
-    blocks and tiles overhang; parts that are left out."""
-    wide = torch.promote_types(dtype, torch.float32)
-    tolerance = 4 * TOLERANCE[dtype]
-    clamp = clamp and torch.tensor(clamp, dtype=torch.float64).to(dtype).item()     # As the operators round it.
-    for number, size in enumerate(LAYER_SIZES):
-        n, c, h, w = size
-        x, dy = (torch.randn(size).to(dtype).contiguous(memory_format=layout) for _ in range(2))
-        scale, noise, b = (torch.randn(shape).to(wide) for shape in ([n, c], [n if number % 2 else 1, 1, h, w], [c]))
-        for parts in ((scale, noise, torch.tensor(0.5, dtype=wide), b), (None, None, None, b), (scale, None, None, None)):
-            s, z, strength, bias = (None if t is None else t.double() for t in parts)
-            t = x.double() * (1 if s is None else s[:, :, None, None])
-            t = t + (0 if z is None else z * strength) + (0 if bias is None else bias[:, None, None])
-            expected = bias_act(t, act=act, gain=1.3, clamp=clamp, impl='ref')
-            y = layer_act_on_host(host, (x, None, None), parts, act, 1.3, clamp, derivatives=False)
-            assert (y.double() - expected).abs().max() <= tolerance * expected.abs().max()
+    """Also where blocks and tiles overhang; slopes told from
+    the value and from x, and x from the value."""
+    tolerance, clamp = 4 * TOLERANCE[dtype], rounded(clamp, dtype)
+    for images, parts in layers(dtype, layout):
+        x, dy, base = images['x'], images['dy'], images['base']
+        s, z = parts.get('scale'), parts.get('noise')
+        expected = bias_act(argument_of(x, **parts), act=act, gain=1.3, clamp=clamp, impl='ref')
+        y = layer_act_on_host(host, 0, act, 1.3, clamp, {'x': x}, **parts)
+        assert is_near(y, expected, tolerance)
+        assert is_near(layer_act_on_host(host, 0, act, 1.3, clamp, {'x': x, 'base': base}, **parts), expected + base, tolerance)
 
-            # Slopes are told from the rounded value, which is left out where all are the same.
-            ref = y if act == 'lrelu' or clamp else None
-            d = 1.3 * dy.double() * torch.where((y > 0) | (act == 'linear'), 1, 0.2)
-            d *= y.double().abs() < (clamp or torch.inf)
-            dx, sums = layer_act_on_host(host, (x, ref, dy), parts, act, 1.3, clamp, derivatives=True)
-            expected = d * (1 if s is None else s[:, :, None, None])
-            assert (dx.double() - expected).abs().max() <= tolerance * expected.abs().max()
-            for obtained, product in zip(sums, (d * x.double(), d, d * (0 if z is None else z))):
-                assert (obtained.double() - product.sum([2, 3])).abs().max() <= 1e-5 * product.abs().sum([2, 3]).max()
+        # Slopes are told from the rounded value, which is left out where all are the same.
+        ref = y if act == 'lrelu' or clamp else None
+        d = 1.3 * dy.double() * torch.where((y > 0) | (act == 'linear'), 1, 0.2)
+        d *= y.double().abs() < (clamp or torch.inf)
+        edge = (expected.abs() - (clamp or torch.inf)).abs() < 1e-2      # There x and the rounded value may disagree.
+        for told in ({'x': x, 'y': ref}, {'x': x}, {'y': ref}):
+            if ref is None and 'x' not in told or 'y' not in told and edge.any():
+                continue
+            dx, sums = layer_act_on_host(host, 1, act, 1.3, clamp, {'dy': dy, **told}, **parts)
+            assert is_near(dx, d * (1 if s is None else s.double()[:, :, None, None]), tolerance)
+            first = x.double() if 'x' in told or s is not None else torch.zeros_like(d)
+            for place, other in enumerate((first, torch.ones_like(d), d * 0 if z is None else z.expand_as(d).double())):
+                # x is as exact as the value that it is told from.
+                enough = 1e-5 if 'x' in told or place else 60 * TOLERANCE[dtype] + 1e-5
+                most = (d * other).abs().sum([2, 3]).max() + (0 if 'x' in told else d.abs().sum([2, 3]).max())
+                assert (sums[place].double() - (d * other).sum([2, 3])).abs().max() <= enough * most
+
+
+@layouts
+@dtypes
+@ACTIVATIONS
+def test_layer_act_kernels_compute_second_derivatives(host, act, clamp, dtype, layout):
+    """Against those of the formula, in which slopes are constants."""
+    tolerance, clamp = 4 * TOLERANCE[dtype], rounded(clamp, dtype)
+    for images, parts in layers(dtype, layout):
+        x, dy, q = (images[name].double().requires_grad_() for name in ('x', 'dy', 'q'))
+        y = layer_act_on_host(host, 0, act, 1.3, clamp, {'x': images['x']}, **parts)
+        slope = 1.3 * torch.where((y > 0) | (act == 'linear'), 1.0, 0.2).double() * (y.double().abs() < (clamp or torch.inf))
+        scale = parts.get('scale', torch.ones(x.shape[:2])).double().requires_grad_()
+        r = torch.randn(3, *x.shape[:2]).to(torch.promote_types(dtype, torch.float32))
+        d, z = dy * slope, parts['noise'].double() if 'noise' in parts else 0
+        sums = torch.stack([(d * other).sum([2, 3]) for other in (x, torch.ones_like(x), z + torch.zeros_like(x))])
+        expected = torch.autograd.grad((d * scale[:, :, None, None] * q).sum() + (sums * r).sum(), (dy, x, scale))
+        told = {'x': images['x'], 'y': y, 'dy': images['dy'], 'q': images['q']}
+        d_dy, d_x, d_scale = layer_act_on_host(host, 2, act, 1.3, clamp, told, **parts, r=r)
+        assert is_near(d_dy, expected[0], tolerance) and is_near(d_x, expected[1], tolerance)
+        assert (d_scale[0].double() - expected[2]).abs().max() <= 1e-5 * (d * q).abs().sum([2, 3]).max()
+
+
+def joint_on_host(host, before, x, f, padding, act, gain, clamp, scale=None, noise=None, strength=None, b=None):
+    """(an activation before a filter, or layer_act after it; whether there is a kernel for that)."""
+    axes, shape = axes_of(x, f, 1, 1, padding)
+    y = torch.full(shape, float('nan'), dtype=x.dtype).contiguous(
+        memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
+    sizes, _, own_noise, numbers, index = arguments_of_layer(x if before else y, act, gain, clamp, noise)
+    host.host_joint.restype = ctypes.c_bool
+    special = host.host_joint(
+        TYPES[x.dtype], before, axes, sizes, not x.is_contiguous(), own_noise, True, ctypes.c_float(1.7), numbers, index,
+        pointer(f), *map(addresses, ([x, None, None, None, None], [scale, noise, strength, b, None], [y, None, None])))
+    return y, special
+
+
+@layouts
+@dtypes
+@ACTIVATIONS
+def test_activations_beside_a_filter(host, act, clamp, dtype, layout):
+    """In the kernel of the filter; no bias on what lies outside of the image."""
+    tolerance, clamp, f = 4 * TOLERANCE[dtype], rounded(clamp, dtype), torch.randn(4, 4)
+    wide, padding = torch.promote_types(dtype, torch.float32), (2, 1, 3, 2)
+    filtered = functools.partial(upfirdn2d, f=f, padding=padding, flip_filter=True, gain=1.7, impl='ref')
+    for number, (channels, height, width) in enumerate(SIZES):
+        x = torch.randn(2, channels, height, width).to(dtype).contiguous(memory_format=layout)
+        shape = filtered(x).shape
+        parts = {'scale': torch.randn(shape[:2]), 'noise': torch.randn(1 + number % 2, 1, *shape[2:]),
+                 'strength': torch.tensor(0.5), 'b': torch.randn(channels)}
+        parts = {name: part.to(wide) for name, part in parts.items()}
+        for some in (parts, {'scale': parts['scale']}):
+            y, special = joint_on_host(host, False, x, f, padding, act, 1.3, clamp, **some)
+            assert special == has_strips(x, (4, 4))
+            if special:
+                expected = bias_act(argument_of(filtered(x.double()), **some), act=act, gain=1.3, clamp=clamp, impl='ref')
+                assert is_near(y, expected, tolerance)
+        for some in ({'b': parts['b']}, {}):
+            y, special = joint_on_host(host, True, x, f, padding, act, 1.3, clamp, **some)
+            assert special == has_strips(x, (4, 4))
+            if special:
+                expected = filtered(bias_act(argument_of(x, **some), act=act, gain=1.3, clamp=clamp, impl='ref'))
+                assert is_near(y, expected, tolerance)
 
 
 def test_half_precision_conversions_agree_with_torch(host):

@@ -300,15 +300,15 @@ def test_the_trial_knows_where_its_tensors_lie(native):
         trial.try_layers('cpu', [torch.float32])
 
 
-@pytest.mark.parametrize('name', ['layer_act', 'layer_act_grad'])
+@pytest.mark.parametrize('name', ['layer_act', 'layer_act_grad', 'layer_act_grad2', 'act_filter', 'filter_layer_act', 'filter_add'])
 def test_the_operator_for_layers_can_be_wrong_for_itself(native, monkeypatch, name):
     right = getattr(native, name)
 
     def wrong(*args):
         result = right(*args)
-        return result * 1.1 if name == 'layer_act' else [part if part is None else part * 1.1 for part in result]
+        return result * 1.1 if isinstance(result, torch.Tensor) else [part if part is None else part * 1.1 for part in result]
     monkeypatch.setattr(native, name, wrong)
-    with pytest.warns(RuntimeWarning, match='by several kernels instead of one: the compiled layer_act.* is wrong on cpu, by'):
+    with pytest.warns(RuntimeWarning, match=f'by several kernels instead of one: the compiled {name[:9]}.* is wrong on cpu, by'):
         assert not backend.has_layer_act.__wrapped__('cpu')
     trial.try_operators('cpu', [torch.float32])
 

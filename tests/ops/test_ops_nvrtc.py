@@ -91,8 +91,10 @@ def check_filters(start, dtypes, layout):
         x, f = torch.randn(shape).to(dtype).contiguous(memory_format=layout), torch.randn(taps)
         options = {'up': (1, 1), 'down': (1, 1), 'flip_filter': False, 'gain': 1.5} | options
         y = launched.upfirdn2d(start, x, f, **options)
-        check(y, upfirdn2d(x.double(), f, impl='ref', **options))
+        expected = upfirdn2d(x.double(), f, impl='ref', **options)
+        check(y, expected)
         assert y.is_contiguous(memory_format=layout)
+        check(launched.filter_add(start, x, f, **options, base=y), expected + y.double())
 
 
 def check_bias_act(start, dtypes, layout, acts):
@@ -116,13 +118,40 @@ def check_layers(start, dtypes, layout):
         scale, noise, strength, b = (torch.randn(size, dtype=wide) for size in sizes)
         options = kernels.ACTS.index(act), 0.2, 1.3, None
         t = x.double() * scale.double()[:, :, None, None] + noise.double() * strength.double()
-        y = launched.layer_act(start, x, scale, noise, strength, b, *options)
-        check(y, bias_act(t, b.double(), act=act, gain=1.3, impl='ref'))
-        dx, sums = launched.layer_act_grad(start, x, y, x, scale, noise, *options)
-        d = x.double() * torch.where(y > 0, 1.3, 1.3 if act == 'linear' else 1.3 * 0.2)
-        check(dx, d * scale.double()[:, :, None, None])
+        y = launched.layer_act(start, x, scale, noise, strength, b, None, *options)
+        expected = bias_act(t, b.double(), act=act, gain=1.3, impl='ref')
+        check(y, expected)
+        check(launched.layer_act(start, x, scale, noise, strength, b, x, *options), expected + x.double())
+        slope = torch.where(y > 0, 1.3, 1.3 if act == 'linear' else 1.3 * 0.2)
+        d = x.double() * slope
         expected = torch.stack([(d * other).sum([2, 3]) for other in (x.double(), 1, noise.double())])
-        torch.testing.assert_close(sums, expected.to(wide), rtol=1e-4, atol=1e-4)
+        for told in ((y, x), (None, x)):
+            dx, sums = launched.layer_act_grad(start, x, *told, scale, noise, strength, b, *options)
+            check(dx, d * scale.double()[:, :, None, None])
+            torch.testing.assert_close(sums, expected.to(wide), rtol=1e-4, atol=1e-4)
+        r = torch.randn_like(sums)
+        d_dy, d_x, d_scale = launched.layer_act_grad2(start, x, r, x, y, x, scale, noise, strength, b, *options)
+        first, second, third = r.double()[:, :, :, None, None]
+        check(d_dy, slope * (x.double() * (scale.double()[:, :, None, None] + first) + second + third * noise.double()))
+        check(d_x, first * d)
+        torch.testing.assert_close(d_scale, (x.double() * d).sum([2, 3]).to(wide), rtol=1e-4, atol=1e-4)
+
+
+def check_joint(start, dtypes, layout):
+    """Filters with an activation, for which there is a kernel or two."""
+    place = [2, 1, 2, 2], False, 1.5
+    for dtype, shape, act, clamp in itertools.product(dtypes, SHAPES, kernels.LAYER_ACTS, (None, 0.9)):
+        x, f = torch.randn(shape).to(dtype).contiguous(memory_format=layout), torch.randn(4, 4)
+        wide, options = launched.compute_type(x), (kernels.ACTS.index(act), 0.2, 1.3, clamp)
+        filtered = partial(upfirdn2d, f=f, padding=place[0], gain=place[2], impl='ref')
+        activated = partial(bias_act, act=act, gain=1.3, clamp=clamp, impl='ref')
+        b = torch.randn(shape[1], dtype=wide)
+        check(launched.act_filter(start, x, b, f, *place, *options), filtered(activated(x.double(), b.double())))
+        t = filtered(x.double())
+        scale, noise, strength = (torch.randn(size, dtype=wide) for size in (shape[:2], (1, 1, *t.shape[2:]), ()))
+        y = launched.filter_layer_act(start, x, f, *place, scale, noise, strength, b, *options)
+        assert y.is_contiguous(memory_format=layout)
+        check(y, activated(t * scale.double()[:, :, None, None] + noise.double() * strength.double(), b.double()))
 
 
 @layouts
@@ -140,7 +169,13 @@ def test_bias_act_started_from_python_is_that_of_the_compiled_binding(start, lay
 @layouts
 def test_layer_act_started_from_python_is_that_of_the_compiled_binding(start, layout):
     check_layers(start, SOME_TYPES, layout)
-    assert len(start.names) >= 16           # Types, packs, activations, value and derivatives.
+    assert len(start.names) >= 24           # Types, packs, activations, value and derivatives of both orders.
+
+
+@layouts
+def test_kernels_that_filter_and_activate_started_from_python_are_those_of_the_compiled_binding(start, layout):
+    check_joint(start, SOME_TYPES, layout)
+    assert {name.split('_float')[0] for name in start.names} >= set(kernels.JOINT)
 
 
 @pytest.mark.slow
@@ -150,6 +185,7 @@ def test_every_kernel_started_from_python_is_that_of_the_compiled_binding(tmp_pa
         check_filters(start, TOLERANCE, layout)
         check_bias_act(start, TOLERANCE, layout, kernels.ACTS)
         check_layers(start, TOLERANCE, layout)
+        check_joint(start, TOLERANCE, layout)
     left = set(kernels.all_kernels()) - start.names
     assert [name for name in left if not name.startswith('bias_act')] == []
 
@@ -181,10 +217,14 @@ TAPS, ONCE, NONE = torch.ones(2, 2), [1, 1], [0, 0, 0, 0]
     ('upfirdn2d', (IMAGE, TAPS, ONCE, [1], NONE, False, 1.), 'must be pairs'),
     ('upfirdn2d', (IMAGE, TAPS, ONCE, ONCE, [0, 0, -2, -1], False, 1.), 'y axis: no output from 4'),
     ('upfirdn2d', (IMAGE, TAPS, ONCE, ONCE, [2 ** 40, 0, 0, 0], False, 1.), 'numbers beyond'),
-    ('layer_act', (LAYER, torch.ones(2, 1), None, None, None, *PLAIN[1:]), r'scale \[2, 1\]: must be \[1, 2\]'),
-    ('layer_act', (LAYER, None, torch.ones(3, 1, 4, 4), None, None, *PLAIN[1:]), 'noise .*: must be .N or 1'),
-    ('layer_act', (LAYER, None, None, None, torch.ones(2).half(), *PLAIN[1:]), 'b is torch.float16 on cpu: must'),
-    ('layer_act', (LAYER, None, None, None, None, 3, *PLAIN[2:]), 'act=3: must be linear or lrelu'),
+    ('layer_act', (LAYER, torch.ones(2, 1), None, None, None, None, *PLAIN[1:]), r'scale \[2, 1\]: must be \[1, 2\]'),
+    ('layer_act', (LAYER, None, torch.ones(3, 1, 4, 4), None, None, None, *PLAIN[1:]), 'noise .*: must be .N or 1'),
+    ('layer_act', (LAYER, None, None, None, torch.ones(2).half(), None, *PLAIN[1:]), 'b is torch.float16 on cpu: must'),
+    ('layer_act', (LAYER, None, None, None, None, None, 3, *PLAIN[2:]), 'act=3: must be linear or lrelu'),
+    ('layer_act', (LAYER, None, None, None, None, LAYER[:, :1], *PLAIN[1:]), r'base \[1, 1, 4, 4\]: must be \[1, 2, 4, 4\]'),
+    ('layer_act_grad2', (LAYER, torch.ones(1), LAYER, LAYER, LAYER, *[None] * 4, *PLAIN[1:]), r'r \[1\]: must be \[3, 1, 2\]'),
+    ('filter_add', (IMAGE, TAPS, ONCE, ONCE, NONE, False, 1., IMAGE), r'base \[1, 1, 4, 4\]: must be \[1, 1, 3, 3\]'),
+    ('filter_layer_act', (IMAGE, TAPS, NONE, False, 1., None, IMAGE, None, None, *PLAIN[1:]), r'noise \[1, 1, 4, 4\]: must be'),
 ])
 def test_arguments_are_checked_before_memory_is_touched(function, arguments, message):
     def never(launch, device):

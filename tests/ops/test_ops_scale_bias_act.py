@@ -157,16 +157,17 @@ def test_registration_passes_torchs_own_check(native):  # noqa: F811
 # layer_act, the operator for GPUs: its CPU implementation is
 # the definition, its derivatives are the same everywhere.
 
-PARTS = {'all': 'x scale noise strength b', 'bias': 'x b', 'scale': 'x scale', 'no strength': 'x scale noise b'}
+PARTS = {'all': 'x scale noise strength b', 'bias': 'x b', 'scale': 'x scale', 'no strength': 'x scale noise b',
+         'base': 'x b base', 'all and base': 'x scale noise strength b base'}
 
 
 def layer_act(dtype, parts, act=2, clamp=0.8, layout=torch.channels_last):
     """(function of the parts that are there, these parts)."""
     torch.manual_seed(0)
-    shapes = {'x': [2, 3, 2, 3], 'scale': [2, 3], 'noise': [2, 1, 2, 3], 'strength': [], 'b': [3]}
+    shapes = {'x': [2, 3, 2, 3], 'scale': [2, 3], 'noise': [2, 1, 2, 3], 'strength': [], 'b': [3], 'base': [2, 3, 2, 3]}
     names = PARTS[parts].split()
     wide = torch.promote_types(dtype, torch.float32)
-    tensors = [torch.randn(shapes[name], dtype=torch.float64).to(dtype if name == 'x' else wide) for name in names]
+    tensors = [torch.randn(shapes[name], dtype=torch.float64).to(dtype if name in ('x', 'base') else wide) for name in names]
     tensors[0] = tensors[0].contiguous(memory_format=layout)
     for name, tensor in zip(names, tensors):
         tensor.requires_grad_(name != 'noise')

@@ -46,6 +46,7 @@ def bias_act(
     gain: float | None = None,
     clamp: float | None = None,
     impl: str = 'auto',
+    base: Tensor | None = None,
 ) -> Tensor:
     """Adds a bias, applies an activation function, scales and clamps; twice differentiable in `x` and `b`.
 
@@ -58,6 +59,7 @@ def bias_act(
         gain:  Factor for the activation's value; None: the activation's own.
         clamp: Largest magnitude of the result, applied after the gain; None: no limit.
         impl:  Implementation, see `torch_utils.ops.backend`.
+        base:  Tensor like `x` that is added to the result, or None.
 
     Returns:
         Tensor with the shape, dtype and memory format of `x`.
@@ -70,10 +72,12 @@ def bias_act(
         index = list(activation_funcs).index(act)
         if b is not None and dim == 1 and is_one_kernel(x, act) and backend.has_layer_act(x.device.type):
             b = b.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-            return torch.ops.stylegan2_loss_zoo.layer_act(x, None, None, None, b, index, alpha, gain, clamp)
+            return torch.ops.stylegan2_loss_zoo.layer_act(x, None, None, None, b, base, index, alpha, gain, clamp)
         b = None if b is None else b.to(x.dtype)
-        return torch.ops.stylegan2_loss_zoo.bias_act(x, b, dim, index, alpha, gain, clamp)
-    return _plain(x, None if b is None else b.to(x.dtype), dim, spec.func, alpha, gain, clamp)
+        y = torch.ops.stylegan2_loss_zoo.bias_act(x, b, dim, index, alpha, gain, clamp)
+    else:
+        y = _plain(x, None if b is None else b.to(x.dtype), dim, spec.func, alpha, gain, clamp)
+    return y if base is None else base + y
 
 
 def is_one_kernel(x: Tensor, act: str) -> bool:

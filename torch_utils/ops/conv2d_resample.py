@@ -12,7 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.conv2d_gradfix import conv2d, conv_transpose2d
+from torch_utils.ops.joint import act_filtered, filtered_beside
 from torch_utils.ops.upfirdn2d import Padding, down_padding, parse_padding, up_padding, upfirdn2d
 
 
@@ -26,6 +28,7 @@ def conv2d_resample(
     groups: int = 1,
     flip_weight: bool = True,
     flip_filter: bool = False,
+    before: dict[str, Any] | None = None,
 ) -> Tensor:
     """Upsamples, convolves and downsamples a batch of images; twice differentiable in `x` and `w`.
 
@@ -40,6 +43,7 @@ def conv2d_resample(
         groups:      Number of groups of the convolution.
         flip_weight: True: correlation with `w`, as stock convolutions do. False: true convolution.
         flip_filter: False: convolution with `f`. True: correlation.
+        before:      Arguments of `bias_act` for an activation that x goes through first, or None.
 
     Returns:
         Images [N, out, out_h, out_w] with the dtype and memory format of `x`.
@@ -54,6 +58,10 @@ def conv2d_resample(
     fir = {'f': f, 'flip_filter': flip_filter}
     pointwise = kh == kw == 1
 
+    if before is not None and up == 1 and down > 1 and not pointwise:
+        return conv2d(act_filtered(x, before, dict(fir, padding=pads)), _oriented(w, flip_weight), stride=down, groups=groups)
+    if before is not None:
+        x = bias_act(x, **before)
     if up == down == 1:
         return _conv(x, w, pads, groups, flip_weight)
     if up == 1 and pointwise:           # Fewer pixels to convolve.
@@ -63,6 +71,13 @@ def conv2d_resample(
     y, rest = _unfiltered(x, w, fir, up, pads, groups, flip_weight, pointwise and down == 1)
     y = upfirdn2d(y, **rest)
     return upfirdn2d(y, **fir, down=down) if down > 1 else y
+
+
+def conv2d_beside(x: Tensor, w: Tensor, f: Tensor | None, down: int) -> tuple[Tensor, Tensor]:
+    """x [N, in, H, W] itself, for what else it is needed, and `conv2d_resample` of it with a kernel of one pixel."""
+    _check(x, w, 1, down, 1)
+    x, small = filtered_beside(x, f, down, down_padding(f, down, down))
+    return x, conv2d(small, w)
 
 
 def conv2d_unfiltered(x: Tensor, w: Tensor, f: Tensor | None, up: int, padding: Padding, groups: int = 1,

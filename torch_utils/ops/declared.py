@@ -44,23 +44,32 @@ def _bias_act_shape(x, b, dim, act, alpha, gain, clamp):
     return torch.empty_like(x, memory_format=bias_act_layout(x, b, dim))
 
 
-def _layer_act_shape(x, scale, noise, strength, b, act, alpha, gain, clamp):
+def _layer_act_shape(x, *others):
     return torch.empty_like(x, memory_format=layout_of(x))
 
 
-def _layer_act_grad_shape(dy, y, x, scale, noise, act, alpha, gain, clamp):
+def _layer_act_grad_shape(dy, y, x, *others):
     shaped = next(t for t in (y, x, dy) if t is not None)
     dx = torch.empty_like(shaped, memory_format=layout_of(shaped))
     return dx, torch.empty([3, *dy.shape[:2]], dtype=compute_type(dy), device=dy.device)
 
 
+def _layer_act_grad2_shape(q, r, dy, y, x, *others):
+    image, sums = _layer_act_grad_shape(dy, y, x)
+    return image, torch.empty_like(image), torch.empty_like(sums[0])
+
+
 SHAPES = {
     'upfirdn2d': _upfirdn2d_shape,
+    'filter_add': lambda *arguments: _upfirdn2d_shape(*arguments[:-1]),
+    'act_filter': lambda x, b, f, padding, *others: _upfirdn2d_shape(x, f, [1, 1], [1, 1], padding, False, 1),
+    'filter_layer_act': lambda x, f, padding, *others: _upfirdn2d_shape(x, f, [1, 1], [1, 1], padding, False, 1),
     'bias_act': _bias_act_shape,
     'bias_act_grad': lambda dy, *others: _bias_act_shape(*others),
     'bias_act_grad2': lambda q, dy, *others: _bias_act_shape(*others),
     'layer_act': _layer_act_shape,
     'layer_act_grad': _layer_act_grad_shape,
+    'layer_act_grad2': _layer_act_grad2_shape,
 }
 
 
@@ -130,33 +139,45 @@ def _bias_act_grad2_backward(ctx, cotangent):
 
 
 def _save_layer_act(ctx, inputs, output):
-    x, scale, noise, _, _, *ctx.options = inputs
+    """The slope is told from the result, or from x where something was added to it."""
+    x, scale, noise, strength, b, base, *ctx.options = inputs
     act, *_, clamp = ctx.options
     bent = act != LINEAR or clamp is not None
-    ctx.save_for_backward(x if scale is not None else None, scale, noise, output if bent else None)
+    again = bent and base is not None
+    ctx.save_for_backward(x if again or scale is not None else None, scale, noise, output if bent and not again else None,
+                          *((strength, b) if again else (None, None)))
 
 
 def _layer_act_backward(ctx, dy: Tensor):
-    """One kernel where that is the end, else operators that have derivatives of their own."""
-    x, scale, noise, y = ctx.saved_tensors
-    gain = ctx.options[2]
-    needs_x, needs_scale, needs_noise, needs_strength, needs_b = ctx.needs_input_grad[:5]
+    x, scale, noise, y, strength, b = ctx.saved_tensors
+    needs_x, needs_scale, needs_noise, needs_strength, needs_b, needs_base = ctx.needs_input_grad[:6]
     if needs_noise:
         raise RuntimeError('layer_act: noise has no derivative')
-    if not torch.is_grad_enabled():
-        dx, sums = _ops().layer_act_grad(dy, y, x, scale, noise, *ctx.options)
-        return (dx, sums[0] if needs_scale else None, None, sums[2].sum() if needs_strength else None,
-                sums[1].sum(0) if needs_b else None, *[None] * 4)
-    wide = compute_type(dy)
-    if y is not None:
-        d = _ops().bias_act_grad(dy, y, None, 1, *ctx.options)
-    else:
-        d = dy if gain == 1 else dy * gain
-    dx = d if scale is None else d * scale.to(d.dtype)[:, :, None, None]
-    d_scale = (d * x).sum([2, 3], dtype=wide) if needs_scale else None
-    d_b = d.sum([0, 2, 3], dtype=wide) if needs_b else None
-    d_strength = (d.sum([1], keepdim=True, dtype=wide) * noise).sum() if needs_strength else None
-    return dx if needs_x else None, d_scale, None, d_strength, d_b, *[None] * 4
+    dx = sums = None
+    if needs_x or needs_scale or needs_strength or needs_b:
+        dx, sums = _ops().layer_act_grad(dy, y, x, scale, noise, strength, b, *ctx.options)
+    return (dx if needs_x else None, sums[0] if needs_scale else None, None, sums[2].sum() if needs_strength else None,
+            sums[1].sum(0) if needs_b else None, dy if needs_base else None, *[None] * 4)
+
+
+def _save_layer_act_grad(ctx, inputs, output):
+    *tensors, act, alpha, gain, clamp = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.options = act, alpha, gain, clamp
+
+
+def _layer_act_grad_backward(ctx, q, r):
+    dy, y, x, scale, *others = ctx.saved_tensors
+    if x is None and scale is not None:
+        raise RuntimeError('layer_act_grad: without x its sums have no derivative')
+    needs_dy, _, needs_x, needs_scale = ctx.needs_input_grad[:4]
+    needs_x = needs_x and scale is not None
+    d_dy, d_x, d_scale = _ops().layer_act_grad2(q, r, dy, y, x, scale, *others, *ctx.options)
+    return (d_dy if needs_dy else None, None, d_x if needs_x else None, d_scale if needs_scale else None, *[None] * 7)
+
+
+def _layer_act_grad2_backward(ctx, *cotangents):
+    raise RuntimeError("layer_act: the compiled operator has no third derivative; use impl='ref'")
 
 
 DERIVATIVES = {
@@ -165,4 +186,6 @@ DERIVATIVES = {
     'bias_act_grad': (_save_bias_act_grad, _bias_act_grad_backward),
     'bias_act_grad2': (lambda ctx, inputs, output: None, _bias_act_grad2_backward),
     'layer_act': (_save_layer_act, _layer_act_backward),
+    'layer_act_grad': (_save_layer_act_grad, _layer_act_grad_backward),
+    'layer_act_grad2': (lambda ctx, inputs, output: None, _layer_act_grad2_backward),
 }

@@ -4,7 +4,7 @@ This is what the C++ functions `with_kernel` are to the compiled binding, for ma
 kernel's argument is a C++ value with a layout in memory, so the structures here repeat those of csrc/, field by field
 under the same names; `source` has the compiler compare them, and numbers like that of elements a thread does.
 """
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from ctypes import Structure, c_bool, c_double, c_float, c_int, c_int64, c_uint, c_void_p, sizeof
 from functools import cache
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from typing import NamedTuple
 TYPES = {'float32': 'float', 'float64': 'double', 'bfloat16': 'BFloat16', 'float16': 'Half'}
 ACTS = 'linear', 'relu', 'lrelu', 'tanh', 'sigmoid', 'elu', 'selu', 'softplus', 'swish'     # csrc/bias_act.h.
 LAYER_ACTS = 'linear', 'lrelu'
+LAYER_ORDERS = 'layer_act', 'layer_act_grad', 'layer_act_grad2'
 BLOCK_THREADS = 256
 THREAD_ELEMENTS, THREAD_PACKS, TILE_ROUNDS = 4, 2, 16
 STRIP_WIDTHS, STRIP_HEIGHT, NEIGHBOURS = {False: 4, True: 2}, 4, 16         # By whether channels are last.
@@ -44,14 +45,21 @@ Resample = _structure('Resample', x=Axis, y=Axis, batch=c_int64, channels=c_int6
                       gain=c_float)
 LayerAct = _structure('LayerAct', samples=c_int64, channels=c_int64, pixels=c_int64, channels_last=c_bool, own_noise=c_bool,
                       options=BiasAct)
-LayerActTensors = _structure('LayerActTensors', **_pointers('x y dy scale noise strength b out sums'))
+LayerActTensors = _structure('LayerActTensors', **_pointers('x y dy base q scale noise strength b r out out_x sums'))
 LayerActTiles = _structure('LayerActTiles', columns=c_int, lanes=c_int, tiles=c_int64, column_blocks=c_int64)
-GatherKernel = _structure('GatherKernel', r=Resample, **_pointers('x f y'))
-StripKernel = _structure('StripKernel', r=Resample, **_pointers('x f y'), inner=c_uint, strips_x=c_uint, strips_y=c_uint,
-                         outer=c_uint, phase_x=c_int, phase_y=c_int)
 # By the type that is computed in.
 Activation = {number: _structure('Activation', alpha=number, gain=number, clamp=number, inverse_gain=number)
               for number in (c_float, c_double)}
+GatherKernel = _structure('GatherKernel', r=Resample, **_pointers('x f y base'))
+# What a strip kernel does besides; none computes in float64.
+Alone = _structure('Alone', base=c_void_p)
+Activated = _structure('Activated', b=c_void_p, op=Activation[c_float])
+Finished = _structure('Finished', **_pointers('scale noise strength b'), channels=c_int64, noise_step=c_int64,
+                      op=Activation[c_float])
+StripKernel = {parts: _structure('StripKernel', r=Resample, **_pointers('x f y'), inner=c_uint, strips_x=c_uint,
+                                 strips_y=c_uint, outer=c_uint, phase_x=c_int, phase_y=c_int, parts=parts)
+               for parts in (Alone, Activated, Finished)}
+JOINT = {'act_filter': Activated, 'filter_layer_act': Finished}         # Kernels with the networks' filter and something else.
 BiasActKernel = {number: _structure('BiasActKernel', p=BiasAct, op=op, tensors=BiasActTensors)
                  for number, op in Activation.items()}
 LayerActKernel = {number: _structure('LayerActKernel', p=LayerAct, op=op, tensors=LayerActTensors)
@@ -77,36 +85,52 @@ def bias_act(dtype: str, order: int, p: BiasAct, act: int, tensors: BiasActTenso
     return Launch(f'bias_act_{dtype}_{order}_{ACTS[act]}', kernel, _divide_up(p.size, BLOCK_THREADS * THREAD_ELEMENTS))
 
 
-def upfirdn2d(dtype: str, r: Resample, x: int, f: int, y: int) -> Launch:
-    """The kernel for the problem's factors and taps, or that for any; x, f, y are addresses."""
-    for name, (along_x, along_y) in STRIPS.items() if dtype != 'float64' else ():
-        if along_x != _factors(r.x) or along_y != _factors(r.y) or y % _bytes_of_four(dtype):
-            continue
-        if not r.channels_last:
-            return _strip(f'strip_{name}_{dtype}', StripKernel(r, x, f, y), along_x, along_y, lanes=1)
-        if along_x[2] == along_y[2] and r.channels % 4 == 0 and x % _bytes_of_four(dtype) == 0:
-            return _strip(f'strip_{name}_{dtype}_last', StripKernel(r, x, f, y), along_x, along_y, lanes=4)
+def upfirdn2d(dtype: str, r: Resample, x: int, f: int, y: int, base: int | None = None) -> Launch:
+    """The kernel for the problem's factors and taps, or that for any; x, f, y, base are addresses."""
+    for name in STRIPS:
+        if (base or 0) % _bytes_of_four(dtype) == 0 and (last := _takes_strips(name, dtype, r, x, y)) is not None:
+            return _strip(f'strip_{name}_{dtype}{last}', StripKernel[Alone](r, x, f, y, parts=Alone(base)), STRIPS[name])
     elements = r.batch * r.channels * r.y.out * r.x.out
-    return Launch(f'gather_{dtype}', GatherKernel(r, x, f, y), _divide_up(elements, BLOCK_THREADS))
+    return Launch(f'gather_{dtype}', GatherKernel(r, x, f, y, base), _divide_up(elements, BLOCK_THREADS))
 
 
-def layer_act(dtype: str, p: LayerAct, act: int, pack: int, tensors: LayerActTensors,
+def joint(name: str, dtype: str, r: Resample, x: int, f: int, y: int, parts: Structure) -> Launch | None:
+    """The kernel of that name in `JOINT`, or None if there is none for the problem."""
+    last = _takes_strips('filter4', dtype, r, x, y)
+    if last is None:
+        return None
+    return _strip(f'{name}_{dtype}{last}', StripKernel[JOINT[name]](r, x, f, y, parts=parts), STRIPS['filter4'])
+
+
+def _takes_strips(name, dtype, r, x, y):
+    """What a kernel's name ends with, or None if there is none of this kind for the problem."""
+    along_x, along_y = STRIPS[name]
+    if dtype == 'float64' or (along_x, along_y) != (_factors(r.x), _factors(r.y)) or y % _bytes_of_four(dtype):
+        return None
+    if not r.channels_last:
+        return ''
+    in_fours = along_x[2] == along_y[2] and r.channels % 4 == 0 and x % _bytes_of_four(dtype) == 0
+    return '_last' if in_fours else None
+
+
+def layer_act(dtype: str, order: int, p: LayerAct, act: int, pack: int, tensors: LayerActTensors,
               tiles: LayerActTiles | None) -> Launch:
-    """layer_act, or its derivatives if `tiles` is given."""
+    """layer_act (order 0), or derivatives, for which `tiles` is given."""
     number = _number(dtype)
     name = f'{ACTS[act]}_{dtype}{"_last" if p.channels_last else ""}_{pack}'
     op = activation(number, p.options)
-    if tiles is None:
+    if order == 0:
         packs = p.samples * p.channels * p.pixels // pack
         kernel = LayerActKernel[number](p, op, tensors)
         return Launch(f'layer_act_{name}', kernel, _divide_up(packs, BLOCK_THREADS * THREAD_PACKS))
     blocks = p.samples * tiles.column_blocks * tiles.tiles
-    return Launch(f'layer_act_grad_{name}', LayerActGradKernel[number](p, op, tensors, tiles), blocks)
+    return Launch(f'{LAYER_ORDERS[order]}_{name}', LayerActGradKernel[number](p, op, tensors, tiles), blocks)
 
 
-def layer_act_pack(p: LayerAct, element_bytes: int, images: Sequence[int]) -> int:
-    """Elements that one thread can move at once; `images` are addresses."""
+def layer_act_pack(p: LayerAct, element_bytes: int, tensors: LayerActTensors) -> int:
+    """Elements that one thread can move at once."""
     in_fours = (p.channels if p.channels_last else p.pixels) % 4 == 0
+    images = (getattr(tensors, name) or 0 for name in ('x', 'y', 'dy', 'base', 'q', 'out', 'out_x'))
     return 4 if in_fours and all(image % (4 * element_bytes) == 0 for image in images) else 1
 
 
@@ -125,9 +149,9 @@ def activation(number: type, p: BiasAct) -> Structure:
     return Activation[number](p.alpha, p.gain, p.clamp, 1 / p.gain if p.gain else 0)
 
 
-def _strip(name, kernel, along_x, along_y, lanes):
-    r = kernel.r
-    threads = r.channels // lanes if r.channels_last else 1
+def _strip(name, kernel, axes):
+    r, (along_x, along_y) = kernel.r, axes
+    threads = r.channels // 4 if r.channels_last else 1
     kernel.inner = 1
     while kernel.inner < NEIGHBOURS and threads % (2 * kernel.inner) == 0:
         kernel.inner *= 2
@@ -166,12 +190,20 @@ def _kernels() -> Iterator[tuple[str, str]]:
                 name = f'{act}_{dtype}{"_last" if last else ""}_{pack}'
                 arguments = f'<{cxx}, Act::{act}, {str(last).lower()}, {pack}>'
                 yield f'layer_act_{name}', f'LayerActKernel{arguments}'
-                yield f'layer_act_grad_{name}', f'LayerActGradKernel{arguments}'
-        for name, axes in STRIPS.items() if dtype != 'float64' else ():
-            fixed = ', '.join(f'Fixed<{up}, {down}, {taps}>' for up, down, taps in axes)
-            yield f'strip_{name}_{dtype}', f'StripKernel<{cxx}, {fixed}, false, 1>'
+                for order in (1, 2):
+                    yield f'{LAYER_ORDERS[order]}_{name}', f'LayerActGradKernel{arguments[:-1]}, {order}>'
+        if dtype != 'float64':
+            yield from _strips(dtype, cxx)
+
+
+def _strips(dtype, cxx):
+    for name, axes in STRIPS.items():
+        fixed = ', '.join(f'Fixed<{up}, {down}, {taps}>' for up, down, taps in axes)
+        joint = {f'{kind}_{dtype}': f', {parts.__name__}<{cxx}>' for kind, parts in JOINT.items() if name == 'filter4'}
+        for title, parts in {f'strip_{name}_{dtype}': '', **joint}.items():
+            yield title, f'StripKernel<{cxx}, {fixed}, false, 1{parts}>'
             if axes[0] == axes[1]:
-                yield f'strip_{name}_{dtype}_last', f'StripKernel<{cxx}, {fixed}, true, 4>'
+                yield f'{title}_last', f'StripKernel<{cxx}, {fixed}, true, 4{parts}>'
 
 
 def source(names: Iterable[str] | None = None) -> str:
@@ -198,10 +230,12 @@ def _structures(chosen):
     """(C++ type, structure), each of all kinds of kernels among them."""
     yield from {'BiasAct': BiasAct, 'BiasActTensors<float>': BiasActTensors, 'Axis': Axis, 'Resample': Resample,
                 'LayerAct': LayerAct, 'LayerActTensors<float, float>': LayerActTensors,
-                'LayerActTiles': LayerActTiles}.items()
+                'LayerActTiles': LayerActTiles, 'Alone<float>': Alone, 'Activated<float>': Activated,
+                'Finished<float>': Finished}.items()
     for name, cxx in chosen.items():
         number = _number('float64' if 'float64' in name else 'float32')
-        for prefix, structure in {'gather': GatherKernel, 'strip': StripKernel, 'bias_act': BiasActKernel[number],
+        for prefix, structure in {'gather': GatherKernel, 'strip': StripKernel[Alone], 'bias_act': BiasActKernel[number],
+                                  **{kind: StripKernel[parts] for kind, parts in JOINT.items()},
                                   'layer_act_grad': LayerActGradKernel[number], 'layer_act': LayerActKernel[number]}.items():
             if name.startswith(prefix):
                 yield cxx, structure

@@ -5,6 +5,7 @@ An operator checks its arguments, with a sentence, before memory is touched; mak
 its images; and starts a kernel. `start(launch, device)` does the last.
 """
 from collections.abc import Callable
+from ctypes import c_float
 from functools import cache, partial
 
 import torch
@@ -25,8 +26,9 @@ def register(implementation: library.Library, start: Start, key: str = 'CUDA') -
     """Has `implementation` compute the operators by kernels that `start` starts; `key` is another device's in tests."""
     for order, name in enumerate(('bias_act', 'bias_act_grad', 'bias_act_grad2')):
         implementation.impl(name, partial(bias_act, start, order), key)
-    for function in (upfirdn2d, layer_act, layer_act_grad):
+    for function in (upfirdn2d, layer_act, layer_act_grad, layer_act_grad2, act_filter, filter_layer_act):
         implementation.impl(function.__name__, partial(function, start), key)
+    implementation.impl('filter_add', partial(filter_add, start), key)
 
 
 def bias_act(start: Start, order: int, *arguments) -> Tensor:
@@ -44,56 +46,122 @@ def bias_act(start: Start, order: int, *arguments) -> Tensor:
 
 
 def upfirdn2d(start: Start, x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool,
-              gain: float) -> Tensor:
-    """Filtered images, as upfirdn2d.py defines them; f is [fh, fw]."""
-    _check(x.ndim == 4, 'x has {} axes: must be [N, C, H, W]', x.ndim)
-    _check(f.ndim == 2 and f.dtype == torch.float32 and f.numel() > 0,
-           'f is {} {}: must be float32 [fh, fw]', f.dtype, list(f.shape))
-    _check(f.device == x.device, 'f lies on {}, x on {}', f.device, x.device)
-    _check(len(up) == len(down) == 2, 'up and down: must be pairs (x, y)')
-    _check(len(padding) == 4, 'padding: must be (left, right, top, bottom)')
-    layout = layout_of(x)
-    axes = [_axis(name, x.shape[3 - i], up[i], down[i], *padding[2 * i:2 * i + 2], f.shape[1 - i])
-            for i, name in enumerate(('x axis', 'y axis'))]
-    r = Resample(*axes, x.shape[0], x.shape[1], layout == torch.channels_last, flip_filter, gain)
-    y = torch.empty([*x.shape[:2], r.y.out, r.x.out], dtype=x.dtype, device=x.device, memory_format=layout)
+              gain: float, base: Tensor | None = None) -> Tensor:
+    """Filtered images, as upfirdn2d.py defines them, plus `base`; f is [fh, fw]."""
+    r, layout = _resample_arguments(x, f, up, down, padding, flip_filter, gain), layout_of(x)
+    y = _empty_filtered(r, x)
+    base = None if base is None else _like(base, 'base', y, layout)
     if y.numel():
         x, f = x.contiguous(memory_format=layout), f.contiguous()
-        start(kernels.upfirdn2d(_name_of(x), r, *map(_address, (x, f, y))), x.device)
+        start(kernels.upfirdn2d(_name_of(x), r, *map(_address, (x, f, y, base))), x.device)
     return y
 
 
+filter_add = upfirdn2d
+
+
+def act_filter(start: Start, x: Tensor, b: Tensor | None, f: Tensor, padding: list[int], flip_filter: bool, filter_gain: float,
+               act: int, alpha: float, gain: float, clamp: float | None) -> Tensor:
+    """layer_act with this bias, then a filter."""
+    p = _layer_act_arguments(x, None, None, None, b, act, alpha, gain, clamp)
+    place = [1, 1], [1, 1], padding, flip_filter, filter_gain
+    r = _resample_arguments(x, f, *place)
+    b = _contiguous(b)
+    parts = kernels.Activated(_address(b), _as_lrelu(p.options, act))
+    y = _joint(start, 'act_filter', r, x, f, parts)
+    if y is None:
+        return upfirdn2d(start, layer_act(start, x, None, None, None, b, None, act, alpha, gain, clamp), f, *place)
+    return y
+
+
+def filter_layer_act(start: Start, x: Tensor, f: Tensor, padding: list[int], flip_filter: bool, filter_gain: float,
+                     scale: Tensor | None, noise: Tensor | None, strength: Tensor | None, b: Tensor | None, act: int,
+                     alpha: float, gain: float, clamp: float | None) -> Tensor:
+    """A filter, then layer_act."""
+    place = [1, 1], [1, 1], padding, flip_filter, filter_gain
+    r = _resample_arguments(x, f, *place)
+    p = _layer_act_arguments(_empty_filtered(r, x), scale, noise, strength, b, act, alpha, gain, clamp)
+    scale, noise, strength, b = others = tuple(map(_contiguous, (scale, noise, strength, b)))
+    parts = kernels.Finished(*map(_address, others), p.channels, p.pixels if p.own_noise else 0, _as_lrelu(p.options, act))
+    y = _joint(start, 'filter_layer_act', r, x, f, parts)
+    if y is None:
+        return layer_act(start, upfirdn2d(start, x, f, *place), *others, None, act, alpha, gain, clamp)
+    return y
+
+
+def _joint(start, name, r, x, f, parts):
+    """The result of a kernel that filters and does something else; None if there is none for the problem."""
+    y, x, f = _empty_filtered(r, x), x.contiguous(memory_format=layout_of(x)), f.contiguous()
+    launch = kernels.joint(name, _name_of(x), r, *map(_address, (x, f, y)), parts)
+    if launch is None:
+        return None
+    if y.numel():
+        start(launch, x.device)
+    return y
+
+
+def _as_lrelu(options, act):
+    """The activation's constants; a linear one is lrelu of slope 1."""
+    slope = 1 if kernels.ACTS[act] == 'linear' else options.alpha
+    return kernels.activation(c_float, kernels.BiasAct(alpha=slope, gain=options.gain, clamp=options.clamp))
+
+
 def layer_act(start: Start, x: Tensor, scale: Tensor | None, noise: Tensor | None, strength: Tensor | None, b: Tensor | None,
-              act: int, alpha: float, gain: float, clamp: float | None) -> Tensor:
-    """clamp(gain * act(x * scale + noise * strength + b))."""
+              base: Tensor | None, act: int, alpha: float, gain: float, clamp: float | None) -> Tensor:
+    """clamp(gain * act(x * scale + noise * strength + b)) + base."""
     p = _layer_act_arguments(x, scale, noise, strength, b, act, alpha, gain, clamp)
     layout = layout_of(x)
-    y, x = torch.empty_like(x, memory_format=layout), x.contiguous(memory_format=layout)
+    y, image = torch.empty_like(x, memory_format=layout), x.contiguous(memory_format=layout)
+    base = None if base is None else _like(base, 'base', x, layout)
     if p.options.size:
-        parts = [_contiguous(t) for t in (scale, noise, strength, b)]
-        tensors = LayerActTensors(_address(x), None, None, *map(_address, parts), _address(y), None)
-        pack = kernels.layer_act_pack(p, x.element_size(), [x.data_ptr(), y.data_ptr()])
-        start(kernels.layer_act(_name_of(x), p, act, pack, tensors, None), x.device)
+        tensors, kept = _layer_act_tensors(image, scale=scale, noise=noise, strength=strength, b=b)
+        tensors.base, tensors.out = _address(base), _address(y)
+        pack = kernels.layer_act_pack(p, x.element_size(), tensors)
+        start(kernels.layer_act(_name_of(x), 0, p, act, pack, tensors, None), x.device)
+        del kept
     return y
 
 
 def layer_act_grad(start: Start, dy: Tensor, y: Tensor | None, x: Tensor | None, scale: Tensor | None, noise: Tensor | None,
-                   act: int, alpha: float, gain: float, clamp: float | None) -> tuple[Tensor, Tensor]:
+                   strength: Tensor | None, b: Tensor | None, *options) -> tuple[Tensor, Tensor]:
     """(dx, sums [3, N, C]): the derivatives of `layer_act`; csrc/layer_act.h says which sums."""
-    shaped = next(t for t in (y, x, dy) if t is not None)          # Its memory format is that of the result.
-    p = _layer_act_arguments(shaped, scale, noise, None, None, act, alpha, gain, clamp)
-    layout, wide = layout_of(shaped), compute_type(shaped)
-    dx = torch.empty_like(shaped, memory_format=layout)
+    dx, _, sums = _layer_act_derivatives(start, 1, None, None, dy, y, x, scale, noise, strength, b, *options)
+    return dx, sums
+
+
+def layer_act_grad2(start: Start, q: Tensor, r: Tensor, dy: Tensor, *others) -> tuple[Tensor, Tensor, Tensor]:
+    """(for dy, for x, for scale): the derivatives of `layer_act_grad` from q and r, with respect to its results."""
+    d_dy, d_x, sums = _layer_act_derivatives(start, 2, q, r, dy, *others)
+    return d_dy, d_x, sums[0]
+
+
+def _layer_act_derivatives(start, order, q, r, dy, y, x, scale, noise, strength, b, act, alpha, gain, clamp):
+    shaped = next(t for t in (y, x, dy) if t is not None)          # Its memory format is that of the results.
+    p = _layer_act_arguments(shaped, scale, noise, strength, b, act, alpha, gain, clamp)
+    _check_part(r, 'r', shaped, [3, p.samples, p.channels])
+    layout, wide, kinds = layout_of(shaped), compute_type(shaped), 3 if order == 1 else 1
+    out = torch.empty_like(shaped, memory_format=layout)
+    out_x = None if order == 1 else torch.empty_like(out)
     if not p.options.size:
-        return dx, torch.zeros([3, p.samples, p.channels], dtype=wide, device=shaped.device)
-    images = [None if t is None else _like(t, name, shaped, layout) for t, name in ((x, 'x'), (y, 'y'), (dy, 'dy'))]
-    pack = kernels.layer_act_pack(p, dx.element_size(), [t.data_ptr() for t in (*images, dx) if t is not None])
+        return out, out_x, torch.zeros([kinds, p.samples, p.channels], dtype=wide, device=shaped.device)
+    images = {name: None if t is None else _like(t, name, shaped, layout)
+              for name, t in {'x': x, 'y': y, 'dy': dy, 'q': q}.items()}
+    tensors, kept = _layer_act_tensors(None, scale=scale, noise=noise, strength=strength, b=b, r=r)
+    for name, image in {**images, 'out': out, 'out_x': out_x}.items():
+        setattr(tensors, name, _address(image))
+    pack = kernels.layer_act_pack(p, out.element_size(), tensors)
     tiles = kernels.layer_act_tiles(p, pack)
-    sums = torch.empty([3, p.samples, tiles.tiles, p.channels], dtype=wide, device=shaped.device)
-    scale, noise = _contiguous(scale), _contiguous(noise)
-    tensors = LayerActTensors(*map(_address, (*images, scale, noise, None, None, dx, sums)))
-    start(kernels.layer_act(_name_of(dx), p, act, pack, tensors, tiles), dx.device)
-    return dx, sums.squeeze(2) if tiles.tiles == 1 else sums.sum(2)
+    sums = torch.empty([kinds, p.samples, tiles.tiles, p.channels], dtype=wide, device=shaped.device)
+    tensors.sums = _address(sums)
+    start(kernels.layer_act(_name_of(out), order, p, act, pack, tensors, tiles), out.device)
+    del kept
+    return out, out_x, sums.squeeze(2) if tiles.tiles == 1 else sums.sum(2)
+
+
+def _layer_act_tensors(x, **parts):
+    """The structure with the addresses of x and of parts made contiguous, and the tensors that are there."""
+    kept = {'x': x, **{name: _contiguous(part) for name, part in parts.items()}}
+    return LayerActTensors(**{name: _address(tensor) for name, tensor in kept.items()}), kept
 
 
 # Memory formats and types, which declared.py needs, too.
@@ -170,6 +238,23 @@ def _bias_act_arguments(x, b, dim, act, alpha, gain, clamp):
     if bias_act_layout(x, b, dim) == torch.contiguous_format:
         p.inner = x.shape[dim + 1:].numel()
     return p
+
+
+def _resample_arguments(x, f, up, down, padding, flip_filter, gain):
+    _check(x.ndim == 4, 'x has {} axes: must be [N, C, H, W]', x.ndim)
+    _check(f.ndim == 2 and f.dtype == torch.float32 and f.numel() > 0,
+           'f is {} {}: must be float32 [fh, fw]', f.dtype, list(f.shape))
+    _check(f.device == x.device, 'f lies on {}, x on {}', f.device, x.device)
+    _check(len(up) == len(down) == 2, 'up and down: must be pairs (x, y)')
+    _check(len(padding) == 4, 'padding: must be (left, right, top, bottom)')
+    axes = [_axis(name, x.shape[3 - i], up[i], down[i], *padding[2 * i:2 * i + 2], f.shape[1 - i])
+            for i, name in enumerate(('x axis', 'y axis'))]
+    return Resample(*axes, x.shape[0], x.shape[1], layout_of(x) == torch.channels_last, flip_filter, gain)
+
+
+def _empty_filtered(r, x):
+    """Memory for the result."""
+    return torch.empty([r.batch, r.channels, r.y.out, r.x.out], dtype=x.dtype, device=x.device, memory_format=layout_of(x))
 
 
 def _axis(name, size, up, down, before, after, taps):

@@ -26,7 +26,7 @@ from torch_utils.ops.driver import Driver, Starter
 PROGRAM = Path(__file__).with_name('nvrtc_program.py')
 OPTIONS = '-std=c++17', '-default-device'
 STANDARD = 'cmath', 'cstdint', 'cstring', 'type_traits', 'utility'      # C++'s headers, which nvrtc_std.h replaces.
-GROUPS = {'filters': ('gather', 'strip'), 'bias_act': ('bias_act',), 'layer_act': ('layer_act',)}
+GROUPS = {'filters': ('gather', 'strip', *kernels.JOINT), 'bias_act': ('bias_act',), 'layer_act': ('layer_act',)}
 LIBRARY = 'nvrtc'                       # What the files in the cache begin with.
 
 

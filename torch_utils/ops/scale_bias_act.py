@@ -2,7 +2,7 @@
 
     y = clamp(gain * act(x * scale + noise * strength + b), -c, c)
 
-x may have to be filtered first, as after a convolution that upsamples; on CPUs that is done in the same pass.
+x may have to be filtered first, as after a convolution that upsamples; that is done in the same pass.
 On GPUs it is one kernel (`layer_act`), and so are its first derivatives. On CPUs it is compiled for channels-last images: one
 pass over memory and, in the backward pass, one more for the gradients of all its inputs. Elsewhere, and wherever second
 derivatives are asked for, it consists of other operators.
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_utils.ops import backend
+from torch_utils.ops import backend, joint
 from torch_utils.ops.bias_act import activation_funcs, bias_act, is_one_kernel
 from torch_utils.ops.fma import fma
 from torch_utils.ops.upfirdn2d import parse_padding, upfirdn2d
@@ -40,14 +40,16 @@ def scale_bias_act(x: Tensor, scale: Tensor, noise: Tensor | None = None, b: Ten
     """
     spec = activation_funcs[act]
     options = list(activation_funcs).index(act), float(spec.def_alpha), float(spec.def_gain if gain is None else gain), clamp
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    has_constant_noise = noise is None or not noise.requires_grad
+    if fir is not None and has_constant_noise and joint.is_here(x, act, fir, impl):
+        place = list(parse_padding(fir['padding'])), fir['flip_filter'], float(fir['gain'])
+        return joint.FilteredLayer.apply(x, fir['f'], *_parts(wide, scale, noise, strength, b), place, options)
     if fir is not None and not _is_one_pass(x, noise, act, fir, impl):
         x, fir = upfirdn2d(x, **fir, impl=impl), None
-    is_fused = is_one_kernel(x, act) and not (noise is not None and noise.requires_grad) and backend.use_native(impl, x)
+    is_fused = is_one_kernel(x, act) and has_constant_noise and backend.use_native(impl, x)
     if is_fused and backend.has_layer_act(x.device.type):
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        noise = noise[None, None] if noise is not None and noise.ndim == 2 else noise
-        others = [None if t is None else t.to(wide) for t in (scale, noise, strength, b)]
-        return torch.ops.stylegan2_loss_zoo.layer_act(x, *others, *options)
+        return torch.ops.stylegan2_loss_zoo.layer_act(x, *_parts(wide, scale, noise, strength, b), None, *options)
     if strength is not None:
         noise = noise * strength
     scale, noise, b = (None if t is None else t.to(x.dtype) for t in (scale, noise, b))
@@ -62,6 +64,12 @@ def scale_bias_act(x: Tensor, scale: Tensor, noise: Tensor | None = None, b: Ten
     x = x * scale if noise is None else fma(x, scale, noise)
     is_done = b is None and act == 'linear' and gain is None and clamp is None
     return x if is_done else bias_act(x, b, act=act, gain=gain, clamp=clamp, impl=impl)
+
+
+def _parts(wide, scale, noise, strength, b):
+    """As `layer_act` takes them."""
+    noise = noise[None, None] if noise is not None and noise.ndim == 2 else noise
+    return [None if t is None else t.to(wide) for t in (scale, noise, strength, b)]
 
 
 def _is_compiled(x, act):

@@ -38,12 +38,14 @@ def try_operators(device: str, dtypes: Iterable[torch.dtype]) -> None:
 
 
 def try_layers(device: str, dtypes: Iterable[torch.dtype]) -> None:
-    """The same for `layer_act`, which others can stand in for."""
+    """The same for `layer_act` and what filters besides, which others can stand in for."""
     with torch.inference_mode(False), torch.no_grad():
         for dtype in dtypes:
             for layout in (torch.contiguous_format, torch.channels_last):
                 for shape in SHAPES:
-                    _try_layer(_wave(shape).to(dtype).contiguous(memory_format=layout), device)
+                    x = _wave(shape).to(dtype).contiguous(memory_format=layout)
+                    _try_layer(x, device)
+                    _try_joint(x, device)
 
 
 def _try_filters(x, device):
@@ -73,14 +75,38 @@ def _try_layer(x, device):
     strength = torch.tensor(0.5, dtype=wide, device='cpu')
     t = x.double() * scale.double()[:, :, None, None] + noise.double() * 0.5
     y = expected_activated(t, b).to(x.dtype)
-    parts = [t.to(device) for t in (scale, noise, strength, b)]
-    _compare('layer_act', y, partial(ops.layer_act, x.to(device), *parts, *options), x.dtype, device)
-    d = x.double() * torch.where(y > 0, GAIN, GAIN * SLOPE) * (y.abs() < y.abs().max())
-    arguments = x.to(device), y.to(device), x.to(device), *parts[:2], *options
-    for place, (name, expected) in enumerate({
-            'derivative': d * scale.double()[:, :, None, None],
-            'sums': torch.stack([(d * other).sum([2, 3]) for other in (x.double(), 1, noise.double())])}.items()):
+    parts, image = [t.to(device) for t in (scale, noise, strength, b)], x.to(device)
+    _compare('layer_act', y, partial(ops.layer_act, image, *parts, None, *options), x.dtype, device)
+    _compare('layer_act (added)', y.double() + x, partial(ops.layer_act, image, *parts, image, *options), x.dtype, device)
+    slope = torch.where(y > 0, GAIN, GAIN * SLOPE) * (y.abs() < y.abs().max()).double()
+    d, scale = x.double() * slope, scale.double()[:, :, None, None]
+    arguments = image, y.to(device), image, *parts, *options
+    sums = torch.stack([(d * other).sum([2, 3]) for other in (x.double(), 1, noise.double())])
+    for place, (name, expected) in enumerate({'derivative': d * scale, 'sums': sums}.items()):
         _compare(f'layer_act ({name})', expected, lambda place=place: ops.layer_act_grad(*arguments)[place], x.dtype, device)
+    r = _wave([3, *x.shape[:2]]).to(wide)
+    first, second, third = r.double()[:, :, :, None, None]
+    for place, (name, expected) in enumerate({
+            'second derivative': slope * (x.double() * (scale + first) + second + third * noise.double()),
+            'derivative by x': first * d, 'derivative by scale': (x.double() * d).sum([2, 3])}.items()):
+        _compare(f'layer_act ({name})', expected,
+                 lambda place=place: ops.layer_act_grad2(image, r.to(device), *arguments)[place], x.dtype, device)
+
+
+def _try_joint(x, device):
+    """What filters and something else."""
+    ops, options = torch.ops.stylegan2_loss_zoo, (LRELU, SLOPE, GAIN, CLAMP)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    f, padding, b, scale = _wave([4, 4]), [2, 1, 2, 1], _wave(x.shape[1:2]).to(wide), _wave(x.shape[:2]).to(wide)
+    filtered, place = partial(expected_filtered, f=f, up=[1, 1], down=[1, 1], padding=padding), (padding, False, GAIN)
+    image, taps, bias, factors = (t.to(device) for t in (x, f, b, scale))
+    t = filtered(x)
+    _compare('act_filter', filtered(expected_activated(x, b)),
+             partial(ops.act_filter, image, bias, taps, *place, *options), x.dtype, device)
+    _compare('filter_layer_act', expected_activated(t * scale.double()[:, :, None, None], b),
+             partial(ops.filter_layer_act, image, taps, *place, factors, None, None, bias, *options), x.dtype, device)
+    _compare('filter_add', t + t.to(x.dtype).double(),
+             partial(ops.filter_add, image, taps, [1, 1], [1, 1], *place, t.to(x.dtype).to(device)), x.dtype, device)
 
 
 def expected_filtered(x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int]) -> Tensor:

@@ -109,6 +109,11 @@ inline LayerAct layer_act_arguments(const Tensor& x, const LayerActParts& parts,
             bias_act_arguments(x, {}, 1, act, alpha, gain, clamp)};
 }
 
+// What tensors of the derivatives are shaped like, memory format included.
+inline const Tensor& layer_act_shaped(const Tensor& dy, const OptionalTensor& y, const OptionalTensor& x) {
+    return y ? *y : x ? *x : dy;
+}
+
 // upfirdn2d.
 
 inline Axis axis_arguments(const char* name, int64_t in, int64_t up, int64_t down, int64_t before, int64_t after, int64_t taps) {
@@ -134,6 +139,12 @@ inline Resample upfirdn2d_arguments(
     return {axis_arguments("x axis", x.size(3), up[0], down[0], padding[0], padding[1], f.size(1)),
             axis_arguments("y axis", x.size(2), up[1], down[1], padding[2], padding[3], f.size(0)),
             x.size(0), x.size(1), layout(x) == at::MemoryFormat::ChannelsLast, flip_filter, float(gain)};
+}
+
+// Memory for the result.
+inline Tensor empty_filtered(const Resample& r, const Tensor& x) {
+    const std::array<int64_t, 4> shape{r.batch, r.channels, r.y.out, r.x.out};
+    return at::empty(shape, x.options().memory_format(layout(x)));
 }
 
 }  // namespace zoo

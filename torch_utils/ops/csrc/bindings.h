@@ -3,7 +3,7 @@
 // A `Device` has two functions, which compute into tensors that fit the arguments:
 //
 //     bias_act(order, p, act, q, dy, ref, b, out)     (tensors that do not apply are undefined)
-//     upfirdn2d(r, x, f, y)
+//     upfirdn2d(r, x, f, y, base)                      (base likewise)
 #pragma once
 
 #include "arguments.h"
@@ -31,9 +31,16 @@ template <class Device> struct Operators {
     static Tensor upfirdn2d(const Tensor& x, const Tensor& f, at::IntArrayRef up, at::IntArrayRef down,
                             at::IntArrayRef padding, bool flip_filter, double gain) {
         const Resample r = upfirdn2d_arguments(x, f, up, down, padding, flip_filter, gain);
-        const std::array<int64_t, 4> shape{r.batch, r.channels, r.y.out, r.x.out};
-        const Tensor y = at::empty(shape, x.options().memory_format(layout(x)));
-        if (y.numel() > 0) Device::upfirdn2d(r, x.contiguous(layout(x)), f.contiguous(), y);
+        const Tensor y = empty_filtered(r, x);
+        if (y.numel() > 0) Device::upfirdn2d(r, x.contiguous(layout(x)), f.contiguous(), y, {});
+        return y;
+    }
+
+    static Tensor filter_add(const Tensor& x, const Tensor& f, at::IntArrayRef up, at::IntArrayRef down,
+                             at::IntArrayRef padding, bool flip_filter, double gain, const Tensor& base) {
+        const Resample r = upfirdn2d_arguments(x, f, up, down, padding, flip_filter, gain);
+        const Tensor y = empty_filtered(r, x), added = like(base, "base", y, layout(x));
+        if (y.numel() > 0) Device::upfirdn2d(r, x.contiguous(layout(x)), f.contiguous(), y, added);
         return y;
     }
 
@@ -56,6 +63,7 @@ template <class Device> void implement(torch::Library& library) {
     library.impl("bias_act_grad", Operators<Device>::bias_act_grad);
     library.impl("bias_act_grad2", Operators<Device>::bias_act_grad2);
     library.impl("upfirdn2d", Operators<Device>::upfirdn2d);
+    library.impl("filter_add", Operators<Device>::filter_add);
 }
 
 template <class T> const T* in(const Tensor& x) { return x.defined() ? static_cast<const T*>(x.const_data_ptr()) : nullptr; }

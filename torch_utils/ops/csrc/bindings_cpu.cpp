@@ -7,11 +7,13 @@
 #include <ATen/ops/abs.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/div.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/gt.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
 
 namespace zoo {
 namespace {
@@ -40,8 +42,9 @@ struct Cpu {
         });
     }
 
-    static void upfirdn2d(const Resample& r, const Tensor& x, const Tensor& f, const Tensor& y) {
+    static void upfirdn2d(const Resample& r, const Tensor& x, const Tensor& f, const Tensor& y, const Tensor& base) {
         with_type(x.scalar_type(), [&](auto type) { filter<decltype(type)>(r, x, f, y, nullptr); });
+        if (base.defined()) y.add_(base);
     }
 
     template <class T> static void filter(const Resample& r, const Tensor& x, const Tensor& f, const Tensor& y,
@@ -158,39 +161,101 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> filter_act_grad(
 
 Tensor spread(const Tensor& part) { return part.unsqueeze(-1).unsqueeze(-1); }
 
+// x * scale + noise * strength + b
+Tensor layer_act_argument(const Tensor& x, const LayerActParts& parts) {
+    Tensor t = x;
+    if (parts.scale) t = t * spread(*parts.scale);
+    if (parts.noise) t = t + (parts.strength ? *parts.noise * *parts.strength : *parts.noise);
+    if (parts.b) t = t + spread(*parts.b);
+    return t;
+}
+
 Tensor layer_act(const Tensor& x, const OptionalTensor& scale, const OptionalTensor& noise, const OptionalTensor& strength,
-                 const OptionalTensor& b, int64_t act, double alpha, double gain, std::optional<double> clamp) {
+                 const OptionalTensor& b, const OptionalTensor& base, int64_t act, double alpha, double gain,
+                 std::optional<double> clamp) {
     const LayerAct p = layer_act_arguments(x, {scale, noise, strength, b}, act, alpha, gain, clamp);
-    Tensor t = x.to(compute_type(x));
-    if (scale) t = t * spread(*scale);
-    if (noise) t = t + (strength ? *noise * *strength : *noise);
-    if (b) t = t + spread(*b);
+    Tensor t = layer_act_argument(x.to(compute_type(x)), {scale, noise, strength, b});
     if (Act(act) == Act::lrelu) t = at::where(t > 0, t, t * alpha);
     t = t * gain;
     if (clamp) t = t.clamp(-p.options.clamp, p.options.clamp);
+    if (base) t = t + like(*base, "base", x, layout(x));
     return t.to(x.options(), false, false, layout(x));
+}
+
+// What d = dy * slope has for its second factor, [N, C, H, W] or a number.
+Tensor layer_act_slope(const Tensor& dy, const OptionalTensor& y, const OptionalTensor& x, const LayerActParts& parts, int64_t act,
+                       double alpha, double gain, std::optional<double> clamp) {
+    const auto wide = compute_type(dy);
+    const Tensor slope = at::full_like(dy, gain, dy.options().dtype(wide));
+    if (!y && !x) return slope;
+    const LayerAct p = layer_act_arguments(layer_act_shaped(dy, y, x), parts, act, alpha, gain, clamp);
+    const Tensor value = y ? *y : layer_act(*x, parts.scale, parts.noise, parts.strength, parts.b, {}, act, alpha, gain, clamp);
+    Tensor bent = Act(act) == Act::lrelu ? at::where(value > 0, slope, slope * alpha) : slope;
+    return clamp ? bent * (value.abs() < p.options.clamp) : bent;
 }
 
 std::tuple<Tensor, Tensor> layer_act_grad(
         const Tensor& dy, const OptionalTensor& y, const OptionalTensor& x, const OptionalTensor& scale, const OptionalTensor& noise,
-        int64_t act, double alpha, double gain, std::optional<double> clamp) {
-    const Tensor& shaped = y ? *y : x ? *x : dy;
-    const LayerAct p = layer_act_arguments(shaped, {scale, noise, {}, {}}, act, alpha, gain, clamp);
+        const OptionalTensor& strength, const OptionalTensor& b, int64_t act, double alpha, double gain, std::optional<double> clamp) {
+    const Tensor& shaped = layer_act_shaped(dy, y, x);
+    const LayerActParts parts{scale, noise, strength, b};
+    const LayerAct p = layer_act_arguments(shaped, parts, act, alpha, gain, clamp);
     const auto wide = compute_type(dy);
-    Tensor d = dy.to(wide) * gain;
-    if (y && Act(act) == Act::lrelu) d = at::where(*y > 0, d, d * alpha);
-    if (y && clamp) d = d * (y->abs() < p.options.clamp);
+    const Tensor d = dy.to(wide) * layer_act_slope(dy, y, x, parts, act, alpha, gain, clamp);
     constexpr std::array<int64_t, 2> pixels{2, 3};
+    Tensor first = d.new_zeros({p.samples, p.channels});
+    if (x) {
+        first = (d * x->to(wide)).sum(pixels);
+    } else if (y && scale) {            // What scale was multiplied with.
+        Tensor t = y->to(wide) / gain;
+        if (Act(act) == Act::lrelu) t = at::where(t < 0, t / alpha, t);
+        first = (d * (t - layer_act_argument(at::zeros_like(t), {{}, noise, strength, b}))).sum(pixels) / *scale;
+    }
     const Tensor none = d.new_zeros({p.samples, p.channels});
-    const Tensor sums = at::stack({x ? (d * x->to(wide)).sum(pixels) : none, d.sum(pixels), noise ? (d * *noise).sum(pixels) : none});
+    const Tensor sums = at::stack({first, d.sum(pixels), noise ? (d * *noise).sum(pixels) : none});
     const Tensor dx = scale ? d * spread(*scale) : d;
     return {dx.to(shaped.options(), false, true, layout(shaped)), sums};
+}
+
+std::tuple<Tensor, Tensor, Tensor> layer_act_grad2(
+        const Tensor& q, const Tensor& r, const Tensor& dy, const OptionalTensor& y, const OptionalTensor& x,
+        const OptionalTensor& scale, const OptionalTensor& noise, const OptionalTensor& strength, const OptionalTensor& b,
+        int64_t act, double alpha, double gain, std::optional<double> clamp) {
+    const Tensor& shaped = layer_act_shaped(dy, y, x);
+    const LayerActParts parts{scale, noise, strength, b};
+    const LayerAct p = layer_act_arguments(shaped, parts, act, alpha, gain, clamp);
+    check_part(r, "r", shaped, {3, p.samples, p.channels});
+    const auto wide = compute_type(dy);
+    const Tensor slope = layer_act_slope(dy, y, x, parts, act, alpha, gain, clamp), d = dy.to(wide) * slope, towards = q.to(wide);
+    Tensor inner = (scale ? towards * spread(*scale) : towards) + spread(r[1]);
+    if (x) inner = inner + x->to(wide) * spread(r[0]);
+    if (noise) inner = inner + *noise * spread(r[2]);
+    const auto image = [&](const Tensor& t) { return t.to(shaped.options(), false, true, layout(shaped)); };
+    return {image(inner * slope), image(spread(r[0]) * d), (towards * d).sum({2, 3})};
+}
+
+// layer_act with a filter behind or before it, likewise.
+
+Tensor act_filter(const Tensor& x, const OptionalTensor& b, const Tensor& f, at::IntArrayRef padding, bool flip_filter,
+                  double filter_gain, int64_t act, double alpha, double gain, std::optional<double> clamp) {
+    const Tensor activated = layer_act(x, {}, {}, {}, b, {}, act, alpha, gain, clamp);
+    return Operators<Cpu>::upfirdn2d(activated, f, {1, 1}, {1, 1}, padding, flip_filter, filter_gain);
+}
+
+Tensor filter_layer_act(const Tensor& x, const Tensor& f, at::IntArrayRef padding, bool flip_filter, double filter_gain,
+                        const OptionalTensor& scale, const OptionalTensor& noise, const OptionalTensor& strength,
+                        const OptionalTensor& b, int64_t act, double alpha, double gain, std::optional<double> clamp) {
+    const Tensor filtered = Operators<Cpu>::upfirdn2d(x, f, {1, 1}, {1, 1}, padding, flip_filter, filter_gain);
+    return layer_act(filtered, scale, noise, strength, b, {}, act, alpha, gain, clamp);
 }
 
 TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, CPU, library) {
     implement<Cpu>(library);
     library.impl("layer_act", layer_act);
     library.impl("layer_act_grad", layer_act_grad);
+    library.impl("layer_act_grad2", layer_act_grad2);
+    library.impl("act_filter", act_filter);
+    library.impl("filter_layer_act", filter_layer_act);
     library.impl("scale_bias_act", scale_bias_act);
     library.impl("scale_bias_act_grad", scale_bias_act_grad);
     library.impl("filter_act", filter_act);

@@ -88,7 +88,8 @@ private:
         const Pack<T, size> x = *reinterpret_cast<const Pack<T, size>*>(tensors.x + i);
         const S* noise = tensors.noise ? tensors.noise + (p.own_noise ? at.sample * p.pixels : 0) + at.pixel : nullptr;
         const S strength = tensors.strength ? *tensors.strength : S(1);
-        Pack<T, size> y;
+        Pack<T, size> y, base = {};
+        if (tensors.base) base = *reinterpret_cast<const Pack<T, size>*>(tensors.base + i);
         UNROLL
         for (int k = 0; k < size; ++k) {
             const int64_t channel = at.channel + (channels_last ? k : 0);
@@ -96,7 +97,7 @@ private:
             if (tensors.scale) t *= tensors.scale[at.sample * p.channels + channel];
             if (noise) t += noise[channels_last ? 0 : k] * strength;
             if (tensors.b) t += tensors.b[channel];
-            narrow(op.template apply<0>(S(0), S(0), t), y.at[k]);
+            narrow(op.template apply<0>(S(0), S(0), t) + S(widen(base.at[k])), y.at[k]);
         }
         *reinterpret_cast<Pack<T, size>*>(tensors.out + i) = y;
     }
@@ -115,10 +116,10 @@ inline LayerActTiles layer_act_tiles(const LayerAct& p, int size) {
     return t;
 }
 
-// layer_act, its derivatives: a block does a tile of pixels of some channels, and adds up over the pixels.
-template <class T, Act act, bool channels_last, int size> struct LayerActGradKernel {
+// layer_act, its derivatives, of order 1 or 2: a block does a tile of pixels of some channels, and adds up over the pixels.
+template <class T, Act act, bool channels_last, int size, int order> struct LayerActGradKernel {
     using S = compute_t<T>;
-    static constexpr int phases = 3, kinds = 3, parts = 16;
+    static constexpr int phases = 3, kinds = order == 1 ? 3 : 1, parts = 16;
     static constexpr int channels = channels_last ? size : 1;   // Of a column.
     struct Shared { S sums[kinds][channels][block_threads]; };
 
@@ -142,6 +143,11 @@ template <class T, Act act, bool channels_last, int size> struct LayerActGradKer
     }
 
 private:
+    using Places = Pack<T, size>;
+
+    // What a thread needs of its channels; r of order 2 only.
+    struct Channels { S scale[channels], b[channels], r[order == 1 ? 1 : 3][channels]; };
+
     // Neighbouring threads do neighbours in memory.
     HOST_DEVICE int column_of(int thread) const { return channels_last ? thread % tiles.columns : thread / tiles.lanes; }
     HOST_DEVICE int lane_of(int thread) const { return channels_last ? thread / tiles.columns : thread % tiles.lanes; }
@@ -149,19 +155,19 @@ private:
         return channels_last ? lane * tiles.columns + column : column * tiles.lanes + lane;
     }
 
+    HOST_DEVICE bool tells_x() const { return order == 1 && !tensors.x && tensors.scale; }
+
     HOST_DEVICE void differentiate(int64_t sample, int64_t first, int64_t tile, int thread, Shared& shared) const {
         const int64_t channel = (first + column_of(thread)) * channels;
         S sums[kinds][channels] = {};
         if (channel < p.channels) {
-            S scale[channels];
-            UNROLL
-            for (int c = 0; c < channels; ++c)
-                scale[c] = tensors.scale ? tensors.scale[sample * p.channels + channel + c] : S(1);
+            const Channels own = channels_of(sample, channel);
+            const S strength = tensors.strength ? *tensors.strength : S(1);
             constexpr int pack_pixels = channels_last ? 1 : size;
             for (int k = 0; k < tile_rounds; ++k) {
                 const int64_t pixel = ((tile * tile_rounds + k) * tiles.lanes + lane_of(thread)) * pack_pixels;
                 if (pixel >= p.pixels) break;
-                add(sample, channel, pixel, scale, sums);
+                add(sample, channel, pixel, own, strength, sums);
             }
         }
         UNROLL
@@ -171,26 +177,57 @@ private:
         }
     }
 
-    HOST_DEVICE void add(int64_t sample, int64_t channel, int64_t pixel, const S (&scale)[channels],
+    HOST_DEVICE Channels channels_of(int64_t sample, int64_t channel) const {
+        Channels own;
+        UNROLL
+        for (int c = 0; c < channels; ++c) {
+            own.scale[c] = tensors.scale ? tensors.scale[sample * p.channels + channel + c] : S(1);
+            own.b[c] = tensors.b ? tensors.b[channel + c] : S(0);
+            if constexpr (order == 2) {
+                UNROLL
+                for (int kind = 0; kind < 3; ++kind)
+                    own.r[kind][c] = tensors.r ? tensors.r[(kind * p.samples + sample) * p.channels + channel + c] : S(0);
+            }
+        }
+        return own;
+    }
+
+    HOST_DEVICE static Places read(const T* image, int64_t i) {
+        return image ? *reinterpret_cast<const Places*>(image + i) : Places{};
+    }
+
+    HOST_DEVICE void add(int64_t sample, int64_t channel, int64_t pixel, const Channels& own, S strength,
                          S (&sums)[kinds][channels]) const {
-        using Places = Pack<T, size>;
         const int64_t i = channels_last ? (sample * p.pixels + pixel) * p.channels + channel
                                         : (sample * p.channels + channel) * p.pixels + pixel;
-        const Places dy = *reinterpret_cast<const Places*>(tensors.dy + i);
-        Places y = {}, x = {}, dx;
-        if (tensors.y) y = *reinterpret_cast<const Places*>(tensors.y + i);
-        if (tensors.x) x = *reinterpret_cast<const Places*>(tensors.x + i);
+        const Places dy = read(tensors.dy, i), y = read(tensors.y, i), x = read(tensors.x, i);
+        const Places q = order == 1 ? Places{} : read(tensors.q, i);
         const S* noise = tensors.noise ? tensors.noise + (p.own_noise ? sample * p.pixels : 0) + pixel : nullptr;
+        Places out, out_x;
         UNROLL
         for (int k = 0; k < size; ++k) {
             const int c = channels_last ? k : 0;
-            const S d = op.template apply<1>(S(0), widen(dy.at[k]), widen(y.at[k]));
-            narrow(d * scale[c], dx.at[k]);
-            sums[0][c] += d * widen(x.at[k]);
-            sums[1][c] += d;
-            if (noise) sums[2][c] += d * noise[channels_last ? 0 : k];
+            const S drawn = noise ? noise[channels_last ? 0 : k] : S(0), added = drawn * strength + own.b[c];
+            S argument = widen(x.at[k]);
+            const S value = tensors.y ? S(widen(y.at[k])) : op.template apply<0>(S(0), S(0), argument * own.scale[c] + added);
+            const S d = op.template apply<1>(S(0), widen(dy.at[k]), value);
+            if constexpr (order == 1) {
+                if (tells_x()) argument = op.undone(value, S(1) / op.alpha) - added;
+                narrow(d * own.scale[c], out.at[k]);
+                sums[0][c] += d * argument;
+                sums[1][c] += d;
+                sums[2][c] += d * drawn;
+            } else {
+                const S towards = widen(q.at[k]);
+                const S inner = towards * own.scale[c] + own.r[0][c] * argument + own.r[1][c] + own.r[2][c] * drawn;
+                narrow(op.template apply<1>(S(0), inner, value), out.at[k]);
+                narrow(own.r[0][c] * d, out_x.at[k]);
+                sums[0][c] += towards * d;
+            }
         }
-        *reinterpret_cast<Places*>(tensors.out + i) = dx;
+        *reinterpret_cast<Places*>(tensors.out + i) = out;
+        if constexpr (order == 2)
+            if (tensors.out_x) *reinterpret_cast<Places*>(tensors.out_x + i) = out_x;
     }
 
     // Sums of a column in so many parts at most.
@@ -218,6 +255,7 @@ private:
             if (channel >= p.channels) continue;
             S sum = 0;
             for (int lane = 0; lane < lanes; ++lane) sum += shared.sums[kind][c][thread_of(column, lane)];
+            if (kind == 0 && tells_x()) sum /= tensors.scale[sample * p.channels + channel];
             tensors.sums[((kind * p.samples + sample) * tiles.tiles + tile) * p.channels + channel] = sum;
         }
     }
@@ -227,32 +265,40 @@ private:
 template <class T, class S> int layer_act_pack(const LayerAct& p, int64_t bytes, const LayerActTensors<T, S>& t) {
     bool fits = (p.channels_last ? p.channels : p.pixels) % 4 == 0;
     for (const void* image : {static_cast<const void*>(t.x), static_cast<const void*>(t.y), static_cast<const void*>(t.dy),
-                              static_cast<const void*>(t.out)})
+                              static_cast<const void*>(t.base), static_cast<const void*>(t.q), static_cast<const void*>(t.out),
+                              static_cast<const void*>(t.out_x)})
         fits = fits && reinterpret_cast<uintptr_t>(image) % (4 * bytes) == 0;
     return fits ? 4 : 1;
 }
 
-// Calls run with the kernel for the value, or for the derivatives if `tiles` is given.
-template <Act act, int size, class T, class S, class Run>
+// Calls run with the kernel for the value (order 0), or for derivatives, for which `tiles` is given.
+template <int order, Act act, int size, class T, class S, class Run>
 void with_layer_act(const LayerAct& p, const LayerActTensors<T, S>& tensors, const LayerActTiles* tiles, Run run) {
     const Activation<act, S> op(p.options);
-    if (tiles && p.channels_last)
-        run(LayerActGradKernel<T, act, true, size>{p, op, tensors, *tiles});
-    else if (tiles)
-        run(LayerActGradKernel<T, act, false, size>{p, op, tensors, *tiles});
-    else if (p.channels_last)
-        run(LayerActKernel<T, act, true, size>{p, op, tensors});
-    else
+    if constexpr (order == 0) {
+        if (p.channels_last) return run(LayerActKernel<T, act, true, size>{p, op, tensors});
         run(LayerActKernel<T, act, false, size>{p, op, tensors});
+    } else {
+        if (p.channels_last) return run(LayerActGradKernel<T, act, true, size, order>{p, op, tensors, *tiles});
+        run(LayerActGradKernel<T, act, false, size, order>{p, op, tensors, *tiles});
+    }
+}
+
+template <int order, class T, class S, class Run>
+void with_layer_act(const LayerAct& p, int act, int pack, const LayerActTensors<T, S>& tensors, const LayerActTiles* tiles, Run run) {
+    const bool bent = Act(act) == Act::lrelu;
+    if (pack == 4 && bent) return with_layer_act<order, Act::lrelu, 4>(p, tensors, tiles, run);
+    if (pack == 4) return with_layer_act<order, Act::linear, 4>(p, tensors, tiles, run);
+    if (bent) return with_layer_act<order, Act::lrelu, 1>(p, tensors, tiles, run);
+    with_layer_act<order, Act::linear, 1>(p, tensors, tiles, run);
 }
 
 template <class T, class S, class Run>
-void with_kernel(const LayerAct& p, int act, int pack, const LayerActTensors<T, S>& tensors, const LayerActTiles* tiles, Run run) {
-    const bool bent = Act(act) == Act::lrelu;
-    if (pack == 4 && bent) return with_layer_act<Act::lrelu, 4>(p, tensors, tiles, run);
-    if (pack == 4) return with_layer_act<Act::linear, 4>(p, tensors, tiles, run);
-    if (bent) return with_layer_act<Act::lrelu, 1>(p, tensors, tiles, run);
-    with_layer_act<Act::linear, 1>(p, tensors, tiles, run);
+void with_kernel(int order, const LayerAct& p, int act, int pack, const LayerActTensors<T, S>& tensors, const LayerActTiles* tiles,
+                 Run run) {
+    if (order == 0) return with_layer_act<0>(p, act, pack, tensors, tiles, run);
+    if (order == 1) return with_layer_act<1>(p, act, pack, tensors, tiles, run);
+    with_layer_act<2>(p, act, pack, tensors, tiles, run);
 }
 
 }  // namespace zoo

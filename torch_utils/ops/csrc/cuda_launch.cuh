@@ -26,4 +26,13 @@ template <class F> const char* with_type(Type type, F f) {
     return "unknown type";
 }
 
+// The same addresses as those of the types that a kernel for T has.
+template <class T> LayerActTensors<T, compute_t<T>> tensors_of(const LayerActTensors<void, void>& t) {
+    using S = compute_t<T>;
+    const auto image = [](const void* pointer) { return static_cast<const T*>(pointer); };
+    const auto other = [](const void* pointer) { return static_cast<const S*>(pointer); };
+    return {image(t.x), image(t.y), image(t.dy), image(t.base), image(t.q), other(t.scale), other(t.noise), other(t.strength),
+            other(t.b), other(t.r), static_cast<T*>(t.out), static_cast<T*>(t.out_x), static_cast<S*>(t.sums)};
+}
+
 }  // namespace zoo
