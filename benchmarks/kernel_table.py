@@ -27,6 +27,7 @@ ARCHITECTURES = '75,80,86,89,90,100,120'
 SOURCES = 'upfirdn2d.cu', 'bias_act.cu', 'layer_act.cu'
 PAGE = ROOT / 'docs' / 'operators.md'
 TYPES = {'f': 'float32', 'd': 'float64', 'NS_8BFloat16E': 'bfloat16', 'NS_4HalfE': 'float16'}
+PARTS = {'SlopeKernel': ', slope after it', 'Activated': ', activation before it', 'Finished': ', layer_act after it'}
 FIGURES = (r'(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n'
            r'.*Used (\d+) registers(?:.*?(\d+) bytes smem)?')
 
@@ -40,11 +41,13 @@ def name_of(mangled):
             factors = factors * 2
         axes = [f'{"up" if up != "1" else "down" if down != "1" else "filter"} {taps}' if taps != '1' else '-'
                 for up, down, taps in factors[:2]]
-        return f'strip, x: {axes[0]}, y: {axes[1]}', dtype
+        beside = next((text for part, text in PARTS.items() if part in mangled), '')
+        return f'strip, x: {axes[0]}, y: {axes[1]}{beside}', dtype
     if 'BiasActKernel' in mangled:
         return f'bias_act, derivative {re.search("ELi([0-9])E|Li([0-9])E", mangled)[0].strip("ELi")}', dtype
     if 'LayerAct' in mangled:
-        return 'layer_act, derivatives' if 'Grad' in mangled else 'layer_act', dtype
+        order = re.search('Li([12])EE', mangled)        # The last of the numbers.
+        return f'layer_act, derivative {order[1]}' if 'Grad' in mangled else 'layer_act', dtype
     return 'any filter', dtype
 
 

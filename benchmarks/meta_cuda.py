@@ -52,6 +52,7 @@ LAUNCHES = {                        # {operation: (arguments) -> kernels}
     'sort': lambda args: 4, 'argsort': lambda args: 4, 'topk': lambda args: 4,
     '_fft_r2c': lambda args: 2, '_fft_c2r': lambda args: 2, '_fft_c2c': lambda args: 2,
     'layer_act_grad': lambda args: 2, 'layer_act_grad2': lambda args: 2,        # And sums over tiles.
+    'act_filter_grad': lambda args: 2,
     'diag_embed': lambda args: 2, 'cosine_similarity': lambda args: 8,
 }
 

@@ -60,7 +60,8 @@ def calls(x):
     return {'layer_act': (x, scale, noise, strength, b, x, *options),
             'layer_act_grad': (x, x, x, scale, noise, strength, b, *options),
             'layer_act_grad2': (x, r, x, x, x, scale, noise, strength, b, *options),
-            'act_filter': (x, b, *place, *options), 'filter_layer_act': (x, *place, scale, noise, strength, b, *options),
+            'act_filter': (x, b, *place, *options), 'act_filter_grad': (x, x, b, *place, *options),
+            'filter_layer_act': (x, *place, scale, noise, strength, b, *options),
             'upfirdn2d': (x, f, [2, 2], [1, 1], [2, 1, 2, 1], False, 4.0)}
 
 

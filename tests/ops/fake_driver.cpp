@@ -30,14 +30,19 @@ template <class T, zoo::Act act, bool last, int size, class F> void choose(const
 template <class T, zoo::Act act, bool last, int size, int order, class F>
 void choose(const zoo::LayerActGradKernel<T, act, last, size, order>& k, F f) {
     const int pack = zoo::layer_act_pack(k.p, sizeof(T), k.tensors);
-    const zoo::LayerActTiles tiles = zoo::layer_act_tiles(k.p, pack);
+    const zoo::Tiles tiles = zoo::layer_act_tiles(k.p, pack);
     zoo::with_kernel(order, k.p, int(act), pack, k.tensors, &tiles, f);
+}
+
+template <class T, bool last, int lanes, class F> void choose(const zoo::SlopeKernel<T, last, lanes>& k, F f) {
+    zoo::with_slope_kernel(k.strips.r, k.strips.x, k.strips.f, k.strips.y, k.strips.parts, k.out, f);
 }
 
 // Bytes between fields are not compared.
 template <class Kernel> auto pad(Kernel& k) -> decltype(k.r, void()) {
     memset(reinterpret_cast<char*>(&k.r.flip_filter) + 1, 0, offsetof(zoo::Resample, gain) - offsetof(zoo::Resample, flip_filter) - 1);
 }
+template <class Kernel> auto pad(Kernel& k) -> decltype(k.strips, void()) { pad(k.strips); }
 template <class Kernel> auto pad(Kernel& k) -> decltype(k.p.own_noise, void()) {
     memset(reinterpret_cast<char*>(&k.p.own_noise) + 1, 0, offsetof(zoo::LayerAct, options) - offsetof(zoo::LayerAct, own_noise) - 1);
 }

@@ -16,5 +16,7 @@ template <class Kernel> void run(const Kernel& kernel) {
             for (int thread = 0; thread < zoo::block_threads; ++thread) kernel.template phase<1>(block, thread, shared);
         if constexpr (Kernel::phases >= 3)
             for (int thread = 0; thread < zoo::block_threads; ++thread) kernel.template phase<2>(block, thread, shared);
+        if constexpr (Kernel::phases >= 4)
+            for (int thread = 0; thread < zoo::block_threads; ++thread) kernel.template phase<3>(block, thread, shared);
     }
 }

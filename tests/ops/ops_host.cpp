@@ -36,20 +36,22 @@ template <class T> int64_t run_layer_act(int order, const zoo::LayerAct& p, int 
                                          const void* const* others, void* const* results) {
     const auto tensors = typed<T>(images, others, results);
     const int pack = zoo::layer_act_pack(p, sizeof(T), tensors);
-    const zoo::LayerActTiles tiles = zoo::layer_act_tiles(p, pack);
+    const zoo::Tiles tiles = zoo::layer_act_tiles(p, pack);
     if (order == 0 || tensors.sums)
         zoo::with_kernel(order, p, act, pack, tensors, order ? &tiles : nullptr, [](const auto& kernel) { run(kernel); });
     return tiles.tiles;
 }
 
-// The activation before the filter, or after it. Returns whether there is a kernel for that.
+// The activation after the filter (kind 0), before it (1), or the derivatives of that (2). Returns whether there is a kernel.
 template <class T> bool run_joint(const zoo::Resample& r, const zoo::LayerAct& p, int act, const float* f, const void* const* images,
-                                  const void* const* others, void* const* results, bool before) {
+                                  const void* const* others, void* const* results, int kind) {
     const auto tensors = typed<T>(images, others, results);
     const auto start = [](const auto& kernel) { run(kernel); };
-    if (!before) return zoo::with_joint_kernel(r, tensors.x, f, tensors.out, zoo::finished<T>(p, act, tensors), start);
-    const zoo::Activated<T> parts{tensors.b, zoo::as_lrelu<zoo::compute_t<T>>(p.options, act)};
-    return zoo::with_joint_kernel(r, tensors.x, f, tensors.out, parts, start);
+    const auto op = zoo::as_lrelu<zoo::compute_t<T>>(p.options, act);
+    if (kind == 0) return zoo::with_joint_kernel(r, tensors.x, f, tensors.out, zoo::finished<T>(p, act, tensors), start);
+    if (kind == 1) return zoo::with_joint_kernel(r, tensors.x, f, tensors.out, zoo::Activated<T>{tensors.b, op}, start);
+    const zoo::Sloped<T> parts{tensors.x, tensors.b, op};
+    return zoo::with_slope_kernel(r, tensors.dy, f, tensors.out, parts, tensors.sums, start);
 }
 
 zoo::Resample resample(const int* axes, int64_t batch, int64_t channels, bool channels_last, bool flip_filter, float gain) {
@@ -109,14 +111,19 @@ extern "C" int64_t host_layer_act(int type, int order, const int64_t* sizes, boo
     return run_layer_act<zoo::Half>(order, p, act, images, others, results);
 }
 
+// How many tiles the sums of kind 2 have.
+extern "C" int64_t host_slope_tiles(const int* axes, int64_t batch, int64_t channels, bool channels_last) {
+    return zoo::slope_tiles(resample(axes, batch, channels, channels_last, false, 1)).tiles;
+}
+
 // sizes are those of the activation.
-extern "C" bool host_joint(int type, bool before, const int* axes, const int64_t* sizes, bool channels_last, bool own_noise,
+extern "C" bool host_joint(int type, int kind, const int* axes, const int64_t* sizes, bool channels_last, bool own_noise,
                            bool flip_filter, float filter_gain, const double* numbers, int act, const float* f,
                            const void* const* images, const void* const* others, void* const* results) {
     const zoo::Resample r = resample(axes, sizes[0], sizes[1], channels_last, flip_filter, filter_gain);
     const zoo::LayerAct p = layer(sizes, channels_last, own_noise, numbers);
-    if (type == 0) return run_joint<float>(r, p, act, f, images, others, results, before);
-    if (type == 1) return run_joint<double>(r, p, act, f, images, others, results, before);
-    if (type == 2) return run_joint<zoo::BFloat16>(r, p, act, f, images, others, results, before);
-    return run_joint<zoo::Half>(r, p, act, f, images, others, results, before);
+    if (type == 0) return run_joint<float>(r, p, act, f, images, others, results, kind);
+    if (type == 1) return run_joint<double>(r, p, act, f, images, others, results, kind);
+    if (type == 2) return run_joint<zoo::BFloat16>(r, p, act, f, images, others, results, kind);
+    return run_joint<zoo::Half>(r, p, act, f, images, others, results, kind);
 }

@@ -366,17 +366,22 @@ def test_layer_act_kernels_compute_second_derivatives(host, act, clamp, dtype, l
         assert (d_scale[0].double() - expected[2]).abs().max() <= 1e-5 * (d * q).abs().sum([2, 3]).max()
 
 
-def joint_on_host(host, before, x, f, padding, act, gain, clamp, scale=None, noise=None, strength=None, b=None):
-    """(an activation before a filter, or layer_act after it; whether there is a kernel for that)."""
+def joint_on_host(host, kind, x, f, padding, act, gain, clamp, scale=None, noise=None, strength=None, b=None, to=None):
+    """(result, whether there is a kernel): 0: layer_act after a filter; 1: an activation before one; 2: what that one's
+    gradient x becomes for what was activated, `to`, and its sums [N, C]."""
     axes, shape = axes_of(x, f, 1, 1, padding)
     y = torch.full(shape, float('nan'), dtype=x.dtype).contiguous(
         memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
-    sizes, _, own_noise, numbers, index = arguments_of_layer(x if before else y, act, gain, clamp, noise)
+    sizes, _, own_noise, numbers, index = arguments_of_layer(x if kind == 1 else y, act, gain, clamp, noise)
     host.host_joint.restype = ctypes.c_bool
+    host.host_slope_tiles.restype = ctypes.c_int64
+    tiles = host.host_slope_tiles(axes, ctypes.c_int64(shape[0]), ctypes.c_int64(shape[1]), not x.is_contiguous())
+    sums = torch.full([shape[0], tiles, shape[1]], float('nan'), dtype=torch.promote_types(x.dtype, torch.float32))
+    images = [x, None, None, None, None] if kind < 2 else [to, None, x, None, None]
     special = host.host_joint(
-        TYPES[x.dtype], before, axes, sizes, not x.is_contiguous(), own_noise, True, ctypes.c_float(1.7), numbers, index,
-        pointer(f), *map(addresses, ([x, None, None, None, None], [scale, noise, strength, b, None], [y, None, None])))
-    return y, special
+        TYPES[x.dtype], kind, axes, sizes, not x.is_contiguous(), own_noise, True, ctypes.c_float(1.7), numbers, index,
+        pointer(f), *map(addresses, (images, [scale, noise, strength, b, None], [y, None, sums])))
+    return y if kind < 2 else (y, sums.sum(1)), special
 
 
 @layouts
@@ -394,17 +399,26 @@ def test_activations_beside_a_filter(host, act, clamp, dtype, layout):
                  'strength': torch.tensor(0.5), 'b': torch.randn(channels)}
         parts = {name: part.to(wide) for name, part in parts.items()}
         for some in (parts, {'scale': parts['scale']}):
-            y, special = joint_on_host(host, False, x, f, padding, act, 1.3, clamp, **some)
+            y, special = joint_on_host(host, 0, x, f, padding, act, 1.3, clamp, **some)
             assert special == has_strips(x, (4, 4))
             if special:
                 expected = bias_act(argument_of(filtered(x.double()), **some), act=act, gain=1.3, clamp=clamp, impl='ref')
                 assert is_near(y, expected, tolerance)
         for some in ({'b': parts['b']}, {}):
-            y, special = joint_on_host(host, True, x, f, padding, act, 1.3, clamp, **some)
+            y, special = joint_on_host(host, 1, x, f, padding, act, 1.3, clamp, **some)
             assert special == has_strips(x, (4, 4))
             if special:
                 expected = filtered(bias_act(argument_of(x, **some), act=act, gain=1.3, clamp=clamp, impl='ref'))
                 assert is_near(y, expected, tolerance)
+            to = torch.randn(shape).to(dtype).contiguous(memory_format=layout)
+            (d, sums), special = joint_on_host(host, 2, x, f, padding, act, 1.3, clamp, **some, to=to)
+            assert special == has_strips(x, (4, 4))
+            if special:
+                value = bias_act(argument_of(to, **some), act=act, gain=1.3, clamp=clamp, impl='ref')
+                slope = 1.3 * torch.where((value > 0) | (act == 'linear'), 1, 0.2) * (value.abs() < (clamp or torch.inf))
+                expected = filtered(x.double()) * slope
+                assert is_near(d, expected, tolerance)
+                assert (sums.double() - expected.sum([2, 3])).abs().max() <= 1e-5 * expected.abs().sum([2, 3]).max()
 
 
 def test_half_precision_conversions_agree_with_torch(host):

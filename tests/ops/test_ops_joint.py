@@ -123,6 +123,7 @@ def test_registration_passes_torchs_own_check(native):  # noqa: F811
         x, b, scale = torch.randn(2, 4, 6, 5).contiguous(memory_format=layout), torch.randn(4), torch.randn(2, 4)
         place, options = (upfirdn2d.setup_filter([1, 3, 3, 1]), [2, 1, 2, 1], False, 4.0), (2, 0.2, 1.5, 0.8)
         torch.library.opcheck(native.act_filter.default, (x, b, *place, *options))
+        torch.library.opcheck(native.act_filter_grad.default, (x, x, b, *place, *options))
         torch.library.opcheck(native.filter_layer_act.default, (x, *place, scale, None, None, b, *options))
         torch.library.opcheck(native.filter_add.default, (x, place[0], [1, 1], [1, 1], *place[1:], x))
         torch.library.opcheck(native.layer_act_grad.default, (x, x, x, scale, None, None, b, *options))

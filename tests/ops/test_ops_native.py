@@ -300,7 +300,8 @@ def test_the_trial_knows_where_its_tensors_lie(native):
         trial.try_layers('cpu', [torch.float32])
 
 
-@pytest.mark.parametrize('name', ['layer_act', 'layer_act_grad', 'layer_act_grad2', 'act_filter', 'filter_layer_act', 'filter_add'])
+@pytest.mark.parametrize('name', ['layer_act', 'layer_act_grad', 'layer_act_grad2', 'act_filter', 'act_filter_grad',
+                                  'filter_layer_act', 'filter_add'])
 def test_the_operator_for_layers_can_be_wrong_for_itself(native, monkeypatch, name):
     right = getattr(native, name)
 

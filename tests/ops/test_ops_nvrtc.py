@@ -147,6 +147,14 @@ def check_joint(start, dtypes, layout):
         activated = partial(bias_act, act=act, gain=1.3, clamp=clamp, impl='ref')
         b = torch.randn(shape[1], dtype=wide)
         check(launched.act_filter(start, x, b, f, *place, *options), filtered(activated(x.double(), b.double())))
+        dy = torch.randn(filtered(x).shape).to(dtype)
+        way = [1, 2, 1, 1], True, 1.5                   # As `place` leads here.
+        slope = activated(x.double(), b.double())
+        slope = 1.3 * torch.where((slope > 0) | (act == 'linear'), 1, 0.2) * (slope.abs() < (clamp or torch.inf))
+        expected = upfirdn2d(dy.double(), f, padding=way[0], flip_filter=True, gain=1.5, impl='ref') * slope
+        dx, sums = launched.act_filter_grad(start, dy, x, b, f, *way, *options)
+        check(dx, expected)
+        torch.testing.assert_close(sums, expected.sum([2, 3]).to(wide), rtol=1e-4, atol=1e-4)
         t = filtered(x.double())
         scale, noise, strength = (torch.randn(size, dtype=wide) for size in (shape[:2], (1, 1, *t.shape[2:]), ()))
         y = launched.filter_layer_act(start, x, f, *place, scale, noise, strength, b, *options)
@@ -175,7 +183,7 @@ def test_layer_act_started_from_python_is_that_of_the_compiled_binding(start, la
 @layouts
 def test_kernels_that_filter_and_activate_started_from_python_are_those_of_the_compiled_binding(start, layout):
     check_joint(start, SOME_TYPES, layout)
-    assert {name.split('_float')[0] for name in start.names} >= set(kernels.JOINT)
+    assert {name.split('_float')[0] for name in start.names} >= {*kernels.JOINT, 'act_filter_grad'}
 
 
 @pytest.mark.slow

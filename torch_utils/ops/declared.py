@@ -59,10 +59,16 @@ def _layer_act_grad2_shape(q, r, dy, y, x, *others):
     return image, torch.empty_like(image), torch.empty_like(sums[0])
 
 
+def _act_filter_grad_shape(dy, x, *others):
+    dx = torch.empty_like(x, memory_format=layout_of(x))
+    return dx, torch.empty(x.shape[:2], dtype=compute_type(x), device=x.device)
+
+
 SHAPES = {
     'upfirdn2d': _upfirdn2d_shape,
     'filter_add': lambda *arguments: _upfirdn2d_shape(*arguments[:-1]),
     'act_filter': lambda x, b, f, padding, *others: _upfirdn2d_shape(x, f, [1, 1], [1, 1], padding, False, 1),
+    'act_filter_grad': _act_filter_grad_shape,
     'filter_layer_act': lambda x, f, padding, *others: _upfirdn2d_shape(x, f, [1, 1], [1, 1], padding, False, 1),
     'bias_act': _bias_act_shape,
     'bias_act_grad': lambda dy, *others: _bias_act_shape(*others),

@@ -91,9 +91,13 @@ class _ActFiltered(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, b, f = ctx.saved_tensors
-        d = filtered_back(dy, f, ctx.place, x)
-        dx, sums = torch.ops.stylegan2_loss_zoo.layer_act_grad(d, None, x, None, None, None, _wide(b, x), *ctx.options)
-        d_b = sums[1].sum(0).to(b.dtype) if b is not None and ctx.needs_input_grad[1] else None
+        ops, bias = torch.ops.stylegan2_loss_zoo, _wide(b, x)
+        if torch.is_grad_enabled():
+            d = filtered_back(dy, f, ctx.place, x)
+            dx, (_, sums, _) = ops.layer_act_grad(d, None, x, None, None, None, bias, *ctx.options)
+        else:
+            dx, sums = ops.act_filter_grad(dy, x, bias, f, *way_back(f, ctx.place, x), *ctx.options)
+        d_b = sums.sum(0).to(b.dtype) if b is not None and ctx.needs_input_grad[1] else None
         return dx, d_b, None, None, None
 
 
@@ -122,9 +126,13 @@ class FilteredLayer(torch.autograd.Function):
 
 def filtered_back(dy: Tensor, f: Tensor, place: tuple[list[int], bool, float], x: Tensor) -> Tensor:
     """The gradient of x, which was filtered, from that of the result."""
+    return torch.ops.stylegan2_loss_zoo.upfirdn2d(dy, f, ONE, ONE, *way_back(f, place, x))
+
+
+def way_back(f: Tensor, place: tuple[list[int], bool, float], x: Tensor) -> tuple[list[int], bool, float]:
+    """(padding, flip_filter, gain) of the filter that leads back to x."""
     padding, flip_filter, gain = place
-    back = transposed(padding, f, x.shape[:1:-1])
-    return torch.ops.stylegan2_loss_zoo.upfirdn2d(dy, f, ONE, ONE, back, not flip_filter, gain)
+    return transposed(padding, f, x.shape[:1:-1]), not flip_filter, gain
 
 
 def transposed(padding: Any, f: Tensor, sizes: Any, down: Any = (1, 1), up: Any = (1, 1)) -> list[int]:

@@ -14,7 +14,7 @@ ACTS = 'linear', 'relu', 'lrelu', 'tanh', 'sigmoid', 'elu', 'selu', 'softplus', 
 LAYER_ACTS = 'linear', 'lrelu'
 LAYER_ORDERS = 'layer_act', 'layer_act_grad', 'layer_act_grad2'
 BLOCK_THREADS = 256
-THREAD_ELEMENTS, THREAD_PACKS, TILE_ROUNDS = 4, 2, 16
+THREAD_ELEMENTS, THREAD_PACKS, TILE_ROUNDS, SLOPE_ROUNDS = 4, 2, 16, 4
 STRIP_WIDTHS, STRIP_HEIGHT, NEIGHBOURS = {False: 4, True: 2}, 4, 16         # By whether channels are last.
 STRIPS = {      # (up, down, taps) along x and along y: the common filters, in the order in which they are tried.
     'filter4': ((1, 1, 4), (1, 1, 4)), 'up4': ((2, 1, 4), (2, 1, 4)), 'down4': ((1, 2, 4), (1, 2, 4)),
@@ -46,7 +46,7 @@ Resample = _structure('Resample', x=Axis, y=Axis, batch=c_int64, channels=c_int6
 LayerAct = _structure('LayerAct', samples=c_int64, channels=c_int64, pixels=c_int64, channels_last=c_bool, own_noise=c_bool,
                       options=BiasAct)
 LayerActTensors = _structure('LayerActTensors', **_pointers('x y dy base q scale noise strength b r out out_x sums'))
-LayerActTiles = _structure('LayerActTiles', columns=c_int, lanes=c_int, tiles=c_int64, column_blocks=c_int64)
+Tiles = _structure('Tiles', columns=c_int, lanes=c_int, tiles=c_int64, column_blocks=c_int64)
 # By the type that is computed in.
 Activation = {number: _structure('Activation', alpha=number, gain=number, clamp=number, inverse_gain=number)
               for number in (c_float, c_double)}
@@ -54,17 +54,19 @@ GatherKernel = _structure('GatherKernel', r=Resample, **_pointers('x f y base'))
 # What a strip kernel does besides; none computes in float64.
 Alone = _structure('Alone', base=c_void_p)
 Activated = _structure('Activated', b=c_void_p, op=Activation[c_float])
+Sloped = _structure('Sloped', **_pointers('x b'), op=Activation[c_float])
 Finished = _structure('Finished', **_pointers('scale noise strength b'), channels=c_int64, noise_step=c_int64,
                       op=Activation[c_float])
 StripKernel = {parts: _structure('StripKernel', r=Resample, **_pointers('x f y'), inner=c_uint, strips_x=c_uint,
                                  strips_y=c_uint, outer=c_uint, phase_x=c_int, phase_y=c_int, parts=parts)
-               for parts in (Alone, Activated, Finished)}
+               for parts in (Alone, Activated, Finished, Sloped)}
+SlopeKernel = _structure('SlopeKernel', strips=StripKernel[Sloped], sums=Tiles, out=c_void_p)
 JOINT = {'act_filter': Activated, 'filter_layer_act': Finished}         # Kernels with the networks' filter and something else.
 BiasActKernel = {number: _structure('BiasActKernel', p=BiasAct, op=op, tensors=BiasActTensors)
                  for number, op in Activation.items()}
 LayerActKernel = {number: _structure('LayerActKernel', p=LayerAct, op=op, tensors=LayerActTensors)
                   for number, op in Activation.items()}
-LayerActGradKernel = {number: _structure('LayerActGradKernel', p=LayerAct, op=op, tensors=LayerActTensors, tiles=LayerActTiles)
+LayerActGradKernel = {number: _structure('LayerActGradKernel', p=LayerAct, op=op, tensors=LayerActTensors, sums=Tiles)
                       for number, op in Activation.items()}
 
 
@@ -102,6 +104,16 @@ def joint(name: str, dtype: str, r: Resample, x: int, f: int, y: int, parts: Str
     return _strip(f'{name}_{dtype}{last}', StripKernel[JOINT[name]](r, x, f, y, parts=parts), STRIPS['filter4'])
 
 
+def act_filter_grad(dtype: str, r: Resample, dy: int, f: int, dx: int, parts: Sloped, tiles: Tiles, sums: int) -> Launch | None:
+    """The derivatives of an activation before a filter, or None if there is no kernel for the problem."""
+    last = _takes_strips('filter4', dtype, r, dy, dx)
+    if last is None or (parts.x or 0) % _bytes_of_four(dtype):
+        return None
+    strips = _strip('', StripKernel[Sloped](r, dy, f, dx, parts=parts), STRIPS['filter4']).argument
+    kernel = SlopeKernel(strips, tiles, sums)
+    return Launch(f'act_filter_grad_{dtype}{last}', kernel, r.batch * tiles.column_blocks * tiles.tiles)
+
+
 def _takes_strips(name, dtype, r, x, y):
     """What a kernel's name ends with, or None if there is none of this kind for the problem."""
     along_x, along_y = STRIPS[name]
@@ -114,7 +126,7 @@ def _takes_strips(name, dtype, r, x, y):
 
 
 def layer_act(dtype: str, order: int, p: LayerAct, act: int, pack: int, tensors: LayerActTensors,
-              tiles: LayerActTiles | None) -> Launch:
+              tiles: Tiles | None) -> Launch:
     """layer_act (order 0), or derivatives, for which `tiles` is given."""
     number = _number(dtype)
     name = f'{ACTS[act]}_{dtype}{"_last" if p.channels_last else ""}_{pack}'
@@ -134,14 +146,24 @@ def layer_act_pack(p: LayerAct, element_bytes: int, tensors: LayerActTensors) ->
     return 4 if in_fours and all(image % (4 * element_bytes) == 0 for image in images) else 1
 
 
-def layer_act_tiles(p: LayerAct, pack: int) -> LayerActTiles:
+def layer_act_tiles(p: LayerAct, pack: int) -> Tiles:
     """How threads of a block share the work of the derivatives."""
-    columns, most = (p.channels // pack, 16) if p.channels_last else (p.channels, BLOCK_THREADS)
-    pixels = p.pixels if p.channels_last else _divide_up(p.pixels, pack)
+    columns, steps = (p.channels // pack, p.pixels) if p.channels_last else (p.channels, _divide_up(p.pixels, pack))
+    return _tiles_of(columns, steps, p.channels_last, TILE_ROUNDS)
+
+
+def slope_tiles(r: Resample) -> Tiles:
+    """The same for those of an activation before a filter."""
+    strips = _divide_up(r.x.out, STRIP_WIDTHS[r.channels_last]) * _divide_up(r.y.out, STRIP_HEIGHT)
+    return _tiles_of(r.channels // 4 if r.channels_last else r.channels, strips, r.channels_last, SLOPE_ROUNDS)
+
+
+def _tiles_of(columns, steps, neighbours_are_columns, rounds):
+    most = 16 if neighbours_are_columns else BLOCK_THREADS
     width, lanes = 1, BLOCK_THREADS
-    while width < most and width < columns and (p.channels_last or lanes // 2 >= pixels):
+    while width < most and width < columns and (neighbours_are_columns or lanes // 2 >= steps):
         width, lanes = width * 2, lanes // 2
-    return LayerActTiles(width, lanes, _divide_up(pixels, lanes * TILE_ROUNDS), _divide_up(columns, width))
+    return Tiles(width, lanes, _divide_up(steps, lanes * rounds), _divide_up(columns, width))
 
 
 def activation(number: type, p: BiasAct) -> Structure:
@@ -199,6 +221,9 @@ def _kernels() -> Iterator[tuple[str, str]]:
 def _strips(dtype, cxx):
     for name, axes in STRIPS.items():
         fixed = ', '.join(f'Fixed<{up}, {down}, {taps}>' for up, down, taps in axes)
+        if name == 'filter4':
+            yield f'act_filter_grad_{dtype}', f'SlopeKernel<{cxx}, false, 1>'
+            yield f'act_filter_grad_{dtype}_last', f'SlopeKernel<{cxx}, true, 4>'
         joint = {f'{kind}_{dtype}': f', {parts.__name__}<{cxx}>' for kind, parts in JOINT.items() if name == 'filter4'}
         for title, parts in {f'strip_{name}_{dtype}': '', **joint}.items():
             yield title, f'StripKernel<{cxx}, {fixed}, false, 1{parts}>'
@@ -215,7 +240,8 @@ def source(names: Iterable[str] | None = None) -> str:
 def _comparisons(chosen):
     numbers = {'block_threads': BLOCK_THREADS, 'tile_rounds': TILE_ROUNDS,
                'BiasActKernel<float, 0, Act::linear>::thread_elements': THREAD_ELEMENTS,
-               'LayerActKernel<float, Act::linear, false, 1>::thread_packs': THREAD_PACKS}
+               'LayerActKernel<float, Act::linear, false, 1>::thread_packs': THREAD_PACKS,
+               'slope_rounds': SLOPE_ROUNDS}
     for last, width in STRIP_WIDTHS.items():
         strip = f'StripKernel<float, Fixed<1, 1, 4>, Fixed<1, 1, 4>, {str(last).lower()}, 1>'
         numbers |= {f'{strip}::width': width, f'{strip}::height': STRIP_HEIGHT, f'{strip}::neighbours': NEIGHBOURS}
@@ -230,12 +256,12 @@ def _structures(chosen):
     """(C++ type, structure), each of all kinds of kernels among them."""
     yield from {'BiasAct': BiasAct, 'BiasActTensors<float>': BiasActTensors, 'Axis': Axis, 'Resample': Resample,
                 'LayerAct': LayerAct, 'LayerActTensors<float, float>': LayerActTensors,
-                'LayerActTiles': LayerActTiles, 'Alone<float>': Alone, 'Activated<float>': Activated,
-                'Finished<float>': Finished}.items()
+                'Tiles': Tiles, 'Alone<float>': Alone, 'Activated<float>': Activated,
+                'Sloped<float>': Sloped, 'Finished<float>': Finished}.items()
     for name, cxx in chosen.items():
         number = _number('float64' if 'float64' in name else 'float32')
         for prefix, structure in {'gather': GatherKernel, 'strip': StripKernel[Alone], 'bias_act': BiasActKernel[number],
-                                  **{kind: StripKernel[parts] for kind, parts in JOINT.items()},
+                                  'act_filter_grad': SlopeKernel, **{kind: StripKernel[parts] for kind, parts in JOINT.items()},
                                   'layer_act_grad': LayerActGradKernel[number], 'layer_act': LayerActKernel[number]}.items():
             if name.startswith(prefix):
                 yield cxx, structure

@@ -26,7 +26,7 @@ def register(implementation: library.Library, start: Start, key: str = 'CUDA') -
     """Has `implementation` compute the operators by kernels that `start` starts; `key` is another device's in tests."""
     for order, name in enumerate(('bias_act', 'bias_act_grad', 'bias_act_grad2')):
         implementation.impl(name, partial(bias_act, start, order), key)
-    for function in (upfirdn2d, layer_act, layer_act_grad, layer_act_grad2, act_filter, filter_layer_act):
+    for function in (upfirdn2d, layer_act, layer_act_grad, layer_act_grad2, act_filter, act_filter_grad, filter_layer_act):
         implementation.impl(function.__name__, partial(function, start), key)
     implementation.impl('filter_add', partial(filter_add, start), key)
 
@@ -72,6 +72,29 @@ def act_filter(start: Start, x: Tensor, b: Tensor | None, f: Tensor, padding: li
     if y is None:
         return upfirdn2d(start, layer_act(start, x, None, None, None, b, None, act, alpha, gain, clamp), f, *place)
     return y
+
+
+def act_filter_grad(start: Start, dy: Tensor, x: Tensor, b: Tensor | None, f: Tensor, padding: list[int], flip_filter: bool,
+                    filter_gain: float, act: int, alpha: float, gain: float, clamp: float | None) -> tuple[Tensor, Tensor]:
+    """(dx, its sums [N, C]): the derivatives of `act_filter`; padding and flip_filter are those of the filter back."""
+    layout, place = layout_of(x), ([1, 1], [1, 1], padding, flip_filter, filter_gain)
+    p = _layer_act_arguments(x, None, None, None, b, act, alpha, gain, clamp)
+    dy, x, f, b = dy.contiguous(memory_format=layout), x.contiguous(memory_format=layout), f.contiguous(), _contiguous(b)
+    r = _resample_arguments(dy, f, *place)
+    r.channels_last = p.channels_last
+    _check_same(dy, 'dy', x, 'x')
+    _check((r.batch, r.channels, r.y.out, r.x.out) == x.shape, 'dy {}: does not lead back to x {}', list(dy.shape), list(x.shape))
+    dx, tiles = torch.empty_like(x), kernels.slope_tiles(r)
+    if not p.options.size:
+        return dx, torch.zeros(x.shape[:2], dtype=compute_type(x), device=x.device)
+    sums = torch.empty([p.samples, tiles.tiles, p.channels], dtype=compute_type(x), device=x.device)
+    parts = kernels.Sloped(_address(x), _address(b), _as_lrelu(p.options, act))
+    launch = kernels.act_filter_grad(_name_of(x), r, *map(_address, (dy, f, dx)), parts, tiles, _address(sums))
+    if launch is None:
+        dx, sums = layer_act_grad(start, upfirdn2d(start, dy, f, *place), None, x, None, None, None, b, act, alpha, gain, clamp)
+        return dx, sums[1]
+    start(launch, x.device)
+    return dx, sums.squeeze(1) if tiles.tiles == 1 else sums.sum(1)
 
 
 def filter_layer_act(start: Start, x: Tensor, f: Tensor, padding: list[int], flip_filter: bool, filter_gain: float,

@@ -242,6 +242,15 @@ Tensor act_filter(const Tensor& x, const OptionalTensor& b, const Tensor& f, at:
     return Operators<Cpu>::upfirdn2d(activated, f, {1, 1}, {1, 1}, padding, flip_filter, filter_gain);
 }
 
+// {dx, its sums [N, C]}; padding and flip_filter are those of the filter back, from dy to x.
+std::tuple<Tensor, Tensor> act_filter_grad(
+        const Tensor& dy, const Tensor& x, const OptionalTensor& b, const Tensor& f, at::IntArrayRef padding, bool flip_filter,
+        double filter_gain, int64_t act, double alpha, double gain, std::optional<double> clamp) {
+    const Tensor d = Operators<Cpu>::upfirdn2d(dy, f, {1, 1}, {1, 1}, padding, flip_filter, filter_gain);
+    const auto [dx, sums] = layer_act_grad(like(d, "dy filtered back", x, layout(x)), {}, x, {}, {}, {}, b, act, alpha, gain, clamp);
+    return {dx, sums[1]};
+}
+
 Tensor filter_layer_act(const Tensor& x, const Tensor& f, at::IntArrayRef padding, bool flip_filter, double filter_gain,
                         const OptionalTensor& scale, const OptionalTensor& noise, const OptionalTensor& strength,
                         const OptionalTensor& b, int64_t act, double alpha, double gain, std::optional<double> clamp) {
@@ -255,6 +264,7 @@ TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, CPU, library) {
     library.impl("layer_act_grad", layer_act_grad);
     library.impl("layer_act_grad2", layer_act_grad2);
     library.impl("act_filter", act_filter);
+    library.impl("act_filter_grad", act_filter_grad);
     library.impl("filter_layer_act", filter_layer_act);
     library.impl("scale_bias_act", scale_bias_act);
     library.impl("scale_bias_act_grad", scale_bias_act_grad);

@@ -45,7 +45,7 @@ Tensor contiguous(const OptionalTensor& image, const char* name, const Tensor& x
 }
 
 void launch(int order, const Tensor& x, const LayerAct& p, int64_t act, int pack, const LayerActTensors<void, void>& tensors,
-            const LayerActTiles* tiles) {
+            const Tiles* tiles) {
     const c10::cuda::CUDAGuard guard(x.device());
     void* const stream = c10::cuda::getCurrentCUDAStream().stream();
     Cuda::report(launch_layer_act(type_of(x), order, p, int(act), pack, tensors, tiles, stream));
@@ -87,7 +87,7 @@ std::tuple<Tensor, Tensor, Tensor> derivatives(
     tensors.scale = in<void>(s), tensors.noise = in<void>(n), tensors.strength = in<void>(factor), tensors.b = in<void>(bias);
     tensors.r = in<void>(of_sums), tensors.out = out<void>(main), tensors.out_x = other.defined() ? out<void>(other) : nullptr;
     const int pack = layer_act_pack(p, shaped.element_size(), tensors);
-    const LayerActTiles tiles = layer_act_tiles(p, pack);
+    const Tiles tiles = layer_act_tiles(p, pack);
     const Tensor sums = at::empty({kinds, p.samples, tiles.tiles, p.channels}, options);
     tensors.sums = out<void>(sums);
     launch(order, shaped, p, act, pack, tensors, &tiles);
@@ -127,6 +127,35 @@ Tensor act_filter(const Tensor& x, const OptionalTensor& b, const Tensor& f, at:
     return Operators<Cuda>::upfirdn2d(activated, f, {1, 1}, {1, 1}, padding, flip_filter, filter_gain);
 }
 
+std::tuple<Tensor, Tensor> act_filter_grad(
+        const Tensor& dy, const Tensor& x, const OptionalTensor& b, const Tensor& f, at::IntArrayRef padding, bool flip_filter,
+        double filter_gain, int64_t act, double alpha, double gain, std::optional<double> clamp) {
+    const auto format = layout(x);
+    const LayerAct p = layer_act_arguments(x, {{}, {}, {}, b}, act, alpha, gain, clamp);
+    const Tensor cotangent = dy.contiguous(format), argument = x.contiguous(format), taps = f.contiguous(), bias = contiguous(b);
+    Resample r = upfirdn2d_arguments(cotangent, f, {1, 1}, {1, 1}, padding, flip_filter, filter_gain);
+    r.channels_last = p.channels_last;
+    check_same(dy, "dy", x, "x");
+    TORCH_CHECK(r.batch == x.size(0) && r.channels == x.size(1) && r.y.out == x.size(2) && r.x.out == x.size(3), "dy ", dy.sizes(),
+                ": does not lead back to x ", x.sizes());
+    const Tensor dx = at::empty_like(x, x.options().memory_format(format));
+    const auto options = x.options().dtype(compute_type(x));
+    if (p.options.size == 0) return {dx, at::zeros({p.samples, p.channels}, options)};
+    const Tiles tiles = slope_tiles(r);
+    const Tensor sums = at::empty({p.samples, tiles.tiles, p.channels}, options);
+    const c10::cuda::CUDAGuard guard(x.device());
+    void* const stream = c10::cuda::getCurrentCUDAStream().stream();
+    const char* const error = launch_act_filter_grad(type_of(x), r, in<void>(cotangent), in<void>(argument), in<void>(bias), p.options,
+                                                     int(act), in<float>(taps), out<void>(dx), out<void>(sums), stream);
+    if (error != no_kernel) {
+        Cuda::report(error);
+        return {dx, tiles.tiles == 1 ? sums.squeeze(1) : sums.sum(1)};
+    }
+    const Tensor d = Operators<Cuda>::upfirdn2d(cotangent, f, {1, 1}, {1, 1}, padding, flip_filter, filter_gain);
+    const auto [image, all] = layer_act_grad(d, {}, x, {}, {}, {}, b, act, alpha, gain, clamp);
+    return {image, all[1]};
+}
+
 Tensor filter_layer_act(const Tensor& x, const Tensor& f, at::IntArrayRef padding, bool flip_filter, double filter_gain,
                         const OptionalTensor& scale, const OptionalTensor& noise, const OptionalTensor& strength,
                         const OptionalTensor& b, int64_t act, double alpha, double gain, std::optional<double> clamp) {
@@ -155,6 +184,7 @@ TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, CUDA, library) {
     library.impl("layer_act_grad", layer_act_grad);
     library.impl("layer_act_grad2", layer_act_grad2);
     library.impl("act_filter", act_filter);
+    library.impl("act_filter_grad", act_filter_grad);
     library.impl("filter_layer_act", filter_layer_act);
 }
 

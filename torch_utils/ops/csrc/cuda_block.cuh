@@ -16,6 +16,10 @@ template <class Kernel> __device__ __forceinline__ void run_block(const Kernel& 
         __syncthreads();
         kernel.template phase<2>(blockIdx.x, threadIdx.x, shared);
     }
+    if constexpr (Kernel::phases >= 4) {
+        __syncthreads();
+        kernel.template phase<3>(blockIdx.x, threadIdx.x, shared);
+    }
 }
 
 }  // namespace zoo

@@ -103,41 +103,38 @@ private:
     }
 };
 
-constexpr int tile_rounds = 16;     // Packs of a thread of the derivatives.
+constexpr int tile_rounds = 16, slope_rounds = 4;       // Packs, or strips, of a thread of the derivatives.
 
 // A column is what a thread does of the channels: `size` of them where they are neighbours, else one.
-inline LayerActTiles layer_act_tiles(const LayerAct& p, int size) {
-    const int64_t columns = p.channels_last ? p.channels / size : p.channels, most = p.channels_last ? 16 : block_threads;
-    const int64_t pixels = p.channels_last ? p.pixels : divide_up(p.pixels, size);
-    LayerActTiles t{1, block_threads, 0, 0};
-    while (t.columns < most && t.columns < columns && (p.channels_last || t.lanes / 2 >= pixels)) t.columns *= 2, t.lanes /= 2;
-    t.tiles = divide_up(pixels, int64_t(t.lanes) * tile_rounds);
-    t.column_blocks = divide_up(columns, t.columns);
-    return t;
+inline Tiles layer_act_tiles(const LayerAct& p, int size) {
+    return tiles_of(p.channels_last ? p.channels / size : p.channels, p.channels_last ? p.pixels : divide_up(p.pixels, size),
+                    p.channels_last, tile_rounds);
 }
 
 // layer_act, its derivatives, of order 1 or 2: a block does a tile of pixels of some channels, and adds up over the pixels.
 template <class T, Act act, bool channels_last, int size, int order> struct LayerActGradKernel {
     using S = compute_t<T>;
-    static constexpr int phases = 3, kinds = order == 1 ? 3 : 1, parts = 16;
+    static constexpr int phases = 3, kinds = order == 1 ? 3 : 1;
     static constexpr int channels = channels_last ? size : 1;   // Of a column.
-    struct Shared { S sums[kinds][channels][block_threads]; };
+    using Sums = BlockSums<S, kinds, channels, channels_last>;
+    struct Shared { typename Sums::Shared sums; };
 
     LayerAct p;
     Activation<act, S> op;
     LayerActTensors<T, S> tensors;
-    LayerActTiles tiles;
+    Sums sums;
 
-    int64_t blocks() const { return p.samples * tiles.column_blocks * tiles.tiles; }
+    int64_t blocks() const { return p.samples * sums.tiles.column_blocks * sums.tiles.tiles; }
 
     template <int n> HOST_DEVICE void phase(int64_t block, int thread, Shared& shared) const {
         unsigned rest = unsigned(block);
+        const Tiles& tiles = sums.tiles;
         const int64_t tile = take(rest, unsigned(tiles.tiles)), first = take(rest, unsigned(tiles.column_blocks)) * tiles.columns;
         const int64_t sample = rest;
         if (n == 0)
             differentiate(sample, first, tile, thread, shared);
         else if (n == 1)
-            shorten(thread, shared);
+            sums.shorten(thread, shared.sums);
         else
             write(sample, first, tile, thread, shared);
     }
@@ -148,33 +145,22 @@ private:
     // What a thread needs of its channels; r of order 2 only.
     struct Channels { S scale[channels], b[channels], r[order == 1 ? 1 : 3][channels]; };
 
-    // Neighbouring threads do neighbours in memory.
-    HOST_DEVICE int column_of(int thread) const { return channels_last ? thread % tiles.columns : thread / tiles.lanes; }
-    HOST_DEVICE int lane_of(int thread) const { return channels_last ? thread / tiles.columns : thread % tiles.lanes; }
-    HOST_DEVICE int thread_of(int column, int lane) const {
-        return channels_last ? lane * tiles.columns + column : column * tiles.lanes + lane;
-    }
-
     HOST_DEVICE bool tells_x() const { return order == 1 && !tensors.x && tensors.scale; }
 
     HOST_DEVICE void differentiate(int64_t sample, int64_t first, int64_t tile, int thread, Shared& shared) const {
-        const int64_t channel = (first + column_of(thread)) * channels;
-        S sums[kinds][channels] = {};
+        const int64_t channel = (first + sums.column_of(thread)) * channels;
+        S own_sums[kinds][channels] = {};
         if (channel < p.channels) {
             const Channels own = channels_of(sample, channel);
             const S strength = tensors.strength ? *tensors.strength : S(1);
             constexpr int pack_pixels = channels_last ? 1 : size;
             for (int k = 0; k < tile_rounds; ++k) {
-                const int64_t pixel = ((tile * tile_rounds + k) * tiles.lanes + lane_of(thread)) * pack_pixels;
+                const int64_t pixel = ((tile * tile_rounds + k) * sums.tiles.lanes + sums.lane_of(thread)) * pack_pixels;
                 if (pixel >= p.pixels) break;
-                add(sample, channel, pixel, own, strength, sums);
+                add(sample, channel, pixel, own, strength, own_sums);
             }
         }
-        UNROLL
-        for (int kind = 0; kind < kinds; ++kind) {
-            UNROLL
-            for (int c = 0; c < channels; ++c) shared.sums[kind][c][thread] = sums[kind][c];
-        }
+        sums.keep(thread, own_sums, shared.sums);
     }
 
     HOST_DEVICE Channels channels_of(int64_t sample, int64_t channel) const {
@@ -197,7 +183,7 @@ private:
     }
 
     HOST_DEVICE void add(int64_t sample, int64_t channel, int64_t pixel, const Channels& own, S strength,
-                         S (&sums)[kinds][channels]) const {
+                         S (&own_sums)[kinds][channels]) const {
         const int64_t i = channels_last ? (sample * p.pixels + pixel) * p.channels + channel
                                         : (sample * p.channels + channel) * p.pixels + pixel;
         const Places dy = read(tensors.dy, i), y = read(tensors.y, i), x = read(tensors.x, i);
@@ -214,15 +200,15 @@ private:
             if constexpr (order == 1) {
                 if (tells_x()) argument = op.undone(value, S(1) / op.alpha) - added;
                 narrow(d * own.scale[c], out.at[k]);
-                sums[0][c] += d * argument;
-                sums[1][c] += d;
-                sums[2][c] += d * drawn;
+                own_sums[0][c] += d * argument;
+                own_sums[1][c] += d;
+                own_sums[2][c] += d * drawn;
             } else {
                 const S towards = widen(q.at[k]);
                 const S inner = towards * own.scale[c] + own.r[0][c] * argument + own.r[1][c] + own.r[2][c] * drawn;
                 narrow(op.template apply<1>(S(0), inner, value), out.at[k]);
                 narrow(own.r[0][c] * d, out_x.at[k]);
-                sums[0][c] += towards * d;
+                own_sums[0][c] += towards * d;
             }
         }
         *reinterpret_cast<Places*>(tensors.out + i) = out;
@@ -230,36 +216,85 @@ private:
             if (tensors.out_x) *reinterpret_cast<Places*>(tensors.out_x + i) = out_x;
     }
 
-    // Sums of a column in so many parts at most.
-    HOST_DEVICE void shorten(int thread, Shared& shared) const {
-        if (tiles.lanes <= parts) return;
-        const int column = column_of(thread), lane = lane_of(thread);
-        if (lane >= parts) return;
-        UNROLL
-        for (int kind = 0; kind < kinds; ++kind) {
-            UNROLL
-            for (int c = 0; c < channels; ++c) {
-                S sum = 0;
-                for (int other = lane; other < tiles.lanes; other += parts) sum += shared.sums[kind][c][thread_of(column, other)];
-                shared.sums[kind][c][thread] = sum;
-            }
-        }
-    }
-
     HOST_DEVICE void write(int64_t sample, int64_t first, int64_t tile, int thread, const Shared& shared) const {
-        const int lanes = tiles.lanes < parts ? tiles.lanes : parts;
-        for (int i = thread; i < kinds * channels * tiles.columns; i += block_threads) {
-            const int kind = i / (channels * tiles.columns), place = i % (channels * tiles.columns);
-            const int column = place / channels, c = place % channels;
+        sums.write(thread, shared.sums, [&](int kind, int place, S sum) {
             const int64_t channel = first * channels + place;
-            if (channel >= p.channels) continue;
-            S sum = 0;
-            for (int lane = 0; lane < lanes; ++lane) sum += shared.sums[kind][c][thread_of(column, lane)];
+            if (channel >= p.channels) return;
             if (kind == 0 && tells_x()) sum /= tensors.scale[sample * p.channels + channel];
-            tensors.sums[((kind * p.samples + sample) * tiles.tiles + tile) * p.channels + channel] = sum;
+            tensors.sums[((kind * p.samples + sample) * sums.tiles.tiles + tile) * p.channels + channel] = sum;
+        });
+    }
+};
+
+// The derivatives of an activation before the networks' filter: the filter back, then the slope, which is formed anew from what
+// was activated, in the place of the sums; a block does some strips of some channels, and adds up over them.
+template <class T, bool channels_last, int lanes> struct SlopeKernel {
+    using S = compute_t<T>;
+    using Strips = StripKernel<T, Fixed<1, 1, 4>, Fixed<1, 1, 4>, channels_last, lanes, Sloped<T>>;
+    using Sums = BlockSums<S, 1, lanes, channels_last>;
+    static constexpr int phases = 4, rounds = slope_rounds;
+    struct Shared {
+        typename Strips::Shared taps;
+        typename Sums::Shared sums;
+    };
+
+    Strips strips;
+    Sums sums;
+    S* out;                                                     // [N, tiles, C]
+
+    int64_t blocks() const { return strips.r.batch * sums.tiles.column_blocks * sums.tiles.tiles; }
+
+    template <int n> HOST_DEVICE void phase(int64_t block, int thread, Shared& shared) const {
+        unsigned rest = unsigned(block);
+        const Tiles& tiles = sums.tiles;
+        const int64_t tile = take(rest, unsigned(tiles.tiles)), first = take(rest, unsigned(tiles.column_blocks)) * tiles.columns;
+        const int64_t sample = rest, channels = strips.r.channels;
+        if (n == 0) {
+            strips.template phase<0>(block, thread, shared.taps);
+        } else if (n == 1) {
+            const int64_t channel = (first + sums.column_of(thread)) * lanes;
+            S own_sums[1][lanes] = {};
+            if (channel < channels) {
+                auto own = strips.parts.template of<lanes>(sample, channel);
+                for (int k = 0; k < rounds; ++k) {
+                    const int64_t strip = (tile * rounds + k) * tiles.lanes + sums.lane_of(thread);
+                    if (strip >= int64_t(strips.strips_x) * strips.strips_y) break;
+                    strips.filter_strip(sample, channel, unsigned(strip), shared.taps.taps, own);
+                }
+                UNROLL
+                for (int c = 0; c < lanes; ++c) own_sums[0][c] = own.sums[c];
+            }
+            sums.keep(thread, own_sums, shared.sums);
+        } else if (n == 2) {
+            sums.shorten(thread, shared.sums);
+        } else {
+            sums.write(thread, shared.sums, [&](int, int place, S sum) {
+                const int64_t channel = first * lanes + place;
+                if (channel < channels) out[(sample * tiles.tiles + tile) * channels + channel] = sum;
+            });
         }
     }
 };
+
+// How the derivatives share a result that is filtered back to `r.y.out` by `r.x.out` pixels.
+inline Tiles slope_tiles(const Resample& r) {
+    const int64_t width = r.channels_last ? 2 : 4, height = 4;  // Of strips.
+    return tiles_of(r.channels_last ? r.channels / 4 : r.channels, divide_up(r.x.out, width) * divide_up(r.y.out, height),
+                    r.channels_last, slope_rounds);
+}
+
+template <class T, class X, class Y, bool channels_last, int lanes, class Run>
+void with_slopes(const StripKernel<T, X, Y, channels_last, lanes, Sloped<T>>& strips, compute_t<T>* sums, Run run) {
+    using Kernel = SlopeKernel<T, channels_last, lanes>;
+    static_assert(Kernel::Strips::width == (channels_last ? 2 : 4) && Kernel::Strips::height == 4, "as slope_tiles has them");
+    run(Kernel{strips, {slope_tiles(strips.r)}, sums});
+}
+
+// False: there is no kernel for that.
+template <class T, class Run>
+bool with_slope_kernel(const Resample& r, const T* dy, const float* f, T* dx, const Sloped<T>& parts, compute_t<T>* sums, Run run) {
+    return with_joint_kernel(r, dy, f, dx, parts, [&](const auto& strips) { with_slopes(strips, sums, run); });
+}
 
 // Elements of `bytes` that one thread can move at once: neighbours of one kind, from places where packs may stand.
 template <class T, class S> int layer_act_pack(const LayerAct& p, int64_t bytes, const LayerActTensors<T, S>& t) {
@@ -273,19 +308,19 @@ template <class T, class S> int layer_act_pack(const LayerAct& p, int64_t bytes,
 
 // Calls run with the kernel for the value (order 0), or for derivatives, for which `tiles` is given.
 template <int order, Act act, int size, class T, class S, class Run>
-void with_layer_act(const LayerAct& p, const LayerActTensors<T, S>& tensors, const LayerActTiles* tiles, Run run) {
+void with_layer_act(const LayerAct& p, const LayerActTensors<T, S>& tensors, const Tiles* tiles, Run run) {
     const Activation<act, S> op(p.options);
     if constexpr (order == 0) {
         if (p.channels_last) return run(LayerActKernel<T, act, true, size>{p, op, tensors});
         run(LayerActKernel<T, act, false, size>{p, op, tensors});
     } else {
-        if (p.channels_last) return run(LayerActGradKernel<T, act, true, size, order>{p, op, tensors, *tiles});
-        run(LayerActGradKernel<T, act, false, size, order>{p, op, tensors, *tiles});
+        if (p.channels_last) return run(LayerActGradKernel<T, act, true, size, order>{p, op, tensors, {*tiles}});
+        run(LayerActGradKernel<T, act, false, size, order>{p, op, tensors, {*tiles}});
     }
 }
 
 template <int order, class T, class S, class Run>
-void with_layer_act(const LayerAct& p, int act, int pack, const LayerActTensors<T, S>& tensors, const LayerActTiles* tiles, Run run) {
+void with_layer_act(const LayerAct& p, int act, int pack, const LayerActTensors<T, S>& tensors, const Tiles* tiles, Run run) {
     const bool bent = Act(act) == Act::lrelu;
     if (pack == 4 && bent) return with_layer_act<order, Act::lrelu, 4>(p, tensors, tiles, run);
     if (pack == 4) return with_layer_act<order, Act::linear, 4>(p, tensors, tiles, run);
@@ -294,7 +329,7 @@ void with_layer_act(const LayerAct& p, int act, int pack, const LayerActTensors<
 }
 
 template <class T, class S, class Run>
-void with_kernel(int order, const LayerAct& p, int act, int pack, const LayerActTensors<T, S>& tensors, const LayerActTiles* tiles,
+void with_kernel(int order, const LayerAct& p, int act, int pack, const LayerActTensors<T, S>& tensors, const Tiles* tiles,
                  Run run) {
     if (order == 0) return with_layer_act<0>(p, act, pack, tensors, tiles, run);
     if (order == 1) return with_layer_act<1>(p, act, pack, tensors, tiles, run);

@@ -142,6 +142,40 @@ template <class T> struct Finished {
     }
 };
 
+// The slope of an activation after the filter, told from what it was applied to; and sums of the results, of each channel.
+template <class T> struct Sloped {
+    using S = compute_t<T>;
+    const T* x;                                                 // Shaped like the result.
+    const S* b;                                                 // Null: none.
+    Activation<Act::lrelu, S> op;
+
+    bool can_pack() const { return zoo::can_pack<4>(x); }
+
+    template <int lanes> struct Own {
+        const T* x;
+        S b[lanes];
+        Activation<Act::lrelu, S> op;
+        S sums[lanes];
+        HOST_DEVICE void before(S (&)[lanes]) const {}
+        template <int size> HOST_DEVICE void after(S (&values)[size], int64_t place, int64_t) {
+            const Pack<T, size> pack = *reinterpret_cast<const Pack<T, size>*>(x + place);
+            UNROLL
+            for (int k = 0; k < size; ++k) {
+                const int c = lanes > 1 ? k : 0;
+                const S value = op.template apply<0>(S(0), S(0), S(widen(pack.at[k])) + b[c]);
+                values[k] = op.template apply<1>(S(0), values[k], value);
+                sums[c] += values[k];
+            }
+        }
+    };
+    template <int lanes> HOST_DEVICE Own<lanes> of(int64_t, int64_t channel) const {
+        Own<lanes> own{x, {}, op, {}};
+        UNROLL
+        for (int c = 0; c < lanes; ++c) own.b[c] = b ? b[channel + c] : S(0);
+        return own;
+    }
+};
+
 // An activation of layer_act.h as lrelu.
 template <class S> Activation<Act::lrelu, S> as_lrelu(BiasAct options, int act) {
     if (Act(act) == Act::linear) options.alpha = 1;
@@ -190,8 +224,16 @@ template <class T, class X, class Y, bool channels_last, int lanes, class Parts 
             const bool inside = ky >= 0 && ky < Y::taps && kx >= 0 && kx < X::taps;
             shared.taps[thread] = inside ? S(weight(r, f, ky, kx)) : S(0);
         } else if (block * block_threads + thread < threads()) {
-            filter(locate(unsigned(block) * block_threads + thread), shared.taps);
+            const Strip strip = locate(unsigned(block) * block_threads + thread);
+            auto own = parts.template of<lanes>(strip.batch, strip.channel);
+            filter(strip, shared.taps, own);
         }
+    }
+
+    // One of the strips of a channel, or of channels, of a sample.
+    template <class Own> HOST_DEVICE void filter_strip(int64_t batch, int64_t channel, unsigned rest, const S* taps, Own& own) const {
+        const int out_x = take(rest, strips_x) * width;
+        filter({batch, channel, out_x, int(rest) * height}, taps, own);
     }
 
 private:
@@ -204,13 +246,12 @@ private:
         return {int64_t(rest), channel, out_x, out_y};
     }
 
-    HOST_DEVICE void filter(const Strip& strip, const S* taps) const {
+    template <class Own> HOST_DEVICE void filter(const Strip& strip, const S* taps, Own& own) const {
         const Strides at = strides(known(), r.y.in, r.x.in), to = strides(known(), r.y.out, r.x.out);
         const int in_x = floor_div(strip.out_x * X::down - r.x.before, X::up);
         const int in_y = floor_div(strip.out_y * Y::down - r.y.before, Y::up);
         const T* source = x + strip.batch * at.batch + strip.channel * at.channel + in_y * at.row + in_x * at.pixel;
         T* target = y + strip.batch * to.batch + strip.channel * to.channel + strip.out_y * to.row + strip.out_x * to.pixel;
-        const auto own = parts.template of<lanes>(strip.batch, strip.channel);
         S sums[height][width][lanes] = {};
         written_out<samples_y>([&](auto row) {
             constexpr int v = decltype(row)::value;
@@ -261,7 +302,7 @@ private:
     }
 
     template <class Own>
-    HOST_DEVICE void write(T* target, int out_y, int out_x, int64_t step, const Own& own, const S (&sums)[width][lanes]) const {
+    HOST_DEVICE void write(T* target, int out_y, int out_x, int64_t step, Own& own, const S (&sums)[width][lanes]) const {
         const int64_t pixel = int64_t(out_y) * r.x.out + out_x;
         if (!channels_last && r.x.out % width == 0) {           // Then all of them are there, and in their places.
             S values[width];
@@ -280,7 +321,7 @@ private:
         }
     }
 
-    template <class Own, int size> HOST_DEVICE void finish(T* target, int64_t pixel, const Own& own, S (&values)[size]) const {
+    template <class Own, int size> HOST_DEVICE void finish(T* target, int64_t pixel, Own& own, S (&values)[size]) const {
         own.after(values, target - y, pixel);
         Pack<T, size> pack;
         UNROLL

@@ -2,7 +2,7 @@
 #include "cuda_launch.cuh"
 
 const char* zoo::launch_layer_act(Type type, int order, const LayerAct& p, int act, int pack,
-                                  const LayerActTensors<void, void>& tensors, const LayerActTiles* tiles, void* stream) {
+                                  const LayerActTensors<void, void>& tensors, const Tiles* tiles, void* stream) {
     return with_type(type, [&](auto value) {
         const char* error = nullptr;
         with_kernel(order, p, act, pack, tensors_of<decltype(value)>(tensors), tiles,

@@ -36,12 +36,6 @@ template <class T, class S> struct LayerActTensors {
     S* sums;
 };
 
-// How threads of a block share the work of the derivatives: along channels, and along pixels.
-struct LayerActTiles {
-    int columns, lanes;             // Of a block of threads; their product is its size.
-    int64_t tiles, column_blocks;   // Of a sample: along pixels, along channels.
-};
-
 constexpr bool has_layer_act(int64_t act) { return act == int64_t(Act::linear) || act == int64_t(Act::lrelu); }
 
 }  // namespace zoo

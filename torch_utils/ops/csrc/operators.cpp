@@ -393,6 +393,13 @@ Tensor act_filter_meta(const Tensor& x, const OptionalTensor&, const Tensor& f, 
     return upfirdn2d_meta(x, f, {1, 1}, {1, 1}, padding, false, 1);
 }
 
+std::tuple<Tensor, Tensor> act_filter_grad_meta(
+        const Tensor&, const Tensor& x, const OptionalTensor&, const Tensor&, c10::SymIntArrayRef, bool, double, int64_t, double,
+        double, std::optional<double>) {
+    const std::array<SymInt, 2> sums{x.sym_size(0), x.sym_size(1)};
+    return {at::empty_like(x, x.options().memory_format(layout(x))), at::empty_symint(sums, x.options().dtype(compute_type(x)))};
+}
+
 Tensor filter_layer_act_meta(const Tensor& x, const Tensor& f, c10::SymIntArrayRef padding, bool, double, const OptionalTensor&,
                              const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, int64_t, double, double,
                              std::optional<double>) {
@@ -450,6 +457,7 @@ TORCH_LIBRARY_IMPL(stylegan2_loss_zoo, Meta, m) {
     m.impl("bias_act_grad2", bias_act_grad2_meta);
     m.impl("filter_add", filter_add_meta);
     m.impl("act_filter", act_filter_meta);
+    m.impl("act_filter_grad", act_filter_grad_meta);
     m.impl("filter_layer_act", filter_layer_act_meta);
     m.impl("scale_bias_act", scale_bias_act_meta);
     m.impl("scale_bias_act_grad", scale_bias_act_grad_meta);
