@@ -392,25 +392,6 @@ class ToRGBLayer(nn.Module):
         return _activate(x, self.bias, 'linear', 1, self.conv_clamp)
 
 
-def matrices_of(layers: Sequence[ToRGBLayer], styles: Sequence[Tensor],
-                dtypes: Sequence[torch.dtype]) -> list[Tensor]:
-    """What ToRGB layers of one pixel multiply pixels with, [N, out_channels, in_channels], of all in few calls.
-
-    styles: what their affine layers yield. dtypes: of the results; layers of one type are neighbours.
-    """
-    sizes = [style.shape[1] for style in styles]
-    gains = [layer.weight_gain for layer, size in zip(layers, sizes) for _ in range(size)]
-    gains = misc.constant(gains, dtype=styles[0].dtype, device=styles[0].device)
-    factors = torch.cat(list(styles), dim=1) * gains
-    every = torch.cat([layer.weight.flatten(1) for layer in layers], dim=1) * factors[:, None]
-    found, place = [], 0
-    for dtype in dict.fromkeys(dtypes):
-        group = [size for size, other in zip(sizes, dtypes) if other == dtype]
-        found += every[:, :, place:place + sum(group)].to(dtype).split(group, dim=2)
-        place += sum(group)
-    return found
-
-
 # ----------------------------------------------------------------------------
 # Shared by the layers.
 

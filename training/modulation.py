@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,6 +92,25 @@ def modulations(weights: Sequence[Tensor], styles: Sequence[Tensor], dtypes: Seq
             own, demod, kernels = (made[i * len(group):(i + 1) * len(group)] for i in range(3))
             found.update(zip(group, map(Modulation, own, demod, kernels or [None] * len(group))))
     return [found[i] for i in range(len(weights))]
+
+
+def matrices_of(layers: Sequence[Any], styles: Sequence[Tensor],
+                dtypes: Sequence[torch.dtype]) -> list[Tensor]:
+    """What ToRGB layers of one pixel multiply pixels with, [N, out_channels, in_channels], of all in few calls.
+
+    styles: what their affine layers yield. dtypes: of the results; layers of one type are neighbours.
+    """
+    sizes = [style.shape[1] for style in styles]
+    gains = [layer.weight_gain for layer, size in zip(layers, sizes) for _ in range(size)]
+    gains = misc.constant(gains, dtype=styles[0].dtype, device=styles[0].device)
+    factors = torch.cat(list(styles), dim=1) * gains
+    every = torch.cat([layer.weight.flatten(1) for layer in layers], dim=1) * factors[:, None]
+    found, place = [], 0
+    for dtype in dict.fromkeys(dtypes):
+        group = [size for size, other in zip(sizes, dtypes) if other == dtype]
+        found += every[:, :, place:place + sum(group)].to(dtype).split(group, dim=2)
+        place += sum(group)
+    return found
 
 
 class _Modulations(torch.autograd.Function):

@@ -35,12 +35,11 @@ from training.layers import (
     SynthesisLayer,
     ToRGBLayer,
     check_choice,
-    matrices_of,
     modulated_conv2d,
     normalize_2nd_moment,
     together,
 )
-from training.modulation import modulations
+from training.modulation import matrices_of, modulations
 
 __all__ = [
     'Conv2dLayer', 'Discriminator', 'DiscriminatorBlock', 'DiscriminatorEpilogue', 'FullyConnectedLayer', 'Generator',
