@@ -45,12 +45,19 @@ def check_registration(ops):
         check(ops.layer_act.default, (image, None, None, None, b, image, 2, 0.2, 1.5, 0.8))
         three = [image.detach()] * 3
         check(ops.layer_act_grad.default, (*three, *[None] * 4, 0, 0.2, 1.5, None))
-        check(ops.layer_act_grad2.default, (three[0], torch.ones(3, 2, 3), *three, *[None] * 4, 0, 0.2, 1.5, None))
+        check(
+            ops.layer_act_grad2.default,
+            (three[0], torch.ones(3, 2, 3), *three, *[None] * 4, 0, 0.2, 1.5, None),
+        )
         place = torch.randn(4, 4), [2, 1, 2, 1], False, 2.0
         check(ops.act_filter.default, (three[0], b.detach(), *place, 2, 0.2, 1.5, 0.8))
         check(ops.act_filter_grad.default, (three[0], three[0], b.detach(), *place, 2, 0.2, 1.5, 0.8))
-        check(ops.filter_layer_act.default, (three[0], *place, None, None, None, b.detach(), 2, 0.2, 1.5, 0.8))
-        check(ops.filter_add.default, (three[0], place[0], [1, 1], [1, 1], [2, 1, 2, 1], False, 2.0, three[0]))
+        check(
+            ops.filter_layer_act.default, (three[0], *place, None, None, None, b.detach(), 2, 0.2, 1.5, 0.8)
+        )
+        check(
+            ops.filter_add.default, (three[0], place[0], [1, 1], [1, 1], [2, 1, 2, 1], False, 2.0, three[0])
+        )
     torch.library.opcheck(ops.upfirdn2d.default, (x, f, [2, 1], [1, 2], [2, 1, 1, 0], False, 2.0))
     torch.library.opcheck(ops.bias_act.default, (x, b, 1, 2, 0.2, 1.5, 0.8))
     for act in (0, 8):

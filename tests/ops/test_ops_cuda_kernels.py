@@ -107,7 +107,9 @@ def axes_of(x, f, up, down, padding):
     return (ctypes.c_int * 12)(*axes), [*x.shape[:2], *out[::-1]]
 
 
-def on_host(host, x, f, up=1, down=1, padding=(0, 0, 0, 0), flip_filter=False, gain=1, general=False, base=None):
+def on_host(
+    host, x, f, up=1, down=1, padding=(0, 0, 0, 0), flip_filter=False, gain=1, general=False, base=None
+):
     """(result of the kernel bodies, whether a strip kernel did it)."""
     layout = torch.channels_last if not x.is_contiguous() else torch.contiguous_format
     f = f.contiguous()
@@ -115,8 +117,19 @@ def on_host(host, x, f, up=1, down=1, padding=(0, 0, 0, 0), flip_filter=False, g
     y = torch.full(shape, float('nan'), dtype=x.dtype).contiguous(memory_format=layout)
     host.host_upfirdn2d.restype = ctypes.c_bool
     special = host.host_upfirdn2d(
-        TYPES[x.dtype], axes, ctypes.c_int64(x.shape[0]), ctypes.c_int64(x.shape[1]), layout == torch.channels_last, flip_filter,
-        ctypes.c_float(gain), pointer(x), pointer(f), pointer(y), pointer(base), general)
+        TYPES[x.dtype],
+        axes,
+        ctypes.c_int64(x.shape[0]),
+        ctypes.c_int64(x.shape[1]),
+        layout == torch.channels_last,
+        flip_filter,
+        ctypes.c_float(gain),
+        pointer(x),
+        pointer(f),
+        pointer(y),
+        pointer(base),
+        general,
+    )
     return y, special
 
 
@@ -162,8 +175,13 @@ def test_strip_kernels_compute_what_plain_operators_do(host, shape, options, dty
 @dtypes
 def test_another_image_is_added_to_what_is_filtered(host, dtype, layout):
     """By kernels for common filters, and by that for any."""
-    for (shape, options), (channels, height, width) in itertools.product([COMMON['up'], ((3, 5), COMMON['up'][1])], SIZES):
-        x, f = torch.randn(2, channels, height, width).to(dtype).contiguous(memory_format=layout), torch.randn(shape)
+    for (shape, options), (channels, height, width) in itertools.product(
+        [COMMON['up'], ((3, 5), COMMON['up'][1])], SIZES
+    ):
+        x, f = (
+            torch.randn(2, channels, height, width).to(dtype).contiguous(memory_format=layout),
+            torch.randn(shape),
+        )
         expected = upfirdn2d(x.double(), f, impl='ref', **options)
         base = torch.randn_like(expected).to(dtype).contiguous(memory_format=layout)
         y, special = on_host(host, x, f, base=base, **options)
@@ -253,14 +271,22 @@ def arguments_of_layer(x, act, gain, clamp, noise):
     """(sizes, channels last, noise for each sample, numbers, activation), as the host's functions take them."""
     sizes = (ctypes.c_int64 * 3)(len(x), x.shape[1], x.shape[2] * x.shape[3])
     numbers = (ctypes.c_double * 3)(0.2, gain, float('nan') if clamp is None else clamp)
-    return sizes, not x.is_contiguous(), noise is not None and len(noise) == len(x), numbers, list(activation_funcs).index(act)
+    return (
+        sizes,
+        not x.is_contiguous(),
+        noise is not None and len(noise) == len(x),
+        numbers,
+        list(activation_funcs).index(act),
+    )
 
 
 def addresses(tensors):
     return (ctypes.c_void_p * len(tensors))(*map(pointer, tensors))
 
 
-def layer_act_on_host(host, order, act, gain, clamp, images, scale=None, noise=None, strength=None, b=None, r=None):
+def layer_act_on_host(
+    host, order, act, gain, clamp, images, scale=None, noise=None, strength=None, b=None, r=None
+):
     """Order 0: the value; 1: (dx, sums [3, N, C]); 2: (for dy, for x, sums [1, N, C]). images: x, y, dy, base, q."""
     x, y, dy, base, q = map(images.get, ('x', 'y', 'dy', 'base', 'q'))
     like = next(t for t in (x, y, dy) if t is not None)
@@ -271,12 +297,17 @@ def layer_act_on_host(host, order, act, gain, clamp, images, scale=None, noise=N
 
     def start(sums):
         results = addresses([out, out_x if order == 2 else None, sums])
-        return host.host_layer_act(TYPES[like.dtype], order, sizes, last, own_noise, numbers, index, images, others, results)
+        return host.host_layer_act(
+            TYPES[like.dtype], order, sizes, last, own_noise, numbers, index, images, others, results
+        )
+
     if order == 0:
         start(None)
         return out
     wide = torch.promote_types(like.dtype, torch.float32)
-    sums = torch.full([3 if order == 1 else 1, len(like), start(None), like.shape[1]], float('nan'), dtype=wide)
+    sums = torch.full(
+        [3 if order == 1 else 1, len(like), start(None), like.shape[1]], float('nan'), dtype=wide
+    )
     start(sums)
     return (out, sums.sum(2)) if order == 1 else (out, out_x, sums.sum(2))
 
@@ -286,7 +317,10 @@ def layers(dtype, layout):
     wide = torch.promote_types(dtype, torch.float32)
     for number, size in enumerate(LAYER_SIZES):
         n, c, h, w = size
-        images = {name: torch.randn(size).to(dtype).contiguous(memory_format=layout) for name in ('x', 'dy', 'base', 'q')}
+        images = {
+            name: torch.randn(size).to(dtype).contiguous(memory_format=layout)
+            for name in ('x', 'dy', 'base', 'q')
+        }
         scale, noise, b = (torch.randn(shape).to(wide) for shape in ([n, c], [n if number % 2 else 1, 1, h, w], [c]))
         strength, scale = torch.tensor(0.5, dtype=wide), scale + scale.sign() / 2
         for parts in (dict(scale=scale, noise=noise, strength=strength, b=b), dict(b=b), dict(scale=scale)):
@@ -304,7 +338,9 @@ def is_near(obtained, expected, tolerance):
     return (obtained.double() - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-ACTIVATIONS = pytest.mark.parametrize('act, clamp', [('linear', None), ('lrelu', 0.7), ('lrelu', None), ('linear', 0.9)])
+ACTIVATIONS = pytest.mark.parametrize(
+    'act, clamp', [('linear', None), ('lrelu', 0.7), ('lrelu', None), ('linear', 0.9)]
+)
 
 
 def rounded(clamp, dtype):
@@ -325,20 +361,27 @@ def test_layer_act_kernels_compute_value_and_first_derivatives(host, act, clamp,
         expected = bias_act(argument_of(x, **parts), act=act, gain=1.3, clamp=clamp, impl='ref')
         y = layer_act_on_host(host, 0, act, 1.3, clamp, {'x': x}, **parts)
         assert is_near(y, expected, tolerance)
-        assert is_near(layer_act_on_host(host, 0, act, 1.3, clamp, {'x': x, 'base': base}, **parts), expected + base, tolerance)
+        assert is_near(
+            layer_act_on_host(host, 0, act, 1.3, clamp, {'x': x, 'base': base}, **parts),
+            expected + base,
+            tolerance,
+        )
 
         # Slopes are told from the rounded value, which is left out where all are the same.
         ref = y if act == 'lrelu' or clamp else None
         d = 1.3 * dy.double() * torch.where((y > 0) | (act == 'linear'), 1, 0.2)
         d *= y.double().abs() < (clamp or torch.inf)
-        edge = (expected.abs() - (clamp or torch.inf)).abs() < 1e-2      # There x and the rounded value may disagree.
+        # Near the clamp x and the rounded value may disagree.
+        edge = (expected.abs() - (clamp or torch.inf)).abs() < 1e-2
         for told in ({'x': x, 'y': ref}, {'x': x}, {'y': ref}):
             if ref is None and 'x' not in told or 'y' not in told and edge.any():
                 continue
             dx, sums = layer_act_on_host(host, 1, act, 1.3, clamp, {'dy': dy, **told}, **parts)
             assert is_near(dx, d * (1 if s is None else s.double()[:, :, None, None]), tolerance)
             first = x.double() if 'x' in told or s is not None else torch.zeros_like(d)
-            for place, other in enumerate((first, torch.ones_like(d), d * 0 if z is None else z.expand_as(d).double())):
+            for place, other in enumerate(
+                (first, torch.ones_like(d), d * 0 if z is None else z.expand_as(d).double())
+            ):
                 # x is as exact as the value that it is told from.
                 enough = 1e-5 if 'x' in told or place else 60 * TOLERANCE[dtype] + 1e-5
                 most = (d * other).abs().sum([2, 3]).max() + (0 if 'x' in told else d.abs().sum([2, 3]).max())
@@ -354,19 +397,26 @@ def test_layer_act_kernels_compute_second_derivatives(host, act, clamp, dtype, l
     for images, parts in layers(dtype, layout):
         x, dy, q = (images[name].double().requires_grad_() for name in ('x', 'dy', 'q'))
         y = layer_act_on_host(host, 0, act, 1.3, clamp, {'x': images['x']}, **parts)
-        slope = 1.3 * torch.where((y > 0) | (act == 'linear'), 1.0, 0.2).double() * (y.double().abs() < (clamp or torch.inf))
+        slope = 1.3 * torch.where((y > 0) | (act == 'linear'), 1.0, 0.2).double()
+        slope = slope * (y.double().abs() < (clamp or torch.inf))
         scale = parts.get('scale', torch.ones(x.shape[:2])).double().requires_grad_()
         r = torch.randn(3, *x.shape[:2]).to(torch.promote_types(dtype, torch.float32))
         d, z = dy * slope, parts['noise'].double() if 'noise' in parts else 0
-        sums = torch.stack([(d * other).sum([2, 3]) for other in (x, torch.ones_like(x), z + torch.zeros_like(x))])
-        expected = torch.autograd.grad((d * scale[:, :, None, None] * q).sum() + (sums * r).sum(), (dy, x, scale))
+        sums = torch.stack(
+            [(d * other).sum([2, 3]) for other in (x, torch.ones_like(x), z + torch.zeros_like(x))]
+        )
+        expected = torch.autograd.grad(
+            (d * scale[:, :, None, None] * q).sum() + (sums * r).sum(), (dy, x, scale)
+        )
         told = {'x': images['x'], 'y': y, 'dy': images['dy'], 'q': images['q']}
         d_dy, d_x, d_scale = layer_act_on_host(host, 2, act, 1.3, clamp, told, **parts, r=r)
         assert is_near(d_dy, expected[0], tolerance) and is_near(d_x, expected[1], tolerance)
         assert (d_scale[0].double() - expected[2]).abs().max() <= 1e-5 * (d * q).abs().sum([2, 3]).max()
 
 
-def joint_on_host(host, kind, x, f, padding, act, gain, clamp, scale=None, noise=None, strength=None, b=None, to=None):
+def joint_on_host(
+    host, kind, x, f, padding, act, gain, clamp, scale=None, noise=None, strength=None, b=None, to=None
+):
     """(result, whether there is a kernel): 0: layer_act after a filter; 1: an activation before one; 2: what that one's
     gradient x becomes for what was activated, `to`, and its sums [N, C]."""
     axes, shape = axes_of(x, f, 1, 1, padding)
@@ -375,12 +425,27 @@ def joint_on_host(host, kind, x, f, padding, act, gain, clamp, scale=None, noise
     sizes, _, own_noise, numbers, index = arguments_of_layer(x if kind == 1 else y, act, gain, clamp, noise)
     host.host_joint.restype = ctypes.c_bool
     host.host_slope_tiles.restype = ctypes.c_int64
-    tiles = host.host_slope_tiles(axes, ctypes.c_int64(shape[0]), ctypes.c_int64(shape[1]), not x.is_contiguous())
-    sums = torch.full([shape[0], tiles, shape[1]], float('nan'), dtype=torch.promote_types(x.dtype, torch.float32))
+    tiles = host.host_slope_tiles(
+        axes, ctypes.c_int64(shape[0]), ctypes.c_int64(shape[1]), not x.is_contiguous()
+    )
+    sums = torch.full(
+        [shape[0], tiles, shape[1]], float('nan'), dtype=torch.promote_types(x.dtype, torch.float32)
+    )
     images = [x, None, None, None, None] if kind < 2 else [to, None, x, None, None]
     special = host.host_joint(
-        TYPES[x.dtype], kind, axes, sizes, not x.is_contiguous(), own_noise, True, ctypes.c_float(1.7), numbers, index,
-        pointer(f), *map(addresses, (images, [scale, noise, strength, b, None], [y, None, sums])))
+        TYPES[x.dtype],
+        kind,
+        axes,
+        sizes,
+        not x.is_contiguous(),
+        own_noise,
+        True,
+        ctypes.c_float(1.7),
+        numbers,
+        index,
+        pointer(f),
+        *map(addresses, (images, [scale, noise, strength, b, None], [y, None, sums])),
+    )
     return y if kind < 2 else (y, sums.sum(1)), special
 
 
@@ -402,23 +467,29 @@ def test_activations_beside_a_filter(host, act, clamp, dtype, layout):
             y, special = joint_on_host(host, 0, x, f, padding, act, 1.3, clamp, **some)
             assert special == has_strips(x, (4, 4))
             if special:
-                expected = bias_act(argument_of(filtered(x.double()), **some), act=act, gain=1.3, clamp=clamp, impl='ref')
+                expected = bias_act(
+                    argument_of(filtered(x.double()), **some), act=act, gain=1.3, clamp=clamp, impl='ref'
+                )
                 assert is_near(y, expected, tolerance)
         for some in ({'b': parts['b']}, {}):
             y, special = joint_on_host(host, 1, x, f, padding, act, 1.3, clamp, **some)
             assert special == has_strips(x, (4, 4))
             if special:
-                expected = filtered(bias_act(argument_of(x, **some), act=act, gain=1.3, clamp=clamp, impl='ref'))
+                expected = filtered(
+                    bias_act(argument_of(x, **some), act=act, gain=1.3, clamp=clamp, impl='ref')
+                )
                 assert is_near(y, expected, tolerance)
             to = torch.randn(shape).to(dtype).contiguous(memory_format=layout)
             (d, sums), special = joint_on_host(host, 2, x, f, padding, act, 1.3, clamp, **some, to=to)
             assert special == has_strips(x, (4, 4))
             if special:
                 value = bias_act(argument_of(to, **some), act=act, gain=1.3, clamp=clamp, impl='ref')
-                slope = 1.3 * torch.where((value > 0) | (act == 'linear'), 1, 0.2) * (value.abs() < (clamp or torch.inf))
+                slope = 1.3 * torch.where((value > 0) | (act == 'linear'), 1, 0.2)
+                slope = slope * (value.abs() < (clamp or torch.inf))
                 expected = filtered(x.double()) * slope
                 assert is_near(d, expected, tolerance)
-                assert (sums.double() - expected.sum([2, 3])).abs().max() <= 1e-5 * expected.abs().sum([2, 3]).max()
+                most = expected.abs().sum([2, 3]).max()
+                assert (sums.double() - expected.sum([2, 3])).abs().max() <= 1e-5 * most
 
 
 def test_half_precision_conversions_agree_with_torch(host):

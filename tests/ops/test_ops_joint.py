@@ -51,7 +51,11 @@ def test_an_image_beside_itself_filtered(as_on_gpus):
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 def test_an_activation_before_a_filter(as_on_gpus, act, clamp, layout):
     fir = {'f': upfirdn2d.setup_filter(TAPS), 'padding': (2, 1, 1, 2), 'flip_filter': False}
-    x, b, results = random(2, 3, 4, 5, grad=False).contiguous(memory_format=layout).requires_grad_(), random(3), []
+    x, b, results = (
+        random(2, 3, 4, 5, grad=False).contiguous(memory_format=layout).requires_grad_(),
+        random(3),
+        [],
+    )
 
     def op(x, b):
         return joint.act_filtered(x, {'b': b, 'act': act, 'gain': 1.3, 'clamp': clamp}, fir)
@@ -68,11 +72,18 @@ def test_an_activation_before_a_filter(as_on_gpus, act, clamp, layout):
 @pytest.mark.parametrize('is_filtered', [True, False])
 def test_a_layer_after_a_filter(as_on_gpus, act, clamp, is_filtered):
     """Also without what was filtered, from which the first derivatives do not come."""
-    fir = {'f': upfirdn2d.setup_filter(TAPS), 'padding': (2, 1, 1, 2), 'flip_filter': False, 'gain': 4} if is_filtered else None
+    fir = (
+        {'f': upfirdn2d.setup_filter(TAPS), 'padding': (2, 1, 1, 2), 'flip_filter': False, 'gain': 4}
+        if is_filtered
+        else None
+    )
     noise, parts = random(2, 1, 4, 5, grad=False), [random(2, 3, 4, 5), random(2, 3), random(), random(3)]
 
     def op(x, scale, strength, b):
-        return scale_bias_act.scale_bias_act(x, scale, noise, b, act=act, gain=1.3, clamp=clamp, strength=strength, fir=fir)
+        return scale_bias_act.scale_bias_act(
+            x, scale, noise, b, act=act, gain=1.3, clamp=clamp, strength=strength, fir=fir
+        )
+
     results = []
     for on in (False, True):
         as_on_gpus(on)
@@ -120,11 +131,17 @@ def test_networks_compute_the_same_with_operators_of_gpus(as_on_gpus, architectu
 
 def test_registration_passes_torchs_own_check(native):  # noqa: F811
     for layout in (torch.contiguous_format, torch.channels_last):
-        x, b, scale = torch.randn(2, 4, 6, 5).contiguous(memory_format=layout), torch.randn(4), torch.randn(2, 4)
+        x, b, scale = (
+            torch.randn(2, 4, 6, 5).contiguous(memory_format=layout),
+            torch.randn(4),
+            torch.randn(2, 4),
+        )
         place, options = (upfirdn2d.setup_filter([1, 3, 3, 1]), [2, 1, 2, 1], False, 4.0), (2, 0.2, 1.5, 0.8)
         torch.library.opcheck(native.act_filter.default, (x, b, *place, *options))
         torch.library.opcheck(native.act_filter_grad.default, (x, x, b, *place, *options))
         torch.library.opcheck(native.filter_layer_act.default, (x, *place, scale, None, None, b, *options))
         torch.library.opcheck(native.filter_add.default, (x, place[0], [1, 1], [1, 1], *place[1:], x))
         torch.library.opcheck(native.layer_act_grad.default, (x, x, x, scale, None, None, b, *options))
-        torch.library.opcheck(native.layer_act_grad2.default, (x, torch.randn(3, 2, 4), x, x, x, scale, None, None, b, *options))
+        torch.library.opcheck(
+            native.layer_act_grad2.default, (x, torch.randn(3, 2, 4), x, x, x, scale, None, None, b, *options)
+        )

@@ -130,9 +130,15 @@ def check_layers(start, dtypes, layout):
             check(dx, d * scale.double()[:, :, None, None])
             torch.testing.assert_close(sums, expected.to(wide), rtol=1e-4, atol=1e-4)
         r = torch.randn_like(sums)
-        d_dy, d_x, d_scale = launched.layer_act_grad2(start, x, r, x, y, x, scale, noise, strength, b, *options)
+        d_dy, d_x, d_scale = launched.layer_act_grad2(
+            start, x, r, x, y, x, scale, noise, strength, b, *options
+        )
         first, second, third = r.double()[:, :, :, None, None]
-        check(d_dy, slope * (x.double() * (scale.double()[:, :, None, None] + first) + second + third * noise.double()))
+        check(
+            d_dy,
+            slope
+            * (x.double() * (scale.double()[:, :, None, None] + first) + second + third * noise.double()),
+        )
         check(d_x, first * d)
         torch.testing.assert_close(d_scale, (x.double() * d).sum([2, 3]).to(wide), rtol=1e-4, atol=1e-4)
 
@@ -146,20 +152,29 @@ def check_joint(start, dtypes, layout):
         filtered = partial(upfirdn2d, f=f, padding=place[0], gain=place[2], impl='ref')
         activated = partial(bias_act, act=act, gain=1.3, clamp=clamp, impl='ref')
         b = torch.randn(shape[1], dtype=wide)
-        check(launched.act_filter(start, x, b, f, *place, *options), filtered(activated(x.double(), b.double())))
+        check(
+            launched.act_filter(start, x, b, f, *place, *options), filtered(activated(x.double(), b.double()))
+        )
         dy = torch.randn(filtered(x).shape).to(dtype)
         way = [1, 2, 1, 1], True, 1.5                   # As `place` leads here.
         slope = activated(x.double(), b.double())
-        slope = 1.3 * torch.where((slope > 0) | (act == 'linear'), 1, 0.2) * (slope.abs() < (clamp or torch.inf))
+        slope = (
+            1.3 * torch.where((slope > 0) | (act == 'linear'), 1, 0.2) * (slope.abs() < (clamp or torch.inf))
+        )
         expected = upfirdn2d(dy.double(), f, padding=way[0], flip_filter=True, gain=1.5, impl='ref') * slope
         dx, sums = launched.act_filter_grad(start, dy, x, b, f, *way, *options)
         check(dx, expected)
         torch.testing.assert_close(sums, expected.sum([2, 3]).to(wide), rtol=1e-4, atol=1e-4)
         t = filtered(x.double())
-        scale, noise, strength = (torch.randn(size, dtype=wide) for size in (shape[:2], (1, 1, *t.shape[2:]), ()))
+        scale, noise, strength = (
+            torch.randn(size, dtype=wide) for size in (shape[:2], (1, 1, *t.shape[2:]), ())
+        )
         y = launched.filter_layer_act(start, x, f, *place, scale, noise, strength, b, *options)
         assert y.is_contiguous(memory_format=layout)
-        check(y, activated(t * scale.double()[:, :, None, None] + noise.double() * strength.double(), b.double()))
+        check(
+            y,
+            activated(t * scale.double()[:, :, None, None] + noise.double() * strength.double(), b.double()),
+        )
 
 
 @layouts
@@ -181,7 +196,9 @@ def test_layer_act_started_from_python_is_that_of_the_compiled_binding(start, la
 
 
 @layouts
-def test_kernels_that_filter_and_activate_started_from_python_are_those_of_the_compiled_binding(start, layout):
+def test_kernels_that_filter_and_activate_started_from_python_are_those_of_the_compiled_binding(
+    start, layout
+):
     check_joint(start, SOME_TYPES, layout)
     assert {name.split('_float')[0] for name in start.names} >= {*kernels.JOINT, 'act_filter_grad'}
 
