@@ -240,8 +240,8 @@ class Conv2dLayer(nn.Module):
             flip_weight=(self.up == 1), before=None if before is None else before._activation(1))
 
     def beside(self, x: Tensor, gain: float = 1) -> tuple[Tensor, Tensor]:
-        """x itself, for what else it is needed, and `forward` of it; for a plain layer of one pixel that does not upsample."""
-        assert self._is_plain() and self.weight.shape[2:] == (1, 1) and self.up == 1, 'only plain layers of one pixel'
+        """x itself, for what else it is needed, and `forward` of it; for a plain layer of one pixel that halves."""
+        assert self._is_plain() and self.weight.shape[2:] == (1, 1) and self.up == 1, 'only plain, of one pixel'
         return conv2d_resample.conv2d_beside(x, self._scaled(x, gain), self.resample_filter, self.down)
 
     def _is_plain(self):

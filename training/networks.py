@@ -455,7 +455,8 @@ class DiscriminatorBlock(_Block):
 
         if self.architecture == 'resnet':
             x, shortcut = self.skip.beside(x, gain=math.sqrt(0.5))
-            return self.conv1(self.conv0.convolved(x), gain=math.sqrt(0.5), before=self.conv0, base=shortcut), img
+            x = self.conv0.convolved(x)
+            return self.conv1(x, gain=math.sqrt(0.5), before=self.conv0, base=shortcut), img
         return self.conv1(self.conv0.convolved(x), before=self.conv0), img
 
 

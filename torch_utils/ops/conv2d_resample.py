@@ -59,7 +59,8 @@ def conv2d_resample(
     pointwise = kh == kw == 1
 
     if before is not None and up == 1 and down > 1 and not pointwise:
-        return conv2d(act_filtered(x, before, dict(fir, padding=pads)), _oriented(w, flip_weight), stride=down, groups=groups)
+        x = act_filtered(x, before, dict(fir, padding=pads))
+        return conv2d(x, _oriented(w, flip_weight), stride=down, groups=groups)
     if before is not None:
         x = bias_act(x, **before)
     if up == down == 1:
@@ -74,7 +75,7 @@ def conv2d_resample(
 
 
 def conv2d_beside(x: Tensor, w: Tensor, f: Tensor | None, down: int) -> tuple[Tensor, Tensor]:
-    """x [N, in, H, W] itself, for what else it is needed, and `conv2d_resample` of it with a kernel of one pixel."""
+    """x [N, in, H, W] itself, for what else it is needed, and `conv2d_resample` of it by a kernel of one pixel."""
     _check(x, w, 1, down, 1)
     x, small = filtered_beside(x, f, down, down_padding(f, down, down))
     return x, conv2d(small, w)

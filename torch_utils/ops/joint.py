@@ -21,13 +21,14 @@ ONE = [1, 1]
 
 
 def is_here(x: Tensor, act: str, fir: dict[str, Any], impl: str = 'auto') -> bool:
-    """Is there a kernel for images like these, this activation, and the filter that `upfirdn2d` has these arguments for?"""
+    """Is there a kernel for images like these, this activation, and a filter by these arguments of `upfirdn2d`?"""
     rates = fir.get('up', 1), fir.get('down', 1)
     return (fir['f'] is not None and fir['f'].ndim == 2 and rates == (1, 1) and is_one_kernel(x, act)
             and backend.use_native(impl, x) and backend.has_layer_act(x.device.type))
 
 
-def filtered_beside(x: Tensor, f: Tensor | None, down: int, padding: Any, flip_filter: bool = False) -> tuple[Tensor, Tensor]:
+def filtered_beside(x: Tensor, f: Tensor | None, down: int, padding: Any,
+                    flip_filter: bool = False) -> tuple[Tensor, Tensor]:
     """x [N, C, H, W] itself, for what else it is needed, and `upfirdn2d` of it."""
     fir = {'f': f, 'padding': parse_padding(padding), 'flip_filter': flip_filter}
     if not is_here(x, 'linear', fir):
@@ -49,7 +50,8 @@ class _Beside(torch.autograd.Function):
         sizes, down, padding, flip_filter = ctx.arguments
         if dy is not None:
             back = f, list(down), ONE, transposed(padding, f, sizes, down), not flip_filter
-            dx = torch.ops.stylegan2_loss_zoo.upfirdn2d(dy, *back, 1.0) if dx is None else _Add.apply(dy, *back, dx)
+            alone = torch.ops.stylegan2_loss_zoo.upfirdn2d
+            dx = alone(dy, *back, 1.0) if dx is None else _Add.apply(dy, *back, dx)
         return dx, None, None, None, None
 
 

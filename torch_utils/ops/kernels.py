@@ -61,7 +61,7 @@ StripKernel = {parts: _structure('StripKernel', r=Resample, **_pointers('x f y')
                                  strips_y=c_uint, outer=c_uint, phase_x=c_int, phase_y=c_int, parts=parts)
                for parts in (Alone, Activated, Finished, Sloped)}
 SlopeKernel = _structure('SlopeKernel', strips=StripKernel[Sloped], sums=Tiles, out=c_void_p)
-JOINT = {'act_filter': Activated, 'filter_layer_act': Finished}         # Kernels with the networks' filter and something else.
+JOINT = {'act_filter': Activated, 'filter_layer_act': Finished}     # Kernels with the networks' filter.
 BiasActKernel = {number: _structure('BiasActKernel', p=BiasAct, op=op, tensors=BiasActTensors)
                  for number, op in Activation.items()}
 LayerActKernel = {number: _structure('LayerActKernel', p=LayerAct, op=op, tensors=LayerActTensors)
@@ -90,8 +90,10 @@ def bias_act(dtype: str, order: int, p: BiasAct, act: int, tensors: BiasActTenso
 def upfirdn2d(dtype: str, r: Resample, x: int, f: int, y: int, base: int | None = None) -> Launch:
     """The kernel for the problem's factors and taps, or that for any; x, f, y, base are addresses."""
     for name in STRIPS:
-        if (base or 0) % _bytes_of_four(dtype) == 0 and (last := _takes_strips(name, dtype, r, x, y)) is not None:
-            return _strip(f'strip_{name}_{dtype}{last}', StripKernel[Alone](r, x, f, y, parts=Alone(base)), STRIPS[name])
+        last = _takes_strips(name, dtype, r, x, y) if (base or 0) % _bytes_of_four(dtype) == 0 else None
+        if last is not None:
+            kernel = StripKernel[Alone](r, x, f, y, parts=Alone(base))
+            return _strip(f'strip_{name}_{dtype}{last}', kernel, STRIPS[name])
     elements = r.batch * r.channels * r.y.out * r.x.out
     return Launch(f'gather_{dtype}', GatherKernel(r, x, f, y, base), _divide_up(elements, BLOCK_THREADS))
 
@@ -101,10 +103,12 @@ def joint(name: str, dtype: str, r: Resample, x: int, f: int, y: int, parts: Str
     last = _takes_strips('filter4', dtype, r, x, y)
     if last is None:
         return None
-    return _strip(f'{name}_{dtype}{last}', StripKernel[JOINT[name]](r, x, f, y, parts=parts), STRIPS['filter4'])
+    kernel = StripKernel[JOINT[name]](r, x, f, y, parts=parts)
+    return _strip(f'{name}_{dtype}{last}', kernel, STRIPS['filter4'])
 
 
-def act_filter_grad(dtype: str, r: Resample, dy: int, f: int, dx: int, parts: Sloped, tiles: Tiles, sums: int) -> Launch | None:
+def act_filter_grad(dtype: str, r: Resample, dy: int, f: int, dx: int, parts: Sloped, tiles: Tiles,
+                    sums: int) -> Launch | None:
     """The derivatives of an activation before a filter, or None if there is no kernel for the problem."""
     last = _takes_strips('filter4', dtype, r, dy, dx)
     if last is None or (parts.x or 0) % _bytes_of_four(dtype):
@@ -117,7 +121,8 @@ def act_filter_grad(dtype: str, r: Resample, dy: int, f: int, dx: int, parts: Sl
 def _takes_strips(name, dtype, r, x, y):
     """What a kernel's name ends with, or None if there is none of this kind for the problem."""
     along_x, along_y = STRIPS[name]
-    if dtype == 'float64' or (along_x, along_y) != (_factors(r.x), _factors(r.y)) or y % _bytes_of_four(dtype):
+    fits = (along_x, along_y) == (_factors(r.x), _factors(r.y)) and y % _bytes_of_four(dtype) == 0
+    if dtype == 'float64' or not fits:
         return None
     if not r.channels_last:
         return ''
@@ -148,14 +153,16 @@ def layer_act_pack(p: LayerAct, element_bytes: int, tensors: LayerActTensors) ->
 
 def layer_act_tiles(p: LayerAct, pack: int) -> Tiles:
     """How threads of a block share the work of the derivatives."""
-    columns, steps = (p.channels // pack, p.pixels) if p.channels_last else (p.channels, _divide_up(p.pixels, pack))
-    return _tiles_of(columns, steps, p.channels_last, TILE_ROUNDS)
+    if p.channels_last:
+        return _tiles_of(p.channels // pack, p.pixels, True, TILE_ROUNDS)
+    return _tiles_of(p.channels, _divide_up(p.pixels, pack), False, TILE_ROUNDS)
 
 
 def slope_tiles(r: Resample) -> Tiles:
     """The same for those of an activation before a filter."""
     strips = _divide_up(r.x.out, STRIP_WIDTHS[r.channels_last]) * _divide_up(r.y.out, STRIP_HEIGHT)
-    return _tiles_of(r.channels // 4 if r.channels_last else r.channels, strips, r.channels_last, SLOPE_ROUNDS)
+    columns = r.channels // 4 if r.channels_last else r.channels
+    return _tiles_of(columns, strips, r.channels_last, SLOPE_ROUNDS)
 
 
 def _tiles_of(columns, steps, neighbours_are_columns, rounds):
@@ -224,7 +231,8 @@ def _strips(dtype, cxx):
         if name == 'filter4':
             yield f'act_filter_grad_{dtype}', f'SlopeKernel<{cxx}, false, 1>'
             yield f'act_filter_grad_{dtype}_last', f'SlopeKernel<{cxx}, true, 4>'
-        joint = {f'{kind}_{dtype}': f', {parts.__name__}<{cxx}>' for kind, parts in JOINT.items() if name == 'filter4'}
+        joint = {f'{kind}_{dtype}': f', {parts.__name__}<{cxx}>'
+                 for kind, parts in JOINT.items() if name == 'filter4'}
         for title, parts in {f'strip_{name}_{dtype}': '', **joint}.items():
             yield title, f'StripKernel<{cxx}, {fixed}, false, 1{parts}>'
             if axes[0] == axes[1]:

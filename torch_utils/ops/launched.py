@@ -26,7 +26,8 @@ def register(implementation: library.Library, start: Start, key: str = 'CUDA') -
     """Has `implementation` compute the operators by kernels that `start` starts; `key` is another device's in tests."""
     for order, name in enumerate(('bias_act', 'bias_act_grad', 'bias_act_grad2')):
         implementation.impl(name, partial(bias_act, start, order), key)
-    for function in (upfirdn2d, layer_act, layer_act_grad, layer_act_grad2, act_filter, act_filter_grad, filter_layer_act):
+    for function in (upfirdn2d, layer_act, layer_act_grad, layer_act_grad2, act_filter, act_filter_grad,
+                     filter_layer_act):
         implementation.impl(function.__name__, partial(function, start), key)
     implementation.impl('filter_add', partial(filter_add, start), key)
 
@@ -60,8 +61,8 @@ def upfirdn2d(start: Start, x: Tensor, f: Tensor, up: list[int], down: list[int]
 filter_add = upfirdn2d
 
 
-def act_filter(start: Start, x: Tensor, b: Tensor | None, f: Tensor, padding: list[int], flip_filter: bool, filter_gain: float,
-               act: int, alpha: float, gain: float, clamp: float | None) -> Tensor:
+def act_filter(start: Start, x: Tensor, b: Tensor | None, f: Tensor, padding: list[int], flip_filter: bool,
+               filter_gain: float, act: int, alpha: float, gain: float, clamp: float | None) -> Tensor:
     """layer_act with this bias, then a filter."""
     p = _layer_act_arguments(x, None, None, None, b, act, alpha, gain, clamp)
     place = [1, 1], [1, 1], padding, flip_filter, filter_gain
@@ -70,20 +71,24 @@ def act_filter(start: Start, x: Tensor, b: Tensor | None, f: Tensor, padding: li
     parts = kernels.Activated(_address(b), _as_lrelu(p.options, act))
     y = _joint(start, 'act_filter', r, x, f, parts)
     if y is None:
-        return upfirdn2d(start, layer_act(start, x, None, None, None, b, None, act, alpha, gain, clamp), f, *place)
+        activated = layer_act(start, x, None, None, None, b, None, act, alpha, gain, clamp)
+        return upfirdn2d(start, activated, f, *place)
     return y
 
 
-def act_filter_grad(start: Start, dy: Tensor, x: Tensor, b: Tensor | None, f: Tensor, padding: list[int], flip_filter: bool,
-                    filter_gain: float, act: int, alpha: float, gain: float, clamp: float | None) -> tuple[Tensor, Tensor]:
-    """(dx, its sums [N, C]): the derivatives of `act_filter`; padding and flip_filter are those of the filter back."""
+def act_filter_grad(start: Start, dy: Tensor, x: Tensor, b: Tensor | None, f: Tensor, padding: list[int],
+                    flip_filter: bool, filter_gain: float, act: int, alpha: float, gain: float,
+                    clamp: float | None) -> tuple[Tensor, Tensor]:
+    """(dx, its sums [N, C]): the derivatives of `act_filter`; the arguments of the filter are those of the way back."""
     layout, place = layout_of(x), ([1, 1], [1, 1], padding, flip_filter, filter_gain)
     p = _layer_act_arguments(x, None, None, None, b, act, alpha, gain, clamp)
-    dy, x, f, b = dy.contiguous(memory_format=layout), x.contiguous(memory_format=layout), f.contiguous(), _contiguous(b)
+    dy, x = dy.contiguous(memory_format=layout), x.contiguous(memory_format=layout)
+    f, b = f.contiguous(), _contiguous(b)
     r = _resample_arguments(dy, f, *place)
     r.channels_last = p.channels_last
     _check_same(dy, 'dy', x, 'x')
-    _check((r.batch, r.channels, r.y.out, r.x.out) == x.shape, 'dy {}: does not lead back to x {}', list(dy.shape), list(x.shape))
+    _check((r.batch, r.channels, r.y.out, r.x.out) == x.shape, 'dy {}: does not lead back to x {}', list(dy.shape),
+           list(x.shape))
     dx, tiles = torch.empty_like(x), kernels.slope_tiles(r)
     if not p.options.size:
         return dx, torch.zeros(x.shape[:2], dtype=compute_type(x), device=x.device)
@@ -91,21 +96,23 @@ def act_filter_grad(start: Start, dy: Tensor, x: Tensor, b: Tensor | None, f: Te
     parts = kernels.Sloped(_address(x), _address(b), _as_lrelu(p.options, act))
     launch = kernels.act_filter_grad(_name_of(x), r, *map(_address, (dy, f, dx)), parts, tiles, _address(sums))
     if launch is None:
-        dx, sums = layer_act_grad(start, upfirdn2d(start, dy, f, *place), None, x, None, None, None, b, act, alpha, gain, clamp)
+        d = upfirdn2d(start, dy, f, *place)
+        dx, sums = layer_act_grad(start, d, None, x, None, None, None, b, act, alpha, gain, clamp)
         return dx, sums[1]
     start(launch, x.device)
     return dx, sums.squeeze(1) if tiles.tiles == 1 else sums.sum(1)
 
 
-def filter_layer_act(start: Start, x: Tensor, f: Tensor, padding: list[int], flip_filter: bool, filter_gain: float,
-                     scale: Tensor | None, noise: Tensor | None, strength: Tensor | None, b: Tensor | None, act: int,
-                     alpha: float, gain: float, clamp: float | None) -> Tensor:
+def filter_layer_act(start: Start, x: Tensor, f: Tensor, padding: list[int], flip_filter: bool,
+                     filter_gain: float, scale: Tensor | None, noise: Tensor | None, strength: Tensor | None,
+                     b: Tensor | None, act: int, alpha: float, gain: float, clamp: float | None) -> Tensor:
     """A filter, then layer_act."""
     place = [1, 1], [1, 1], padding, flip_filter, filter_gain
     r = _resample_arguments(x, f, *place)
     p = _layer_act_arguments(_empty_filtered(r, x), scale, noise, strength, b, act, alpha, gain, clamp)
     scale, noise, strength, b = others = tuple(map(_contiguous, (scale, noise, strength, b)))
-    parts = kernels.Finished(*map(_address, others), p.channels, p.pixels if p.own_noise else 0, _as_lrelu(p.options, act))
+    noise_step = p.pixels if p.own_noise else 0
+    parts = kernels.Finished(*map(_address, others), p.channels, noise_step, _as_lrelu(p.options, act))
     y = _joint(start, 'filter_layer_act', r, x, f, parts)
     if y is None:
         return layer_act(start, upfirdn2d(start, x, f, *place), *others, None, act, alpha, gain, clamp)
@@ -277,7 +284,8 @@ def _resample_arguments(x, f, up, down, padding, flip_filter, gain):
 
 def _empty_filtered(r, x):
     """Memory for the result."""
-    return torch.empty([r.batch, r.channels, r.y.out, r.x.out], dtype=x.dtype, device=x.device, memory_format=layout_of(x))
+    shape = [r.batch, r.channels, r.y.out, r.x.out]
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout_of(x))
 
 
 def _axis(name, size, up, down, before, after, taps):

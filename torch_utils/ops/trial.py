@@ -97,8 +97,9 @@ def _try_joint(x, device):
     """What filters and something else."""
     ops, options = torch.ops.stylegan2_loss_zoo, (LRELU, SLOPE, GAIN, CLAMP)
     wide = torch.promote_types(x.dtype, torch.float32)
-    f, padding, b, scale = _wave([4, 4]), [2, 1, 2, 1], _wave(x.shape[1:2]).to(wide), _wave(x.shape[:2]).to(wide)
-    filtered, place = partial(expected_filtered, f=f, up=[1, 1], down=[1, 1], padding=padding), (padding, False, GAIN)
+    f, padding, b, scale = _wave([4, 4]), [2, 1, 2, 1], *(_wave(x.shape[i:2]).to(wide) for i in (1, 0))
+    filtered = partial(expected_filtered, f=f, up=[1, 1], down=[1, 1], padding=padding)
+    place = padding, False, GAIN
     image, taps, bias, factors = (t.to(device) for t in (x, f, b, scale))
     t = filtered(x)
     _compare('act_filter', filtered(expected_activated(x, b)),
