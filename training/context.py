@@ -25,6 +25,7 @@ class Phase:
     critic: Player | None = None
     every_source: bool = False      # Without a critic: on every source of the stage, or on its `reg_source` alone?
     owner: Any = None               # The regularizer that brought it, if any did.
+    drawn: dict = field(default_factory=dict)   # {micro-batch: what its last step drew of augmentations}, on GPUs.
 
 
 def offers(*sites: str) -> Callable[[Callable], Callable]:
@@ -72,6 +73,7 @@ class StepContext:
     real: Verdict | None = None
     critic: Player | None = None    # The critic that learns; of the phase, unless said otherwise.
     draws: Any = None               # Draws of the augmentation that are made beforehand (graphs.py).
+    ahead: list | None = None       # Likewise without graphs: (augmentation, shape, use, draw).
     share: float = 1.0              # Size relative to the configured micro-batches (less: memory had run out).
 
     def __post_init__(self):
@@ -97,7 +99,19 @@ class StepContext:
         """What the augmentation draws for images [N,C,H,W], for one use of random numbers."""
         if self.draws is not None:
             return self.draws.take(augment, tuple(img.shape), self._consumer(use), self.nimg)
-        return augment.draw(img, generator=self.rng(use))
+        if self.ahead is None:
+            return augment.draw(img, generator=self.rng(use))
+        wanted = augment, tuple(img.shape), use
+        self.phase.drawn.get((self.source, self.round), []).append(wanted)
+        found = next((draw for *others, draw in self.ahead if tuple(others) == wanted), None)
+        return augment.draw(img, generator=self.rng(use)) if found is None else found
+
+    def draw_ahead(self) -> None:
+        """Makes the draws that this step made last time. For GPUs: the host will wait for their margins, and so not
+        for a pass of the generator."""
+        last = self.phase.drawn.get((self.source, self.round), ())
+        self.ahead = [(augment, shape, use, augment.draw(shape, generator=self.rng(use))) for augment, shape, use in last]
+        self.phase.drawn[self.source, self.round] = []
 
     def randn_like(self, tensor: Tensor, use: str) -> Tensor:
         """Standard normal numbers of a tensor's shape for one use."""

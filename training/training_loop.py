@@ -176,6 +176,8 @@ def micro_batches(run: Run, phase: Phase, reals: list[tuple[Tensor, Tensor]], sh
             run.game.take_reals(ctx, img, c)
             ctx.gen_z = torch.randn([len(img), run.game.G.module.z_dim], device=img.device, generator=ctx.rng('z'))
             ctx.gen_c, ctx.fake_c = fake_labels(run, source, ctx)
+            if run.graphs is None and run.device.type != 'cpu':
+                ctx.draw_ahead()
             yield ctx
 
 

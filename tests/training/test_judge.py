@@ -54,6 +54,26 @@ def test_fakes_and_reals_in_one_pass_teach_a_critic_the_same(monkeypatch, paired
     assert passes == [8, 8, 16]
 
 
+def test_what_an_augmentation_drew_last_time_is_drawn_before_the_step():
+    """As on GPUs, where the host would wait for a pass of the generator; what is drawn is the same."""
+    augment, drawn = AugmentPipe(**PIPES['bgc']), []
+    augment.draw = lambda *args, draw=augment.draw, **kwargs: drawn.append(args[0]) or draw(*args, **kwargs)
+    game, batch = make_game(augment), make_batch()
+    phase, seen = Phase('D', d_main, [game.D], critic=game.D), []
+    for nimg, is_ahead in ((0, True), (8, False), (8, True)):
+        ctx = StepContext(game, phase, STREAMS, nimg, **batch)
+        if is_ahead:
+            ctx.draw_ahead()
+        before, calls = len(drawn), []
+        for use in ('fake', 'real'):
+            calls.append(game.judge(ctx, game.D, batch['real_img'], batch['real_c'], use).seen)
+        assert len(drawn) - before == (0 if nimg and is_ahead else 2)
+        seen.append(calls)
+    assert all(map(torch.equal, seen[1], seen[2])) and not torch.equal(seen[0][0], seen[2][0])
+    other = game.judge(ctx, game.D, batch['real_img'][:2], batch['real_c'][:2], 'real').seen
+    assert len(other) == 2          # Another size is drawn anew.
+
+
 def test_critics_see_both_in_one_pass_on_gpus_only():
     game, batch = make_game(), make_batch()
     ctx = StepContext(game, Phase('D', None, [game.D], critic=game.D), STREAMS, **batch)

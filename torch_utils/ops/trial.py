@@ -104,11 +104,10 @@ def _try_joint(x, device):
     t = filtered(x)
     _compare('act_filter', filtered(expected_activated(x, b)),
              partial(ops.act_filter, image, bias, taps, *place, *options), x.dtype, device)
-    y = expected_activated(x, b)
-    slope = torch.where(y > 0, GAIN, GAIN * SLOPE) * (y.abs() < CLAMP)
+    slope = torch.where(x.double() + b.double()[:, None, None] > 0, GAIN, GAIN * SLOPE)     # Without a clamp.
     for which, (name, expected) in enumerate({'derivative': t * slope, 'sums': (t * slope).sum([2, 3])}.items()):
         _compare(f'act_filter ({name})', expected, lambda which=which: ops.act_filter_grad(
-            image, image, bias, taps, *place, *options)[which], x.dtype, device)
+            image, image, bias, taps, *place, *options[:-1], None)[which], x.dtype, device)
     _compare('filter_layer_act', expected_activated(t * scale.double()[:, :, None, None], b),
              partial(ops.filter_layer_act, image, taps, *place, factors, None, None, bias, *options), x.dtype, device)
     _compare('filter_add', t + t.to(x.dtype).double(),

@@ -248,7 +248,7 @@ std::tuple<Tensor, Tensor> act_filter_grad(
         double filter_gain, int64_t act, double alpha, double gain, std::optional<double> clamp) {
     const Tensor d = Operators<Cpu>::upfirdn2d(dy, f, {1, 1}, {1, 1}, padding, flip_filter, filter_gain);
     const auto [dx, sums] = layer_act_grad(like(d, "dy filtered back", x, layout(x)), {}, x, {}, {}, {}, b, act, alpha, gain, clamp);
-    return {dx, sums[1]};
+    return {dx, sums[1].clone()};
 }
 
 Tensor filter_layer_act(const Tensor& x, const Tensor& f, at::IntArrayRef padding, bool flip_filter, double filter_gain,

@@ -153,7 +153,7 @@ std::tuple<Tensor, Tensor> act_filter_grad(
     }
     const Tensor d = Operators<Cuda>::upfirdn2d(cotangent, f, {1, 1}, {1, 1}, padding, flip_filter, filter_gain);
     const auto [image, all] = layer_act_grad(d, {}, x, {}, {}, {}, b, act, alpha, gain, clamp);
-    return {image, all[1]};
+    return {image, all[1].clone()};
 }
 
 Tensor filter_layer_act(const Tensor& x, const Tensor& f, at::IntArrayRef padding, bool flip_filter, double filter_gain,
