@@ -98,7 +98,7 @@ def act_filter_grad(start: Start, dy: Tensor, x: Tensor, b: Tensor | None, f: Te
     if launch is None:
         d = upfirdn2d(start, dy, f, *place)
         dx, sums = layer_act_grad(start, d, None, x, None, None, None, b, act, alpha, gain, clamp)
-        return dx, sums[1]
+        return dx, sums[1].clone()
     start(launch, x.device)
     return dx, sums.squeeze(1) if tiles.tiles == 1 else sums.sum(1)
 
