@@ -38,8 +38,7 @@ def conv2d_resample(
         f:           Low-pass filter from `setup_filter` (float32), used for factors above 1; None: identity.
         up:          Upsampling factor.
         down:        Downsampling factor.
-        padding:     On the upsampled grid, in addition to what the filter needs: one integer, (x, y), or (left, right,
-                     top, bottom).
+        padding:     On the upsampled grid, beside what the filter needs: as that of `upfirdn2d`.
         groups:      Number of groups of the convolution.
         flip_weight: True: correlation with `w`, as stock convolutions do. False: true convolution.
         flip_filter: False: convolution with `f`. True: correlation.
@@ -49,26 +48,23 @@ def conv2d_resample(
         Images [N, out, out_h, out_w] with the dtype and memory format of `x`.
     """
     _check(x, w, up, down, groups)
-    kh, kw = w.shape[2:]
     pads = parse_padding(padding)
     if up > 1:
         pads = _add(pads, up_padding(f, up, up))
     if down > 1:
         pads = _add(pads, down_padding(f, down, down))
     fir = {'f': f, 'flip_filter': flip_filter}
-    pointwise = kh == kw == 1
+    pointwise = w.shape[2:] == (1, 1)
 
-    if before is not None and up == 1 and down > 1 and not pointwise:
-        x = act_filtered(x, before, dict(fir, padding=pads))
-        return conv2d(x, _oriented(w, flip_weight), stride=down, groups=groups)
-    if before is not None:
-        x = bias_act(x, **before)
+    if before is not None and (up > 1 or down == 1 or pointwise):
+        x, before = bias_act(x, **before), None
     if up == down == 1:
         return _conv(x, w, pads, groups, flip_weight)
     if up == 1 and pointwise:           # Fewer pixels to convolve.
         return conv2d(upfirdn2d(x, **fir, down=down, padding=pads), w, groups=groups)
     if up == 1:                         # Convolve only the pixels that stay.
-        return conv2d(upfirdn2d(x, **fir, padding=pads), _oriented(w, flip_weight), stride=down, groups=groups)
+        x = act_filtered(x, before, dict(fir, padding=pads))
+        return conv2d(x, _oriented(w, flip_weight), stride=down, groups=groups)
     y, rest = _unfiltered(x, w, fir, up, pads, groups, flip_weight, pointwise and down == 1)
     y = upfirdn2d(y, **rest)
     return upfirdn2d(y, **fir, down=down) if down > 1 else y

@@ -72,8 +72,10 @@ class _Add(torch.autograd.Function):
         return dx, None, None, None, None, None, dy
 
 
-def act_filtered(x: Tensor, activation: dict[str, Any], fir: dict[str, Any]) -> Tensor:
-    """`bias_act` with the arguments `activation`, then `upfirdn2d` with the arguments `fir`."""
+def act_filtered(x: Tensor, activation: dict[str, Any] | None, fir: dict[str, Any]) -> Tensor:
+    """`bias_act` with the arguments `activation`, if there are any, then `upfirdn2d` with the arguments `fir`."""
+    if activation is None:
+        return upfirdn2d(x, **fir)
     if not is_here(x, activation['act'], fir):
         return upfirdn2d(bias_act(x, **activation), **fir)
     spec, gain, clamp = (activation_funcs[activation['act']], activation.get('gain'), activation.get('clamp'))
