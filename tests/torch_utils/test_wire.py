@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from torch_utils.wire import certificates, channel
+from torch_utils.wire import message as wire_message
 from torch_utils.wire.address import check_security
 from torch_utils.wire.message import (
     HEADER,
@@ -64,6 +65,12 @@ def test_values_arrive_with_all_their_bits():
     assert torch.equal(found.view(torch.int32), sent.tensors['img'].view(torch.int32))
 
 
+@pytest.fixture
+def _all_is_large(monkeypatch):
+    monkeypatch.setattr(wire_message, 'LARGE', 0)
+
+
+@pytest.mark.usefixtures('_all_is_large')
 def test_data_that_come_in_one_piece_lie_where_they_came():
     grpc_channel = pytest.importorskip('torch_utils.wire.grpc_channel')
     sent = message()
@@ -79,6 +86,7 @@ def test_the_largest_tensor_comes_first_as_it_need_not_be_copied():
     assert list(received(list(frames_of(sent))).tensors) == ['img', 'n']
 
 
+@pytest.mark.usefixtures('_all_is_large')
 @pytest.mark.parametrize('shift', [0, 1, 8])
 def test_data_that_lie_crooked_are_put_straight_and_all_may_be_changed(shift):
     grpc_channel = pytest.importorskip('torch_utils.wire.grpc_channel')

@@ -32,6 +32,7 @@ MAX_DESCRIPTION = 2 ** 18       # Bytes.
 PIECE_BYTES = 2 ** 20           # Of one frame of data.
 MAX_FRAME = max(HEADER.size + LENGTH.size + MAX_DESCRIPTION, PIECE_BYTES)
 ALIGNMENT = 16                  # Of data in a parcel of gRPC, where they then may lie as a tensor.
+LARGE = 2 ** 17                 # Bytes that take longer to copy than to be made a tensor of where they lie.
 MAX_DEPTH = 6                   # Of lists and objects in `values`.
 NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}'))
 FEW_BRACKETS = 200
@@ -216,7 +217,7 @@ class Arrived:
 def array_of(frame: Frame) -> np.ndarray:
     """The bytes of a frame that has come, where they lie if that may be: a copy of what is in no cache takes
     long."""
-    if type(frame.obj if isinstance(frame, memoryview) else frame) is bytes:        # No tensor's memory.
+    if len(frame) >= LARGE and type(frame.obj if isinstance(frame, memoryview) else frame) is bytes:    # No tensor's.
         arrived = Arrived(frame)
         if arrived.address % ALIGNMENT == 0:
             return np.asarray(arrived)
