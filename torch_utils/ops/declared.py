@@ -160,7 +160,9 @@ def _layer_act_backward(ctx, dy: Tensor):
     if needs_noise:
         raise RuntimeError('layer_act: noise has no derivative')
     dx = sums = None
-    if needs_x or needs_scale or needs_strength or needs_b:
+    if needs_x and y is not None and scale is None and not (needs_strength or needs_b):
+        dx = _ops().bias_act_grad(dy, y, None, 1, *ctx.options)         # Without sums it is one kernel, not two.
+    elif needs_x or needs_scale or needs_strength or needs_b:
         dx, sums = _ops().layer_act_grad(dy, y, x, scale, noise, strength, b, *ctx.options)
     return (dx if needs_x else None, sums[0] if needs_scale else None, None, sums[2].sum() if needs_strength else None,
             sums[1].sum(0) if needs_b else None, dy if needs_base else None, *[None] * 4)

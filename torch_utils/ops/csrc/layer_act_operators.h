@@ -45,6 +45,12 @@ struct Options {
     }
 };
 
+Tensor bias_act_grad(const Tensor& dy, const Tensor& ref, const OptionalTensor& b, int64_t dim, int64_t act, double alpha,
+                     double gain, std::optional<double> clamp) {
+    static const auto op = find<decltype(bias_act_grad)>("stylegan2_loss_zoo::bias_act_grad");
+    return op.call(dy, ref, b, dim, act, alpha, gain, clamp);
+}
+
 // layer_act. Its derivatives are an operator of their own, whose derivatives are a third one, and there it ends.
 
 Tensor layer_act(const Tensor& x, const OptionalTensor& scale, const OptionalTensor& noise, const OptionalTensor& strength,
@@ -104,7 +110,9 @@ struct LayerActFunction : torch::autograd::Function<LayerActFunction> {
         const bool needs_b = wanted.next(ctx->saved_data["has_b"].toBool());
         const bool needs_base = wanted.next(ctx->saved_data["has_base"].toBool());
         Tensor dx, d_scale, d_strength, d_b;
-        if (needs_x || needs_scale || needs_strength || needs_b) {
+        if (needs_x && y && !scale && !needs_strength && !needs_b) {        // Without sums it is one kernel, not two.
+            dx = zoo::bias_act_grad(grads[0], *y, {}, 1, o.act, o.alpha, o.gain, o.clamp);
+        } else if (needs_x || needs_scale || needs_strength || needs_b) {
             const auto [image, sums] = zoo::layer_act_grad(grads[0], y, x, scale, noise, optional(saved[4]), optional(saved[5]), o.act,
                                                            o.alpha, o.gain, o.clamp);
             if (needs_x) dx = image;

@@ -69,12 +69,6 @@ Tensor bias_act(const Tensor& x, const OptionalTensor& b, int64_t dim, int64_t a
     return op.call(x, b, dim, act, alpha, gain, clamp);
 }
 
-Tensor bias_act_grad(const Tensor& dy, const Tensor& ref, const OptionalTensor& b, int64_t dim, int64_t act, double alpha,
-                     double gain, std::optional<double> clamp) {
-    static const auto op = find<decltype(bias_act_grad)>("stylegan2_loss_zoo::bias_act_grad");
-    return op.call(dy, ref, b, dim, act, alpha, gain, clamp);
-}
-
 Tensor bias_act_grad2(const Tensor& q, const Tensor& dy, const Tensor& ref, const OptionalTensor& b, int64_t dim,
                       int64_t act, double alpha, double gain, std::optional<double> clamp) {
     static const auto op = find<decltype(bias_act_grad2)>("stylegan2_loss_zoo::bias_act_grad2");
