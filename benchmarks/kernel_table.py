@@ -27,7 +27,7 @@ ARCHITECTURES = '75,80,86,89,90,100,120'
 SOURCES = 'upfirdn2d.cu', 'bias_act.cu', 'layer_act.cu'
 PAGE = ROOT / 'docs' / 'operators.md'
 TYPES = {'f': 'float32', 'd': 'float64', 'NS_8BFloat16E': 'bfloat16', 'NS_4HalfE': 'float16'}
-PARTS = {'SlopeKernel': ', slope after it', 'Activated': ', activation before it', 'Finished': ', layer_act after it'}
+PARTS = {'Activated': ', activation before it', 'Finished': ', layer_act after it'}
 FIGURES = (r'(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n'
            r'.*Used (\d+) registers(?:.*?(\d+) bytes smem)?')
 
@@ -43,6 +43,8 @@ def name_of(mangled):
                 for up, down, taps in factors[:2]]
         beside = next((text for part, text in PARTS.items() if part in mangled), '')
         return f'strip, x: {axes[0]}, y: {axes[1]}{beside}', dtype
+    if 'SlopeKernel' in mangled:
+        return 'strip, x: filter 4, y: filter 4, slope after it', dtype
     if 'BiasActKernel' in mangled:
         return f'bias_act, derivative {re.search("ELi([0-9])E|Li([0-9])E", mangled)[0].strip("ELi")}', dtype
     if 'LayerAct' in mangled:

@@ -115,6 +115,7 @@ inline Tiles layer_act_tiles(const LayerAct& p, int size) {
 template <class T, Act act, bool channels_last, int size, int order> struct LayerActGradKernel {
     using S = compute_t<T>;
     static constexpr int phases = 3, kinds = order == 1 ? 3 : 1;
+    static constexpr int least_blocks = size == 1 || sizeof(S) == 8;        // Else ptxas gives these too few registers.
     static constexpr int channels = channels_last ? size : 1;   // Of a column.
     using Sums = BlockSums<S, kinds, channels, channels_last>;
     struct Shared { typename Sums::Shared sums; };
@@ -233,6 +234,7 @@ template <class T, bool channels_last, int lanes> struct SlopeKernel {
     using Strips = StripKernel<T, Fixed<1, 1, 4>, Fixed<1, 1, 4>, channels_last, lanes, Sloped<T>>;
     using Sums = BlockSums<S, 1, lanes, channels_last>;
     static constexpr int phases = 4, rounds = slope_rounds;
+    static constexpr int least_blocks = channels_last ? 0 : 2;
     struct Shared {
         typename Strips::Shared taps;
         typename Sums::Shared sums;

@@ -6,7 +6,8 @@
 
 namespace zoo {
 
-template <class Kernel> __global__ void __launch_bounds__(block_threads) run_kernel(const Kernel kernel) { run_block(kernel); }
+template <class Kernel>
+__global__ void __launch_bounds__(block_threads, LeastBlocks<Kernel>::value) run_kernel(const Kernel kernel) { run_block(kernel); }
 
 template <class Kernel> const char* launch(const Kernel& kernel, void* stream) {
     if (kernel.blocks() > INT32_MAX) return "more blocks than a grid can have";

@@ -7,6 +7,12 @@ namespace zoo {
 
 constexpr int block_threads = 256;
 
+// How many blocks a kernel wants at a time on a multiprocessor; 0: whatever the compiler thinks.
+template <class Kernel, class = void> struct LeastBlocks { static constexpr int value = 0; };
+template <class Kernel> struct LeastBlocks<Kernel, decltype(void(Kernel::least_blocks))> {
+    static constexpr int value = Kernel::least_blocks;
+};
+
 HOST_DEVICE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // So many neighbours in memory, moved by one instruction.

@@ -153,7 +153,7 @@ template <class T> struct Sloped {
 
     template <int lanes> struct Own {
         const T* x;
-        S b[lanes];
+        const S* b;                                             // Not in registers, of which there are few.
         Activation<Act::lrelu, S> op;
         S sums[lanes];
         HOST_DEVICE void before(S (&)[lanes]) const {}
@@ -162,17 +162,14 @@ template <class T> struct Sloped {
             UNROLL
             for (int k = 0; k < size; ++k) {
                 const int c = lanes > 1 ? k : 0;
-                const S value = op.template apply<0>(S(0), S(0), S(widen(pack.at[k])) + b[c]);
+                const S value = op.template apply<0>(S(0), S(0), S(widen(pack.at[k])) + (b ? b[c] : S(0)));
                 values[k] = op.template apply<1>(S(0), values[k], value);
                 sums[c] += values[k];
             }
         }
     };
     template <int lanes> HOST_DEVICE Own<lanes> of(int64_t, int64_t channel) const {
-        Own<lanes> own{x, {}, op, {}};
-        UNROLL
-        for (int c = 0; c < lanes; ++c) own.b[c] = b ? b[channel + c] : S(0);
-        return own;
+        return {x, b ? b + channel : nullptr, op, {}};
     }
 };
 
