@@ -18,7 +18,7 @@ def make_cache_dir_path(*paths: str) -> str:
     The one set by `set_cache_dir`; $DNNLIB_CACHE_DIR; .cache/dnnlib below $HOME, $USERPROFILE,
     the system's directory for temporary files.
     """
-    return os.path.join(*_place(), *paths)
+    return os.path.join(*filter(None, _place()), *paths)
 
 
 def who_else_writes(path: str | os.PathLike) -> str | None:

@@ -1,5 +1,5 @@
 """convert.py: numbers survive every way there and back, and what a format cannot hold is refused."""
-import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -84,11 +84,10 @@ def test_the_options_of_the_references_converter_do_the_same(native, tmp_path):
     assert legacy.load_network_pkl(tmp_path / 'half.pkl')['G'].synthesis.b16.use_fp16
 
 
-def test_legacy_is_that_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', ['legacy.py', f'--source={tmp_path}/a', f'--dest={tmp_path}/b.pkl'])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(Path(__file__).parents[2] / 'legacy.py'), run_name='__main__')
-    assert ended.value.code == 2 and 'Invalid value for --source' in capsys.readouterr().err
+def test_legacy_is_that_command(tmp_path):
+    done = subprocess.run([sys.executable, 'legacy.py', f'--source={tmp_path}/a', f'--dest={tmp_path}/b.pkl'],
+                          cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 2 and 'Invalid value for --source' in done.stderr
 
 
 @pytest.mark.parametrize('path, name', [
