@@ -45,7 +45,7 @@ demo: $(RUNS)   ## Train on the bundled images for five to fifteen minutes on tw
 	*)  exit $$? ;; \
 	esac
 
-sites-demo: $(RUNS) ## Train TDGAN between three processes with test certificates, about five minutes on two idle cores, and draw what G draws for every centre.
+sites-demo: $(RUNS) ## Train TDGAN between three processes with test certificates, six minutes on two cores, and draw what G draws for every centre.
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[sites]'
 	@trap : INT; $(BIN)/python benchmarks/sites_demo.py --outdir=sites-$(DEMO) || [ $$? = 75 ]
 

@@ -1,6 +1,6 @@
 """TDGAN between sites on one machine: a generator's site and two centres, three processes with test certificates.
 
-    python benchmarks/sites_demo.py --outdir=sites-demo-out         # About five minutes on two idle cores.
+    python benchmarks/sites_demo.py --outdir=sites-demo-out         # Six minutes on two cores.
 
 The centres are the bundled images, and the same with red and blue exchanged. At the end `centres.png` shows some images of each
 centre, and below them what G draws for it, which has seen neither. Stop it and start it again as you like.

@@ -4,7 +4,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import dnnlib.util
 from metrics.generator_inputs import DatasetLabels, GeneratorInputs, Labels, with_noise
 from metrics.names import MetricError
 from training.data.stages import end_with_program, ignore_stop_signals, start_method, without_traceback
+from training.data.storage import folders_below
 
 
 def open_dataset(dataset_kwargs: Mapping[str, Any], **changes: Any):
@@ -188,14 +188,10 @@ _fingerprints: dict[tuple, str] = {}
 
 
 def _stamp(path):
-    """Changes when files do: names, sizes and times of modification of everything at a path."""
-    found, folders = [(path, os.stat(path))], [path] if os.path.isdir(path) else []
-    while folders:
-        with suppress(PermissionError), os.scandir(folders.pop()) as entries:   # The set passes it over.
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                found.append((entry.path, _status(entry)))
+    """Changes when files do: names, sizes and times of modification of everything at a path that may be of the set."""
+    found = [(path, os.stat(path))]
+    if os.path.isdir(path):
+        found += [(entry.path, _status(entry)) for _, entries in folders_below(path) for entry in entries]
     return hash(tuple(sorted((file, status.st_size, status.st_mtime_ns) for file, status in found)))
 
 

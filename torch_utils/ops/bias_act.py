@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_utils.ops import backend
+from torch_utils.ops.launched import compute_type
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,28 @@ def bias_act(
         Tensor with the shape, dtype and memory format of `x`.
     """
     _check(x, b, dim, act, clamp)
-    spec = activation_funcs[act]
-    alpha = float(spec.def_alpha if alpha is None else alpha)
-    gain = float(spec.def_gain if gain is None else gain)
+    options = _, alpha, gain, clamp = options_of(act, alpha, gain, clamp)
     if (act != 'lrelu' or alpha >= 0) and backend.use_native(impl, x):      # Compiled, the sign of y tells the slope.
-        index = list(activation_funcs).index(act)
         if b is not None and dim == 1 and is_one_kernel(x, act) and backend.has_layer_act(x.device.type):
-            b = b.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-            return torch.ops.stylegan2_loss_zoo.layer_act(x, None, None, None, b, base, index, alpha, gain, clamp)
+            return torch.ops.stylegan2_loss_zoo.layer_act(x, None, None, None, widened(b, x), base, *options)
         b = None if b is None else b.to(x.dtype)
-        y = torch.ops.stylegan2_loss_zoo.bias_act(x, b, dim, index, alpha, gain, clamp)
+        y = torch.ops.stylegan2_loss_zoo.bias_act(x, b, dim, *options)
     else:
-        y = _plain(x, None if b is None else b.to(x.dtype), dim, spec.func, alpha, gain, clamp)
+        y = _plain(x, None if b is None else b.to(x.dtype), dim, activation_funcs[act].func, alpha, gain, clamp)
     return y if base is None else base + y
+
+
+def options_of(act: str, alpha: float | None = None, gain: float | None = None,
+               clamp: float | None = None) -> tuple[int, float, float, float | None]:
+    """(act, alpha, gain, clamp) as compiled operators take them: a number for the name, and for None what it means."""
+    spec = activation_funcs[act]
+    return (list(activation_funcs).index(act), float(spec.def_alpha if alpha is None else alpha),
+            float(spec.def_gain if gain is None else gain), clamp)
+
+
+def widened(part: Tensor | None, x: Tensor) -> Tensor | None:
+    """A bias or the like, if there is one, in the type that kernels compute in for x."""
+    return None if part is None else part.to(compute_type(x))
 
 
 def is_one_kernel(x: Tensor, act: str) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torch_utils.ops import backend
-from torch_utils.ops.bias_act import activation_funcs, bias_act, is_one_kernel
+from torch_utils.ops.bias_act import bias_act, is_one_kernel, options_of, widened
 from torch_utils.ops.upfirdn2d import Axis, filter_size, parse_padding, upfirdn2d
 
 ONE = [1, 1]
@@ -78,9 +78,7 @@ def act_filtered(x: Tensor, activation: dict[str, Any] | None, fir: dict[str, An
         return upfirdn2d(x, **fir)
     if not is_here(x, activation['act'], fir):
         return upfirdn2d(bias_act(x, **activation), **fir)
-    spec, gain, clamp = (activation_funcs[activation['act']], activation.get('gain'), activation.get('clamp'))
-    options = (list(activation_funcs).index(activation['act']), float(spec.def_alpha),
-               float(spec.def_gain if gain is None else gain), clamp)
+    options = options_of(activation['act'], gain=activation.get('gain'), clamp=activation.get('clamp'))
     place = list(parse_padding(fir['padding'])), fir['flip_filter'], float(fir.get('gain', 1))
     return _ActFiltered.apply(x, activation['b'], fir['f'], place, options)
 
@@ -90,12 +88,12 @@ class _ActFiltered(torch.autograd.Function):
     def forward(ctx, x, b, f, place, options):
         ctx.save_for_backward(x, b, f)
         ctx.place, ctx.options = place, options
-        return torch.ops.stylegan2_loss_zoo.act_filter(x, _wide(b, x), f, *place, *options)
+        return torch.ops.stylegan2_loss_zoo.act_filter(x, widened(b, x), f, *place, *options)
 
     @staticmethod
     def backward(ctx, dy):
         x, b, f = ctx.saved_tensors
-        ops, bias = torch.ops.stylegan2_loss_zoo, _wide(b, x)
+        ops, bias = torch.ops.stylegan2_loss_zoo, widened(b, x)
         if torch.is_grad_enabled():
             d = filtered_back(dy, f, ctx.place, x)
             dx, (_, sums, _) = ops.layer_act_grad(d, None, x, None, None, None, bias, *ctx.options)
@@ -146,8 +144,3 @@ def transposed(padding: Any, f: Tensor, sizes: Any, down: Any = (1, 1), up: Any 
         back = Axis(up[i], down[i], padding[2 * i], padding[2 * i + 1]).transpose(size, taps)
         found += [back.before, back.after]
     return found
-
-
-def _wide(b, x):
-    """A bias in the type that kernels compute in."""
-    return None if b is None else b.to(torch.float64 if x.dtype == torch.float64 else torch.float32)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from torch_utils.ops import backend, joint
-from torch_utils.ops.bias_act import activation_funcs, bias_act, is_one_kernel
+from torch_utils.ops.bias_act import bias_act, is_one_kernel, options_of, widened
 from torch_utils.ops.fma import fma
 from torch_utils.ops.upfirdn2d import parse_padding, upfirdn2d
 
@@ -38,18 +38,16 @@ def scale_bias_act(x: Tensor, scale: Tensor, noise: Tensor | None = None, b: Ten
     Returns:
         Images with the shape, dtype and memory format of `x`.
     """
-    spec = activation_funcs[act]
-    options = list(activation_funcs).index(act), float(spec.def_alpha), float(spec.def_gain if gain is None else gain), clamp
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    options = options_of(act, gain=gain, clamp=clamp)
     has_constant_noise = noise is None or not noise.requires_grad
     if fir is not None and has_constant_noise and joint.is_here(x, act, fir, impl):
         place = list(parse_padding(fir['padding'])), fir['flip_filter'], float(fir['gain'])
-        return joint.FilteredLayer.apply(x, fir['f'], *_parts(wide, scale, noise, strength, b), place, options)
+        return joint.FilteredLayer.apply(x, fir['f'], *_parts(x, scale, noise, strength, b), place, options)
     if fir is not None and not _is_one_pass(x, noise, act, fir, impl):
         x, fir = upfirdn2d(x, **fir, impl=impl), None
     is_fused = is_one_kernel(x, act) and has_constant_noise and backend.use_native(impl, x)
     if is_fused and backend.has_layer_act(x.device.type):
-        return torch.ops.stylegan2_loss_zoo.layer_act(x, *_parts(wide, scale, noise, strength, b), None, *options)
+        return torch.ops.stylegan2_loss_zoo.layer_act(x, *_parts(x, scale, noise, strength, b), None, *options)
     if strength is not None:
         noise = noise * strength
     scale, noise, b = (None if t is None else t.to(x.dtype) for t in (scale, noise, b))
@@ -66,10 +64,10 @@ def scale_bias_act(x: Tensor, scale: Tensor, noise: Tensor | None = None, b: Ten
     return x if is_done else bias_act(x, b, act=act, gain=gain, clamp=clamp, impl=impl)
 
 
-def _parts(wide, scale, noise, strength, b):
+def _parts(x, scale, noise, strength, b):
     """As `layer_act` takes them."""
     noise = noise[None, None] if noise is not None and noise.ndim == 2 else noise
-    return [None if t is None else t.to(wide) for t in (scale, noise, strength, b)]
+    return [widened(t, x) for t in (scale, noise, strength, b)]
 
 
 def _is_compiled(x, act):

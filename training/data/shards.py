@@ -18,7 +18,7 @@ from training.data import passed_over
 from training.data.images import is_image_name
 from training.data.labels import LABEL_FILE, MisplacedLabels
 from training.data.passed_over import FURTHER_PICTURE
-from training.data.storage import MAX_FILE_BYTES, DatasetError, folders_below
+from training.data.storage import MAX_FILE_BYTES, DatasetError, folders_below, leads_to
 
 TAR, PARQUET = '.tar', '.parquet'
 CIFAR10_FILE = 'cifar-10-python.tar.gz'     # Read whole, by a reader of its own.
@@ -54,7 +54,7 @@ def shards_at(path: str) -> list[str]:
         return [path] if path.lower().endswith((TAR, PARQUET)) else []
     found, others = [], []
     for folder, entries in folders_below(path):
-        names = [entry.name for entry in entries if not os.path.isdir(entry.path)]
+        names = [entry.name for entry in entries if not leads_to(entry.is_dir)]
         if any(is_image_name(name) for name in names):
             return []
         inside = os.path.join(path, folder)

@@ -247,21 +247,22 @@ def _walk(root: str, left_out: Counter[str]) -> Iterator[str]:
                 left_out[passed_over.kind_left_behind(entry.name, is_folder)] += 1
             elif is_folder:
                 continue
-            elif _is_file(entry):
+            elif leads_to(entry.is_file):
                 yield _inside(folder, entry.name)
             else:
                 left_out[_kind_of_special(entry)] += 1
 
 
-def _is_file(entry: os.DirEntry) -> bool:
+def leads_to(kind: Callable[[], bool]) -> bool:
+    """What `is_file` or `is_dir` of an entry of a folder says; no to a link that leads to itself, or where one may not look."""
     try:
-        return entry.is_file()
-    except OSError:                 # A link that leads to itself.
+        return kind()
+    except OSError:
         return False
 
 
 def _kind_of_special(entry: os.DirEntry) -> str:
-    if os.path.isdir(entry.path):
+    if leads_to(entry.is_dir):
         return passed_over.LINKED_FOLDER
     return passed_over.DANGLING_LINK if entry.is_symlink() else passed_over.SPECIAL_FILE
 

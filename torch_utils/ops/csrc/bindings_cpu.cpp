@@ -182,7 +182,7 @@ Tensor layer_act(const Tensor& x, const OptionalTensor& scale, const OptionalTen
     return t.to(x.options(), false, false, layout(x));
 }
 
-// What d = dy * slope has for its second factor, [N, C, H, W] or a number.
+// The slope [N, C, H, W], by which dy is multiplied.
 Tensor layer_act_slope(const Tensor& dy, const OptionalTensor& y, const OptionalTensor& x, const LayerActParts& parts, int64_t act,
                        double alpha, double gain, std::optional<double> clamp) {
     const auto wide = compute_type(dy);

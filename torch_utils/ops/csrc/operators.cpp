@@ -179,7 +179,7 @@ Tensor bias_act_grad2_meta(const Tensor&, const Tensor&, const Tensor& ref, cons
     return empty_like_in_layout(ref, b, dim);
 }
 
-// These have their derivatives in upfirdn2d.py and scale_bias_act.py.
+// These have their derivatives in joint.py, those for CPUs in scale_bias_act.py.
 
 Tensor filter_add_meta(const Tensor& x, const Tensor& f, at::IntArrayRef up, at::IntArrayRef down, c10::SymIntArrayRef padding,
                        bool flip_filter, double gain, const Tensor&) {
