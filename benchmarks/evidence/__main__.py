@@ -24,7 +24,7 @@ from benchmarks.evidence.results import read_results  # noqa: E402
 from dnnlib.computing import device_option_for  # noqa: E402
 
 FOLDER = Path(__file__).parent
-SMALL_PLAN = 'small'
+SMALL_PLAN = 'quick32'
 BUNDLED = {'faces': ROOT / 'datasets' / 'emoji-faces-noto-32.zip'}
 
 

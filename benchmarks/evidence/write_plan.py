@@ -1,6 +1,6 @@
 """Writes a plan file from the design behind it: plans are frozen, this is how they came about.
 
-    python -m benchmarks.evidence.write_plan small
+    python -m benchmarks.evidence.write_plan quick32
     python -m benchmarks.evidence.write_plan gpu32 emoji-all.zip
 """
 import json
@@ -121,6 +121,23 @@ def gpu32(emoji: str) -> dict:
              blocks=[[*block, seed] for block in (sets[0], sets[1]) for seed in (10, 11)])])
 
 
+def quick32() -> dict:
+    """For two cores and two hours, with every control: six thousand images, so what a method does early in training."""
+    plan = common('quick32', 'Two hours on two cores: how runs begin, on 100 of the bundled faces at 32 pixels.', 6, 6, 3,
+                  [*RECIPE, '--precision=fp32', '--deterministic=1'])
+    faces = dict(FACES, fingerprint=fingerprint('datasets/emoji-faces-noto-32.zip'))
+    controls = alone_cells()
+    better = {'base': controls['base'], 'relativistic+r2': controls['relativistic+r2']}
+    zero = {name: cell for name, cell in controls.items() if name == 'base' or name.startswith('zero-')}
+    return plan | dict(
+        data=dict(faces=faces), controls=plan['controls'] | dict(positive='relativistic+r2'), stages=[
+            dict(name='zero', about='whether methods with weight 0 change nothing', cells=zero, blocks=[['faces', 100, 30]]),
+            dict(name='alone', about='the base with four seeds, and beside it what must be seen to help', cells=better,
+                 blocks=[['faces', 100, seed] for seed in range(4)]),
+            dict(name='screen', about='what each of eight methods does, on average over the others', cells=screen_cells(),
+                 blocks=[['faces', 100, 0]])])
+
+
 SEARCH = {                  # Method: (options with it, the option that is searched, three values).
     'lecam': (['--reg_type=lecam', '--lecam_start=100'], '--lecam_weight', (0.003, 0.01, 0.03)),
     'diggan': (['--reg_type=diggan'], '--diggan_weight', (1, 5, 25)),
@@ -199,5 +216,6 @@ def demo32() -> dict:
 
 
 if __name__ == '__main__':
-    plan = dict(small=small, gpu32=gpu32, weights32=weights32, later32=later32, demo32=demo32)[sys.argv[1]](*sys.argv[2:])
+    makers = (small, quick32, gpu32, weights32, later32, demo32)
+    plan = {make.__name__: make for make in makers}[sys.argv[1]](*sys.argv[2:])
     (PLANS / f'{sys.argv[1]}.json').write_text(json.dumps(plan, indent=1) + '\n', encoding='utf-8')

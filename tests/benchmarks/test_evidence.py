@@ -240,6 +240,19 @@ class TestPage:
         assert known_effect(weak, 'ada', is_complete=False).holds is None
         assert known_effect(weak, 'ada', is_complete=True).holds is False
 
+    def test_a_positive_control_may_be_a_cell_of_its_own(self, tmp_path):
+        base, better, zero = ({name: dict(options=[])} for name in ('base', 'better', 'zero-x'))
+        stages = [dict(name='alone', about='', cells=base | better, blocks=[['faces', 100, seed] for seed in range(4)]),
+                  dict(name='zero', about='', cells=base | zero, blocks=[['faces', 100, 9]])]
+        plan = write_plan(tmp_path, stages=stages, controls=PLAN['controls'] | dict(positive='better'))
+        results = [replace(r, curve=[(kimg, scores | dict(fd=scores['fd'] * (0.2 if r.cell == 'better' else 1)))
+                                     for kimg, scores in r.curve]) for r in made_up_results(plan)]
+        zero = [replace(results[-1], cell=cell) for cell in ('base', 'zero-x')]
+        found = {c.name: c for c in analyse(plan, results[:-2] + zero).controls}
+        assert found['positive'].holds and 'better changes the distance' in found['positive'].sentence
+        assert found['weight 0'].holds          # In a stage of its own.
+        assert analyse(plan, results[:2]).controls[2].holds is None
+
     @pytest.mark.parametrize('plan, path', [('gpu32', 'docs/evidence.md'), ('small', 'docs/evidence-small.md'),
                                             ('demo32', 'docs/evidence-demo.md')])
     def test_pages_are_those_of_the_results(self, plan, path):
