@@ -30,16 +30,22 @@ def example():
     return G, D, torch.randn([4, 64])
 
 
-def close(obtained, text):
-    """Does a tensor (its first elements) have the values printed in `text`? To two units of the last digit,
-    or to five roundings of float32 where that is more: the last digits depend on the order of sums.
+PICTURES = 3.65         # The largest value of a picture that the networks of `example` draw.
+
+
+def close(obtained, text, size=0.0):
+    """Does a tensor (its first elements) have the values printed in `text`? To two units of the last digit, or to 16
+    roundings of float32, of the value or of the numbers of `size` that it is formed of, where that is more.
+
+    The last digits depend on the order of sums, and so on the processor: with the instructions that torch and oneDNN
+    may use limited from AVX-512 down to SSE (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA), 11 roundings were seen.
     """
     words = text.replace('−', '-').split(', ')
     obtained = torch.as_tensor(obtained, dtype=torch.float64).flatten()[: len(words)].tolist()
     for value, word in zip(obtained, words, strict=True):
         mantissa, _, exponent = word.partition('e')
         unit = 10.0 ** (int(exponent or 0) - len(mantissa.partition('.')[2]))
-        assert abs(value - float(word)) <= max(2 * unit, 5 * 2 ** -24 * abs(value)), f'{value} is not {word}'
+        assert abs(value - float(word)) <= max(2 * unit, 16 * 2 ** -24 * max(abs(value), size)), f'{value} is not {word}'
     return True
 
 
@@ -210,8 +216,8 @@ def test_outputs_are_the_published_ones(example):
     assert close(ws.mean(), '0.4313012') and close(ws.std(), '0.9462323')
     img = G(z, None, noise_mode='const')
     assert close(img, '−0.12224, −0.107157, 0.001644, 0.121648')
-    assert close(img.mean(), '0.0061729') and close(img.std(), '1.2877880') and close(img.abs().max(), '3.647549')
-    assert close(D(img, None), '0.255026, 0.582201, 0.21217, 0.434868')
+    assert close(img.mean(), '0.0061729', size=1.3) and close(img.std(), '1.2877880') and close(img.abs().max(), '3.647549')
+    assert close(D(img, None), '0.255026, 0.582201, 0.21217, 0.434868', PICTURES)
 
 
 def test_outputs_with_noise_are_the_published_ones(example):
@@ -221,11 +227,11 @@ def test_outputs_with_noise_are_the_published_ones(example):
             torch.nn.init.constant_(param, 0.1)
     img = G(z, None, noise_mode='const', fused_modconv=True)       # As published: the last digit depends on it.
     assert close(img, '−0.22014, −0.2792, −0.162356, −0.131238')
-    assert close(img.mean(), '−0.0339462') and close(img.std(), '1.3614202')
+    assert close(img.mean(), '−0.0339462', size=1.4) and close(img.std(), '1.3614202')
     torch.manual_seed(2)
     img = G(z, None, noise_mode='random', fused_modconv=True)
     assert close(img, '−0.027348, −0.454485, 0.190078, 0.141395')
-    assert close(img.mean(), '−0.0407569') and close(img.std(), '1.3711606')
+    assert close(img.mean(), '−0.0407569', size=1.4) and close(img.std(), '1.3711606')
 
 
 def test_w_avg_and_truncation_are_the_published_ones(example):
