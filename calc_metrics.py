@@ -255,6 +255,7 @@ def image_set(path: str, option: str) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 # The work, on every process.
 
+@output.finishing()
 def work(rank: int, job: Job) -> None:
     """Does a job; a user's mistake that shows only now ends the program with one sentence."""
     from torch_utils.distributed import pick_device

@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from dnnlib import output, writing
-from dnnlib.program import Program
+from dnnlib.program import Maker
 
 FORMATS = {'.safetensors': 'native', '.pkl': 'reference', '.pt': 'rosinality'}
 NETWORKS = ('G', 'D', 'G_ema')
 
 
-@click.command(cls=Program, epilog='Example: python convert.py --network=runs/00000-cats --out=cats.pkl')
+@click.command(cls=Maker, epilog='Example: python convert.py --network=runs/00000-cats --out=cats.pkl')
 @click.option('--network', required=True, metavar='FILE|URL|DIR',
               help='Network file of any format, its URL, or a run directory (its newest snapshot is taken).')
 @click.option('--out', required=True, metavar='FILE', help='File to write.')
@@ -37,7 +37,7 @@ def main(network: str, out: str, target: str | None, only: str | None) -> None:
     convert(network, out, target, chosen_names(only))
 
 
-@click.command(cls=Program, epilog='Example: python legacy.py --source=stylegan2-cat-config-f.pkl --dest=cats.pkl')
+@click.command(cls=Maker, epilog='Example: python legacy.py --source=stylegan2-cat-config-f.pkl --dest=cats.pkl')
 @click.option('--source', required=True, metavar='FILE|URL|DIR', help='As --network of convert.py.')
 @click.option('--dest', required=True, metavar='FILE',
               help='File to write: a .safetensors, a .pt, or else a pickle of the official PyTorch implementation.')

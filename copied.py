@@ -21,12 +21,12 @@ import report
 from dnnlib import output, writing
 from dnnlib.computing import device_option
 from dnnlib.numbers import SEED, WORKERS, Whole
-from dnnlib.program import Program
+from dnnlib.program import Maker
 from metrics.names import MetricError
 from training.run import copies
 
 
-@click.command(cls=Program, epilog='Example: python copied.py runs/00000-cats')
+@click.command(cls=Maker, epilog='Example: python copied.py runs/00000-cats')
 @click.argument('run_dir', metavar='[RUN_DIR]', required=False)
 @click.option('--network', metavar='FILE|URL|DIR', help='Network file, its URL, or a run directory.')
 @click.option('--images', metavar='PATH', help='A folder or zip of generated images instead of a network.')

@@ -83,7 +83,8 @@ def main(source, dest, check, report, max_images, background, labels_from, skip_
             _report_problems(originals, packing.outcomes(originals, transform, max_images))
         else:
             max_bad = skip_bad if skip_bad is not None else math.inf if originals.skips_bad else 0
-            summary = packing.pack(originals, dest, transform, max_images, max_bad)
+            with output.finishing():
+                summary = packing.pack(originals, dest, transform, max_images, max_bad)
             _report_summary(dest, summary)
             if originals.passed_over:
                 click.echo(f'{originals.path}: {originals.passed_over}')

@@ -18,7 +18,7 @@ import click
 
 from dnnlib import output
 from dnnlib.numbers import Real, Whole
-from dnnlib.program import Program
+from dnnlib.program import Maker
 from drawing.named import class_label, load_with_styles, output_folder
 from drawing.output_files import ImageWriter, require_free, require_room, save_arrays
 from drawing.pictures import images_of_ws, seeds_to_z, tile, to_ws
@@ -31,7 +31,7 @@ if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --h
 SPREAD_SEEDS = range(1000)      # Latents that the spread of w is measured on.
 
 
-@click.command(cls=Program, epilog='Example: python directions.py --network=runs/00000-cats --seeds=1-4 --layers=0-5 --trunc=0.7 '
+@click.command(cls=Maker, epilog='Example: python directions.py --network=runs/00000-cats --seeds=1-4 --layers=0-5 --trunc=0.7 '
                       '--outdir=out')
 @common_options
 @click.option('--seeds', type=SeedList(), required=True, metavar='A-B,C,..',

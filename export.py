@@ -11,7 +11,7 @@ import click
 
 from dnnlib import output, writing
 from dnnlib.numbers import PSI, Real
-from dnnlib.program import Program
+from dnnlib.program import Maker
 from drawing.named import load_generator, output_folder
 from drawing.output_files import require_free
 
@@ -27,7 +27,7 @@ OPSET = 18
 MOST_AT_ONCE = 2**31 - 1
 
 
-@click.command(cls=Program, epilog='Example: python export.py --network=runs/00000-cats --format=onnx --outdir=out')
+@click.command(cls=Maker, epilog='Example: python export.py --network=runs/00000-cats --format=onnx --outdir=out')
 @click.option('--network', required=True, metavar='FILE|URL|DIR',
               help='Network file, its URL, or a run directory (its newest snapshot is taken).')
 @click.option('--format', 'export_format', type=click.Choice(FORMATS), default='pt2', show_default=True,

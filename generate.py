@@ -10,7 +10,7 @@ import click
 
 from dnnlib import output
 from dnnlib.numbers import PSI
-from dnnlib.program import Program
+from dnnlib.program import Maker
 from drawing.named import labels_of_seeds, load_snapshot, load_ws, output_folder
 from drawing.output_files import ImageWriter, require_free
 from drawing.pictures import images_of_seeds, images_of_ws, tile, tile_all
@@ -18,7 +18,7 @@ from drawing.sizes import check_picture
 from drawing.tool_options import MAX_COLUMNS, GridSize, NumberList, SeedList, common_options
 
 
-@click.command(cls=Program, epilog='Example: python generate.py --network=runs/00000-cats --seeds=0-31 --trunc=0.7 --grid=8x4 '
+@click.command(cls=Maker, epilog='Example: python generate.py --network=runs/00000-cats --seeds=0-31 --trunc=0.7 --grid=8x4 '
                       '--outdir=out')
 @common_options
 @click.option('--seeds', type=SeedList(), metavar='A-B,C,..',

@@ -22,7 +22,7 @@ import click
 from dnnlib import output
 from dnnlib.computing import device_option
 from dnnlib.numbers import SEED, Real, Whole
-from dnnlib.program import Program
+from dnnlib.program import Maker
 from drawing.named import class_label, load_with_styles, output_folder
 from drawing.output_files import ImageWriter, require_free, require_room, save_arrays
 from drawing.pictures import device_of
@@ -264,7 +264,7 @@ def load_embedding(name: str, device: 'torch.device | str') -> 'tuple[str, Calla
 # ---------------------------------------------------------------------------------------------------------------------
 # The script.
 
-@click.command(cls=Program, epilog='Example: python projector.py --network=runs/00000-cats --target=cat.png --outdir=out')
+@click.command(cls=Maker, epilog='Example: python projector.py --network=runs/00000-cats --target=cat.png --outdir=out')
 @click.option('--network', required=True, metavar='FILE|URL|DIR',
               help='Network file, its URL, or a run directory (its newest snapshot is taken).')
 @click.option('--target', 'targets', multiple=True, required=True, metavar='FILE',

@@ -24,7 +24,7 @@ from typing import Any
 import click
 
 from dnnlib import commands, output, writing
-from dnnlib.program import Program
+from dnnlib.program import Maker
 from drawing import run_table
 from drawing.page_template import filled
 from metrics.names import higher_is_better
@@ -98,7 +98,7 @@ class RunSummary:
         return curve[-1][1] if curve else None
 
 
-@click.command(cls=Program, epilog='Example: python report.py runs/00000-cats runs/00001-cats-ggdr --out=cats.html')
+@click.command(cls=Maker, epilog='Example: python report.py runs/00000-cats runs/00001-cats-ggdr --out=cats.html')
 @click.argument('run_dirs', nargs=-1, required=True, metavar='RUN_DIR...')
 @click.option('--out', metavar='FILE', help='The page [default: report.html in the first RUN_DIR]')
 @click.option('--table', metavar='FILE', help='The metrics, too, as a table: every value as .csv, or means over seeds as .md.')

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib import output
-from dnnlib.program import Program
+from dnnlib.program import Maker
 from drawing.named import class_label, load_with_styles, load_ws, output_folder
 from drawing.output_files import ImageWriter, require_free
 from drawing.pictures import device_of, images_of_ws, seeds_to_z, tile, to_ws
@@ -25,7 +25,7 @@ if TYPE_CHECKING:       # Loaded inside the functions that use them, so that --h
 DEFAULT_STYLES = 7      # The coarse ones of a network of 1024 pixels, which has 18.
 
 
-@click.command(cls=Program, epilog='Example: python style_mixing.py --network=runs/00000-cats --rows=85,100,75 --cols=55,82 '
+@click.command(cls=Maker, epilog='Example: python style_mixing.py --network=runs/00000-cats --rows=85,100,75 --cols=55,82 '
                       '--styles=0-3 --outdir=out')
 @common_options
 @click.option('--rows', 'row_seeds', type=SeedList(), metavar='A-B,C,..', help='Seed of each row.')

@@ -10,7 +10,7 @@ import click
 
 from dnnlib import output
 from dnnlib.numbers import Whole
-from dnnlib.program import Program
+from dnnlib.program import Maker
 from drawing.named import class_label, load_generator, load_ws, output_folder
 from drawing.output_files import require_free
 from drawing.pictures import device_of, images_of_ws, seeds_to_z, tile, to_ws
@@ -26,7 +26,7 @@ PATHS = ('linear', 'spherical', 'spline')
 SPHERE_EPS = 1e-6           # Below this angle, in radians, an arc is a line.
 
 
-@click.command(cls=Program, epilog='Example: python video.py --network=runs/00000-cats --seeds=1-6 --loop=1 --trunc=0.7 '
+@click.command(cls=Maker, epilog='Example: python video.py --network=runs/00000-cats --seeds=1-6 --loop=1 --trunc=0.7 '
                       '--outdir=out')
 @common_options
 @click.option('--seeds', type=SeedList(), metavar='A-B,C,..', help='Pictures to pass through, in this order.')

@@ -8,17 +8,20 @@ Every command begins with `output.prepare()`:
 - a stream that is closed becomes the null device; otherwise the next file that the command opens would get
   its descriptor, and what is printed would go into that file;
 - with `may_fail` a full disk, a closed pipe or a terminal that is gone ends nothing: what is printed there is
-  lost, and `problem()` says why; without it, the command ends with one sentence.
+  lost, and `problem()` says why; without it, the command ends with one sentence: at once, or `finishing()` what
+  is worth more than what it prints.
 """
 import io
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 NAMES = {1: 'stdout', 2: 'stderr'}
 
 _problem: str | None = None
+_lost: list[OSError] | None = None          # What could not be printed within `finishing`.
 
 
 def prepare(may_fail: bool = False) -> None:
@@ -54,6 +57,22 @@ def note(error: Exception) -> None:
     """Remembers the first thing that went wrong with what is printed."""
     global _problem
     _problem = _problem or getattr(error, 'strerror', None) or str(error)
+
+
+@contextmanager
+def finishing() -> Iterator[None]:
+    """Within, lost output ends nothing, for files are made that are worth more; behind it, its sentence ends the command."""
+    global _lost
+    _lost = lost = []
+    try:
+        yield
+        for name in NAMES.values():
+            getattr(sys, name).flush()
+    finally:
+        _lost = None
+    if lost:
+        from click import ClickException
+        raise ClickException(f'{lost[0].filename}: {lost[0].strerror}')
 
 
 def _tell(otherwise, kind, error, traceback):
@@ -113,8 +132,11 @@ class _Raw(io.RawIOBase):
         try:
             return os.write(self._number, data)
         except OSError as error:
-            if not self._may_fail:
+            named = OSError(error.errno, error.strerror, NAMES.get(self._number, 'output'))
+            if _lost is not None:
+                _lost.append(named)
+            elif not self._may_fail:
                 self._may_fail = True
-                raise OSError(error.errno, error.strerror, NAMES.get(self._number, 'output')) from error
+                raise named from error
             note(error)
             return len(data)

@@ -3,7 +3,7 @@ from typing import Any
 
 import click
 
-from dnnlib import ctrl_c
+from dnnlib import ctrl_c, output
 
 
 class Program(click.Command):
@@ -24,6 +24,14 @@ class Program(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         with ctrl_c.ending():
+            return super().invoke(ctx)
+
+
+class Maker(Program):
+    """One whose files are worth more than what it prints: it ends only behind its work if its output is lost."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with output.finishing():
             return super().invoke(ctx)
 
 

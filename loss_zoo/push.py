@@ -17,7 +17,7 @@ import click
 from dnnlib import hf_hub, writing
 from dnnlib.computing import device_option
 from dnnlib.numbers import PSI, Real
-from dnnlib.program import Program
+from dnnlib.program import Maker
 from loss_zoo import __version__
 
 REPO = r'[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}'
@@ -38,7 +38,7 @@ class Matching(click.ParamType):
         return value
 
 
-@click.command(cls=Program, epilog='''
+@click.command(cls=Maker, epilog='''
 \b
 Examples:
   loss-zoo push runs/00000-photos mia/photos --out=card/ --license=cc-by-4.0      Write what would be sent, to be read first.

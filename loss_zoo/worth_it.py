@@ -11,7 +11,7 @@ import click
 
 from dnnlib.computing import device_option
 from dnnlib.numbers import PSI, Real, Whole
-from dnnlib.program import Program
+from dnnlib.program import Maker
 
 if TYPE_CHECKING:
     from loss_zoo.classifier import Judgement, Labelled
@@ -28,7 +28,7 @@ ANSWERS = {
     'cannot tell': 'It cannot be told whether they help'}
 
 
-@click.command(cls=Program, epilog='''
+@click.command(cls=Maker, epilog='''
 \b
 Examples:
   loss-zoo worth-it cells.zip --network=runs/00000-cells-cond --test=cells-unseen.zip

@@ -12,7 +12,14 @@ import torch
 import dnnlib.util
 from metrics.generator_inputs import DatasetLabels, GeneratorInputs, Labels, with_noise
 from metrics.names import MetricError
-from training.data.stages import end_with_program, ignore_stop_signals, start_method, without_traceback
+from training.data.stages import (
+    end_with_program,
+    has_no_room,
+    ignore_stop_signals,
+    processes,
+    tell_of_no_processes,
+    without_traceback,
+)
 from training.data.storage import folders_below
 
 
@@ -83,10 +90,21 @@ class DatasetImages:
 
     def batches(self, batches: Sequence[range]) -> Iterator[torch.Tensor]:
         """The images of each range of numbers in turn. Raises MetricError if one cannot be read."""
-        num_workers = min(self.num_workers, os.cpu_count() or 1, len(batches))
+        num_workers, num_loaded = min(self.num_workers, os.cpu_count() or 1, len(batches)), 0
+        try:
+            for batch in self._load(batches, num_workers):
+                yield batch
+                num_loaded += 1
+        except RuntimeError as error:
+            if not has_no_room(error):
+                raise
+            tell_of_no_processes(error)
+            yield from self._load(batches[num_loaded:], 0)
+
+    def _load(self, batches: Sequence[range], num_workers: int) -> Iterator[torch.Tensor]:
         loader = torch.utils.data.DataLoader(
             self.dataset, batch_sampler=[list(batch) for batch in batches], collate_fn=_stack,
-            num_workers=num_workers, multiprocessing_context=start_method(num_workers), worker_init_fn=ignore_stop_signals,
+            **processes(num_workers), worker_init_fn=ignore_stop_signals,
             # Seeds of the workers come from here; by default they would be drawn from the training run's
             # generator.
             generator=torch.Generator())

@@ -1,4 +1,5 @@
 """What a command prints: any name on any terminal, and output that cannot be written."""
+import importlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 COMMANDS = ('calc_metrics', 'convert', 'copied', 'dataset_tool', 'directions', 'export', 'generate', 'projector', 'report',
             'style_mixing', 'tdgan_audit', 'tdgan_authority', 'tdgan_centre', 'train', 'video')
+MAKERS = ('convert', 'copied', 'directions', 'export', 'generate', 'loss_zoo.push', 'loss_zoo.worth_it', 'projector', 'report',
+          'style_mixing', 'video')
 BEGIN = 'import sys; from dnnlib import output; output.prepare(may_fail=MAY); '
 LATER = 'print("late"); print("late", file=sys.stderr); sys.exit(3)'
 
@@ -46,6 +49,28 @@ def test_a_pipe_that_nobody_reads_changes_no_exit_status():
 def test_a_command_whose_output_is_its_result_tells_that_it_is_lost():
     done = python('print("result", flush=True)', may_fail=False, shell='> /dev/full')
     assert done.returncode == 1 and done.stderr == b'Error: stdout: No space left on device\n'
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='there is no such device')
+@pytest.mark.parametrize('may_fail', [False, True])
+def test_output_that_is_lost_ends_no_work_that_is_worth_more(tmp_path, may_fail):
+    """May it fail, as that of processes that another one has started, it is told all the same."""
+    code = f'import click\ntry:\n with output.finishing():\n  print("step", flush=True); open({str(tmp_path / "made")!r}, "w")\n' \
+           'except click.ClickException as error:\n error.show()'
+    done = python(f'exec({code!r})', may_fail=may_fail, shell='> /dev/full')
+    assert (tmp_path / 'made').exists() and done.stderr == b'Error: stdout: No space left on device\n'
+
+
+@pytest.mark.parametrize('name', MAKERS)
+def test_commands_that_make_files_finish_them(name, monkeypatch):
+    """A search or a walk of minutes is not lost with a line about its progress."""
+    from dnnlib import output
+    command = importlib.import_module(name).main
+    seen = []
+    monkeypatch.setattr(command, 'callback', lambda **_: seen.append(output._lost))
+    monkeypatch.setattr(command, 'params', [])
+    command.main([], standalone_mode=False)
+    assert seen == [[]] and output._lost is None
 
 
 def test_other_errors_are_told_as_ever():

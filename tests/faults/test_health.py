@@ -340,6 +340,36 @@ def test_loading_processes_are_copies_whatever_the_default_of_python(data):
         multiprocessing.set_start_method(before, force=True)
 
 
+@pytest.mark.parametrize('folder', ['/nonexistent', '/tmp/' + 200 * 'x'], ids=['missing', 'too long for a socket'])
+def test_images_are_loaded_without_processes_where_these_could_not_hand_them_over(folder, monkeypatch, capsys):
+    """They would lose them in silence, and the run would wait for ever."""
+    monkeypatch.setitem(multiprocessing.process.current_process()._config, 'tempdir', folder)
+    stream = RealStream(Images({}), 8, 0, 1, 0, dict(num_workers=1, prefetch_factor=2), torch.device('cpu'))
+    assert workers_of(stream._batches) == [] and stream.next_batch()[0].shape[0] == 8
+    assert capsys.readouterr().out.startswith('Warning: images are loaded without processes of their own, which could not')
+
+
+class ImagesWithoutRoom(Images):
+    """Images of which a process can hand over eight."""
+    num_read = 0
+
+    def __getitem__(self, idx):
+        self.num_read += 1
+        if torch.utils.data.get_worker_info() is not None and self.num_read > 8:
+            raise RuntimeError('unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)')
+        return super().__getitem__(idx)
+
+
+def test_images_are_loaded_without_processes_from_where_shared_memory_is_full(capsys):
+    """That of containers is small."""
+    def three(num_workers):
+        stream = RealStream(ImagesWithoutRoom({}), 8, 0, 1, 0, dict(num_workers=num_workers), torch.device('cpu'))
+        return torch.stack([stream.next_batch()[0] for _ in range(3)])
+
+    assert torch.equal(three(1), three(0))
+    assert capsys.readouterr().out.count('Warning: images are loaded without processes') == 1
+
+
 def test_a_loading_process_that_does_not_listen_is_killed_at_the_end():
     """It would keep the program from ending: what Python sends is a signal that such processes ignore."""
     deaf = multiprocessing.get_context('fork').Process(target=lambda: (ignore_stop_signals(0), time.sleep(600)), daemon=True)

@@ -10,12 +10,14 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Listener
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from dnnlib.output import printable
 from torch_utils import misc
 from training.data.storage import DatasetError
 
@@ -126,6 +128,36 @@ def start_method(num_workers: int) -> str | None:
     return 'fork' if num_workers and sys.platform == 'linux' else None
 
 
+def processes(num_workers: int) -> dict[str, Any]:
+    """Arguments of a DataLoader about the processes that load images.
+
+    None load, with a warning, where they could not hand over what they loaded: it goes through shared memory, whose
+    handles go through a socket in the directory for temporary files. Where one of these cannot be made (no /dev/shm,
+    a full disk, a path too long for a socket), torch's processes lose images in silence, and it waits for ever.
+    """
+    method = start_method(num_workers)
+    try:
+        if num_workers:
+            with Listener():                                    # In multiprocessing's directory for temporary files.
+                torch.empty(1).share_memory_()
+                multiprocessing.get_context(method).Queue().close()
+    except (OSError, RuntimeError) as error:
+        tell_of_no_processes(error)
+        return dict(num_workers=0, prefetch_factor=None)
+    return dict(num_workers=num_workers, multiprocessing_context=method)
+
+
+def tell_of_no_processes(error: Exception) -> None:
+    """Says why from here on images are loaded without processes of their own. It may be an error of one of them."""
+    print('Warning: images are loaded without processes of their own, which could not hand them over: '
+          f'{printable(str(error).strip().splitlines()[-1])}', flush=True)
+
+
+def has_no_room(error: RuntimeError) -> bool:
+    """Is it of a process that loads images, for which shared memory is too small? That of containers often is."""
+    return 'shared memory' in str(error) and 'No space left' in str(error)
+
+
 def end_with_program(batches: Iterator) -> None:
     """Sees to it that the workers of a loader's iterator end when this program does;
     nobody else will after an error.
@@ -193,8 +225,8 @@ class RealStream:
             warnings.filterwarnings('ignore', 'This DataLoader will create')
             loader = DataLoader(self._images, self._batch_size, sampler=sampler,
                                 worker_init_fn=ignore_stop_signals,
-                                generator=torch.Generator(), **self._loader_kwargs,
-                                multiprocessing_context=start_method(self._loader_kwargs.get('num_workers', 0)))
+                                generator=torch.Generator(),
+                                **self._loader_kwargs | processes(self._loader_kwargs.get('num_workers', 0)))
         with no_exception_from_signals():
             # Starts the workers; their seeds come from a generator of their own.
             self._batches = iter(loader)
@@ -212,12 +244,22 @@ class RealStream:
             except DatasetError as error:
                 raise DatasetError(without_traceback(error)) from error
             except RuntimeError as error:
-                if not str(error).startswith(WORKER_IS_GONE):
+                if has_no_room(error):
+                    self._do_without_workers(error)
+                elif str(error).startswith(WORKER_IS_GONE):
+                    self._replace_workers(error)
+                else:
                     raise
-                self._replace_workers(error)
         self._position += self._batch_size
         img = misc.to_device(img, self.device).to(torch.float32) / 127.5 - 1
         return img, misc.to_device(c, self.device)
+
+    def _do_without_workers(self, error: RuntimeError) -> None:
+        """Continues to load, in this process."""
+        end_workers(lambda: self._batches, workers_of(self._batches))
+        tell_of_no_processes(error)
+        self._loader_kwargs = dict(self._loader_kwargs, num_workers=0, prefetch_factor=None)
+        self._open()
 
     def _replace_workers(self, error: RuntimeError) -> None:
         """Continues to load, with new processes.
