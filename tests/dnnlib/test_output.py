@@ -62,15 +62,10 @@ def test_output_that_is_lost_ends_no_work_that_is_worth_more(tmp_path, may_fail)
 
 
 @pytest.mark.parametrize('name', MAKERS)
-def test_commands_that_make_files_finish_them(name, monkeypatch):
+def test_commands_that_make_files_finish_them(name):
     """A search or a walk of minutes is not lost with a line about its progress."""
-    from dnnlib import output
-    command = importlib.import_module(name).main
-    seen = []
-    monkeypatch.setattr(command, 'callback', lambda **_: seen.append(output._lost))
-    monkeypatch.setattr(command, 'params', [])
-    command.main([], standalone_mode=False)
-    assert seen == [[]] and output._lost is None
+    from dnnlib.program import Maker
+    assert isinstance(importlib.import_module(name).main, Maker)
 
 
 def test_other_errors_are_told_as_ever():

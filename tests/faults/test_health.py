@@ -343,7 +343,7 @@ def test_loading_processes_are_copies_whatever_the_default_of_python(data):
 @pytest.mark.parametrize('folder', ['/nonexistent', '/tmp/' + 200 * 'x'], ids=['missing', 'too long for a socket'])
 def test_images_are_loaded_without_processes_where_these_could_not_hand_them_over(folder, monkeypatch, capsys):
     """They would lose them in silence, and the run would wait for ever."""
-    monkeypatch.setitem(multiprocessing.process.current_process()._config, 'tempdir', folder)
+    monkeypatch.setattr('multiprocessing.util.get_temp_dir', lambda: folder)
     stream = RealStream(Images({}), 8, 0, 1, 0, dict(num_workers=1, prefetch_factor=2), torch.device('cpu'))
     assert workers_of(stream._batches) == [] and stream.next_batch()[0].shape[0] == 8
     assert capsys.readouterr().out.startswith('Warning: images are loaded without processes of their own, which could not')
