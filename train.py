@@ -14,7 +14,7 @@ if __name__ == '__main__':
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -66,17 +66,18 @@ def main(**options):
     if not is_dry:
         config = replace(config, metrics=measurable)
     tables = checked_plan(config) if is_dry or has_methods(config) else ''
-    if torchrun.is_main_process():
-        print_config(config)
-    if is_finished(config):
-        click.echo(f'{config["run_dir"]} is finished: it has {kimg_of(config):g} kimg, {config["kimg"]:g} are asked '
-                   'for. A larger --kimg continues it; --new starts another run.')
-    elif is_dry:
-        click.echo(tables)
-        click.echo('\nHow long it takes: loss-zoo estimate, with the same options, measures it.')
-        click.echo('Dry run; nothing was written.')
-    else:
-        sys.exit(start(config))
+    with output.finishing() if is_dry else nullcontext():       # What a dry run prints is all that comes of it.
+        if torchrun.is_main_process():
+            print_config(config)
+        if is_finished(config):
+            click.echo(f'{config["run_dir"]} is finished: it has {kimg_of(config):g} kimg, {config["kimg"]:g} are asked '
+                       'for. A larger --kimg continues it; --new starts another run.')
+        elif is_dry:
+            click.echo(tables)
+            click.echo('\nHow long it takes: loss-zoo estimate, with the same options, measures it.')
+            click.echo('Dry run; nothing was written.')
+        else:
+            sys.exit(start(config))
 
 
 def config_of_run(o: Mapping[str, Any]) -> Config:

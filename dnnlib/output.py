@@ -9,7 +9,7 @@ Every command begins with `output.prepare()`:
   its descriptor, and what is printed would go into that file;
 - with `may_fail` a full disk, a closed pipe or a terminal that is gone ends nothing: what is printed there is
   lost, and `problem()` says why; without it, the command ends with one sentence: at once, or `finishing()` what
-  is worth more than what it prints.
+  is worth more than what it prints; warnings that standard error does not take are lost in any case.
 """
 import io
 import os
@@ -61,13 +61,13 @@ def note(error: Exception) -> None:
 
 @contextmanager
 def finishing() -> Iterator[None]:
-    """Within, lost output ends nothing, for files are made that are worth more; behind it, its sentence ends the command."""
+    """Within, lost output ends nothing, for files may be made that are worth more; behind it, its sentence ends the
+    command, also where output `may_fail`."""
     global _lost
     _lost = lost = []
     try:
         yield
-        for name in NAMES.values():
-            getattr(sys, name).flush()
+        sys.stdout.flush()
     finally:
         _lost = None
     if lost:
@@ -110,9 +110,10 @@ def _occupy(number):
 
 
 class _Raw(io.RawIOBase):
-    """The bytes of a stream; with `may_fail`, those that cannot be written count as written.
+    """The bytes of a stream; with `may_fail`, and of standard error, those that cannot be written count as written.
 
-    Without it the first failure is raised, with the name of the stream; what follows, at the end of Python too, is lost.
+    Without it the first failure of standard output is raised, with the name of the stream; what follows, at the end of
+    Python too, is lost.
     """
     mode = 'wb'
 
@@ -133,9 +134,9 @@ class _Raw(io.RawIOBase):
             return os.write(self._number, data)
         except OSError as error:
             named = OSError(error.errno, error.strerror, NAMES.get(self._number, 'output'))
-            if _lost is not None:
+            if self._number == 1 and _lost is not None:
                 _lost.append(named)
-            elif not self._may_fail:
+            elif self._number == 1 and not self._may_fail:
                 self._may_fail = True
                 raise named from error
             note(error)

@@ -55,10 +55,15 @@ def test_a_command_whose_output_is_its_result_tells_that_it_is_lost():
 @pytest.mark.parametrize('may_fail', [False, True])
 def test_output_that_is_lost_ends_no_work_that_is_worth_more(tmp_path, may_fail):
     """May it fail, as that of processes that another one has started, it is told all the same."""
-    code = f'import click\ntry:\n with output.finishing():\n  print("step", flush=True); open({str(tmp_path / "made")!r}, "w")\n' \
-           'except click.ClickException as error:\n error.show()'
-    done = python(f'exec({code!r})', may_fail=may_fail, shell='> /dev/full')
+    code = f'import click\ntry:\n with output.finishing(): print("step", flush=True); open({str(tmp_path / "made")!r}, "w")\n'
+    done = python(f'exec({code + "except click.ClickException as error: error.show()"!r})', may_fail, '> /dev/full')
     assert (tmp_path / 'made').exists() and done.stderr == b'Error: stdout: No space left on device\n'
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='there is no such device')
+def test_warnings_that_are_lost_end_no_command():
+    done = python('print("Warning", file=sys.stderr, flush=True); print("result")', may_fail=False, shell='2> /dev/full')
+    assert done.returncode == 0 and done.stdout == b'result\n'
 
 
 @pytest.mark.parametrize('name', MAKERS)
@@ -76,7 +81,8 @@ def test_other_errors_are_told_as_ever():
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='there is no such device')
 def test_lost_output_is_one_sentence_that_names_the_stream(tmp_path):
     (tmp_path / 'a.png').write_bytes(b'no picture')
-    for command in ('dataset_tool.py --source="$1" --check', '-m loss_zoo doctor'):
+    dry_run = f'train.py --outdir="$1" --data={ROOT}/datasets/emoji-faces-noto-32.zip --cfg=tiny --dry-run'
+    for command in ('dataset_tool.py --source="$1" --check', '-m loss_zoo doctor', dry_run):
         done = subprocess.run(['sh', '-c', f'exec "$0" {command} > /dev/full', sys.executable, tmp_path],
                               cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 1 and done.stderr == 'Error: stdout: No space left on device\n'
