@@ -31,7 +31,9 @@ def verdict(answer: Answer) -> str:
     """The first line: do the controls hold?"""
     failed = [control for control in answer.controls if control.holds is False]
     unknown = [control for control in answer.controls if control.holds is None]
-    if failed:
+    if [control.name for control in failed] == ['positive']:
+        head = f'**Too small to see what is known to help: {failed[0].sentence}.**'
+    elif failed:
         head = f'**Do not trust this page: {"; ".join(f"{c.name}: {c.sentence}" for c in failed)}.**'
     elif unknown:
         head = '**Preliminary: not every control has been run.**'

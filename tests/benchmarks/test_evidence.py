@@ -226,6 +226,14 @@ class TestPage:
         answer = analyse(plan, list(made_up_results(plan, base_jump=3.0)))
         assert verdict(answer).startswith('**Do not trust this page: A/A')
 
+    def test_what_fails_to_see_a_known_help_says_that_it_is_too_small(self, tmp_path):
+        answer = analyse(write_plan(tmp_path), list(made_up_results(write_plan(tmp_path))))
+        unseen = replace(answer.controls[2], holds=False, sentence='ada changes the distance by -1 % (-9 to +8)')
+        itself, zero = (replace(control, holds=True) for control in answer.controls[:2])
+        head = '**Too small to see what is known to help: ada changes the distance by -1 %'
+        assert verdict(replace(answer, controls=[itself, zero, unseen])).startswith(head)
+        assert 'Do not trust' in verdict(replace(answer, controls=[replace(itself, holds=False), zero, unseen]))
+
     def test_weights_that_differ_fail_the_control_though_the_scores_do_not(self):
         same = [replace(result(cell), facts=dict(weights=weights)) for cell, weights in (('base', 'a'), ('zero-x', 'a'))]
         other = [same[0], replace(same[1], facts=dict(weights='b'))]
