@@ -3,12 +3,14 @@ from typing import Any
 
 import click
 
-from dnnlib import ctrl_c, output
+from dnnlib import ctrl_c, memory, output
+
+MOST_TEXT = 300         # Of what an error says.
 
 
 class Program(click.Command):
-    """A command that takes no empty value, as a variable of a shell that is not set makes them, and that Ctrl-C ends with
-    one sentence."""
+    """A command that takes no empty value, as a variable of a shell that is not set makes them, and that Ctrl-C and memory
+    that runs out end with one sentence."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         typed = self.make_parser(ctx).parse_args([*args])[0]
@@ -24,7 +26,18 @@ class Program(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         with ctrl_c.ending():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except (MemoryError, RuntimeError) as error:
+                if not memory.has_run_out(error):
+                    raise
+                raise click.ClickException(self.without_memory(error)) from error
+
+    def without_memory(self, error: Exception) -> str:
+        """What is said where there was not enough of it."""
+        reason = f' ({output.printable(str(error).splitlines()[0], keep="")[:MOST_TEXT]})' if str(error) else ''
+        advice = '; a smaller --batch needs less' if any(param.name == 'batch' for param in self.params) else ''
+        return f'there is not enough memory{reason}{advice}'
 
 
 class Maker(Program):

@@ -14,8 +14,12 @@ def read_file(path: str | os.PathLike, most: int) -> bytes:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, 'is no regular file', os.fspath(path))
-        data = file.read(most + 1) if status.st_size <= most else None
-    if data is None or len(data) > most:        # It may grow meanwhile.
+        data = None
+        if (size := status.st_size) <= most:
+            data = file.read(size + 1)                      # Python takes memory for as many bytes as are asked for.
+            if len(data) > size:
+                data += file.read(most + 1 - len(data))     # It grew meanwhile, or its size is not known, as in /proc.
+    if data is None or len(data) > most:
         raise OSError(errno.EFBIG, f'has more than {most} bytes', os.fspath(path))
     return data
 

@@ -109,3 +109,25 @@ def test_an_empty_value_of_any_option_is_refused(name):
 def test_an_empty_value_is_told_as_such(args, says):
     result = CliRunner().invoke(group, args)
     assert result.exit_code == 2 and says in ' '.join(result.output.split())
+
+
+@pytest.mark.parametrize('error, sentence', [
+    (MemoryError(), 'Error: there is not enough memory; a smaller --batch needs less\n'),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes\nTrace"),
+     "Error: there is not enough memory (DefaultCPUAllocator: can't allocate memory: 8 bytes); a smaller --batch needs less\n")])
+def test_memory_that_runs_out_is_one_sentence(error, sentence):
+    """With advice where there is some."""
+    def work(batch=1):
+        raise error
+
+    done = CliRunner().invoke(click.command('x', cls=Program)(click.option('--batch')(work)), [])
+    assert done.exit_code == 1 and done.output == sentence
+    assert ';' not in CliRunner().invoke(click.command('x', cls=Program)(work), []).output
+
+
+def test_other_errors_of_the_program_stay_what_they_are():
+    """With where they come from, for those who mend them."""
+    def work():
+        raise RuntimeError('a fault')
+
+    assert str(CliRunner().invoke(click.command('x', cls=Program)(work), []).exception) == 'a fault'

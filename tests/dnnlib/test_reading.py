@@ -1,5 +1,6 @@
 """Small files that strangers may have made: whatever stands in their place is one error, at once."""
 import os
+import tracemalloc
 
 import pytest
 
@@ -34,6 +35,22 @@ def test_a_file_is_read_up_to_its_limit(tmp_path):
     assert read_file(tmp_path / 'x', 3) == b'abc'
     with pytest.raises(OSError, match='has more than 2 bytes'):
         read_file(tmp_path / 'x', 2)
+
+
+def test_a_small_file_takes_no_memory_for_all_that_it_might_hold(tmp_path):
+    """With a limit on memory there would be none."""
+    (tmp_path / 'x').write_bytes(b'abc')
+    tracemalloc.start()
+    try:
+        assert read_file(tmp_path / 'x', 2 ** 28) == b'abc'
+        assert tracemalloc.get_traced_memory()[1] < 2 ** 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='there are no such files')
+def test_a_file_that_does_not_know_its_size_is_read_whole():
+    assert read_file('/proc/self/status', 2 ** 20).endswith(b'\n')
 
 
 def test_what_is_no_small_file_is_refused(special):
