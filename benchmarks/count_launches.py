@@ -97,9 +97,11 @@ def count(res, channel_base, arguments, ops='native'):
         with meta_cuda.MetaCuda():
             run = train_step.build(res, channel_base, None, [*arguments, '--device=cuda', '--cuda-graphs=off', f'--ops={ops}'])
             reals = [run.reals[0].next_batch()]
-            for phase in run.phases:                # Constants and moments are made once.
-                run_phase(run, phase, reals, {})
-            for batch_idx, share, shares in kinds_of_iterations(run):
+            kinds = kinds_of_iterations(run)
+            for run.batch_idx, _, _ in kinds:       # Constants and moments are made once.
+                for phase in run.phases:
+                    run_phase(run, phase, reals, {})
+            for batch_idx, share, shares in kinds:
                 run.batch_idx = batch_idx
                 measure('data', share, lambda: [run.reals[0].next_batch()])
                 shared = {}

@@ -45,6 +45,7 @@ class DigGAN(WithRunningMeans):
     """Adds the gap of each critic to its main step."""
     Options = Options
     works_apart = True
+    of_both = True
 
     def __init__(self, game: Game, options: Options):
         super().__init__(game, options, options.ema)

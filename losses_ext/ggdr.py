@@ -19,6 +19,8 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.compiler import is_compiling
 from torch.nn.functional import cosine_similarity
 
 from losses_ext.option import option
@@ -156,7 +158,35 @@ def decode(owner: torch.nn.Module, feats: Mapping[int, Tensor],
 def cosine_distance(prediction: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
     """1 - cos of maps [N,C,r,r] over channels, [N]: the mean over
     positions that `keep` [N,r,r] marks and that have a target."""
-    shown = target.norm(dim=1) >= EPS                                               # [N,r,r]
+    length = target.norm(dim=1)                                                     # [N,r,r]
+    shown = length >= EPS
     shown = shown if keep is None else shown & keep
-    distance = (1 - cosine_similarity(prediction, target, dim=1, eps=EPS)) * shown
+    if prediction.is_cuda and not target.requires_grad and not is_compiling():
+        cosine = CosineToConstant.apply(prediction, target, length)
+    else:
+        cosine = cosine_similarity(prediction, target, dim=1, eps=EPS)
+    distance = (1 - cosine) * shown
     return distance.sum([1, 2]) / shown.sum([1, 2]).clamp(min=1)
+
+
+class CosineToConstant(torch.autograd.Function):
+    """cos = <x, y> / (|x| |y|) over channels of maps [N,C,r,r], with the lengths of y [N,r,r], which are known; y is a constant.
+
+    Its gradient is y / (|x| |y|) - cos x / |x|^2: two passes over memory, where stock derivatives, of each quotient and length
+    by itself, take a dozen. Equal to them but for rounding; where x is shorter than EPS, which it is taken for, the second
+    term is no more than that of the length EPS.
+    """
+    @staticmethod
+    def forward(ctx, x, y, y_length):
+        x_length = torch.linalg.vector_norm(x, dim=1).clamp_(min=EPS)                       # [N,r,r]
+        scale = (x_length * y_length.clamp(min=EPS)).reciprocal_()
+        cosine = (x * y).sum(1).mul_(scale)
+        ctx.save_for_backward(x, y, x_length, scale, cosine)
+        return cosine
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, y, x_length, scale, cosine = ctx.saved_tensors
+        along = (grad * cosine).div_(x_length.square())
+        return (y * (grad * scale)[:, None]).addcmul_(x, along[:, None], value=-1), None, None

@@ -18,15 +18,20 @@ if TYPE_CHECKING:
     from training.player import Player
 
 
-def judge_both(game: Game, ctx: StepContext) -> tuple[Verdict, Verdict] | None:
-    """The critic's verdicts on the fakes and the reals of this micro-batch, from one pass; None if it has to be two."""
-    if not takes_both(ctx.critic, ctx):
+def judge_both(game: Game, ctx: StepContext, leaf: str | None = None) -> tuple[Verdict, Verdict] | None:
+    """The critic's verdicts on the fakes and the reals of this micro-batch, from one pass; None if it has to be two.
+
+    Neither has anything to do with the other's logits: their gradients with respect to images, which start at the same
+    `leaf` (`Game.judge`), come from one pass, too.
+    """
+    one_sided = any(r.leaf and not r.of_both for r in game.due('d_pair', ctx.batch_idx))
+    if one_sided or not takes_both(ctx.critic, ctx):
         return None
     img, c = torch.cat([ctx.gen.img, ctx.real_img]), torch.cat([ctx.fake_c, ctx.real_c])
     one_pass = partial(ctx.critic.module, num_batches=2)
-    verdict = game.judge(ctx, ctx.critic, img, c, f'aug/{ctx.critic.name}', D=one_pass)
+    verdict = game.judge(ctx, ctx.critic, img, c, f'aug/{ctx.critic.name}', leaf, D=one_pass)
     num = len(ctx.gen.img)
-    fake, real = (of_images(verdict, part) for part in (slice(num), slice(num, None)))
+    fake, real = (replace(of_images(verdict, part), among=(verdict, part)) for part in (slice(num), slice(num, None)))
     return ctx.critic.reported('fake', fake), ctx.critic.reported('real', real)
 
 

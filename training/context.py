@@ -25,7 +25,7 @@ class Phase:
     critic: Player | None = None
     every_source: bool = False      # Without a critic: on every source of the stage, or on its `reg_source` alone?
     owner: Any = None               # The regularizer that brought it, if any did.
-    drawn: dict = field(default_factory=dict)   # {micro-batch: what its last step drew of augmentations}, on GPUs.
+    drawn: dict = field(default_factory=dict)   # {kind of step: what the last one drew of augmentations}, on GPUs.
 
 
 def offers(*sites: str) -> Callable[[Callable], Callable]:
@@ -102,16 +102,21 @@ class StepContext:
         if self.ahead is None:
             return augment.draw(img, generator=self.rng(use))
         wanted = augment, tuple(img.shape), use
-        self.phase.drawn.get((self.source, self.round), []).append(wanted)
+        self.phase.drawn.get(self._kind(), []).append(wanted)
         found = next((draw for *others, draw in self.ahead if tuple(others) == wanted), None)
         return augment.draw(img, generator=self.rng(use)) if found is None else found
 
     def draw_ahead(self) -> None:
-        """Makes the draws that this step made last time. For GPUs: the host will wait for their margins, and so not
+        """Makes the draws that such a step made last time. For GPUs: the host will wait for their margins, and so not
         for a pass of the generator."""
-        last = self.phase.drawn.get((self.source, self.round), ())
+        last = self.phase.drawn.get(self._kind(), ())
         self.ahead = [(augment, shape, use, augment.draw(shape, generator=self.rng(use))) for augment, shape, use in last]
-        self.phase.drawn[self.source, self.round] = []
+        self.phase.drawn[self._kind()] = []
+
+    def _kind(self):
+        """Steps draw the same if it is the same micro-batch and the same terms are due."""
+        due = tuple(self.batch_idx % regularizer.interval == 0 for regularizer in self.game.acting_in(self.phase))
+        return self.source, self.round, due
 
     def randn_like(self, tensor: Tensor, use: str) -> Tensor:
         """Standard normal numbers of a tensor's shape for one use."""

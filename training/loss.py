@@ -1,10 +1,9 @@
 """What one training step is: the recipe of phases, their steps, and the moves that these are made of.
 
 Read from the top down: `two_stage` lists the phases of an iteration, `g_main` ... `d_both` are their steps, `Game` has the
-moves that steps are made of. With R1 and path length, in files of their own among the methods, that is every operation but
-for networks and augmentation. What a step is given is `context.py`, who takes part `cast.py`.
-
-Source: Karras et al. 2020, arXiv:1912.04958, and arXiv:2006.06676 (StyleGAN2, StyleGAN2-ADA).
+moves that these are made of. With R1 and path length, in files of their own, that is every operation but for networks and
+augmentation. What a step is given is `context.py`, who takes part `cast.py`. Source: Karras et al. 2020, arXiv:1912.04958
+and arXiv:2006.06676 (StyleGAN2, StyleGAN2-ADA).
 """
 from __future__ import annotations
 
@@ -28,8 +27,7 @@ from training.regularizer import LAZY_SITES
 # The game that is played unless --loss names another: non-saturating [Goodfellow et al. 2014, arXiv:1406.2661].
 LOGISTIC = Adversarial(
     G=lambda fake, _: softplus(-fake),
-    D_fake=lambda fake: softplus(fake),
-    D_real=lambda real: softplus(-real),
+    D_fake=lambda fake: softplus(fake), D_real=lambda real: softplus(-real),
     ratio=lambda a: -torch.exp(-a))
 
 
@@ -89,12 +87,12 @@ def g_both(game: Game, ctx: StepContext) -> None:
 
 
 @offers('d_fake', 'd_real', 'd_pair')
-def d_main(game: Game, ctx: StepContext, lazy: bool = False) -> None:
-    """Tell fakes from reals; with `lazy` the terms of `d_reg` join in, on the same pass over the reals."""
+def d_main(game: Game, ctx: StepContext, lazy: tuple[str, ...] = ()) -> None:
+    """Tell fakes from reals; the terms of `lazy` sites join in, on the same pass over the reals."""
     adversarial = game.adversarial
     leaf = game.leaf(ctx, 'd_pair')
     ctx.gen, ctx.fake_c = game.fakes(ctx)
-    both = None if lazy or leaf else judge_both(game, ctx)                          # In one pass, on GPUs.
+    both = None if lazy else judge_both(game, ctx, leaf)                            # In one pass, on GPUs.
     pair = both or adversarial.paired or game.due('d_pair', ctx.batch_idx)          # Are both alive at once?
     ctx.fake, ctx.real = both or (game.judge_fakes(ctx, ctx.critic, leaf), None)
     loss_fake = 0 if adversarial.paired else adversarial.D_fake(ctx.fake.logits)
@@ -105,8 +103,7 @@ def d_main(game: Game, ctx: StepContext, lazy: bool = False) -> None:
     ctx.real = ctx.real or game.judge_reals(ctx, ctx.critic, 'img' if lazy else leaf)
     loss_real = adversarial.D(ctx.fake.logits, ctx.real.logits) if adversarial.paired else adversarial.D_real(ctx.real.logits)
     training_stats.report(f'Loss/{ctx.critic.name}/loss', loss_fake + loss_real)
-    sites = ('d_real', 'd_pair', 'd_reg', 'd_reg_pair') if lazy else ('d_real', 'd_pair')
-    game.accumulate(ctx, game.extra(loss + loss_real, ctx, *sites))
+    game.accumulate(ctx, game.extra(loss + loss_real, ctx, 'd_real', 'd_pair', *lazy))
 
 
 @offers('d_reg', 'd_reg_pair')
@@ -126,7 +123,7 @@ def d_reg(game: Game, ctx: StepContext) -> None:
 @offers('d_fake', 'd_real', 'd_pair', 'd_reg', 'd_reg_pair')
 def d_both(game: Game, ctx: StepContext) -> None:
     """Both in one optimizer step."""
-    d_main(game, ctx, lazy=True)
+    d_main(game, ctx, ('d_reg', 'd_reg_pair'))
 
 
 class Game(Cast):
@@ -238,10 +235,13 @@ class Verdict:
     feats: dict[int, Tensor]        # {res: [N,Ch,res,res]} of the critic's trunk, if `game.tap_D`.
     draw: Any                       # The augmentation draw, or None.
     c: Tensor | None = None         # [N,c_dim], the labels that the critic got, with what it was told of the draw.
+    among: tuple[Verdict, slice] | None = None      # On all images of one pass, and which of them these are.
     _grads: dict[str, Tensor] = field(default_factory=dict)
 
     def input_grad(self, wrt: str = 'img') -> Tensor:
         """d (sum of logits) / d `img` or `seen`, [N,C,H,W], differentiable; computed once however many ask."""
+        if self.among is not None:
+            return self.among[0].input_grad(wrt)[self.among[1]]
         if wrt not in self._grads:
             with no_weight_gradients():
                 self._grads[wrt], = torch.autograd.grad(self.logits.sum(), [getattr(self, wrt)], create_graph=True)

@@ -29,7 +29,8 @@ class Regularizer(Hooks):
     never be called.
     """
     interval = 1                    # In main steps: act on every interval-th iteration ...
-    leaf: str | None = None         # 'img' or 'seen': `d_pair` differentiates the critic with respect to this.
+    leaf: str | None = None         # 'img' or 'seen': `d_pair` differentiates the critic with respect to this,
+    of_both = False                 # of both, fakes and reals? Then one pass may yield both gradients.
     strength = 'weight'             # The option that switches the method off when it is 0.
     through_fakes = False           # Is `d_fake` a function of the fakes themselves? Ratio forms of OSGAN refuse it by name.
 

@@ -114,12 +114,11 @@ class Warp:
         height, width = maps.shape[2:]
         theta = torch.cat([self.linear * self.size, 2 * self.offset], dim=2) / self.size[:, None]
         position = affine_grid(theta, width, height)  # [N, h, w, 2], +-1 at the borders.
-        mirror = 1 - 1 / self.size
-        limit = 1 - 1 / _size(width, height, maps.device)
-        folded = position.sign() * (mirror - (position.abs() - mirror).abs())
-        folded = torch.minimum(torch.maximum(folded, -limit), limit)
+        mirror, limit, least, most = _last_centres(self.width, self.height, width, height, maps.device)
+        distance = position.abs()
+        folded = (position.sign() * (mirror - (distance - mirror).abs())).clamp(least, limit)
         # 3 is outside: grid_sample gives 0 there.
-        grid = torch.where(position.abs() <= 3 * mirror, folded, 3)
+        grid = torch.where(distance <= most, folded, 3)
         return grid_sample_gradfix.grid_sample(maps, grid.to(maps.dtype))
 
 
@@ -146,6 +145,13 @@ def affine_grid(theta: torch.Tensor, width: int, height: int) -> torch.Tensor:
 def _centres(num, device):
     """The centres, [num], of `num` pixels that fill -1 ... 1."""
     return misc.constant((2 * np.arange(num) + 1) / num - 1, dtype=torch.float32, device=device)
+
+
+def _last_centres(width, height, map_width, map_height, device):
+    """[2] each: the centres of the image's last pixels, the map's, those
+    times -1, and three times the image's; all in float32."""
+    mirror, limit = (1 - 1 / np.array(size, np.float32) for size in ((width, height), (map_width, map_height)))
+    return misc.constant([mirror, limit, -limit, 3 * mirror], dtype=torch.float32, device=device)
 
 
 def _size(width, height, device):

@@ -3,12 +3,16 @@ import pytest
 import torch
 from zoo_game import STREAMS, gradients, make_batch, make_game, run_step
 
+from losses_ext import REG_TYPES, load
 from losses_ext.games import RELATIVISTIC
 from training import both
 from training.augment import PIPES, AugmentPipe
 from training.diffaugment import DiffAugment
 from training.diffusion import Diffusion
 from training.loss import Phase, StepContext, d_main
+
+OPTIONS = {name: load(REG_TYPES[name]).Options(interval=2, **{strength: 1.0})
+           for name, strength in (('diggan', 'weight'), ('r2', 'gamma'))}
 
 
 class Negative:
@@ -72,6 +76,45 @@ def test_what_an_augmentation_drew_last_time_is_drawn_before_the_step():
     assert all(map(torch.equal, seen[1], seen[2])) and not torch.equal(seen[0][0], seen[2][0])
     other = game.judge(ctx, game.D, batch['real_img'][:2], batch['real_c'][:2], 'real').seen
     assert len(other) == 2          # Another size is drawn anew.
+
+
+@pytest.mark.parametrize('name', ['diggan', 'r2'])
+def test_one_pass_yields_the_gradients_of_both_where_both_are_wanted(monkeypatch, name):
+    """DigGAN's gap of fakes and reals from one derivative; R2 in main steps asks for that of fakes alone."""
+    game, batch = make_game(AugmentPipe(**PIPES['bgc'])), make_batch(8)
+    game.regularizers = [load(REG_TYPES[name])(game, OPTIONS[name])]
+    passes, values = [], []
+    game.D.module.register_forward_hook(lambda _, inputs, out: passes.append(len(inputs[0])))
+    draw = game.augment.draw([16, 3, 16, 16], generator=torch.Generator().manual_seed(0))
+    part = {'aug_fake/D': slice(8), 'aug_real/D': slice(8, 16), 'aug/D': slice(16)}
+    monkeypatch.setattr(StepContext, 'draw', lambda ctx, augment, img, use: both.of_images(draw, part[use]))
+    for together in False, True:
+        monkeypatch.setattr(both, 'takes_both', lambda critic, ctx, together=together: together)
+        ctx = run_step(game, d_main, batch)
+        values.append([ctx.fake.logits, ctx.real.logits, *gradients(game).values()])
+        if name == 'diggan':
+            whole = [verdict.input_grad('seen') for verdict in (ctx.fake, ctx.real)]
+            assert [x.shape for x in whole] == [batch['real_img'].shape] * 2
+            values[-1] += whole
+    for a, b in zip(*values, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert passes == ([8, 8, 16] if name == 'diggan' else [8, 8, 8, 8])
+
+
+def test_what_steps_draw_is_known_for_each_kind_of_step():
+    """Where a term is due they may draw for other images: what they do not use need not be drawn."""
+    augment, drawn = AugmentPipe(**PIPES['bgc']), []
+    augment.draw = lambda *args, draw=augment.draw, **kwargs: drawn.append(args[0]) or draw(*args, **kwargs)
+    game, batch = make_game(augment), make_batch()
+    game.regularizers = [load(REG_TYPES['diggan'])(game, OPTIONS['diggan'])]
+    phase = Phase('D', d_main, [game.D], critic=game.D)
+    for batch_idx in range(8):
+        ctx = StepContext(game, phase, STREAMS, batch_idx=batch_idx, **batch)
+        ctx.draw_ahead()
+        ahead = len(drawn)
+        game.judge(ctx, game.D, batch['real_img'], batch['real_c'], 'apart' if batch_idx % 2 == 0 else 'both')
+        assert len(drawn) - ahead == (1 if batch_idx < 2 else 0)
+    assert len(drawn) == 8
 
 
 def test_critics_see_both_in_one_pass_on_gpus_only():

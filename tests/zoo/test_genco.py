@@ -15,7 +15,7 @@ from losses_ext.daco import Options as DaCoOptions
 from losses_ext.genco import GenCo
 from losses_ext.genco import Options as GenCoOptions
 from losses_ext.weco import Options as WeCoOptions
-from losses_ext.weco import WeCo, parameter_pairs, weight_cosine
+from losses_ext.weco import WeCo, joined_cosine, parameter_pairs, weight_cosine
 from torch_utils.randomness import Streams
 from training import setup
 from training.loss import Phase, StepContext, d_main, d_reg, g_main, g_reg
@@ -182,6 +182,20 @@ def test_values_gradient_and_invariance():
         assert weight_cosine([(a, other)]).item() == pytest.approx(value)
     layers = weight_cosine([(a[:2], b[:2]), (a[2:], b[2:])], 'layer')
     torch.testing.assert_close(layers, (weight_cosine([(a[:2], b[:2])]) + weight_cosine([(a[2:], b[2:])])) / 2)
+
+
+def test_the_cosine_of_gpus_is_the_stock_one():
+    """Values and gradients, however tensors lie in memory, and where one side is nothing."""
+    shapes = [4, 3, 3, 3], [5], [2, 7], [4, 2, 1, 1]
+    a, b = ([torch.randn(shape, dtype=torch.float64) for shape in shapes] for _ in range(2))
+    a[0], b[0] = (x.to(memory_format=torch.channels_last) for x in (a[0], b[0]))
+    for factor, layout in ((1, torch.channels_last), (1, torch.contiguous_format), (0, torch.channels_last)):
+        a[0] = a[0].contiguous(memory_format=layout)
+        mine = [(x * factor).requires_grad_() for x in b]
+        cosine, expected = joined_cosine(list(zip(a, mine))), weight_cosine(list(zip(a, mine)))
+        torch.testing.assert_close(cosine, expected)
+        for one, other in zip(torch.autograd.grad(3 * cosine, mine), torch.autograd.grad(3 * expected, mine), strict=True):
+            torch.testing.assert_close(one, other)
 
 
 def test_only_the_twin_gets_a_gradient():

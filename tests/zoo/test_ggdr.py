@@ -5,9 +5,9 @@ import torch
 from fixture_data import case_ids, load_net
 from step_fixtures import Reports, grad_norms, network, reals, run_phase
 from tiny import assert_same_bits, make_config, make_dataset, run_iterations
-from torch.nn.functional import softplus
+from torch.nn.functional import cosine_similarity, softplus
 
-from losses_ext.ggdr import GGDR, Options, cosine_distance, decode, decoder_resolutions
+from losses_ext.ggdr import EPS, GGDR, CosineToConstant, Options, cosine_distance, decode, decoder_resolutions
 from losses_ext.path_length import PathLength
 from losses_ext.r1 import R1
 from torch_utils import checkpoint
@@ -171,6 +171,19 @@ def test_gradient_of_the_cosine():
     cos = u @ v / (u.norm() * v.norm())
     torch.testing.assert_close(u.grad, (v / v.norm() - cos * u / u.norm()) / u.norm())
     assert abs(u.grad @ u) < 1e-6
+
+
+def test_the_cosine_of_gpus_is_the_stock_one():
+    """Values and gradients, also where one of the two is nothing."""
+    u, v = (torch.randn([2, 5, 4, 4], dtype=torch.float64) for _ in range(2))
+    u[0, :, 0, 0], v[0, :, 1, 1], v[1, :, 2, 2] = 0, 0, 1e-9
+    weights, found = torch.randn([2, 4, 4], dtype=torch.float64), []
+    for cosine in (lambda u: CosineToConstant.apply(u, v, v.norm(dim=1)), lambda u: cosine_similarity(u, v, dim=1, eps=EPS)):
+        x = u.clone().requires_grad_()
+        y = cosine(x)
+        found.append([y.detach(), *torch.autograd.grad((y * weights).sum(), x)])
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_positions_without_target_or_under_cutout_do_not_count():

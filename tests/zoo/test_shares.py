@@ -93,6 +93,26 @@ def test_a_share_is_the_length_of_the_term_beside_that_of_the_whole_step(data):
     assert shares_of(run)['weco/D2'] == pytest.approx((length / seen['whole']).item(), rel=1e-3)
 
 
+def test_the_only_term_of_a_lazy_step_is_not_differentiated_again(data, monkeypatch):
+    """Its gradient is there when the step has run. R1 and R2 share theirs, and each has its own."""
+    found, counts, grad = [], [], torch.autograd.grad
+    alone = shares.is_alone
+    for again in True, False:
+        run = setup.build(zoo_config(data, ['lecam'], r1_gamma=1.0), torch.device('cpu'))
+        counts.append(0)
+
+        def counted(*args, **kwargs):
+            counts[-1] += kwargs.get('retain_graph') is True
+            return grad(*args, **kwargs)
+        monkeypatch.setattr(torch.autograd, 'grad', counted)
+        monkeypatch.setattr(shares, 'is_alone', lambda ctx, again=again: alone(ctx) and not again)
+        found.append(shares_of(run))
+    assert counts == [2, 0] and found[0] == pytest.approx(found[1], rel=1e-5)
+    assert {'path_length/G', 'r1/D'} <= found[1].keys()
+    run = setup.build(zoo_config(data, ['r2'], r1_gamma=1.0), torch.device('cpu'))
+    assert {'r1/D', 'r2/D'} <= shares_of(run).keys() and counts[1] == 2
+
+
 def test_only_now_and_then_and_only_where_there_are_methods(data):
     run = setup.build(zoo_config(data, ['r2']), torch.device('cpu'))
     assert shares_of(run, INTERVAL) and not shares_of(run, INTERVAL + 16)
@@ -108,7 +128,7 @@ def test_no_memory_for_it_ends_it_and_not_the_run(data, monkeypatch):
             raise torch.OutOfMemoryError('CUDA out of memory')
         return grad(*args, **kwargs)
     monkeypatch.setattr(torch.autograd, 'grad', failing)
-    assert not shares_of(run) and run.micro_batch == run.batch_gpu
+    assert set(shares_of(run)) == {'path_length/G'} and run.micro_batch == run.batch_gpu      # That is the whole step.
     monkeypatch.undo()
     assert not shares_of(run, INTERVAL)
 
