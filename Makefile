@@ -11,7 +11,7 @@ READY  := $(VENV)/.ready
 # The game and R2: docs/evidence-demo.md.
 DATA ?= datasets/emoji-faces-noto-32.zip
 DEMO ?= demo-out
-KIMG ?= 20
+KIMG ?= 40
 REG  ?= r2
 LOSS ?= relativistic
 
@@ -34,7 +34,7 @@ $(READY): $(RUNS)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,dev]'
 	@touch $(READY)
 
-demo: $(RUNS)   ## Train on the bundled images for five to fifteen minutes on two CPU cores and draw pictures; stop it and start it again as you like.
+demo: $(RUNS)   ## Train on the bundled images for ten to twenty minutes on two CPU cores and draw pictures; stop it and start it again as you like.
 	@echo '== Training on $(DATA); pictures appear in $(DEMO)/*/ while it goes'
 	@trap : INT; \
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python train.py --outdir=$(DEMO) --data=$(DATA) --cfg=tiny --kimg=$(KIMG) --mirror=1 --aug=noaug --reg_type=$(REG) --loss=$(LOSS); \
