@@ -168,8 +168,8 @@ def load_ws(path: str, G: 'torch.nn.Module') -> 'torch.Tensor':
         # An array of another shape is not read, since it may be of any size.
         if shape[1:] == (G.num_ws, G.w_dim) and dtype.kind == 'f':
             check_latents(shape[0], G, hint)
-            with np.load(path, allow_pickle=False) as arrays:
-                ws = arrays['w']
+            with np.load(path, allow_pickle=False) as arrays, np.errstate(over='ignore'):
+                ws = arrays['w'].astype(np.float32)
     except click.UsageError:
         raise
     except OSError as error:
@@ -182,8 +182,8 @@ def load_ws(path: str, G: 'torch.nn.Module') -> 'torch.Tensor':
     if len(ws) == 0:
         raise click.BadParameter(f'{path}: "w" is empty; it needs the latents of one picture at least', param_hint=hint)
     if not np.isfinite(ws).all():
-        raise click.BadParameter(f'{path}: "w" is not finite everywhere', param_hint=hint)
-    return torch.from_numpy(ws.astype(np.float32))
+        raise click.BadParameter(f'{path}: "w" is not finite everywhere, as float32', param_hint=hint)
+    return torch.from_numpy(ws)
 
 
 def array_in_npz(path: str, name: str) -> 'tuple[tuple[int, ...], np.dtype]':

@@ -100,14 +100,15 @@ def test_grids_hold_the_pictures_in_order_and_are_black_beyond(folder, tmp_path)
 
 @pytest.mark.parametrize('shape, value, message', [
     ([1 << 31, 6, 8], None, '2147483648 are too many at once'),
-    ([1, 6, 8], np.nan, 'is not finite everywhere')])
+    ([1, 6, 8], np.nan, 'is not finite everywhere'),
+    ([1, 6, 8], 1e300, 'is not finite everywhere, as float32')])
 def test_latents_of_a_file_are_bounded_and_finite(folder, tmp_path, shape, value, message):
     """The header of an array may say any size; what it says is compared before memory is taken."""
-    header = {'descr': '<f4', 'fortran_order': False, 'shape': tuple(shape)}
+    header = {'descr': '<f8', 'fortran_order': False, 'shape': tuple(shape)}
     with zipfile.ZipFile(tmp_path / 'w.npz', 'w') as archive, archive.open('w.npy', 'w') as file:
         np.lib.format.write_array_header_1_0(file, header)
         if value is not None:
-            file.write(np.full(shape, value, np.float32).tobytes())
+            file.write(np.full(shape, value).tobytes())
     status, output = run(generate.main, '--network', folder / 'run', '--projected-w', tmp_path / 'w.npz',
                          '--outdir', tmp_path)
     assert status == 2 and message in ' '.join(output.split()), output
