@@ -133,15 +133,16 @@ def _turned(effect: Effect) -> Effect:
 def _controls(plan: Plan, by_stage: dict, images: dict, screens: list[Screen]) -> list[controls.Control]:
     stage, base = plan['controls']['stage'], plan['base_cell']
     positive = plan['controls']['positive']
-    screened = next((effect for screen in screens for effect in screen.images if effect.name == positive), None)
+    known = next((effect for screen in screens for effect in screen.images if effect.name == positive), None)
     is_complete = all(screen.num_blocks == len(plan.stages[screen.stage]['blocks']) for screen in screens)
-    if screened is None:        # It is no factor, but a cell of its own.
+    if known is None:           # It is no factor, but a cell of its own.
         alone = effects.compare(images[stage], positive, base)
+        known = alone if alone and alone.num_blocks > 1 else None
         is_complete = alone is not None and alone.num_blocks == len(plan.stages[stage]['blocks'])
     return [controls.against_itself(images[stage], base),
-            controls.weight_zero([r for some in by_stage.values() for r in some], base, plan['controls']['weight_zero'],
-                                 plan['metrics_of_page'][0]),
-            controls.known_effect(screened or (alone if alone and alone.num_blocks > 1 else None), positive, is_complete)]
+            controls.weight_zero([result for some in by_stage.values() for result in some], base,
+                                 plan['controls']['weight_zero'], plan['metrics_of_page'][0]),
+            controls.known_effect(known, positive, is_complete)]
 
 
 def _correlations(plan: Plan, results: list[Result]) -> dict[str, float]:

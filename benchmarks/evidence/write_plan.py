@@ -122,20 +122,21 @@ def gpu32(emoji: str) -> dict:
 
 
 def quick32() -> dict:
-    """For two cores and two hours, with every control: six thousand images, so what a method does early in training."""
-    plan = common('quick32', 'Two hours on two cores: how runs begin, on 100 of the bundled faces at 32 pixels.', 6, 6, 3,
-                  [*RECIPE, '--precision=fp32', '--deterministic=1'])
+    """For two cores and two hours, with every control: six thousand images, so the beginning of training."""
+    about = 'Two hours on two cores: how runs begin, on 100 of the bundled faces at 32 pixels.'
+    plan = common('quick32', about, 6, 6, 3, [*RECIPE, '--precision=fp32', '--deterministic=1'])
     faces = dict(FACES, fingerprint=fingerprint('datasets/emoji-faces-noto-32.zip'))
     controls = alone_cells()
     better = {'base': controls['base'], 'relativistic+r2': controls['relativistic+r2']}
     zero = {name: cell for name, cell in controls.items() if name == 'base' or name.startswith('zero-')}
     return plan | dict(
         data=dict(faces=faces), controls=plan['controls'] | dict(positive='relativistic+r2'), stages=[
-            dict(name='zero', about='whether methods with weight 0 change nothing', cells=zero, blocks=[['faces', 100, 30]]),
-            dict(name='alone', about='the base with four seeds, and beside it what must be seen to help', cells=better,
-                 blocks=[['faces', 100, seed] for seed in range(4)]),
-            dict(name='screen', about='what each of eight methods does, on average over the others', cells=screen_cells(),
-                 blocks=[['faces', 100, 0]])])
+            dict(name='zero', about='whether methods with weight 0 change nothing', cells=zero,
+                 blocks=[['faces', 100, 30]]),
+            dict(name='alone', about='the base with four seeds, and beside it what must be seen to help',
+                 cells=better, blocks=[['faces', 100, seed] for seed in range(4)]),
+            dict(name='screen', about='what each of eight methods does, on average over the others',
+                 cells=screen_cells(), blocks=[['faces', 100, 0]])])
 
 
 SEARCH = {                  # Method: (options with it, the option that is searched, three values).

@@ -228,11 +228,12 @@ class TestPage:
 
     def test_what_fails_to_see_a_known_help_says_that_it_is_too_small(self, tmp_path):
         answer = analyse(write_plan(tmp_path), list(made_up_results(write_plan(tmp_path))))
-        unseen = replace(answer.controls[2], holds=False, sentence='ada changes the distance by -1 % (-9 to +8)')
         itself, zero = (replace(control, holds=True) for control in answer.controls[:2])
-        head = '**Too small to see what is known to help: ada changes the distance by -1 %'
+        unseen = replace(answer.controls[2], holds=False, sentence='ada changes it by -1 % (-9 to +8)')
+        head = '**Too small to see what is known to help: ada changes it by -1 % (-9 to +8).**'
         assert verdict(replace(answer, controls=[itself, zero, unseen])).startswith(head)
-        assert 'Do not trust' in verdict(replace(answer, controls=[replace(itself, holds=False), zero, unseen]))
+        other = replace(itself, holds=False)
+        assert 'Do not trust' in verdict(replace(answer, controls=[other, zero, unseen]))
 
     def test_weights_that_differ_fail_the_control_though_the_scores_do_not(self):
         same = [replace(result(cell), facts=dict(weights=weights)) for cell, weights in (('base', 'a'), ('zero-x', 'a'))]
@@ -250,11 +251,13 @@ class TestPage:
 
     def test_a_positive_control_may_be_a_cell_of_its_own(self, tmp_path):
         base, better, zero = ({name: dict(options=[])} for name in ('base', 'better', 'zero-x'))
-        stages = [dict(name='alone', about='', cells=base | better, blocks=[['faces', 100, seed] for seed in range(4)]),
+        seeds = [['faces', 100, seed] for seed in range(4)]
+        stages = [dict(name='alone', about='', cells=base | better, blocks=seeds),
                   dict(name='zero', about='', cells=base | zero, blocks=[['faces', 100, 9]])]
         plan = write_plan(tmp_path, stages=stages, controls=PLAN['controls'] | dict(positive='better'))
-        results = [replace(r, curve=[(kimg, scores | dict(fd=scores['fd'] * (0.2 if r.cell == 'better' else 1)))
-                                     for kimg, scores in r.curve]) for r in made_up_results(plan)]
+        factor = {'base': 1, 'better': 0.2, 'zero-x': 1}
+        results = [replace(r, curve=[(kimg, scores | dict(fd=scores['fd'] * factor[r.cell])) for kimg, scores in r.curve])
+                   for r in made_up_results(plan)]
         zero = [replace(results[-1], cell=cell) for cell in ('base', 'zero-x')]
         found = {c.name: c for c in analyse(plan, results[:-2] + zero).controls}
         assert found['positive'].holds and 'better changes the distance' in found['positive'].sentence

@@ -34,18 +34,19 @@ PICTURES = 3.65         # The largest value of a picture that the networks of `e
 
 
 def close(obtained, text, size=0.0):
-    """Does a tensor (its first elements) have the values printed in `text`? To two units of the last digit, or to 16
-    roundings of float32, of the value or of the numbers of `size` that it is formed of, where that is more.
+    """Does a tensor (its first elements) have the values printed in `text`? To two units of the last digit,
+    or to 16 roundings of float32, of the value or of the numbers of `size` that it is formed of, if that is more.
 
-    The last digits depend on the order of sums, and so on the processor: with the instructions that torch and oneDNN
-    may use limited from AVX-512 down to SSE (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA), 11 roundings were seen.
+    The last digits depend on the order of sums, and so on the processor: with the instructions of torch and
+    oneDNN limited from AVX-512 down to SSE (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA), 11 roundings were seen.
     """
     words = text.replace('−', '-').split(', ')
     obtained = torch.as_tensor(obtained, dtype=torch.float64).flatten()[: len(words)].tolist()
     for value, word in zip(obtained, words, strict=True):
         mantissa, _, exponent = word.partition('e')
         unit = 10.0 ** (int(exponent or 0) - len(mantissa.partition('.')[2]))
-        assert abs(value - float(word)) <= max(2 * unit, 16 * 2 ** -24 * max(abs(value), size)), f'{value} is not {word}'
+        rounding = 2 ** -24 * max(abs(value), size)
+        assert abs(value - float(word)) <= max(2 * unit, 16 * rounding), f'{value} is not {word}'
     return True
 
 
@@ -216,7 +217,8 @@ def test_outputs_are_the_published_ones(example):
     assert close(ws.mean(), '0.4313012') and close(ws.std(), '0.9462323')
     img = G(z, None, noise_mode='const')
     assert close(img, '−0.12224, −0.107157, 0.001644, 0.121648')
-    assert close(img.mean(), '0.0061729', size=1.3) and close(img.std(), '1.2877880') and close(img.abs().max(), '3.647549')
+    assert close(img.mean(), '0.0061729', size=1.3)
+    assert close(img.std(), '1.2877880') and close(img.abs().max(), '3.647549')
     assert close(D(img, None), '0.255026, 0.582201, 0.21217, 0.434868', PICTURES)
 
 
