@@ -307,6 +307,15 @@ def rewritten(data, compression=zipfile.ZIP_STORED, **members):
     return file.getvalue()
 
 
+def archive_of(*names):
+    """An archive of empty members."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as archive:
+        for name in names:
+            archive.writestr(name, b'')
+    return file.getvalue()
+
+
 class Evil:
     def __reduce__(self):
         return eval, ('exit()',)
@@ -317,6 +326,9 @@ class Evil:
     (lambda data: rewritten(data, zipfile.ZIP_DEFLATED), 'compressed members'),
     (lambda data: rewritten(data, byteorder=b'big'), 'big-endian'),
     (lambda data: rewritten(data, data_0=b'123'), 'elements declared, 3 bytes found'),
+    (lambda data: archive_of('x/data.pkl', 'x/constants.pkl', 'x/code/a.py'), r'a program \(TorchScript\)'),
+    (lambda data: archive_of('x/archive_format', 'x/models/model.json'), r'a program \(made by torch.export\)'),
+    (lambda data: archive_of('readme.txt'), r'a \.zip archive that torch has not written'),
     (lambda data: data[:len(data) // 2], 'damaged, or not written by torch'),
     (lambda data: b'PK\x03\x04' + bytes(100), 'damaged, or not written by torch'),
 ])

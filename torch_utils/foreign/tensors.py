@@ -14,6 +14,7 @@ import math
 import re
 import struct
 import zipfile
+from collections.abc import Collection
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -133,6 +134,18 @@ def load_stream(file: BinaryIO, known: Substitutes, budget: Budget) -> Any:
     return content
 
 
+PROGRAMS = {'constants.pkl': 'TorchScript', 'archive_format': 'made by torch.export'}     # {member: what the archive is}.
+
+
+def _require_weights(members: Collection[str]) -> None:
+    """Refuses archives, by the names of their members, that are something else."""
+    for member, program in PROGRAMS.items():
+        if member in members:
+            raise CheckpointError(f'not a network file: it is a program ({program}), from which nothing can be taken')
+    if 'data.pkl' not in members:
+        raise CheckpointError('not a network file: it is a .zip archive that torch has not written')
+
+
 def load_archive(file: BinaryIO, known: Substitutes) -> Any:
     """The content of a `.pt` file as torch writes it today:
     a zip archive of one pickle and a member per storage."""
@@ -140,6 +153,7 @@ def load_archive(file: BinaryIO, known: Substitutes) -> Any:
     try:
         archive = zipfile.ZipFile(file)
         members = {info.filename.partition('/')[2]: info for info in archive.infolist()}
+        _require_weights(members)
         if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
             raise CheckpointError('refused: an archive with compressed members, which torch does not write')
         if 'byteorder' in members and archive.read(members['byteorder']) != b'little':
