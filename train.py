@@ -85,7 +85,8 @@ def config_of_run(o: Mapping[str, Any]) -> Config:
     try:
         config = continued_run(o) if os.path.isdir(o.get('resume', '')) else started_run(o)
     except OSError as error:
-        raise UserError(f'--data: {error}') from error
+        is_of_data = error.filename or error.errno is None      # Others are of the machine, as no place for temporary files.
+        raise UserError(f'--data: {error}' if is_of_data else error.strerror) from error
     return with_argv(with_known_metrics(config))
 
 

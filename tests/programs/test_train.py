@@ -449,3 +449,13 @@ def test_an_option_that_is_a_number_or_a_word(data, args, words):
     assert result.exit_code == 2 and words in result.output
     assert dry_run(data, '--cfg=tiny', '--reg_type=apa', '--apa_p=0.25')['regularizers']['apa']['p'] == 0.25
     assert dry_run(data, '--cfg=tiny', '--reg_type=apa')['regularizers']['apa']['p'] == 'shared'
+
+
+@pytest.mark.parametrize('error, said', [
+    (FileNotFoundError(2, 'No usable temporary directory found in [...]'), 'No usable temporary directory found in [...]'),
+    (PermissionError(13, 'Permission denied', 'a.zip'), "--data: [Errno 13] Permission denied: 'a.zip'")])
+def test_an_error_of_the_machine_is_not_said_of_the_data(data, monkeypatch, error, said):
+    """While torch is imported there may be no place for temporary files."""
+    monkeypatch.setattr(train, 'started_run', lambda _: (_ for _ in ()).throw(error))
+    result = invoke('--outdir', data / 'runs', '--data', data / 'plain.zip', '-n')
+    assert result.exit_code == 2 and result.output.splitlines()[-1] == f'Error: {said}'
