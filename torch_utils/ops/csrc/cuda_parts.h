@@ -71,15 +71,15 @@ template <class S, int kinds, int channels, bool neighbours_are_columns> struct 
         if (tiles.lanes <= parts) return;
         const int column = column_of(thread), lane = lane_of(thread);
         if (lane >= parts) return;
-        UNROLL
-        for (int kind = 0; kind < kinds; ++kind) {
+        S sums[kinds][channels] = {};
+        for (int other = lane; other < tiles.lanes; other += parts) {      // Loads of all sums are on their way together.
             UNROLL
-            for (int c = 0; c < channels; ++c) {
-                S sum = 0;
-                for (int other = lane; other < tiles.lanes; other += parts) sum += shared[kind][c][thread_of(column, other)];
-                shared[kind][c][thread] = sum;
+            for (int kind = 0; kind < kinds; ++kind) {
+                UNROLL
+                for (int c = 0; c < channels; ++c) sums[kind][c] += shared[kind][c][thread_of(column, other)];
             }
         }
+        keep(thread, sums, shared);
     }
 
     // write(kind, channel counted from the block's first, sum)
