@@ -265,6 +265,7 @@ class TestPage:
         assert analyse(plan, results[:2]).controls[2].holds is None
 
     @pytest.mark.parametrize('plan, path', [('gpu32', 'docs/evidence.md'), ('small', 'docs/evidence-small.md'),
+                                            ('quick32', 'docs/evidence-quick.md'),
                                             ('demo32', 'docs/evidence-demo.md')])
     def test_pages_are_those_of_the_results(self, plan, path):
         plan = Plan.load(plan)
